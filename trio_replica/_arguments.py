@@ -1,0 +1,76 @@
+"""The checks at the door of `open`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from ._store import Store
+
+Stores: TypeAlias = Iterable[Store] | Mapping[str, Store]
+
+
+def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, Store], dict[str, Store]]:
+    """Return the sync stores and the async stores by name, in their order.
+
+    Raises:
+      ValueError: if there is no sync store, a name is empty, or a name or a store is given twice.
+      TypeError: if a name is no `str` or a store no `Store`.
+
+    """
+    named_sync = _named(sync_stores, "sync")
+    named_async = _named(async_stores, "async")
+    if not named_sync:
+        raise ValueError("a replica needs at least one sync store")
+    if twice := named_sync.keys() & named_async.keys():
+        raise ValueError(f"the name {min(twice)!r} is given twice: to a sync store and to an async store")
+    names: dict[int, str] = {}
+    for name, store in (*named_sync.items(), *named_async.items()):
+        if (other := names.setdefault(id(store), name)) != name:
+            raise ValueError(f"one store is given twice: as {other!r} and as {name!r}")
+    return named_sync, named_async
+
+
+def check_size(name: str, size: int) -> None:
+    """Check a number of blobs.
+
+    Raises:
+      TypeError: if it is no `int`.
+      ValueError: if it is less than 1.
+
+    """
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{name} is an int, not {size!r}")
+    if size < 1:
+        raise ValueError(f"{name} is at least 1, not {size}")
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Check a length of time.
+
+    Raises:
+      TypeError: if it is no number.
+      ValueError: if it is negative or NaN.
+
+    """
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise ValueError(f"{name} is 0 or more seconds, not {seconds}")
+
+
+def _named(stores: Stores, kind: str) -> dict[str, Store]:
+    if isinstance(stores, str) or not isinstance(stores, Iterable):
+        raise TypeError(f"{kind}_stores is an iterable of stores or a mapping of names to stores, not {stores!r}")
+    named = dict(stores) if isinstance(stores, Mapping) else {f"{kind}-{i}": store for i, store in enumerate(stores)}
+    for name, store in named.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a store is a str, not {name!r}")
+        if not name:
+            raise ValueError("the name of a store is not empty")
+        if isinstance(store, str):
+            raise TypeError(f"{name} is a str, not a store: use open_store({store!r})")
+        if not isinstance(store, Store):
+            hint = ": enter it first, with `async with`" if hasattr(store, "__aenter__") else ""
+            raise TypeError(f"{name} is a {type(store).__name__}, not a Store{hint}")
+    return named

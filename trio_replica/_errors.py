@@ -1,0 +1,172 @@
+"""The errors, and what of an exception that a store raised is that store's failure."""
+
+from __future__ import annotations
+
+import pickle
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._blob import Ref
+
+
+class ReplicaError(Exception):
+    """The base of all errors of this library.
+
+    Every one survives `pickle` and `copy` with its attributes. An exception within it that can't be pickled becomes a
+    `ReplicaError` of its `repr`.
+    """
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """Return what the constructor was called with."""
+        return self.args
+
+    def __copy__(self) -> ReplicaError:
+        return _rebuild(type(self), self._arguments(), self._notes())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = tuple(_picklable(argument) for argument in self._arguments())
+        return _rebuild, (type(self), arguments, self._notes())
+
+    def _notes(self) -> list[str]:
+        return list(getattr(self, "__notes__", ()))
+
+
+class BlobNotFoundError(ReplicaError, LookupError):
+    """The store, or every sync store of a replica, is sure that it has no such blob."""
+
+    def __init__(self, ref: Ref) -> None:
+        super().__init__(f"blob {ref} not found")
+        self.ref = ref
+        """The ref that was asked for."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.ref,)
+
+
+class CorruptBlobError(ReplicaError):
+    """A store has other bytes under a ref than the ref names, or named another ref for the bytes it was given."""
+
+    def __init__(self, ref: Ref, actual: Ref) -> None:
+        super().__init__(f"blob {ref!s:.12} is corrupt: its bytes are those of {actual!s:.12}")
+        self.ref = ref
+        """The ref that was asked for, or put."""
+        self.actual = actual
+        """The ref of the bytes that were found, or the one that the store named."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.ref, self.actual
+
+
+class StoreError(ReplicaError):
+    """One or more stores failed an operation, which has failed with them.
+
+    The cause is the one failure, or an `ExceptionGroup` of several.
+    """
+
+    def __init__(self, operation: str, ref: Ref | None, failures: Mapping[str, BaseException]) -> None:
+        blob = "" if ref is None else f" of {ref!s:.12}"
+        super().__init__(f"{operation}{blob} failed: {describe_failures(failures)}")
+        self.operation = operation
+        """The method that was called: ``"put"``, ``"get_many"``, …"""
+        self.ref = ref
+        """The ref of the blob; None for operations on many."""
+        self.failures: Mapping[str, BaseException] = MappingProxyType(dict(failures))
+        """The failure of each store that failed, by the store's name."""
+        self.__cause__ = _combined(list(failures.values()))
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.operation, self.ref, dict(self.failures)
+
+
+class PoisonedError(ReplicaError, trio.BrokenResourceError):
+    """An async store failed, so the replica accepts nothing any more.
+
+    What it says is true of the moment when it was raised. Its cause is the exception of `store`.
+    """
+
+    def __init__(
+        self, failures: Mapping[str, BaseException], unreplicated: Mapping[str, tuple[Ref, ...]] | None = None
+    ) -> None:
+        unreplicated = {name: refs for name, refs in (unreplicated or {}).items() if refs}
+        lacks = "".join(f"; {name} lacks {len(refs)} accepted" for name, refs in unreplicated.items())
+        super().__init__(f"the replica is poisoned: {describe_failures(failures)}{lacks}")
+        self.failures: Mapping[str, BaseException] = MappingProxyType(dict(failures))
+        """The exception of each async store that failed, by the store's name, in the order of their failing."""
+        self.store = next(iter(failures))
+        """The name of the async store that failed first."""
+        self.unreplicated: Mapping[str, tuple[Ref, ...]] = MappingProxyType(unreplicated)
+        """For each async store that had not confirmed all, by its name: the refs, each once, in queue order."""
+        self.__cause__ = failures[self.store]
+        self.add_note(
+            "Nothing was lost: the sync stores have every accepted blob. Once the async store works again, open the "
+            "replica anew, then reconcile: put the blobs of .unreplicated once more."
+        )
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return dict(self.failures), dict(self.unreplicated)
+
+
+def describe_failures(failures: Mapping[str, BaseException]) -> str:
+    """Return each failed store with its error, for one line of a log."""
+    return "; ".join(f"{name}: {_described(failure)}" for name, failure in failures.items())
+
+
+def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Cancelled | None]:
+    """Split what a store raised into what is that store's failure, whatever its shape, and a cancellation that goes on.
+
+    Raises:
+      KeyboardInterrupt, SystemExit: if there is one in it, bare: these are carried out.
+
+    """
+    if not isinstance(raised, BaseExceptionGroup):
+        if isinstance(raised, trio.Cancelled):
+            return None, raised
+        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+            raise raised
+        return raised, None
+    if exits := raised.subgroup((KeyboardInterrupt, SystemExit)):
+        raise _first_leaf(exits)
+    cancelled, failure = raised.split(trio.Cancelled)
+    leaf = None if cancelled is None else _first_leaf(cancelled)
+    assert leaf is None or isinstance(leaf, trio.Cancelled)
+    return failure, leaf
+
+
+def _first_leaf(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _described(failure: BaseException) -> str:
+    text = " ".join(str(failure).split())
+    if isinstance(failure, BaseExceptionGroup):
+        text += f" [{'; '.join(_described(part) for part in failure.exceptions)}]"
+    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
+
+
+def _combined(failures: list[BaseException]) -> BaseException:
+    return failures[0] if len(failures) == 1 else BaseExceptionGroup("several stores failed", failures)
+
+
+def _rebuild(kind: type[ReplicaError], arguments: tuple[Any, ...], notes: list[str]) -> ReplicaError:
+    error = kind(*arguments)
+    if notes:
+        error.__notes__ = notes
+    return error
+
+
+def _picklable(argument: Any) -> Any:  # noqa: ANN401  (what a constructor takes)
+    if isinstance(argument, dict):
+        return {name: _picklable(value) for name, value in argument.items()}
+    if isinstance(argument, BaseException):
+        try:
+            pickle.loads(pickle.dumps(argument))  # noqa: S301  (bytes made on this line)
+        except Exception:  # whatever its __reduce__ or constructor raises
+            return ReplicaError(repr(argument))
+    return argument

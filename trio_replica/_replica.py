@@ -1,0 +1,434 @@
+"""The replica: one store that keeps every blob in several."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._arguments import check_seconds, check_size, named_stores
+from ._blob import Ref, to_blob, to_blobs
+from ._errors import PoisonedError, describe_failures
+from ._queue import BlobQueue, enqueue
+from ._statistics import ReplicaStatistics
+from ._store import PutResult, RefIterator, Store, check_page_request, check_ref, check_refs
+from ._sync_stores import SyncStores
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from ._arguments import Stores
+    from ._blob import Blob, BytesLike
+
+logger = logging.getLogger("trio_replica")
+
+
+def open(  # noqa: A001  (read as replica.open)
+    sync_stores: Stores,
+    async_stores: Stores = (),
+    *,
+    queue_size: int = 10,
+    batch_size: int | None = None,
+    grace: float = 0.0,
+    hedge_delay: float = 0.0,
+    verify: bool = True,
+) -> AbstractAsyncContextManager[ReplicaStore]:
+    """Open a replica of some stores: ``async with replica.open([primary, second], [offsite]) as store: …``.
+
+    The block runs the workers that drain the queues of the async stores. It does not open or close the stores.
+
+    When the block ends normally or with an `Exception`, nothing is accepted any more and the workers write what is
+    queued, without a limit: to bound that, set the deadline of the enclosing cancel scope. When it is cancelled or
+    interrupted, also while it drains, the workers get `grace` seconds, and any write that can't be interrupted ends.
+    What an async store was not given is then in `ReplicaStore.unreplicated`, and logged.
+
+    The body's exception comes out as itself. Leaving the block raises `PoisonedError` if an async store has failed
+    and no `PoisonedError` has said so yet, also in place of a cancellation; if the body is raising, its exception
+    wins, with a note.
+
+    Args:
+      sync_stores: the stores that have a blob before its put returns, and that are read. An iterable of stores,
+        which are named ``sync-0``, ``sync-1``, …, or a mapping of names to stores. At least one.
+      async_stores: the stores that are fed in the background, likewise; named ``async-0``, ….
+      queue_size: the blobs that wait for one async store before a put waits for room.
+      batch_size: the most blobs that a worker writes with one `Store.put_many`; None means `queue_size`, and 1 a
+        `Store.put` for each.
+      grace: the seconds that the workers are given after a cancellation; `math.inf` for as many as they need.
+      hedge_delay: the seconds after which a get asks the next sync store too, in the order of `sync_stores`, which it
+        does at once when one fails or misses. 0 asks all at once; `math.inf` one after another.
+      verify: whether what the stores return for a get is checked against its ref.
+
+    Raises:
+      ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, or a name or a store is
+        given twice.
+      TypeError: if a size is no `int`, a time no number, or a store no `Store`.
+      PoisonedError: when the block ends; see above.
+
+    """
+    named_sync, named_async = named_stores(sync_stores, async_stores)
+    check_size("queue_size", queue_size)
+    if batch_size is not None:
+        check_size("batch_size", batch_size)
+    check_seconds("grace", grace)
+    check_seconds("hedge_delay", hedge_delay)
+    return _opened(
+        ReplicaStore(
+            SyncStores(named_sync, hedge_delay, verify),
+            [BlobQueue(name, store, queue_size, batch_size or queue_size) for name, store in named_async.items()],
+        ),
+        grace,
+    )
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def _opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[ReplicaStore, None]:
+    ended: BaseException | None = None
+    interruption: BaseException | None = None
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            replica._start(nursery)
+            try:
+                yield replica
+            except BaseException as exc:  # raised below, outside of the nursery
+                ended = exc
+            interruption = await replica._shut_down(None if isinstance(ended, Exception) else ended, grace)
+        raised = replica._end(ended, interruption)
+        if raised is not None:
+            raise raised
+    finally:
+        del ended, interruption, raised  # their tracebacks refer to this frame
+
+
+@final
+class ReplicaStore(Store):
+    """A store that keeps every blob in several: see `open`, which makes it."""
+
+    def __init__(self, sync_stores: SyncStores, queues: list[BlobQueue]) -> None:
+        self._sync_stores = sync_stores
+        self._queues = queues
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._failures: dict[str, BaseException] = {}  # of the async stores, in the order of their failing
+        self._reported: set[str] = set()  # the failed async stores that a raised PoisonedError has named
+        self._refusing = trio.Event()  # set when it is poisoned or closed
+        self._closed = False
+        self._ended_at: float | None = None
+        self._writes: set[trio.CancelScope] = set()  # the writes to sync stores that are under way
+        self._workers = len(queues)
+        self._drained = trio.Event()
+        self._exit_request: BaseException | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "poisoned" if self._failures else "open"
+        stores = ", ".join(self._sync_stores.names)
+        queues = "".join(f"; {queue.name}: {len(queue.unreplicated())} unreplicated" for queue in self._queues)
+        return f"<ReplicaStore {state}, {stores}{queues}>"
+
+    # What a store does
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        """Write a blob to all sync stores, then queue it for every async store. Repeating it is harmless.
+
+        Returning means that every sync store has the blob, and that every async store is going to be given it: it was
+        queued for each, after waiting for room where there was none. `PutResult.added` is that of the sync store that
+        finished first. Being cancelled means that some stores may have the blob, or get it; repeat it to be sure.
+
+        Raises:
+          TypeError: if `blob` is neither a `Blob` nor bytes-like.
+          StoreError: if a sync store failed. The writes to the others were cancelled, and nothing was queued.
+          PoisonedError: if an async store has failed; also while the blob waited for room in any queue.
+          trio.ClosedResourceError: if the block has ended, also meanwhile.
+
+        """
+        self._check_accepting()
+        blob = await to_blob(blob)
+        with self._until_closed():
+            result = await self._sync_stores.put(blob)
+        await self._enqueue([blob])
+        return PutResult(blob.ref, result.added)
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
+        """Write many blobs through the `Store.put_many` of every sync store, then queue them for every async store.
+
+        Returning, being cancelled, and errors mean for all what they mean for one with `put`.
+        """
+        self._check_accepting()
+        blobs = await to_blobs(blobs)
+        if not blobs:
+            return []
+        with self._until_closed():
+            results = await self._sync_stores.put_many(blobs)
+        await self._enqueue(blobs)
+        return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
+
+    async def get(self, ref: Ref) -> bytes:
+        """Ask the sync stores, and return the first answer that is right. Async stores are never read.
+
+        An answer whose hash is not `ref` is a failure of that store. Being cancelled changes nothing.
+
+        Raises:
+          BlobNotFoundError: if every sync store is sure that it has no such blob.
+          StoreError: if no sync store gave the blob and at least one failed.
+          TypeError: if `ref` is no `Ref`.
+          PoisonedError: if an async store has failed.
+          trio.ClosedResourceError: if the block has ended.
+
+        """
+        check_ref(ref)
+        self._check_accepting()
+        return await self._sync_stores.get(ref)
+
+    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+        """Ask the `Store.get_many` of the sync stores, and return for each ref the first answer that is right.
+
+        A ref is absent only if every sync store lacks it. Being cancelled changes nothing.
+
+        Raises:
+          StoreError: if there is a ref that no sync store gave and that at least one failed to tell of.
+          TypeError: if one is no `Ref`.
+          PoisonedError: if an async store has failed.
+          trio.ClosedResourceError: if the block has ended.
+
+        """
+        wanted = check_refs(refs)
+        self._check_accepting()
+        if not wanted:
+            await trio.lowlevel.checkpoint()
+            return {}
+        return await self._sync_stores.get_many(wanted)
+
+    async def contains(self, ref: Ref) -> bool:
+        """Return whether any sync store has the blob that `ref` names. Being cancelled changes nothing.
+
+        Raises:
+          StoreError: if none said yes and at least one failed.
+          TypeError: if `ref` is no `Ref`.
+          PoisonedError: if an async store has failed.
+          trio.ClosedResourceError: if the block has ended.
+
+        """
+        check_ref(ref)
+        self._check_accepting()
+        return await self._sync_stores.contains(ref)
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return the first refs after `after` of the ordered union of the sync stores, at most `limit`.
+
+        Being cancelled changes nothing.
+
+        Raises:
+          StoreError: if a sync store fails, or answers with a page that breaks the promise of `Store.list_page`.
+          TypeError: if `after` is no `Ref` or `limit` no `int`.
+          ValueError: if `limit` is less than 1.
+          PoisonedError: if an async store has failed.
+          trio.ClosedResourceError: if the block has ended.
+
+        """
+        check_page_request(after, limit)
+        self._check_accepting()
+        page = await self._sync_stores.union_page(after, limit)
+        return page[:limit]
+
+    def list_refs(self, after: Ref = Ref.ZERO) -> AsyncIterator[Ref]:
+        """Return an asynchronous iterator over the ordered union of the sync stores: see `Store.list_refs`.
+
+        It goes on when the replica is poisoned meanwhile.
+
+        Raises:
+          TypeError: if `after` is no `Ref`.
+          PoisonedError: if an async store has failed.
+          StoreError: while iterating, what `list_page` raises.
+          trio.ClosedResourceError: if the block has ended, also while iterating.
+
+        """
+        self._check_accepting()
+        return RefIterator(self._next_page, after)
+
+    # What a replica does
+
+    async def flush(self) -> None:
+        """Wait until every blob that was queued before this call is in every async store.
+
+        Being cancelled changes nothing.
+
+        Raises:
+          PoisonedError: if an async store has failed, also meanwhile.
+          trio.ClosedResourceError: if the block has ended, also meanwhile.
+
+        """
+        self._check_accepting()
+        queued = [(queue, queue.accepted) for queue in self._queues]
+        await trio.lowlevel.checkpoint()
+        for queue, count in queued:
+            if not await queue.wait_written(count):
+                raise self._refusal()
+
+    async def wait_poisoned(self) -> PoisonedError:
+        """Wait until an async store has failed, and return, not raise, the error that says so.
+
+        Being cancelled changes nothing.
+
+        Raises:
+          trio.ClosedResourceError: if the block ends, or has ended, and none had failed.
+
+        """
+        self._check_here()
+        await self._refusing.wait()
+        if not self._failures:
+            raise self._refusal()
+        return self._poisoned_error()
+
+    @property
+    def unreplicated(self) -> Mapping[str, tuple[Ref, ...]]:
+        """The refs that each async store has not confirmed, by its name; each ref once, in queue order.
+
+        While the replica is open, what is queued and being written; later, what was left. It has every accepted ref
+        that the store lacks. It may also have refs whose put raised, or that the store has without having said so.
+        """
+        return MappingProxyType({queue.name: queue.unreplicated() for queue in self._queues})
+
+    def statistics(self) -> ReplicaStatistics:
+        """Return what has been counted so far, in every state."""
+        now = trio.current_time() if self._ended_at is None else self._ended_at
+        return ReplicaStatistics(
+            sync_stores=MappingProxyType(self._sync_stores.statistics()),
+            async_stores=MappingProxyType({queue.name: queue.statistics(now) for queue in self._queues}),
+        )
+
+    # The parts of the operations
+
+    @contextmanager
+    def _until_closed(self) -> Generator[None, None, None]:
+        """Cancel what is done within when the block ends, and raise then."""
+        self._check_accepting()
+        with trio.CancelScope() as scope:
+            self._writes.add(scope)
+            try:
+                yield
+            finally:
+                self._writes.discard(scope)
+        if scope.cancelled_caught:
+            raise self._refusal()
+
+    async def _enqueue(self, blobs: list[Blob]) -> None:
+        # Between this check and the queues there is no checkpoint.
+        self._check_accepting()
+        if not await enqueue(self._queues, blobs):
+            raise self._refusal()
+
+    async def _next_page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return a page for a listing under way, which a poisoned replica does not end."""
+        self._check_here()
+        if self._closed:
+            raise self._refusal()
+        return await self._sync_stores.union_page(after, limit)
+
+    # The life of a replica
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        for queue in self._queues:
+            nursery.start_soon(self._work, queue, nursery.cancel_scope, name=f"replica worker of {queue.name}")
+        if not self._queues:
+            self._drained.set()
+
+    async def _work(self, queue: BlobQueue, block: trio.CancelScope) -> None:
+        try:
+            await queue.work(partial(self._poison, queue))
+        except (KeyboardInterrupt, SystemExit) as request:  # raised by the store: carried out by ending the block
+            self._exit_request = request
+            block.cancel()
+        self._workers -= 1
+        if self._workers == 0:
+            self._drained.set()
+
+    def _poison(self, queue: BlobQueue) -> None:
+        assert queue.failure is not None
+        self._failures[queue.name] = queue.failure
+        self._refuse()
+        with suppress(Exception):  # a logging filter's, say: a worker never raises
+            logger.error(
+                "the replica is poisoned by an async store: %s",
+                describe_failures({queue.name: queue.failure}),
+                exc_info=queue.failure,
+            )
+
+    def _refuse(self) -> None:
+        for queue in self._queues:
+            queue.refuse()
+        self._refusing.set()
+
+    async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
+        """Close the replica and wait for the workers. Returns what interrupted the block or this, at the last."""
+        self._closed = True
+        self._refuse()
+        for scope in self._writes:
+            scope.cancel()
+        while True:
+            if interruption is not None:
+                for queue in self._queues:
+                    queue.stop(grace)
+            try:
+                with trio.CancelScope(shield=interruption is not None or self._drained.is_set()):
+                    await self._drained.wait()
+            except BaseException as exc:  # Cancelled, or a KeyboardInterrupt that Trio gives to the main task
+                if interruption is not None:
+                    grace = 0.0
+                interruption = exc
+            else:
+                return interruption
+
+    def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
+        """Log what is not replicated, and return what the block has to raise, if anything."""
+        self._ended_at = trio.current_time()
+        for queue in self._queues:
+            if refs := queue.unreplicated():
+                shown = ", ".join(map(str, refs[:10])) + (", …" if len(refs) > 10 else "")
+                logger.warning("the replica is closed, and %s lacks %d accepted: %s", queue.name, len(refs), shown)
+        unreported = self._failures.keys() - self._reported
+        failure = self._poisoned_error() if unreported else None
+        interrupted = interruption is not None and not _is_cancellation(interruption)
+        by_rank = (
+            self._exit_request,
+            interruption if interrupted else None,
+            ended if isinstance(ended, Exception) else None,
+            failure,
+            interruption,
+        )
+        raised = next((exc for exc in by_rank if exc is not None), None)
+        if raised is not None and failure is not None and raised is not failure:
+            raised.add_note(f"Moreover, {failure}")
+        return raised
+
+    def _check_here(self) -> None:
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError("a replica belongs to the trio.run that opened it")
+
+    def _check_accepting(self) -> None:
+        self._check_here()
+        if self._closed or self._failures:
+            raise self._refusal()
+
+    def _refusal(self) -> PoisonedError | trio.ClosedResourceError:
+        """Return the error for a caller, who raises it."""
+        if self._closed:
+            return trio.ClosedResourceError("the replica is closed: its block has ended")
+        self._reported.update(self._failures)
+        return self._poisoned_error()
+
+    def _poisoned_error(self) -> PoisonedError:
+        return PoisonedError(self._failures, self.unreplicated)
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Whether `exc` is a `trio.Cancelled`, or a group of nothing else."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)[1] is None
+    return isinstance(exc, trio.Cancelled)

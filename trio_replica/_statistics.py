@@ -1,0 +1,61 @@
+"""What a replica counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStoreStatistics:
+    """The counts of one sync store, since the replica was opened."""
+
+    puts: int
+    """Blobs that it stored, those that it had already included."""
+    put_failures: int
+    """Calls of its ``put`` or ``put_many`` that failed; those cancelled because another store failed are not counted."""
+    gets_won: int
+    """Blobs for which its answer was the first good one."""
+    get_failures: int
+    """Gets that it failed, or answered with a corrupt blob; not counted are misses and calls that were cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncStoreStatistics:
+    """The counts of one async store, since the replica was opened, and the state of its queue."""
+
+    capacity: int
+    """Blobs that its queue holds: the replica's ``queue_size``."""
+    queued: int
+    """Blobs in the queue: accepted and not yet taken by the worker."""
+    in_flight: int
+    """Blobs that the worker is writing."""
+    peak_queued: int
+    """The most blobs that were queued at once."""
+    queued_bytes: int
+    """Bytes of the blobs queued and in flight."""
+    peak_bytes: int
+    """The most bytes that were queued and in flight at once."""
+    written: int
+    """Blobs that the store has confirmed."""
+    blocked_puts: int
+    """Puts that found the queue full and waited for room."""
+    blocked_seconds: float
+    """Seconds that these waited for room in this queue, summed over the waits that have ended."""
+    lag_seconds: float
+    """Seconds since the oldest blob that is not yet written was queued; 0 if all are written."""
+    failure: BaseException | None
+    """The exception that the store failed with, if it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatistics:
+    """A snapshot of what a replica has counted."""
+
+    sync_stores: Mapping[str, SyncStoreStatistics]
+    """By the name of the sync store."""
+    async_stores: Mapping[str, AsyncStoreStatistics]
+    """By the name of the async store."""

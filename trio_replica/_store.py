@@ -1,0 +1,300 @@
+"""What every store implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
+
+import outcome
+import trio
+
+from ._blob import Ref, to_blob, to_blobs
+from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
+from ._fan_out import fan_out
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+
+    from typing_extensions import Self
+
+    from ._blob import Blob, BytesLike
+    from ._fan_out import Ended
+
+ItemT = TypeVar("ItemT")
+
+PAGE_SIZE: Final = 1000
+"""Refs that `Store.list_refs` asks for at once: 32 kB of refs, and what S3 returns at most."""
+
+CONCURRENCY: Final = 16
+"""Operations that the default `Store.put_many` and `Store.get_many` have under way at once."""
+
+
+class PutResult(NamedTuple):
+    """What a put returns."""
+
+    ref: Ref
+    """The ref of the blob."""
+    added: bool
+    """Whether this put brought the blob to the store; False where it was there already."""
+
+
+class Store(ABC):
+    """A place that keeps blobs by their refs.
+
+    A store implements `put`, `get` and `list_page`; the other methods have defaults made of these, to be overridden
+    where the store can do better. `trio_replica.testing.StoreContract` tests all that is promised here.
+
+    A blob is never visible in part, also after a crash. A store belongs to the `trio.run` that opened it: elsewhere
+    its methods raise `RuntimeError`.
+    """
+
+    @abstractmethod
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        """Store a blob. Repeating it is harmless.
+
+        Returning means that the store has the blob and keeps its promise of durability for it, also when it was there
+        already. Being cancelled means that it may or may not be stored; repeat it to be sure.
+
+        Raises:
+          TypeError: if `blob` is neither a `Blob` nor bytes-like.
+          Exception: whatever the store fails with; the blob may or may not be stored.
+
+        """
+
+    @abstractmethod
+    async def get(self, ref: Ref) -> bytes:
+        """Return the blob that `ref` names. Being cancelled changes nothing.
+
+        Raises:
+          BlobNotFoundError: only if the store is sure that it has no such blob.
+          TypeError: if `ref` is no `Ref`.
+          Exception: whatever else keeps the store from telling: damage, a refusal, a time-out.
+
+        """
+
+    @abstractmethod
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return up to `limit` refs greater than `after`, ascending, each once.
+
+        Only an empty page means that there are no more; a short one does not. The store keeps no state between pages,
+        so a listing resumes anywhere. Being cancelled changes nothing.
+
+        Raises:
+          TypeError: if `after` is no `Ref` or `limit` no `int`.
+          ValueError: if `limit` is less than 1.
+          Exception: whatever else the store fails with.
+
+        """
+
+    def list_refs(self, after: Ref = Ref.ZERO) -> AsyncIterator[Ref]:
+        """Return an asynchronous iterator over all refs greater than `after`, ascending.
+
+        It shows every blob that is there from the beginning of the iteration to its end; one that comes or goes
+        meanwhile may be shown. It has a checkpoint for each page, so not for each ref, and leaving it early leaves
+        nothing behind. When a page raises or is cancelled, iterating again goes on where it stopped.
+
+        Raises:
+          TypeError: at once, if `after` is no `Ref`.
+          Exception: while iterating, what `list_page` raises.
+
+        """
+        return RefIterator(self.list_page, after)
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
+        """Store many blobs, and return a result for each, in the same order.
+
+        Of equal blobs at most one is reported as added. Being cancelled, or an error, means that any part of them may
+        be stored; repeat it whole.
+
+        Raises:
+          TypeError: if one is neither a `Blob` nor bytes-like; then none is stored.
+          Exception: what the first put that fails raises; the others are cancelled.
+
+        """
+        blobs = await to_blobs(blobs)
+        added: dict[Ref, bool] = {}
+
+        async def put(blob: Blob) -> None:
+            _, added[blob.ref] = await self.put(blob)
+
+        await concurrently(put, list(dict.fromkeys(blobs)))
+        return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
+
+    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+        """Return the blobs that `refs` name, by their refs; those that the store lacks are absent.
+
+        Being cancelled changes nothing.
+
+        Raises:
+          TypeError: if one is no `Ref`.
+          Exception: what the first get that fails otherwise than by a `BlobNotFoundError` raises.
+
+        """
+        found: dict[Ref, bytes] = {}
+
+        async def get(ref: Ref) -> None:
+            try:
+                found[ref] = await self.get(ref)
+            except BlobNotFoundError:
+                pass
+
+        await concurrently(get, check_refs(refs))
+        return found
+
+    async def contains(self, ref: Ref) -> bool:
+        """Return whether the store has the blob that `ref` names. Being cancelled changes nothing.
+
+        Raises:
+          TypeError: if `ref` is no `Ref`.
+          Exception: whatever keeps the store from telling.
+
+        """
+        check_ref(ref)
+        if ref == Ref.ZERO:  # nothing comes before it, so no listing shows it
+            await trio.lowlevel.checkpoint()
+            return False
+        predecessor = Ref((int.from_bytes(ref, "big") - 1).to_bytes(len(ref), "big"))
+        return await self.list_page(predecessor, 1) == [ref]
+
+
+class DeletableStore(Store):
+    """A store that can also let go of a blob."""
+
+    @abstractmethod
+    async def delete(self, ref: Ref) -> bool:
+        """Remove the blob that `ref` names, and return whether it was there.
+
+        Returning means that it is gone, as durably as the store's puts are. Being cancelled means that it may or may
+        not be.
+
+        Raises:
+          TypeError: if `ref` is no `Ref`.
+          Exception: whatever the store fails with; the blob may or may not be there.
+
+        """
+
+    async def replace(self, blob: Blob | BytesLike) -> None:
+        """Write a blob whatever the store has under its ref: a corrupt one is mended.
+
+        Atomic where the store can; this default deletes, then puts, so between the two, and if it is cancelled or
+        fails there, the blob is missing.
+
+        Raises:
+          TypeError: if `blob` is neither a `Blob` nor bytes-like; then nothing is deleted.
+          Exception: whatever the store fails with.
+
+        """
+        blob = await to_blob(blob)
+        await self.delete(blob.ref)
+        await self.put(blob)
+
+
+@final
+class RefIterator:
+    """The refs of all pages after one ref, one by one.
+
+    An object with `__anext__` and not a generator, so that leaving a loop early leaves nothing to be closed.
+    """
+
+    __slots__ = ("_after", "_list_page", "_listing", "_page")
+
+    def __init__(self, list_page: Callable[[Ref, int], Awaitable[list[Ref]]], after: Ref) -> None:
+        self._list_page = list_page
+        self._after = check_ref(after)
+        self._page: Iterator[Ref] = iter(())
+        self._listing = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Ref:
+        for ref in self._page:
+            return ref
+        if self._listing:
+            raise trio.BusyResourceError("another task is waiting for the next page of this listing")
+        self._listing = True
+        try:
+            page = await self._list_page(self._after, PAGE_SIZE)
+        finally:
+            self._listing = False
+        if not page:
+            raise StopAsyncIteration
+        self._after = page[-1]
+        self._page = iter(page)
+        return next(self._page)
+
+
+def check_ref(ref: Ref) -> Ref:
+    """Return `ref`.
+
+    Raises:
+      TypeError: if it is no `Ref`.
+
+    """
+    if not isinstance(ref, Ref):
+        raise TypeError(f"a ref is a trio_replica.Ref, not {type(ref).__name__}")
+    return ref
+
+
+def check_refs(refs: Iterable[Ref]) -> list[Ref]:
+    """Return the distinct refs among `refs`, in their order.
+
+    Raises:
+      TypeError: if one is no `Ref`.
+
+    """
+    return list(dict.fromkeys(map(check_ref, refs)))
+
+
+def check_page_request(after: Ref, limit: int) -> None:
+    """Check the arguments of a `list_page`.
+
+    Raises:
+      TypeError: if `after` is no `Ref` or `limit` no `int`.
+      ValueError: if `limit` is less than 1.
+
+    """
+    check_ref(after)
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"limit is an int, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"limit is at least 1, not {limit}")
+
+
+async def concurrently(call: Callable[[ItemT], Awaitable[None]], items: list[ItemT]) -> None:
+    """Make ``call(item)`` for all `items`, 16 at a time. The first failure cancels the others and is raised as it is."""
+    remaining = iter(items)
+    failures: list[BaseException] = []
+
+    async def lane(_: int) -> None:
+        for item in remaining:
+            await call(item)
+
+    def settle(_: int, ended: Ended[None]) -> bool:
+        if isinstance(ended, outcome.Error):
+            failures.append(ended.error)
+        return bool(failures)
+
+    await trio.lowlevel.checkpoint()
+    if items:
+        await fan_out(range(min(CONCURRENCY, len(items))), lane, settle)
+    if failures:
+        try:
+            raise failures[0]
+        finally:
+            del failures
+
+
+def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
+    """Check that a store answered a put of `blobs` with a result for each.
+
+    Raises:
+      ReplicaError: if there are more or fewer results than blobs.
+      CorruptBlobError: if a result names another ref than that of its blob.
+
+    """
+    if len(results) != len(blobs):
+        raise ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
+    for blob, (ref, _) in zip(blobs, results, strict=True):
+        if ref != blob.ref:
+            raise CorruptBlobError(blob.ref, ref)

@@ -1,0 +1,251 @@
+"""Dedicated threads that serve one blocking store in batches."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
+
+import outcome
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+from ._errors import ReplicaError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+RequestT = TypeVar("RequestT")
+
+BATCH_CALLS: Final = 256
+"""The most calls in one batch. At 256 callers one transaction a batch puts 6 times as fast as one a put (DESIGN.md)."""
+
+BATCH_BYTES: Final = 64 * 1024 * 1024
+"""The bytes at which a batch ends; a larger call is a batch of its own."""
+
+
+@final
+class Call(Generic[RequestT]):
+    """One call to the store: the handler of its batch sets `outcome`."""
+
+    __slots__ = ("outcome", "request", "size", "task")
+
+    def __init__(self, request: RequestT, size: int, task: trio.lowlevel.Task) -> None:
+        self.request = request
+        self.size = size
+        self.task: trio.lowlevel.Task | None = task  # None when nobody waits for the outcome any more
+        self.outcome: outcome.Outcome[Any] | None = None
+
+    def fail(self, failure: BaseException) -> None:
+        """Set an outcome that raises an exception like `failure`, but no other call's."""
+        self.outcome = outcome.Error(_own(failure))
+
+
+Handler: TypeAlias = "Callable[[Sequence[Call[RequestT]]], None]"
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def open_store_threads(
+    name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], *, threads: int = 1
+) -> AsyncGenerator[StoreThreads[RequestT], None]:
+    """Run `threads` threads for the block, each of which enters ``serve()`` and hands its batches to what that yields.
+
+    The handler gives every call of the batch its outcome. When it raises, each call that has none gets an exception
+    like that one, and the thread goes on.
+
+    When the block ends, calls that still wait raise `trio.ClosedResourceError`; those that run come to their end,
+    which the block waits for, even if it is cancelled. No thread outlives it. The threads do not survive a fork.
+
+    Raises:
+      Exception: what ``serve()`` raises in a thread, or the `RuntimeError` of a thread that can't be started; then
+        those that were started have ended.
+
+    """
+    store_threads = StoreThreads(name, serve, threads)
+    try:
+        store_threads._start()
+        await store_threads._wait_started()
+        yield store_threads
+    finally:
+        store_threads._refuse()
+        await store_threads._wait_ended()
+
+
+@final
+class StoreThreads(Generic[RequestT]):
+    """Threads that serve one blocking store: see `open_store_threads`, which makes them.
+
+    Calls wait in one line. A thread that is free takes its share of those that wait, at most 256 calls or 64 MiB, as
+    one batch, and wakes Trio once for all of it. Withdrawing a call and taking it are decided under one lock.
+    """
+
+    def __init__(
+        self, name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], threads: int
+    ) -> None:
+        self._name = name
+        self._serve = serve
+        self._threads = [threading.Thread(target=self._run, name=f"{name} {i}", daemon=True) for i in range(threads)]
+        self._token = trio.lowlevel.current_trio_token()
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: OrderedDict[Call[RequestT], None] = OrderedDict()  # guarded by _changed
+        self._refusing = False  # guarded by _changed
+        # The rest is the Trio thread's own.
+        self._starting = threads
+        self._running = 0
+        self._failure: BaseException | None = None
+        self._started = trio.Event()
+        self._closer: trio.lowlevel.Task | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._refusing else "open"
+        return f"<StoreThreads {self._name!r} {state}, {self._running} threads, {len(self._waiting)} calls waiting>"
+
+    @enable_ki_protection
+    async def run(self, request: RequestT, *, size: int = 0, abandon_on_cancel: bool = False) -> Any:  # noqa: ANN401
+        """Have the threads serve `request`, and return the value, or raise the error, that its call is given.
+
+        Being cancelled while the call waits withdraws it. Once it runs, it can't be interrupted: the cancellation has
+        to wait, and the real outcome is delivered, unless `abandon_on_cancel` says that nobody needs it.
+
+        Args:
+          request: what the handler finds in `Call.request`.
+          size: the bytes that it counts for in a batch.
+          abandon_on_cancel: whether to drop the outcome of a running call that is cancelled.
+
+        Raises:
+          trio.ClosedResourceError: if the block has ended, or ends while the call waits.
+          RuntimeError: in another `trio.run` than that of the block.
+
+        """
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError(f"{self._name} belongs to the trio.run that opened it")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        call = Call(request, size, trio.lowlevel.current_task())
+        with self._changed:
+            if self._refusing:
+                raise trio.ClosedResourceError(f"{self._name} is closed")
+            self._waiting[call] = None
+            self._changed.notify()
+
+        def abort(_: object) -> Abort:
+            with self._changed:
+                if withdrawn := call in self._waiting:
+                    del self._waiting[call]
+            if withdrawn or abandon_on_cancel:
+                call.task = None
+                return Abort.SUCCEEDED
+            return Abort.FAILED
+
+        return await trio.lowlevel.wait_task_rescheduled(abort)
+
+    # In the Trio thread
+
+    def _start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+            self._running += 1
+
+    async def _wait_started(self) -> None:
+        await self._started.wait()
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None
+
+    def _refuse(self) -> None:
+        with self._changed:
+            self._refusing = True
+            withdrawn = tuple(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for call in withdrawn:
+            call.outcome = outcome.Error(trio.ClosedResourceError(f"{self._name} is closed"))
+        self._deliver(withdrawn)
+
+    async def _wait_ended(self) -> None:
+        if self._running:
+            self._closer = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
+        for thread in self._threads:
+            if thread.ident is not None:  # it was started
+                thread.join()  # it has nothing left to do
+
+    def _deliver(self, calls: Sequence[Call[RequestT]]) -> None:
+        for call in calls:
+            if call.task is not None:
+                assert call.outcome is not None
+                trio.lowlevel.reschedule(call.task, call.outcome)
+                call.task = None
+
+    def _count_start(self, failure: BaseException | None) -> None:
+        self._failure = self._failure or failure
+        self._starting -= 1
+        if failure is not None or self._starting == 0:
+            self._started.set()
+
+    def _count_end(self) -> None:
+        self._running -= 1
+        if self._running == 0 and self._closer is not None:
+            trio.lowlevel.reschedule(self._closer)
+
+    # In the store's threads
+
+    def _run(self) -> None:
+        try:
+            with self._serve() as handle:
+                self._tell_trio(self._count_start, None)
+                while batch := self._take():
+                    self._handle(handle, batch)
+                    del batch  # not to be kept alive while waiting for the next
+        except BaseException as failure:  # of entering `serve`, or of leaving it, when nobody waits for it any more
+            self._tell_trio(self._count_start, failure)
+        finally:
+            self._tell_trio(self._count_end)
+
+    def _take(self) -> list[Call[RequestT]]:
+        """Return the next batch; an empty one when there is none to come."""
+        batch: list[Call[RequestT]] = []
+        size = 0
+        with self._changed:
+            while not self._waiting and not self._refusing:
+                self._changed.wait()
+            share = min(-(-len(self._waiting) // len(self._threads)), BATCH_CALLS)
+            while len(batch) < share:
+                call = next(iter(self._waiting))
+                size += call.size
+                if batch and size > BATCH_BYTES:
+                    break
+                del self._waiting[call]
+                batch.append(call)
+            if self._waiting:
+                self._changed.notify()
+        return batch
+
+    def _handle(self, handle: Handler[RequestT], batch: list[Call[RequestT]]) -> None:
+        failure: BaseException = ReplicaError(f"{self._name} gave a call no outcome")
+        try:
+            handle(batch)
+        except BaseException as raised:  # the thread goes on
+            failure = raised
+        for call in batch:
+            if call.outcome is None:
+                call.fail(failure)
+        self._tell_trio(self._deliver, batch)
+
+    def _tell_trio(self, callback: Callable[..., None], *args: object) -> None:
+        with suppress(trio.RunFinishedError):  # then nobody is left to be told
+            self._token.run_sync_soon(callback, *args)
+
+
+def _own(failure: BaseException) -> BaseException:
+    """Return an exception like `failure`, for one caller to raise."""
+    try:
+        own = copy.copy(failure)
+    except Exception:  # whatever its constructor raises
+        own = ReplicaError(repr(failure))
+    own.__cause__ = failure.__cause__
+    return own.with_traceback(failure.__traceback__)

@@ -1,0 +1,69 @@
+"""What the stores ask of the file system. All of it blocks."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def make_folders(path: str, *, durable: bool) -> None:
+    """Create a folder with its parents, and make its name durable."""
+    if not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        if parent != path:
+            make_folders(parent, durable=durable)
+        make_folder(path)
+    if durable:
+        with suppress(PermissionError):  # of a parent that one may pass but not read: made by its owner, long ago
+            sync(os.path.dirname(path))
+
+
+def make_folder(path: str) -> None:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+
+
+def sync(path: str) -> None:
+    """Wait until what the system knows of a file, or the names in a folder, is on the disk."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with naming(path):
+            os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file or folder from any other, whatever its name; None if there is none."""
+    # A look at the name only: to open and close the file of a database would drop this process's locks on it.
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def file_size(path: str) -> int:
+    """Return the bytes of a file; 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def naming(path: str) -> Generator[None, None, None]:
+    """Name `path` in an error of a call that was given only its descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise

@@ -1,0 +1,392 @@
+"""A store in one SQLite database."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import sys
+import time
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+
+import outcome
+
+from .._blob import Ref, to_blob, to_blobs
+from .._errors import BlobNotFoundError, ReplicaError
+from .._store import DeletableStore, PutResult, check_page_request, check_ref, check_refs
+from .._threads import Call, open_store_threads
+from ._files import file_size, identity
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+
+    from .._blob import Blob, BytesLike
+    from .._threads import Handler, StoreThreads
+
+    Request: TypeAlias = Callable[[sqlite3.Connection], Any]
+
+ResultT = TypeVar("ResultT")
+
+BUSY_SECONDS: Final = 60.0
+"""Seconds to wait for another process to let go of the database."""
+
+LOG_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of write-ahead log above which it is written back and truncated: readers can keep it from ever starting over."""
+
+ROW_OVERHEAD: Final = 64
+"""Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
+
+REFS_AT_ONCE: Final = 256
+"""Refs in one SELECT: as many as a batch has calls."""
+
+_SCHEMA: Final = "CREATE TABLE blobs (ref BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
+_COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type, NOT NULL, place in the primary key
+
+
+@asynccontextmanager
+async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> AsyncGenerator[SqliteStore, None]:
+    """Open a store in one SQLite database, in its table ``blobs``, for the block; create it if need be.
+
+    Other tables are left alone. The database is put in WAL mode, and several processes may use it at once, if they run
+    on one machine. While it is open, nothing may open the file except through SQLite.
+
+    The block's end waits for the write under way, even if it is cancelled.
+
+    Args:
+      path: the database file. Its folder has to exist.
+      durable: whether a blob whose put has returned survives a power cut, which takes that all processes that write
+        to the database sync it at least when they check-point (``synchronous`` is NORMAL or more). False leaves out
+        the fsync of each transaction; a power cut may then take the last ones with it, but nothing is torn.
+
+    Raises:
+      sqlite3.Error: with SQLite's name of the error and the path: if it is no database, or can't be opened or written.
+      ReplicaError: if it has another table ``blobs``, or can't be put in WAL mode.
+
+    """
+    database = _Database(os.path.abspath(os.fspath(path)), durable=durable)  # noqa: ASYNC240, PTH100  (touches no disk)
+    async with (
+        open_store_threads(f"writer of {database.path}", database.serve_writes) as writer,
+        open_store_threads(f"reader of {database.path}", database.serve_reads) as reader,
+    ):
+        yield SqliteStore(database, writer, reader)
+
+
+@final
+class SqliteStore(DeletableStore):
+    """A store in one SQLite database: see `open_sqlite`, which makes it.
+
+    Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
+    """
+
+    def __init__(
+        self, database: _Database, writer: StoreThreads[Request], reader: StoreThreads[Ref | Request]
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._reader = reader
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._database.path!r}>"
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        """Store a blob: see `Store.put`.
+
+        Raises:
+          sqlite3.Error: with SQLite's name of the error and the path, if it refuses; ``SQLITE_TOOBIG`` for a blob that
+            no row can hold (1 GB, if SQLite is built as usual).
+
+        """
+        blob = await to_blob(blob)
+        return (await self._insert([blob]))[0]
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
+        """Store many blobs in one transaction: see `Store.put_many`."""
+        return await self._insert(await to_blobs(blobs))
+
+    async def get(self, ref: Ref) -> bytes:
+        """Return a blob, as it is in the database: see `Store.get`.
+
+        Raises:
+          sqlite3.Error: if the database is damaged or can't be read.
+
+        """
+        data: bytes = await self._reader.run(check_ref(ref), abandon_on_cancel=True)
+        return data
+
+    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+        """Return those of many blobs that are there: see `Store.get_many`."""
+        request = partial(self._database.select, check_refs(refs))
+        found: dict[Ref, bytes] = await self._reader.run(request, abandon_on_cancel=True)
+        return found
+
+    async def contains(self, ref: Ref) -> bool:
+        """Return whether a blob is there: see `Store.contains`."""
+        there: bool = await self._reader.run(partial(_contains, check_ref(ref)), abandon_on_cancel=True)
+        return there
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return the next refs: see `Store.list_page`."""
+        check_page_request(after, limit)
+        request = partial(self._database.list_page, after, limit)
+        page: list[Ref] = await self._reader.run(request, abandon_on_cancel=True)
+        return page
+
+    async def delete(self, ref: Ref) -> bool:
+        """Remove a blob: see `DeletableStore.delete`."""
+        deleted: bool = await self._writer.run(partial(_delete, check_ref(ref)))
+        return deleted
+
+    async def replace(self, blob: Blob | BytesLike) -> None:
+        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        blob = await to_blob(blob)
+        self._database.check_size(blob)
+        await self._writer.run(partial(_replace, blob), size=len(blob))
+
+    async def _insert(self, blobs: list[Blob]) -> list[PutResult]:
+        for blob in blobs:
+            self._database.check_size(blob)
+        added: list[bool] = await self._writer.run(partial(_insert, blobs), size=sum(map(len, blobs)))
+        return [PutResult(blob.ref, new) for blob, new in zip(blobs, added, strict=True)]
+
+
+@final
+class _Database:
+    """One database. But for `check_size`, its methods block, and run in the store's two threads."""
+
+    def __init__(self, path: str, *, durable: bool) -> None:
+        self.path = path
+        self._durable = durable
+        self._size_limit = 0
+        self._identity: tuple[int, int] | None = None
+        self._log = ""
+        self._log_limit = LOG_LIMIT
+
+    def check_size(self, blob: Blob) -> None:
+        """Refuse a blob that no row can hold, before it is part of any transaction.
+
+        Raises:
+          sqlite3.DataError: if it is too large.
+
+        """
+        if len(blob) > self._size_limit:
+            raise sqlite3.DataError(
+                f"SQLITE_TOOBIG: a blob of {len(blob)} bytes, where a row holds at most {self._size_limit}: {self.path}"
+            )
+
+    # Writing
+
+    @contextmanager
+    def serve_writes(self) -> Generator[Handler[Request], None, None]:
+        with self._connection() as connection:
+            with self._naming():
+                _patiently(partial(self._set_up, connection))
+            yield partial(self._write, connection)
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        self._check_table(connection)
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ReplicaError(f"the database is in journal mode {mode} and can't be put in WAL mode: {self.path}")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if not self._check_table(connection):
+                connection.execute(_SCHEMA)
+            connection.execute("COMMIT")
+        finally:
+            _roll_back(connection)
+        self._size_limit = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - ROW_OVERHEAD
+        ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
+        self._identity = identity(self.path)
+        self._log = f"{file}-wal"
+
+    def _check_table(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the table is there, and is ours."""
+        columns = connection.execute("SELECT name, type, \"notnull\", pk FROM pragma_table_info('blobs')").fetchall()
+        if columns and columns != _COLUMNS:
+            raise ReplicaError(f"the database has another table blobs than a store's, which is {_SCHEMA}: {self.path}")
+        return bool(columns)
+
+    def _write(self, connection: sqlite3.Connection, batch: Sequence[Call[Request]]) -> None:
+        failure = self._transact(connection, batch)
+        if failure is not None:
+            for call in batch:
+                alone = failure if len(batch) == 1 or _is_busy(failure) else self._transact(connection, [call])
+                if alone is not None:
+                    call.fail(self._named(alone))
+        self._limit_log(connection)
+
+    def _transact(self, connection: sqlite3.Connection, calls: Sequence[Call[Request]]) -> Exception | None:
+        """Run `calls` as one transaction. Only once it is committed they have outcomes; else returns what undid it."""
+        outcomes: list[outcome.Value[Any] | outcome.Error] = []
+        try:
+            _patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+            changes = connection.total_changes
+            for call in calls:
+                ended = self._captured(call.request, connection)
+                if isinstance(ended, outcome.Error) and not connection.in_transaction:
+                    ended.unwrap()  # a full disk, say, has undone the calls before this one too
+                outcomes.append(ended)
+            if self._durable and connection.total_changes == changes:
+                _write_nothing(connection)
+            connection.execute("COMMIT")
+            if identity(self.path) != self._identity:
+                raise ReplicaError(f"the database has vanished: {self.path}")
+        except Exception as failure:
+            return failure
+        finally:
+            _roll_back(connection)
+        for call, ended in zip(calls, outcomes, strict=True):
+            call.outcome = ended
+        return None
+
+    def _limit_log(self, connection: sqlite3.Connection) -> None:
+        """Write the log back and truncate it, if it has grown too large."""
+        if file_size(self._log) > self._log_limit:
+            with suppress(sqlite3.Error):  # what is wrong will show in the next transaction
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._log_limit = file_size(self._log) + LOG_LIMIT  # more than zero if there was a reader: not at once again
+
+    # Reading
+
+    @contextmanager
+    def serve_reads(self) -> Generator[Handler[Ref | Request], None, None]:
+        with self._connection() as connection:
+            yield partial(self._read, connection)
+
+    def _read(self, connection: sqlite3.Connection, batch: Sequence[Call[Ref | Request]]) -> None:
+        refs = [call.request for call in batch if isinstance(call.request, Ref)]
+        together = self._captured(partial(self.select, refs), connection)
+        for call in batch:
+            if not isinstance(call.request, Ref):
+                call.outcome = self._captured(call.request, connection)
+            elif isinstance(together, outcome.Error):  # one of them is damaged, say
+                call.outcome = self._captured(partial(self._get, call.request), connection)
+            elif call.request in together.value:
+                call.outcome = outcome.Value(together.value[call.request])
+            else:
+                call.outcome = outcome.Error(BlobNotFoundError(call.request))
+
+    def _get(self, ref: Ref, connection: sqlite3.Connection) -> bytes:
+        found = self.select([ref], connection)
+        if ref not in found:
+            raise BlobNotFoundError(ref)
+        return found[ref]
+
+    def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
+        """Return those of the blobs that are there."""
+        found: dict[Ref, bytes] = {}
+        for first in range(0, len(refs), REFS_AT_ONCE):
+            some = refs[first : first + REFS_AT_ONCE]
+            # The statements for 1, 2, 4, … refs are prepared once each; NULL is equal to nothing.
+            places = 1 << (len(some) - 1).bit_length()
+            query = f"SELECT ref, data FROM blobs WHERE ref IN ({', '.join('?' * places)})"  # noqa: S608  (question marks)
+            rows = connection.execute(query, some + [None] * (places - len(some))).fetchall()
+            for ref, data in rows:
+                if not isinstance(data, bytes):
+                    raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
+                found[Ref(ref)] = data
+        return found
+
+    def list_page(self, after: Ref, limit: int, connection: sqlite3.Connection) -> list[Ref]:
+        """Return the next refs."""
+        rows = connection.execute(
+            "SELECT ref FROM blobs WHERE ref > ? ORDER BY ref LIMIT ?", (after, min(limit, sys.maxsize))
+        ).fetchall()
+        try:
+            return [Ref(ref) for (ref,) in rows]
+        except ValueError as error:
+            raise ReplicaError(f"{error}: {self.path}") from None
+
+    # Both
+
+    @contextmanager
+    def _connection(self) -> Generator[sqlite3.Connection, None, None]:
+        with self._naming():
+            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, cached_statements=64)
+        with closing(connection):
+            yield connection
+
+    def _captured(
+        self, request: Callable[[sqlite3.Connection], ResultT], connection: sqlite3.Connection
+    ) -> outcome.Value[ResultT] | outcome.Error:
+        ended = outcome.capture(_patiently, partial(request, connection))
+        return outcome.Error(self._named(ended.error)) if isinstance(ended, outcome.Error) else ended
+
+    @contextmanager
+    def _naming(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._named(error) from None
+
+    def _named(self, error: BaseException) -> BaseException:
+        """Return `error`; one of SQLite's with SQLite's name of it and the path of the database."""
+        if not isinstance(error, sqlite3.Error) or self.path in str(error):
+            return error
+        name = getattr(error, "sqlite_errorname", "SQLITE_MISUSE")  # Python's own errors have none
+        named = type(error)(f"{name}: {error}: {self.path}")
+        named.sqlite_errorname = name
+        named.sqlite_errorcode = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+        return named.with_traceback(error.__traceback__)
+
+
+def _patiently(call: Callable[[], ResultT]) -> ResultT:
+    """Return what ``call()`` returns, repeating it while another process has the database.
+
+    SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy process
+    leaves.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return call()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
+
+
+def _is_busy(error: BaseException) -> bool:
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):  # it may have undone itself meanwhile
+            connection.execute("ROLLBACK")
+
+
+def _insert(blobs: list[Blob], connection: sqlite3.Connection) -> list[bool]:
+    # OR IGNORE would also ignore what else may be wrong.
+    statement = "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO NOTHING"
+    return [connection.execute(statement, (blob.ref, blob.data)).rowcount == 1 for blob in blobs]
+
+
+def _replace(blob: Blob, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO UPDATE SET data = excluded.data",
+        (blob.ref, blob.data),
+    )
+
+
+def _delete(ref: Ref, connection: sqlite3.Connection) -> bool:
+    return connection.execute("DELETE FROM blobs WHERE ref = ?", (ref,)).rowcount == 1
+
+
+def _contains(ref: Ref, connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM blobs WHERE ref = ?", (ref,)).fetchone() is not None
+
+
+def _write_nothing(connection: sqlite3.Connection) -> None:
+    """Let the transaction write a page as it is, so that its COMMIT syncs the log.
+
+    Without that the COMMIT of a transaction that found all its blobs there already does nothing, and they may have come
+    from a process that syncs less.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA user_version = {version}")
