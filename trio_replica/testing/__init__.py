@@ -1,0 +1,31 @@
+"""For people who write stores, and for tests of programs that use replicas.
+
+`StoreContract` is the test suite that every store passes. `SimulatedStore` is a store on Trio's clock, whose times,
+failures and outages are told to it: under `trio.testing.MockClock` hours take no time, and times are exact.
+"""
+
+from ._contract import StoreContract
+from ._simulated import (
+    Batched,
+    Concurrent,
+    Distribution,
+    Exponential,
+    LogNormal,
+    PutManyCost,
+    Serial,
+    SimulatedCall,
+    SimulatedStore,
+)
+
+__all__ = [
+    "Batched",
+    "Concurrent",
+    "Distribution",
+    "Exponential",
+    "LogNormal",
+    "PutManyCost",
+    "Serial",
+    "SimulatedCall",
+    "SimulatedStore",
+    "StoreContract",
+]
