@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import trio_replica as replica
@@ -240,7 +240,13 @@ class Run:
             assert each.peak_queued <= each.capacity + 1
 
 
+QUICK = StoreOptions(put=0, get=0, page_size=None, cost=Serial(), fails_after=None)
+FAILING = StoreOptions(put=0, get=0, page_size=None, cost=Serial(), fails_after=0)
+NOBODY_IS_TOLD = Program([QUICK], [FAILING], {}, [Step(0, "put", [0], math.inf)], 5, "normally")
+
+
 @given(program=programs, _=st.random_module())
+@example(program=NOBODY_IS_TOLD, _=None)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_programs(program: Program, _: object) -> None:
     trio.run(Run(program).main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -33,7 +33,6 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreThreads",
-    "AsyncStoreStatistics",
     "SyncStoreStatistics",
     "open",
     "open_directory",

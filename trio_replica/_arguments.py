@@ -72,5 +72,5 @@ def _named(stores: Stores, kind: str) -> dict[str, Store]:
             raise TypeError(f"{name} is a str, not a store: use open_store({store!r})")
         if not isinstance(store, Store):
             hint = ": enter it first, with `async with`" if hasattr(store, "__aenter__") else ""
-            raise TypeError(f"{name} is a {type(store).__name__}, not a Store{hint}")
+            raise TypeError(f"{name} is of type {type(store).__name__}, not a Store{hint}")
     return named

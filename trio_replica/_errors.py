@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ._blob import Ref
 
@@ -26,14 +26,11 @@ class ReplicaError(Exception):
         return self.args
 
     def __copy__(self) -> ReplicaError:
-        return _rebuild(type(self), self._arguments(), self._notes())
+        return _rebuild(type(self), self._arguments(), _notes(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = tuple(_picklable(argument) for argument in self._arguments())
-        return _rebuild, (type(self), arguments, self._notes())
-
-    def _notes(self) -> list[str]:
-        return list(getattr(self, "__notes__", ()))
+        return _rebuild, (type(self), arguments, _notes(self))
 
 
 class BlobNotFoundError(ReplicaError, LookupError):
@@ -77,7 +74,7 @@ class StoreError(ReplicaError):
         """The ref of the blob; None for operations on many."""
         self.failures: Mapping[str, BaseException] = MappingProxyType(dict(failures))
         """The failure of each store that failed, by the store's name."""
-        self.__cause__ = _combined(list(failures.values()))
+        self.__cause__: BaseException | None = _combined(list(failures.values()))
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.operation, self.ref, dict(self.failures)
@@ -97,11 +94,11 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
         super().__init__(f"the replica is poisoned: {describe_failures(failures)}{lacks}")
         self.failures: Mapping[str, BaseException] = MappingProxyType(dict(failures))
         """The exception of each async store that failed, by the store's name, in the order of their failing."""
-        self.store = next(iter(failures))
+        self.store: str = next(iter(failures))
         """The name of the async store that failed first."""
         self.unreplicated: Mapping[str, tuple[Ref, ...]] = MappingProxyType(unreplicated)
         """For each async store that had not confirmed all, by its name: the refs, each once, in queue order."""
-        self.__cause__ = failures[self.store]
+        self.__cause__: BaseException | None = failures[self.store]
         self.add_note(
             "Nothing was lost: the sync stores have every accepted blob. Once the async store works again, open the "
             "replica anew, then reconcile: put the blobs of .unreplicated once more."
@@ -144,7 +141,7 @@ def _first_leaf(group: BaseException) -> BaseException:
 
 
 def _described(failure: BaseException) -> str:
-    text = " ".join(str(failure).split())
+    text = " ".join(_shown(str, failure).split())
     if isinstance(failure, BaseExceptionGroup):
         text += f" [{'; '.join(_described(part) for part in failure.exceptions)}]"
     return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
@@ -154,6 +151,10 @@ def _combined(failures: list[BaseException]) -> BaseException:
     return failures[0] if len(failures) == 1 else BaseExceptionGroup("several stores failed", failures)
 
 
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
+
+
 def _rebuild(kind: type[ReplicaError], arguments: tuple[Any, ...], notes: list[str]) -> ReplicaError:
     error = kind(*arguments)
     if notes:
@@ -161,12 +162,19 @@ def _rebuild(kind: type[ReplicaError], arguments: tuple[Any, ...], notes: list[s
     return error
 
 
-def _picklable(argument: Any) -> Any:  # noqa: ANN401  (what a constructor takes)
+def _picklable(argument: Any) -> Any:
     if isinstance(argument, dict):
         return {name: _picklable(value) for name, value in argument.items()}
     if isinstance(argument, BaseException):
         try:
             pickle.loads(pickle.dumps(argument))  # noqa: S301  (bytes made on this line)
         except Exception:  # whatever its __reduce__ or constructor raises
-            return ReplicaError(repr(argument))
+            return _rebuild(ReplicaError, (_shown(repr, argument),), _notes(argument))
     return argument
+
+
+def _shown(show: Callable[[BaseException], str], failure: BaseException) -> str:
+    try:
+        return show(failure)
+    except Exception as exc:  # an exception whose own __str__ or __repr__ fails
+        return f"<{show.__name__} raised {type(exc).__name__}>"

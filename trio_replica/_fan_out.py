@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import outcome
 import trio
@@ -11,8 +11,6 @@ from ._errors import split_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-    from typing_extensions import TypeAlias
 
 MemberT = TypeVar("MemberT")
 ResultT = TypeVar("ResultT")
@@ -28,12 +26,13 @@ async def attempt(call: Callable[[MemberT], Awaitable[ResultT]], member: MemberT
     """
     try:
         return outcome.Value(await call(member))
-    except BaseException as raised:  # a store may raise anything
-        failure, cancelled = split_failure(raised)
-        if cancelled is not None:
-            raise cancelled from None
-        assert failure is not None
-        return outcome.Error(failure)
+    except BaseException as exc:  # noqa: ASYNC103  (what goes on is raised below)
+        raised = exc
+    # Out here: raised within the handler, what goes on and the group that it came from would refer to each other.
+    try:
+        return outcome.Error(_failure(raised))  # noqa: ASYNC910  (the call's own are enough)
+    finally:
+        del raised  # its traceback refers to this frame
 
 
 async def fan_out(
@@ -58,6 +57,8 @@ async def fan_out(
         return
 
     async def run(member: MemberT, ended: trio.Event) -> None:
+        if nursery.cancel_scope.cancel_called:
+            return  # noqa: ASYNC910  (settled, or cancelled, before this one's turn came)
         if settle(member, await attempt(call, member)):
             nursery.cancel_scope.cancel()
         ended.set()
@@ -67,18 +68,26 @@ async def fan_out(
             for member in members:
                 ended = trio.Event()
                 nursery.start_soon(run, member, ended)
-                if stagger > 0 and member is not members[-1]:
+                if stagger > 0:
                     with trio.move_on_after(stagger):
                         await ended.wait()
-                    if nursery.cancel_scope.cancel_called:
-                        break
     except BaseExceptionGroup as group:
         raised = group
     else:
         return
-    # Raised anew out here, for inside the handler it and the group would refer to each other.
     try:
-        failure, cancelled = split_failure(raised)
-        raise cancelled or failure or raised
+        raise _failure(raised)
     finally:
         del raised
+
+
+def _failure(raised: BaseException) -> BaseException:
+    """Return the failure in what was raised, or raise the cancellation, `KeyboardInterrupt` or `SystemExit` in it."""
+    failure, cancelled = split_failure(raised)
+    try:
+        if cancelled is not None:
+            raise cancelled
+        assert failure is not None
+        return failure
+    finally:
+        del raised, failure, cancelled

@@ -168,14 +168,14 @@ class BlobQueue:
             async for blob in self._receive:
                 try:
                     await self._write(self._take(blob))
-                except BaseException as raised:  # a store may raise anything
+                except BaseException as raised:  # noqa: ASYNC103  (its Cancelled goes on; the rest is a failure)
                     self.failure, cancelled = split_failure(raised)
                     if self.failure is not None:
                         self._receive.close()  # lets go of the blobs
                         failed()
                     if cancelled is not None:
-                        raise cancelled from None
-                    break
+                        raise cancelled from None  # noqa: ASYNC104  (it is the one that was raised)
+                    break  # noqa: ASYNC104  (it was no cancellation)
                 finally:
                     del blob  # not to be kept alive while waiting for the next
 
@@ -190,7 +190,7 @@ class BlobQueue:
         """Wait until `count` blobs have been written since the queue was made; False if it is refusing before that."""
         while self._written < count and not self._refusing:
             await self._progress.park()
-        return self._written >= count
+        return self._written >= count  # noqa: ASYNC910  (a flush has its own checkpoint)
 
     def _take(self, first: Blob) -> list[Blob]:
         """Return the next batch, which begins with `first`; the puts that wait follow into the room that it leaves."""
@@ -230,7 +230,7 @@ async def enqueue(queues: Sequence[BlobQueue], blobs: Sequence[Blob]) -> bool:
     for queue in queues:
         queue.enter_or_join(blobs, wait)
     if not wait.queues:
-        return True
+        return True  # noqa: ASYNC910  (the put had one)
 
     def withdraw(_: object) -> Abort:
         wait.end()

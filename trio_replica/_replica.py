@@ -6,7 +6,7 @@ import logging
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from ._arguments import Stores
     from ._blob import Blob, BytesLike
 
-logger = logging.getLogger("trio_replica")
+REFS_LOGGED: Final = 10
+"""Of the refs that a store lacks at the end, how many the log names; `ReplicaStore.unreplicated` has all."""
+
+logger: Final = logging.getLogger("trio_replica")
 
 
 def open(  # noqa: A001  (read as replica.open)
@@ -97,7 +100,7 @@ async def _opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[Replica
             replica._start(nursery)
             try:
                 yield replica
-            except BaseException as exc:  # raised below, outside of the nursery
+            except BaseException as exc:  # noqa: ASYNC103  (raised below, outside of the nursery)
                 ended = exc
             interruption = await replica._shut_down(None if isinstance(ended, Exception) else ended, grace)
         raised = replica._end(ended, interruption)
@@ -339,15 +342,17 @@ class ReplicaStore(Store):
         if not self._queues:
             self._drained.set()
 
-    async def _work(self, queue: BlobQueue, block: trio.CancelScope) -> None:
+    @enable_ki_protection
+    async def _work(self, queue: BlobQueue, block: trio.CancelScope) -> None:  # noqa: ASYNC910  (a task of its own)
         try:
             await queue.work(partial(self._poison, queue))
         except (KeyboardInterrupt, SystemExit) as request:  # raised by the store: carried out by ending the block
             self._exit_request = request
             block.cancel()
-        self._workers -= 1
-        if self._workers == 0:
-            self._drained.set()
+        finally:
+            self._workers -= 1
+            if self._workers == 0:
+                self._drained.set()
 
     def _poison(self, queue: BlobQueue) -> None:
         assert queue.failure is not None
@@ -371,14 +376,14 @@ class ReplicaStore(Store):
         self._refuse()
         for scope in self._writes:
             scope.cancel()
-        while True:
+        while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
             if interruption is not None:
                 for queue in self._queues:
                     queue.stop(grace)
             try:
                 with trio.CancelScope(shield=interruption is not None or self._drained.is_set()):
                     await self._drained.wait()
-            except BaseException as exc:  # Cancelled, or a KeyboardInterrupt that Trio gives to the main task
+            except BaseException as exc:  # noqa: ASYNC103  (Cancelled, or KeyboardInterrupt: raised once all is quiet)
                 if interruption is not None:
                     grace = 0.0
                 interruption = exc
@@ -390,7 +395,7 @@ class ReplicaStore(Store):
         self._ended_at = trio.current_time()
         for queue in self._queues:
             if refs := queue.unreplicated():
-                shown = ", ".join(map(str, refs[:10])) + (", …" if len(refs) > 10 else "")
+                shown = ", ".join(map(str, refs[:REFS_LOGGED])) + (", …" if len(refs) > REFS_LOGGED else "")
                 logger.warning("the replica is closed, and %s lacks %d accepted: %s", queue.name, len(refs), shown)
         unreported = self._failures.keys() - self._reported
         failure = self._poisoned_error() if unreported else None

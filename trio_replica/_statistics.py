@@ -16,7 +16,7 @@ class SyncStoreStatistics:
     puts: int
     """Blobs that it stored, those that it had already included."""
     put_failures: int
-    """Calls of its ``put`` or ``put_many`` that failed; those cancelled because another store failed are not counted."""
+    """Calls of its ``put`` or ``put_many`` that failed; not those that were cancelled because another store failed."""
     gets_won: int
     """Blobs for which its answer was the first good one."""
     get_failures: int

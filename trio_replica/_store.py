@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar, final
 
 import outcome
 import trio
@@ -14,8 +14,6 @@ from ._fan_out import fan_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-
-    from typing_extensions import Self
 
     from ._blob import Blob, BytesLike
     from ._fan_out import Ended
@@ -115,7 +113,9 @@ class Store(ABC):
         added: dict[Ref, bool] = {}
 
         async def put(blob: Blob) -> None:
-            _, added[blob.ref] = await self.put(blob)
+            result = await self.put(blob)
+            check_results([blob], [result])
+            added[blob.ref] = result.added
 
         await concurrently(put, list(dict.fromkeys(blobs)))
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
@@ -132,8 +132,8 @@ class Store(ABC):
         """
         found: dict[Ref, bytes] = {}
 
-        async def get(ref: Ref) -> None:
-            try:
+        async def get(ref: Ref) -> None:  # noqa: ASYNC910  (the store's own are enough)
+            try:  # noqa: SIM105  (from Python 3.12 on, suppress looks into groups too)
                 found[ref] = await self.get(ref)
             except BlobNotFoundError:
                 pass
@@ -209,7 +209,7 @@ class RefIterator:
 
     async def __anext__(self) -> Ref:
         for ref in self._page:
-            return ref
+            return ref  # noqa: ASYNC910  (one for each page is enough)
         if self._listing:
             raise trio.BusyResourceError("another task is waiting for the next page of this listing")
         self._listing = True
@@ -262,12 +262,16 @@ def check_page_request(after: Ref, limit: int) -> None:
 
 
 async def concurrently(call: Callable[[ItemT], Awaitable[None]], items: list[ItemT]) -> None:
-    """Make ``call(item)`` for all `items`, 16 at a time. The first failure cancels the others and is raised as it is."""
+    """Make ``call(item)`` for all `items`, 16 at a time.
+
+    Being cancelled, or the first failure, which is raised as it is, cancels the calls under way, and no more are made.
+    """
     remaining = iter(items)
     failures: list[BaseException] = []
 
-    async def lane(_: int) -> None:
+    async def lane(_: int) -> None:  # noqa: ASYNC910  (the calls' own are enough)
         for item in remaining:
+            await trio.lowlevel.checkpoint_if_cancelled()  # for a call that has ended in spite of it
             await call(item)
 
     def settle(_: int, ended: Ended[None]) -> bool:
@@ -276,8 +280,7 @@ async def concurrently(call: Callable[[ItemT], Awaitable[None]], items: list[Ite
         return bool(failures)
 
     await trio.lowlevel.checkpoint()
-    if items:
-        await fan_out(range(min(CONCURRENCY, len(items))), lane, settle)
+    await fan_out(range(min(CONCURRENCY, len(items))), lane, settle)
     if failures:
         try:
             raise failures[0]

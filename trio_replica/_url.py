@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import trio
+from trio.lowlevel import enable_ki_protection
+
 from ._replica import open as open_replica
-from ._store import DeletableStore
 from .stores.directory import open_directory
 from .stores.memory import MemoryStore
 from .stores.sqlite import open_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from ._replica import ReplicaStore
-    from ._store import Store
+    from ._store import DeletableStore
 
 Urls: TypeAlias = Iterable[str] | Mapping[str, str]
 
@@ -26,7 +29,9 @@ SCHEMES: Final = {"memory": "memory:", "dir": "dir:PATH", "sqlite": "sqlite:PATH
 
 
 def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
-    """Open the store that `url` names, for a block: ``async with open_store("sqlite:blobs.db") as store: …``.
+    """Open the store that `url` names, for a block.
+
+    As in ``async with open_store("sqlite:blobs.db") as store: …``.
 
     ``memory:`` is a new `MemoryStore`, ``dir:PATH`` what `open_directory` opens, ``sqlite:PATH`` what `open_sqlite`
     opens, both durable. A path is taken as it stands, relative to the current folder.
@@ -44,7 +49,9 @@ def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
 
 
 def open_urls(
-    sync: Urls, async_: Urls = (), **options: Any  # noqa: ANN401  (what `open` takes)
+    sync: Urls,
+    async_: Urls = (),
+    **options: Any,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open a replica with stores of its own, which the block opens and closes: `open_store` and `open` in one step.
 
@@ -54,20 +61,22 @@ def open_urls(
       options: what `open` takes beside the stores.
 
     Raises:
-      TypeError, ValueError: what `open_store` and `open` raise, and if one folder or database is given twice.
+      TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder or database is given twice.
       Exception: on entering the block, what opening a store raises; those opened before it have been closed.
       PoisonedError: when the block ends; see `open`.
 
     """
-    sync, async_ = _checked("sync", sync), _checked("async_", async_)
-    places: set[tuple[str, str]] = set()
-    for url in (*_values(sync), *_values(async_)):
+    named_sync, named_async = _named("sync", sync), _named("async", async_)
+    places: dict[tuple[str, str], str] = {}
+    for url in (*named_sync.values(), *named_async.values()):
         scheme, path = split_url(url)
-        place = (scheme, os.path.realpath(path))
+        place = scheme, os.path.realpath(path)
         if scheme != "memory" and place in places:
-            raise ValueError(f"one store is given twice: {url}")
-        places.add(place)
-    return _open_all(sync, async_, options)
+            raise ValueError(f"one store is given twice: as {places[place]!r} and as {url!r}")
+        places[place] = url
+    # `open` checks the names and the options with stand-ins, before any store is opened or created.
+    open_replica({name: MemoryStore() for name in named_sync}, {name: MemoryStore() for name in named_async}, **options)
+    return _open_all(named_sync, named_async, options)
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -83,36 +92,31 @@ def split_url(url: str) -> tuple[str, str]:
     scheme, colon, path = url.partition(":")
     if not colon or scheme not in SCHEMES:
         raise ValueError(f"unknown store {url!r}: a store's URL is one of {', '.join(SCHEMES.values())}")
-    if bool(path) != SCHEMES[scheme].endswith("PATH"):
+    if bool(path) != SCHEMES[scheme].endswith("PATH") or "\0" in path:
         raise ValueError(f"the URL of such a store is {SCHEMES[scheme]}, not {url!r}")
     return scheme, path
 
 
 @asynccontextmanager
+@enable_ki_protection
 async def _open_all(
-    sync: list[str] | dict[str, str], async_: list[str] | dict[str, str], options: dict[str, Any]
+    sync: dict[str, str], async_: dict[str, str], options: dict[str, Any]
 ) -> AsyncGenerator[ReplicaStore, None]:
     async with AsyncExitStack() as stack:
-
-        async def opened(urls: list[str] | dict[str, str]) -> list[Store] | dict[str, Store]:
-            if isinstance(urls, dict):
-                return {name: await stack.enter_async_context(open_store(url)) for name, url in urls.items()}
-            return [await stack.enter_async_context(open_store(url)) for url in urls]
-
-        stores = await opened(sync), await opened(async_)
-        yield await stack.enter_async_context(open_replica(*stores, **options))
+        sync_stores, async_stores = [
+            {name: await stack.enter_async_context(open_store(url)) for name, url in urls.items()}
+            for urls in (sync, async_)
+        ]
+        yield await stack.enter_async_context(open_replica(sync_stores, async_stores, **options))
 
 
-def _checked(name: str, urls: Urls) -> list[str] | dict[str, str]:
+def _named(kind: str, urls: Urls) -> dict[str, str]:
     if isinstance(urls, str) or not isinstance(urls, Iterable):
-        raise TypeError(f"{name} is an iterable of URLs or a mapping of names to URLs, not {urls!r}")
-    return dict(urls) if isinstance(urls, Mapping) else list(urls)
-
-
-def _values(urls: list[str] | dict[str, str]) -> Iterable[str]:
-    return urls.values() if isinstance(urls, dict) else urls
+        raise TypeError(f"{kind} stores are an iterable of URLs or a mapping of names to URLs, not {urls!r}")
+    return dict(urls) if isinstance(urls, Mapping) else {f"{kind}-{i}": url for i, url in enumerate(urls)}
 
 
 @asynccontextmanager
 async def _open_memory() -> AsyncGenerator[DeletableStore, None]:
+    await trio.lowlevel.checkpoint()
     yield MemoryStore()

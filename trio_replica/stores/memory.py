@@ -12,7 +12,7 @@ from .._errors import BlobNotFoundError
 from .._store import DeletableStore, PutResult, check_page_request, check_ref, check_refs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from .._blob import Blob, BytesLike, Ref
 
@@ -67,13 +67,17 @@ class MemoryStore(DeletableStore):
         """Return the next refs: see `Store.list_page`."""
         check_page_request(after, limit)
         await trio.lowlevel.checkpoint()
-        return self._index.page(after, limit, self._blobs)
+        return self._index.page(after, limit)
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""
         check_ref(ref)
         await trio.lowlevel.checkpoint()
-        return self._blobs.pop(ref, None) is not None
+        if ref not in self._blobs:
+            return False
+        del self._blobs[ref]
+        self._index.remove(ref)
+        return True
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
@@ -91,38 +95,51 @@ class MemoryStore(DeletableStore):
 
 @final
 class _RefIndex:
-    """Refs in order, without sorting all of them for each page.
+    """Distinct refs in order, without sorting all of them for each page.
 
-    They stand in a large sorted list and a small one of those that came since. Once the small one is an eighth as long
-    as the large one they are sorted into one, so a ref is moved a few times at most, however puts and pages alternate.
-    Removed refs stay until then.
+    They stand in a large sorted list and a small one of those that came since; those that were removed are in a set,
+    too. Once the small list, or the set, is an eighth as long as the large list, all are merged into one, so that a
+    ref is moved a few times, however puts, deletions and pages alternate.
     """
 
     def __init__(self) -> None:
         self._sorted: list[Ref] = []
         self._recent: list[Ref] = []
         self._recent_is_sorted = True
+        self._removed: set[Ref] = set()
 
     def add(self, ref: Ref) -> None:
-        self._recent.append(ref)
-        self._recent_is_sorted = False
+        """Add `ref`, which is not there."""
+        if ref in self._removed:  # it still stands in its place
+            self._removed.remove(ref)
+        else:
+            self._recent.append(ref)
+            self._recent_is_sorted = False
 
-    def page(self, after: Ref, limit: int, present: Collection[Ref]) -> list[Ref]:
-        """Return up to `limit` refs after `after` that are `present`, ascending; none only if there are none."""
-        if len(self._recent) > 1000 + len(self._sorted) // 8 or len(self._sorted) > 1000 + 2 * len(present):
-            self._sorted = sorted(present)
-            self._recent = []
+    def remove(self, ref: Ref) -> None:
+        """Remove `ref`, which is there."""
+        self._removed.add(ref)
+
+    def page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return up to `limit` refs after `after`, ascending; none only if there are none."""
+        self._arrange()
+        size = limit
+        while True:
+            refs = sorted(_some_after(self._sorted, after, size) + _some_after(self._recent, after, size))[:size]
+            page = [ref for ref in refs if ref not in self._removed]
+            if page or not refs:
+                return page[:limit]
+            after, size = refs[-1], 2 * size
+
+    def _arrange(self) -> None:
         if not self._recent_is_sorted:
             self._recent.sort()
             self._recent_is_sorted = True
-        while True:
-            refs = _some_after(self._sorted, after, limit)
-            if recent := _some_after(self._recent, after, limit):
-                refs = sorted({*refs, *recent})[:limit]  # one that was removed and came again is in both
-            page = [ref for ref in refs if ref in present]
-            if page or not refs:
-                return page
-            after = refs[-1]
+        if max(len(self._recent), len(self._removed)) > 1000 + len(self._sorted) // 8:
+            # Sorting two ascending runs is merging them.
+            self._sorted = [ref for ref in sorted(self._sorted + self._recent) if ref not in self._removed]
+            self._recent = []
+            self._removed = set()
 
 
 def _some_after(refs: list[Ref], after: Ref, limit: int) -> list[Ref]:

@@ -39,7 +39,7 @@ class StoreContract(ABC):
     """
 
     counts_racers = True
-    """Whether of puts of one blob that run at the same time exactly one is ``added``. If not, any number of them may be."""
+    """Whether of racing puts of one blob exactly one is ``added``. If not, any number of them may be."""
 
     is_persistent = False
     """Whether what was stored is there when the store is opened again, by a second ``open_store()`` in one test."""
@@ -47,8 +47,8 @@ class StoreContract(ABC):
     largest = 2 * 1024 * 1024
     """Bytes of the largest blob that the tests put. Over 1 MiB, so that it is hashed in a thread."""
 
-    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
-        import pytest  # noqa: PLC0415  (nobody but who subclasses this needs it)
+    def __init_subclass__(cls, **options: Any) -> None:
+        import pytest  # noqa: PLC0415  (who only imports this module needs none)
 
         super().__init_subclass__(**options)
         pytest.mark.trio(cls)
@@ -201,7 +201,8 @@ class StoreContract(ABC):
         async with self.open_store() as store:
             assert await store.list_page(Ref.ZERO, 10) == []
             await store.put_many(blobs)
-            for after in [Ref.ZERO, refs[0], refs[50], refs[98], refs[99], Ref(source.randbytes(32)), Ref(b"\xff" * 32)]:
+            between, last = Ref(source.randbytes(32)), Ref(b"\xff" * 32)
+            for after in [Ref.ZERO, refs[0], refs[50], refs[98], refs[99], between, last]:
                 left = [ref for ref in refs if ref > after]
                 for limit in (1, 2, 7, 100, 101, 10**6):
                     page = await store.list_page(after, limit)
@@ -392,7 +393,8 @@ class StoreContract(ABC):
 def _blobs(count: int, seed: int = 0) -> list[bytes]:
     """Return different blobs of different sizes, up to some kilobytes."""
     source = random.Random(seed)  # noqa: S311
-    return [b"%d %d " % (seed, number) + source.randbytes(source.choice((0, 10, 1000, 5000))) for number in range(count)]
+    sizes = (0, 10, 1000, 5000)
+    return [b"%d %d " % (seed, number) + source.randbytes(source.choice(sizes)) for number in range(count)]
 
 
 def _skip(reason: str) -> NoReturn:
@@ -401,15 +403,15 @@ def _skip(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-async def _assert_raises(kind: type[Exception], method: Any, *arguments: Any) -> Exception:  # noqa: ANN401
+async def _assert_raises(kind: type[Exception], method: Any, *arguments: Any) -> Exception:
     try:
         await method(*arguments)
     except kind as error:
-        return error
+        return error  # noqa: ASYNC910  (a refusal at the door needs none)
     raise AssertionError(f"{method.__name__}{arguments!r} did not raise {kind.__name__}")
 
 
-def _assert_refuses(method: Any, *arguments: Any) -> None:  # noqa: ANN401
+def _assert_refuses(method: Any, *arguments: Any) -> None:
     try:
         method(*arguments)
     except TypeError:

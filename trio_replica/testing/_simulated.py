@@ -106,7 +106,7 @@ class Batched:
     each: float
     """Seconds more for each blob: b."""
 
-    def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:
+    def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:  # noqa: ARG002
         """Return the seconds until each blob is stored."""
         return [self.fixed + self.each * count] * count
 
@@ -166,7 +166,7 @@ class SimulatedStore(DeletableStore):
         put: Times = 0.0,
         get: Times = 0.0,
         list_page: Times = 0.0,
-        put_many: PutManyCost = Serial(),  # noqa: B008  (immutable)
+        put_many: PutManyCost = Serial(),
         page_size: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -285,7 +285,7 @@ class SimulatedStore(DeletableStore):
         )
         return [PutResult(blob.ref, added[place]) for place, blob in enumerate(blobs)]
 
-    async def _serve(
+    async def _serve(  # noqa: ASYNC910  (_pass has one: it is called for an effect, or in place of one)
         self,
         operation: str,
         refs: tuple[Ref, ...],
@@ -310,7 +310,7 @@ class SimulatedStore(DeletableStore):
             if not effects or served < seconds:
                 await self._pass(seconds - served)
             if fault is not None and fault.error is not None:
-                raise fault.error
+                raise fault.error  # noqa: TRY301  (so that it is recorded)
         except BaseException as error:
             call.error = error
             raise
