@@ -244,9 +244,12 @@ QUICK = StoreOptions(put=0, get=0, page_size=None, cost=Serial(), fails_after=No
 FAILING = StoreOptions(put=0, get=0, page_size=None, cost=Serial(), fails_after=0)
 NOBODY_IS_TOLD = Program([QUICK], [FAILING], {}, [Step(0, "put", [0], math.inf)], 5, "normally")
 
+A_PUT_FAILS = Program([FAILING], [], {}, [Step(0, "put", [0], math.inf)], 5, "normally")
+
 
 @given(program=programs, _=st.random_module())
 @example(program=NOBODY_IS_TOLD, _=None)
+@example(program=A_PUT_FAILS, _=None)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_programs(program: Program, _: object) -> None:
     trio.run(Run(program).main, clock=trio.testing.MockClock(autojump_threshold=0))

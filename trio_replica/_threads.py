@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import traceback
 from collections import OrderedDict
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
@@ -33,8 +34,8 @@ class Call(Generic[RequestT]):
     __slots__ = ("outcome", "request", "size", "task")
 
     def __init__(self, request: RequestT, size: int, task: trio.lowlevel.Task) -> None:
-        self.request = request
-        self.size = size
+        self.request: RequestT = request
+        self.size: int = size
         self.task: trio.lowlevel.Task | None = task  # None when nobody waits for the outcome any more
         self.outcome: outcome.Outcome[Any] | None = None
 
@@ -60,10 +61,13 @@ async def open_store_threads(
     which the block waits for, even if it is cancelled. No thread outlives it. The threads do not survive a fork.
 
     Raises:
-      Exception: what ``serve()`` raises in a thread, or the `RuntimeError` of a thread that can't be started; then
-        those that were started have ended.
+      ValueError: if `threads` is less than 1.
+      Exception: what ``serve()`` raises when a thread enters it, or the `RuntimeError` of a thread that can't be
+        started; then those that were started have ended. When the block ends normally, what it raises on leaving.
 
     """
+    if threads < 1:
+        raise ValueError(f"threads is at least 1, not {threads}")
     store_threads = StoreThreads(name, serve, threads)
     try:
         store_threads._start()
@@ -71,7 +75,8 @@ async def open_store_threads(
         yield store_threads
     finally:
         store_threads._refuse()
-        await store_threads._wait_ended()
+        await store_threads._wait_ended()  # noqa: ASYNC102  (not to be cancelled: a write under way must end)
+    store_threads._check()
 
 
 @final
@@ -82,9 +87,7 @@ class StoreThreads(Generic[RequestT]):
     one batch, and wakes Trio once for all of it. Withdrawing a call and taking it are decided under one lock.
     """
 
-    def __init__(
-        self, name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], threads: int
-    ) -> None:
+    def __init__(self, name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], threads: int) -> None:
         self._name = name
         self._serve = serve
         self._threads = [threading.Thread(target=self._run, name=f"{name} {i}", daemon=True) for i in range(threads)]
@@ -104,7 +107,7 @@ class StoreThreads(Generic[RequestT]):
         return f"<StoreThreads {self._name!r} {state}, {self._running} threads, {len(self._waiting)} calls waiting>"
 
     @enable_ki_protection
-    async def run(self, request: RequestT, *, size: int = 0, abandon_on_cancel: bool = False) -> Any:  # noqa: ANN401
+    async def run(self, request: RequestT, *, size: int = 0, abandon_on_cancel: bool = False) -> Any:
         """Have the threads serve `request`, and return the value, or raise the error, that its call is given.
 
         Being cancelled while the call waits withdraws it. Once it runs, it can't be interrupted: the cancellation has
@@ -150,6 +153,10 @@ class StoreThreads(Generic[RequestT]):
 
     async def _wait_started(self) -> None:
         await self._started.wait()
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what ``serve()`` raised in a thread."""
         if self._failure is not None:
             try:
                 raise self._failure
@@ -166,7 +173,7 @@ class StoreThreads(Generic[RequestT]):
             call.outcome = outcome.Error(trio.ClosedResourceError(f"{self._name} is closed"))
         self._deliver(withdrawn)
 
-    async def _wait_ended(self) -> None:
+    async def _wait_ended(self) -> None:  # noqa: ASYNC910  (none may have been started)
         if self._running:
             self._closer = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
@@ -179,13 +186,17 @@ class StoreThreads(Generic[RequestT]):
             if call.task is not None:
                 assert call.outcome is not None
                 trio.lowlevel.reschedule(call.task, call.outcome)
-                call.task = None
+            # A thread that idles still has its last batch, and so has the traceback of what one of its calls raised.
+            del call.task, call.outcome, call.request
 
-    def _count_start(self, failure: BaseException | None) -> None:
-        self._failure = self._failure or failure
+    def _count_start(self) -> None:
         self._starting -= 1
-        if failure is not None or self._starting == 0:
+        if self._starting == 0:
             self._started.set()
+
+    def _record(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._started.set()
 
     def _count_end(self) -> None:
         self._running -= 1
@@ -197,12 +208,11 @@ class StoreThreads(Generic[RequestT]):
     def _run(self) -> None:
         try:
             with self._serve() as handle:
-                self._tell_trio(self._count_start, None)
+                self._tell_trio(self._count_start)
                 while batch := self._take():
                     self._handle(handle, batch)
-                    del batch  # not to be kept alive while waiting for the next
-        except BaseException as failure:  # of entering `serve`, or of leaving it, when nobody waits for it any more
-            self._tell_trio(self._count_start, failure)
+        except BaseException as failure:  # noqa: ASYNC103  (of entering or leaving `serve`; Trio is in another thread)
+            self._tell_trio(self._record, failure)
         finally:
             self._tell_trio(self._count_end)
 
@@ -221,19 +231,15 @@ class StoreThreads(Generic[RequestT]):
                     break
                 del self._waiting[call]
                 batch.append(call)
-            if self._waiting:
-                self._changed.notify()
         return batch
 
     def _handle(self, handle: Handler[RequestT], batch: list[Call[RequestT]]) -> None:
-        failure: BaseException = ReplicaError(f"{self._name} gave a call no outcome")
         try:
             handle(batch)
-        except BaseException as raised:  # the thread goes on
-            failure = raised
-        for call in batch:
-            if call.outcome is None:
-                call.fail(failure)
+        except BaseException as failure:  # noqa: ASYNC103  (the thread goes on; Trio is in another)
+            _fail_rest(batch, failure)
+        else:
+            _fail_rest(batch, ReplicaError(f"{self._name} gave a call no outcome"))
         self._tell_trio(self._deliver, batch)
 
     def _tell_trio(self, callback: Callable[..., None], *args: object) -> None:
@@ -241,11 +247,25 @@ class StoreThreads(Generic[RequestT]):
             self._token.run_sync_soon(callback, *args)
 
 
+def _fail_rest(batch: Sequence[Call[RequestT]], failure: BaseException) -> None:
+    for call in batch:
+        if call.outcome is None:
+            call.fail(failure)
+
+
 def _own(failure: BaseException) -> BaseException:
-    """Return an exception like `failure`, for one caller to raise."""
+    """Return an exception like `failure`, for one caller to raise; if it can't be copied, a `ReplicaError` from it."""
     try:
         own = copy.copy(failure)
+        alike = type(own) is type(failure) and own.args == failure.args
     except Exception:  # whatever its constructor raises
-        own = ReplicaError(repr(failure))
-    own.__cause__ = failure.__cause__
+        alike = False
+    if not alike:
+        own = ReplicaError("".join(traceback.format_exception_only(failure)).rstrip())
+        own.__cause__ = failure
+        return own
+    if hasattr(own, "__notes__"):
+        own.__notes__ = list(own.__notes__)
+    own.__cause__, own.__context__ = failure.__cause__, failure.__context__
+    own.__suppress_context__ = failure.__suppress_context__  # setting the cause has set it
     return own.with_traceback(failure.__traceback__)

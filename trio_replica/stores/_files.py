@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 def make_folders(path: str, *, durable: bool) -> None:
     """Create a folder with its parents, and make its name durable."""
     if not os.path.isdir(path):
-        parent = os.path.dirname(path)
-        if parent != path:
-            make_folders(parent, durable=durable)
+        make_folders(os.path.dirname(path), durable=durable)
         make_folder(path)
     if durable:
         with suppress(PermissionError):  # of a parent that one may pass but not read: made by its owner, long ago

@@ -43,13 +43,11 @@ SYNCED_LIMIT: Final = 2**16
 
 _DIGITS: Final = frozenset("0123456789abcdef")
 
-logger = logging.getLogger("trio_replica")
+logger: Final = logging.getLogger("trio_replica")
 
 
 @asynccontextmanager
-async def open_directory(
-    root: str | os.PathLike[str], *, durable: bool = True
-) -> AsyncGenerator[DirectoryStore, None]:
+async def open_directory(root: str | os.PathLike[str], *, durable: bool = True) -> AsyncGenerator[DirectoryStore, None]:
     """Open a store of one file a blob, ``ROOT/blobs/aa/aabb/<64 hex>``, for the block; create it if need be.
 
     Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
@@ -66,7 +64,7 @@ async def open_directory(
       OSError: if `root` is no folder, or can't be created, or can't be written.
 
     """
-    files = _Files(os.path.abspath(os.fspath(root)), durable=durable)  # noqa: ASYNC240, PTH100  (touches no disk)
+    files = _Files(os.path.abspath(os.fsdecode(root)), durable=durable)  # noqa: ASYNC240  (touches no disk)
     async with (
         open_store_threads(f"writers of {files.root}", _serve, threads=WRITERS) as writers,
         open_store_threads(f"readers of {files.root}", _serve, threads=READERS) as readers,
@@ -173,7 +171,7 @@ class _Files:
     def __init__(self, root: str, *, durable: bool) -> None:
         self.root = root
         self._blobs = f"{root}/blobs"
-        self._temporary = f"{root}/tmp"
+        self._temporary = f"{root}/tmp"  # noqa: S108  (no system's)
         self._durable = durable
         self._can_link = True
         self._identity: tuple[int, int] | None = None
@@ -192,7 +190,7 @@ class _Files:
         self._can_link = self._probe_link()
         with os.scandir(self._temporary) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, PermissionError):  # another process was first; another user's file
                     if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
                         os.unlink(entry.path)
 
@@ -200,29 +198,30 @@ class _Files:
         """Store `blob`, and return whether it was not there."""
         path = self._path(blob.ref)
         while (size := _size(path)) is None:
-            self._make_parents(blob.ref)
-            with self._written(blob) as temporary:
-                if self._give_name(temporary, path, blob.ref):
-                    self._sync_parent(blob.ref)
-                    return True
+            with self._written(blob) as temporary, suppress(FileExistsError):  # of another writer, who was first
+                self._give_name(temporary, blob.ref, os.link if self._can_link else os.replace)
+                return True
         if size != len(blob):  # it came from another program, or a power cut
             logger.warning("replaced %s: it had %d bytes where the blob has %d", path, size, len(blob))
             self.replace(blob)
             return True
         if self._durable and blob.ref not in self._synced:
+            try:
+                sync(path)
+            except FileNotFoundError:  # deleted meanwhile
+                return self.put(blob)
             self._make_parents(blob.ref)
-            sync(path)
             self._sync_parent(blob.ref)
+        self._check_present()
         return False
 
     def put_all(self, blobs: Iterable[Blob]) -> dict[Ref, bool]:
         return {blob.ref: self.put(blob) for blob in blobs}
 
     def replace(self, blob: Blob) -> None:
-        self._make_parents(blob.ref)
+        _size(self._path(blob.ref))  # raises if the name is taken by what is no blob
         with self._written(blob) as temporary:
-            os.replace(temporary, self._path(blob.ref))
-            self._sync_parent(blob.ref)
+            self._give_name(temporary, blob.ref, os.replace)
 
     def delete(self, ref: Ref) -> bool:
         if not self.contains(ref):
@@ -246,10 +245,14 @@ class _Files:
                 raise
             self._check_present()
             raise BlobNotFoundError(ref) from None
-        with open(file, "rb", buffering=0) as reader, naming(path):
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise BlobNotFoundError(ref)
-            return reader.readall()
+        try:
+            with naming(path):
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    raise BlobNotFoundError(ref)
+                with open(file, "rb", buffering=0, closefd=False) as reader:
+                    return reader.readall()
+        finally:
+            os.close(file)
 
     def get_all(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
         found: dict[Ref, bytes] = {}
@@ -277,8 +280,7 @@ class _Files:
             else:
                 continue
             break
-        if not names:
-            self._check_present()
+        self._check_present()
         return [Ref.from_hex(name) for name in names if name != first][:limit]
 
     def _path(self, ref: Ref) -> str:
@@ -319,20 +321,17 @@ class _Files:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _give_name(self, temporary: str, path: str, ref: Ref) -> bool:
-        """Let a blob appear under its name, all at once, and return whether nothing was there."""
-        if not self._can_link:
-            os.replace(temporary, path)
-            return True
+    def _give_name(self, temporary: str, ref: Ref, give: Callable[[str, str], None]) -> None:
+        """Let a blob appear under its name, all at once, by `os.link` or `os.replace`."""
+        self._make_parents(ref)
         try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
+            give(temporary, self._path(ref))
         except FileNotFoundError:  # an empty folder was removed meanwhile
             self._made.clear()
             self._make_parents(ref)
-            os.link(temporary, path)
-        return True
+            give(temporary, self._path(ref))
+        self._sync_parent(ref)
+        self._check_present()
 
     def _sync_parent(self, ref: Ref) -> None:
         if self._durable:
@@ -342,7 +341,7 @@ class _Files:
             self._synced.add(ref)
 
     def _check_present(self) -> None:
-        """Tell a store that lacks a blob from one that has been removed, or is not mounted any more."""
+        """Tell this store from one that has been removed, or is not mounted any more."""
         if identity(self._blobs) != self._identity:
             raise FileNotFoundError(errno.ENOENT, "The directory store has vanished", self.root)
 

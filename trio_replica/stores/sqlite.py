@@ -33,7 +33,7 @@ BUSY_SECONDS: Final = 60.0
 """Seconds to wait for another process to let go of the database."""
 
 LOG_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of write-ahead log above which it is written back and truncated: readers can keep it from ever starting over."""
+"""Bytes of write-ahead log above which it is written back and truncated, for readers can keep it from starting over."""
 
 ROW_OVERHEAD: Final = 64
 """Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
@@ -65,7 +65,7 @@ async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> 
       ReplicaError: if it has another table ``blobs``, or can't be put in WAL mode.
 
     """
-    database = _Database(os.path.abspath(os.fspath(path)), durable=durable)  # noqa: ASYNC240, PTH100  (touches no disk)
+    database = _Database(os.path.abspath(os.fsdecode(path)), durable=durable)  # noqa: ASYNC240  (touches no disk)
     async with (
         open_store_threads(f"writer of {database.path}", database.serve_writes) as writer,
         open_store_threads(f"reader of {database.path}", database.serve_reads) as reader,
@@ -80,9 +80,7 @@ class SqliteStore(DeletableStore):
     Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
     """
 
-    def __init__(
-        self, database: _Database, writer: StoreThreads[Request], reader: StoreThreads[Ref | Request]
-    ) -> None:
+    def __init__(self, database: _Database, writer: StoreThreads[Request], reader: StoreThreads[Ref | Request]) -> None:
         self._database = database
         self._writer = writer
         self._reader = reader
@@ -96,6 +94,7 @@ class SqliteStore(DeletableStore):
         Raises:
           sqlite3.Error: with SQLite's name of the error and the path, if it refuses; ``SQLITE_TOOBIG`` for a blob that
             no row can hold (1 GB, if SQLite is built as usual).
+          ReplicaError: if the file has been removed, or another has its name.
 
         """
         blob = await to_blob(blob)
@@ -110,6 +109,7 @@ class SqliteStore(DeletableStore):
 
         Raises:
           sqlite3.Error: if the database is damaged or can't be read.
+          ReplicaError: if its row is no blob, or the file has been removed, or another has its name.
 
         """
         data: bytes = await self._reader.run(check_ref(ref), abandon_on_cancel=True)
@@ -171,9 +171,9 @@ class _Database:
 
         """
         if len(blob) > self._size_limit:
-            raise sqlite3.DataError(
-                f"SQLITE_TOOBIG: a blob of {len(blob)} bytes, where a row holds at most {self._size_limit}: {self.path}"
-            )
+            error = sqlite3.DataError(f"a blob of {len(blob)} bytes, where a row holds at most {self._size_limit}")
+            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_TOOBIG, "SQLITE_TOOBIG"
+            raise self._named(error)
 
     # Writing
 
@@ -214,9 +214,10 @@ class _Database:
         failure = self._transact(connection, batch)
         if failure is not None:
             for call in batch:
-                alone = failure if len(batch) == 1 or _is_busy(failure) else self._transact(connection, [call])
-                if alone is not None:
-                    call.fail(self._named(alone))
+                if len(batch) > 1 and not _is_busy(failure):
+                    failure = self._transact(connection, [call])
+                if failure is not None:
+                    call.fail(self._named(failure))
         self._limit_log(connection)
 
     def _transact(self, connection: sqlite3.Connection, calls: Sequence[Call[Request]]) -> Exception | None:
@@ -226,15 +227,14 @@ class _Database:
             _patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
             changes = connection.total_changes
             for call in calls:
-                ended = self._captured(call.request, connection)
+                ended = self._captured(partial(call.request, connection))
                 if isinstance(ended, outcome.Error) and not connection.in_transaction:
                     ended.unwrap()  # a full disk, say, has undone the calls before this one too
                 outcomes.append(ended)
             if self._durable and connection.total_changes == changes:
                 _write_nothing(connection)
             connection.execute("COMMIT")
-            if identity(self.path) != self._identity:
-                raise ReplicaError(f"the database has vanished: {self.path}")
+            self._check_present()
         except Exception as failure:
             return failure
         finally:
@@ -248,7 +248,8 @@ class _Database:
         if file_size(self._log) > self._log_limit:
             with suppress(sqlite3.Error):  # what is wrong will show in the next transaction
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._log_limit = file_size(self._log) + LOG_LIMIT  # more than zero if there was a reader: not at once again
+            # A reader may have kept some of it: do not try at once again.
+            self._log_limit = file_size(self._log) + LOG_LIMIT
 
     # Reading
 
@@ -258,13 +259,16 @@ class _Database:
             yield partial(self._read, connection)
 
     def _read(self, connection: sqlite3.Connection, batch: Sequence[Call[Ref | Request]]) -> None:
-        refs = [call.request for call in batch if isinstance(call.request, Ref)]
-        together = self._captured(partial(self.select, refs), connection)
+        def captured(request: Callable[[sqlite3.Connection], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
+            return self._captured(partial(_patiently, partial(request, connection)))
+
+        self._check_present()
+        together = captured(partial(self.select, [call.request for call in batch if isinstance(call.request, Ref)]))
         for call in batch:
             if not isinstance(call.request, Ref):
-                call.outcome = self._captured(call.request, connection)
+                call.outcome = captured(call.request)
             elif isinstance(together, outcome.Error):  # one of them is damaged, say
-                call.outcome = self._captured(partial(self._get, call.request), connection)
+                call.outcome = captured(partial(self._get, call.request))
             elif call.request in together.value:
                 call.outcome = outcome.Value(together.value[call.request])
             else:
@@ -310,11 +314,19 @@ class _Database:
         with closing(connection):
             yield connection
 
-    def _captured(
-        self, request: Callable[[sqlite3.Connection], ResultT], connection: sqlite3.Connection
-    ) -> outcome.Value[ResultT] | outcome.Error:
-        ended = outcome.capture(_patiently, partial(request, connection))
-        return outcome.Error(self._named(ended.error)) if isinstance(ended, outcome.Error) else ended
+    def _captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
+        """Return how ``call()`` ended; but raise if the database is busy, for then it is so for the whole batch."""
+        ended = outcome.capture(call)
+        if isinstance(ended, outcome.Error):
+            ended = outcome.Error(self._named(ended.error))
+            if _is_busy(ended.error):
+                ended.unwrap()
+        return ended
+
+    def _check_present(self) -> None:
+        """Raise if the file has been removed, or another has its name."""
+        if identity(self.path) != self._identity:
+            raise ReplicaError(f"the database has vanished: {self.path}")
 
     @contextmanager
     def _naming(self) -> Generator[None, None, None]:
@@ -327,10 +339,9 @@ class _Database:
         """Return `error`; one of SQLite's with SQLite's name of it and the path of the database."""
         if not isinstance(error, sqlite3.Error) or self.path in str(error):
             return error
-        name = getattr(error, "sqlite_errorname", "SQLITE_MISUSE")  # Python's own errors have none
+        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no name of SQLite's
         named = type(error)(f"{name}: {error}: {self.path}")
-        named.sqlite_errorname = name
-        named.sqlite_errorcode = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+        named.__dict__.update(error.__dict__)
         return named.with_traceback(error.__traceback__)
 
 
@@ -350,7 +361,7 @@ def _patiently(call: Callable[[], ResultT]) -> ResultT:
         time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
 
 
-def _is_busy(error: BaseException) -> bool:
+def _is_busy(error: BaseException | None) -> bool:
     primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why
     return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

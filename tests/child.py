@@ -1,0 +1,98 @@
+"""What the tests do in processes of their own: ``python child.py PROGRAM [ARGUMENT…]``."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+import trio_replica as replica
+
+NOBODY: Final = 65534
+"""The user who owns nothing."""
+
+
+def command(program: str, *arguments: object) -> list[str]:
+    """Return the command line of a program of this module."""
+    return [sys.executable, __file__, program, *map(str, arguments)]
+
+
+async def run(program: str, *arguments: object) -> Any:
+    """Run a program of this module, and return what it prints."""
+    ended = await trio.run_process(command(program, *arguments), capture_stdout=True)
+    return json.loads(ended.stdout)
+
+
+# The programs
+
+
+async def put(url: str, seed: str, count: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Put blobs, many at once, and print the ref of each, and whether it was added, when it is acknowledged.
+
+    It prints a line when it has opened the store, and begins when it is sent one.
+    """
+
+    async def put_some(first: int) -> None:
+        for i in range(first, int(count), 16):
+            ref, added = await store.put(f"{seed} {i} ".encode() * 2 ** (i % 14))
+            os.write(1, f"{ref} {added:d}\n".encode())
+
+    async with replica.open_store(url) as store:
+        os.write(1, b"open\n")
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        async with trio.open_nursery() as nursery:
+            for first in range(16):
+                nursery.start_soon(put_some, first)
+
+
+async def fill(url: str, limit: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Put 40 blobs at once while no file may grow beyond `limit` bytes, then one more without that limit.
+
+    It prints what each raised, by its ref; None if it was acknowledged.
+    """
+
+    async def put_one(data: bytes) -> None:
+        blob = replica.Blob(data)
+        try:
+            await store.put(blob)
+        except Exception as error:
+            ended[str(blob.ref)] = f"{type(error).__name__}: {error}"
+        else:
+            ended[str(blob.ref)] = None
+
+    ended: dict[str, str | None] = {}
+    async with replica.open_store(url) as store:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), hard))
+        async with trio.open_nursery() as nursery:
+            for i in range(40):
+                nursery.start_soon(put_one, bytes([i]) * 3000 * i)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await put_one(b"there is room again")
+    print(json.dumps(ended))
+
+
+async def open_as_nobody(
+    scheme: str, folder: str, name: str
+) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Open the store `name` in `folder` as a user who owns nothing, and print what that raises."""
+    if os.getuid() == 0:
+        os.chroot(folder)  # its parents are closed to others
+        folder = ""
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    try:
+        async with replica.open_store(f"{scheme}:{folder}/{name}"):
+            print(json.dumps(None))
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"))
+
+
+if __name__ == "__main__":  # pragma: no cover  (runs in a process of its own)
+    trio.run(partial(globals()[sys.argv[1]], *sys.argv[2:]))
