@@ -1,0 +1,1296 @@
+"""The command line, mostly in this process; signals, pipes and kill -9 on real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pty
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trio_replica as replica
+from trio_replica import Blob, Ref, __main__, _cli_files, _cli_put, _cli_status, cli
+from trio_replica._cli_files import File, OwnFiles, find_files, read_files
+from trio_replica._cli_output import Display, describe, say, write_output
+from trio_replica._cli_status import Holdings, survey
+from trio_replica.testing import SimulatedStore
+
+from .held import PATIENCE, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+
+    from trio_replica import PutResult
+    from trio_replica._blob import BytesLike
+
+DATA = "trio-replica-data"
+SYNC, ASYNC = f"sqlite:{DATA}/blobs.db", f"dir:{DATA}/copy"
+NO_STORE = f"there is no {DATA}/ here: put files first (trio-replica put PATH), or name a store (--sync URL)"
+
+MAIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
+from trio_replica.__main__ import main
+sys.exit(main())
+"""
+
+
+class Ended(NamedTuple):
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def problems(self) -> list[str]:
+        """The lines on standard error, each of which names the program."""
+        lines = self.err.splitlines()
+        assert all(line.startswith("trio-replica: ") for line in lines), self.err
+        return [line.removeprefix("trio-replica: ") for line in lines]
+
+
+class Run(Protocol):
+    def __call__(self, *arguments: str | Path) -> Ended: ...
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Run the command line in this process, in an empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Ended:
+        status = cli.main([str(argument) for argument in arguments])
+        out, err = capfdbinary.readouterr()
+        return Ended(status, out, err.decode())
+
+    return run
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedStore]:
+    """Return the stores that URLs of directories mean, by their paths."""
+    stores: dict[str, SimulatedStore] = {}
+
+    @asynccontextmanager
+    async def open_directory(path: str) -> AsyncGenerator[SimulatedStore, None]:
+        await trio.lowlevel.checkpoint()
+        yield stores[path]
+
+    monkeypatch.setattr("trio_replica._url.open_directory", open_directory)
+    return stores
+
+
+@pytest.fixture
+def _sigint() -> Generator[None, None, None]:
+    """Let SIGINT do what it does in a program that was started from a terminal."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def start(*arguments: str, code: str = MAIN, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, **options)
+
+
+def finish(process: subprocess.Popen[bytes]) -> Ended:
+    out, err = process.communicate(timeout=60)
+    return Ended(process.returncode, out, err.decode())
+
+
+def sha256sum(*names: str | bytes) -> bytes:
+    return subprocess.run(["sha256sum", "--", *names], stdout=subprocess.PIPE, check=True).stdout
+
+
+def line(name: str, data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode()
+
+
+def write(contents: dict[str, bytes]) -> bytes:
+    """Write files, and return what a put of them prints."""
+    for name, data in contents.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(data)
+    return b"".join(line(name, data) for name, data in contents.items())
+
+
+def put_blobs(url: str, blobs: Iterable[bytes]) -> list[str]:
+    """Put blobs into a store, and return their refs."""
+
+    async def put() -> list[str]:
+        async with replica.open_store(url) as store:
+            return [str(result.ref) for result in await store.put_many(blobs)]
+
+    return trio.run(put)
+
+
+def block(folder: str, data: bytes) -> Path:
+    """Let a directory store fail to put a blob: what has its name is no file."""
+    ref = str(Ref.of(data))
+    name = Path(folder, "blobs", ref[:2], ref[:4], ref)
+    name.mkdir(parents=True)
+    return name
+
+
+# put
+
+
+def test_put_prints_what_sha256sum_prints(run: Run) -> None:
+    names = ["plain", "two words", "-dash", "*star", "back\\slash", "new\nline", "ümlaut", "in/folder", "empty"]
+    write({name: name.encode() * 100 for name in names})
+    Path("empty").write_bytes(b"")
+    odd = os.fsdecode(b"\xff not UTF-8")
+    Path(odd).write_bytes(b"odd")
+    names += [odd, "plain", "./plain"]
+    assert run("put", "--", *names) == (0, sha256sum(*map(os.fsencode, names)), "")
+    assert run("ls").out.count(b"\n") == len(names) - 2
+
+
+def test_a_carriage_return_is_escaped(run: Run) -> None:
+    write({"car\rriage": b"data"})
+    # As sha256sum prints it since coreutils 9.0.
+    assert run("put", "car\rriage").out == b"\\%b  car\\rriage\n" % hashlib.sha256(b"data").hexdigest().encode()
+
+
+def test_the_default_stores(run: Run) -> None:
+    printed = write({"file": b"data"})
+    assert run("put", "file") == (0, printed, "")
+    assert sorted(path.name for path in Path(DATA).iterdir()) == ["blobs.db", "copy"]
+    rows = [row.split() for row in run("status").out.decode().splitlines()]
+    assert rows == [["STORE", "KIND", "REFS", "LACKS"], [SYNC, "sync", "1", "0"], [ASYNC, "async", "1", "0"]]
+    assert run("put", "file") == (0, printed, "")
+
+
+def test_standard_input(run: Run, tmp_path: Path) -> None:
+    data = b"piped" * 1_000_000
+    file = tmp_path / "input"
+    file.write_bytes(data)
+    former = os.dup(0)
+    with open(file, "rb") as stdin:
+        os.dup2(stdin.fileno(), 0)
+    try:
+        # The second time it is at its end.
+        assert run("put", "-", "-") == (0, line("-", data) + line("-", b""), "")
+    finally:
+        os.dup2(former, 0)
+        os.close(former)
+
+
+def test_standard_input_that_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    ended = run("put", "-")
+    assert (ended.status, ended.problems) == (1, ["-: Bad file descriptor"])
+
+
+def test_a_pipe_and_a_link_that_are_named_are_read(run: Run) -> None:
+    write({"file": b"data"})
+    Path("link").symlink_to("file")
+    reader, writer = os.pipe()
+    os.write(writer, b"piped")
+    os.close(writer)
+    named = f"/dev/fd/{reader}"
+    assert run("put", "link", named, "file") == (
+        0,
+        line("link", b"data") + line(named, b"piped") + line("file", b"data"),
+        "",
+    )
+    os.close(reader)
+
+
+def test_a_tree_is_walked_in_the_order_of_its_paths(run: Run) -> None:
+    write(
+        {name: name.encode() for name in ["t/a.b", "t/a/b/c", "t/a/b.c", "t/a-", "t/B", "t/ä", "t/z/1", "other/file"]}
+    )
+    Path("t/empty").mkdir()
+    Path("t/a/link").symlink_to("b.c")
+    Path("t/z/out").symlink_to("../../other")
+    Path("t/z/up").symlink_to("..")
+    Path("t/z/nowhere").symlink_to("nowhere")
+    os.mkfifo("t/pipe")
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind("t/socket")
+    paths = subprocess.run("find t -type f | LC_ALL=C sort", shell=True, stdout=subprocess.PIPE, check=True).stdout
+    assert run("put", "-r", "t") == (0, sha256sum(*paths.split()), "")
+    assert run("put", "t/z", "-r", "other/", "t/z/out").out.decode().split()[1::2] == [
+        "t/z/1",
+        "other/file",
+        "t/z/out/file",
+    ]
+
+
+def test_a_tree_deeper_than_calls_may_be(run: Run) -> None:
+    depth = sys.getrecursionlimit() + 100
+    path = Path("t")
+    for _ in range(depth):
+        path.mkdir()
+        path /= "d"
+    path.write_bytes(b"deep")
+    assert run("put", "-r", "t") == (0, line(str(path), b"deep"), "")
+    path.unlink()
+    for folder in list(path.parents)[:depth]:
+        folder.rmdir()
+
+
+def test_problems_are_one_line_each_and_the_rest_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = write({"first": b"1", "last": b"2"})
+    Path("folder").mkdir()
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind("socket")
+    ended = run("put", "first", "nowhere", "folder", "socket", "no\nsuch\x1b\udcff", "last")
+    assert (ended.status, ended.out) == (1, printed)
+    assert ended.problems == [
+        "nowhere: No such file or directory",
+        "folder: is a folder: -r puts what is in it",
+        "socket: No such device or address",
+        r"no\nsuch\x1b\udcff: No such file or directory",
+    ]
+
+    def names_in(folder: str) -> list[tuple[str, bool]]:
+        if folder == "./folder":
+            raise PermissionError(13, "Permission denied", folder)
+        return real(folder)
+
+    real = _cli_files._names_in
+    monkeypatch.setattr(_cli_files, "_names_in", names_in)
+    ended = run("put", "-r", ".")
+    assert (ended.status, ended.problems) == (1, ["./folder: Permission denied"])
+    assert ended.out == line("./first", b"1") + line("./last", b"2")
+
+
+def test_a_file_too_large_for_a_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_replica.stores.sqlite.ROW_OVERHEAD", 1_000_000_000 - 1000)
+    write({"before": b"1", "large": bytes(1001), "after": b"2", "largest": bytes(9999)})
+    ended = run("put", "before", "large", "after")
+    assert (ended.status, ended.out) == (1, line("before", b"1") + line("after", b"2"))
+    (problem,) = ended.problems
+    assert re.match(r"large: put of [0-9a-f]{12} failed: .*SQLITE_TOOBIG: a blob of 1001 bytes", problem)
+    (problem,) = run("put", "largest").problems
+    assert problem.startswith("largest: put of ")
+
+
+def test_a_file_that_changes_after_it_was_found(tmp_path: Path) -> None:
+    pipe, link, gone = (str(tmp_path / name) for name in ("pipe", "link", "gone"))
+    os.mkfifo(pipe)
+    os.symlink("somewhere", link)
+    assert read_files(File(path, 1, walked=True) for path in (pipe, link, gone)) == [
+        f"{pipe}: is a regular file no more",
+        f"{link}: Too many levels of symbolic links",
+        f"{gone}: No such file or directory",
+    ]
+
+
+def test_a_file_too_large_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: File) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(_cli_files, "_read_path", read)
+    assert read_files([File("large")]) == ["large: is too large for the memory"]
+
+
+@pytest.mark.parametrize(
+    "stores",
+    [
+        [],
+        ["--sync", "sqlite:t/blobs.db", "--async", "dir:t/copy", "--async", "sqlite:t/link"],
+        ["--sync", "dir:t", "--sync", "memory:"],
+    ],
+)
+def test_the_stores_are_passed_over(run: Run, stores: list[str]) -> None:
+    write({"t/file": b"data", "t/sub/file": b"data"})
+    Path("elsewhere").mkdir()
+    Path("t/link").symlink_to("../elsewhere/linked.db")
+    expected = [] if "dir:t" in stores else ["./t/file", "./t/sub/file"]
+    for _ in range(2):
+        ended = run(*stores, "put", "-r", ".")
+        assert ended.out.decode().split()[1::2] == expected, ended
+        assert (ended.status, ended.err) == (0, "")
+
+
+def test_a_store_that_is_named_is_passed_over_too(run: Run) -> None:
+    printed = write({"file": b"data"})
+    run("put", "file")
+    os.link(f"{DATA}/blobs.db", "hard-link")
+    for path in (DATA, f"{DATA}/copy/blobs", f"{DATA}/blobs.db", "hard-link", "."):
+        assert run("put", "-r", path, "file").out.splitlines()[-1:] == printed.splitlines()
+    assert run("put", "-r", DATA, f"{DATA}/copy/blobs", f"{DATA}/blobs.db", "hard-link") == (0, b"", "")
+    ended = run("put", f"{DATA}/blobs.db", "hard-link", "file")
+    assert (ended.status, ended.out) == (1, printed)
+    assert ended.problems == [
+        f"{DATA}/blobs.db: is part of a store that this puts to",
+        "hard-link: is part of a store that this puts to",
+    ]
+
+
+def test_what_is_printed_is_passed_over(tmp_path: Path) -> None:
+    for name in ("sums", "file"):
+        (tmp_path / name).write_bytes(b"data")
+    found: list[File] = []
+    with open(tmp_path / "sums", "rb") as sums:
+        own = OwnFiles([], [], [sums.fileno()])
+        find_files([str(tmp_path)], own, found, recursive=True)
+        find_files([str(tmp_path / "sums")], own, found, recursive=True)
+    assert [(Path(file.path).name, file.walked) for file in found] == [("file", True), ("sums", False)]
+
+
+class Measured(SimulatedStore):
+    """A store that counts what it was given."""
+
+    written = 0
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        return (await self.put_many([blob]))[0]
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
+        blobs = list(blobs)
+        results = await super().put_many(blobs)
+        self.written += sum(len(Blob(blob)) for blob in blobs)
+        return results
+
+
+def test_memory_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]) -> None:
+    monkeypatch.setattr(_cli_put, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(_cli_put, "BATCH_BYTES", 300)
+    copy = simulated["copy"] = Measured()
+    sizes = [200, 200, 0, 900, 5000, 1, 299, 301, 1000, 1001, *[100] * 50]
+    printed = write({f"f{i}": bytes([i]) * size for i, size in enumerate(sizes)})
+    read: list[int] = []
+    most: list[int] = []
+
+    def read_all(files: Sequence[File]) -> list[Blob | str]:
+        blobs = read_files(files)
+        size = sum(len(blob) for blob in blobs)
+        held = sum(read) - copy.written
+        assert held + size <= 1000 or held == 0
+        assert size <= 300 or len(files) == 1
+        assert len(files) <= _cli_put.BATCH_FILES
+        read.append(size)
+        most.append(held + size)
+        return blobs
+
+    monkeypatch.setattr(_cli_put, "read_files", read_all)
+    ended = run("put", "--sync", "memory:", "--async", "dir:copy", *(f"f{i}" for i in range(len(sizes))))
+    assert ended == (0, printed, "")
+    assert copy.written == sum(sizes)
+    assert max(most) == 5000
+    assert sum(size > 300 for size in most) > 5, "several batches are in memory at once"
+
+
+class SlowestFirst(SimulatedStore):
+    """A store that is done with its first put last."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.done: list[bytes] = []
+        self.count = count
+        self.all_others = trio.Event()
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        data = bytes(Blob(blob))
+        if data == b"0":
+            await self.all_others.wait()
+        result = await super().put(blob)
+        self.done.append(data)
+        if len(self.done) == self.count - 1:
+            self.all_others.set()
+        return result
+
+
+def test_lines_are_in_order_however_the_puts_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
+) -> None:
+    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
+    count = _cli_put.BATCHES
+    store = simulated["store"] = SlowestFirst(count)
+    printed = write({f"f{i}": b"%d" % i for i in range(count)})
+    assert run("put", "--sync", "dir:store", *(f"f{i}" for i in range(count))) == (0, printed, "")
+    assert store.done[-1] == b"0"
+
+
+def test_many_files_are_put_in_batches(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    store = simulated["store"] = SimulatedStore()
+    count = 3 * _cli_put.BATCH_FILES + 1
+    printed = write({f"f{i:04}": b"%d" % i for i in range(count)})
+    assert run("put", "--sync", "dir:store", *sorted(os.listdir())) == (0, printed, "")
+    assert sorted((call.operation, len(call.refs)) for call in store.calls) == [
+        ("put", 1),
+        *[("put_many", _cli_put.BATCH_FILES)] * 3,
+    ]
+
+
+def test_what_one_store_refuses_is_not_printed(run: Run) -> None:
+    printed = write({"good": b"good", "also": b"also"})
+    write({"bad": b"bad"})
+    blocked = block("store", b"bad")
+    ended = run("put", "--sync", "dir:store", "--sync", "memory:", "good", "bad", "also")
+    assert (ended.status, ended.out) == (1, printed)
+    (problem,) = ended.problems
+    assert problem.startswith(f"bad: put of {blocked.name[:12]} failed: dir:store: FileExistsError: ")
+
+
+# poison
+
+
+def test_poison_is_one_line_that_says_what_is_not_replicated(run: Run) -> None:
+    write({"bad": b"bad"})
+    blocked = block("copy", b"bad")
+    stores = ["--sync", "memory:", "--async", "dir:copy"]
+    ended = run("put", *stores, "bad")
+    assert ended.status == 1
+    (problem,) = ended.problems
+    assert problem.startswith("the replica is poisoned: dir:copy: FileExistsError: ")
+    lacks = f"; dir:copy lacks 1 accepted: {blocked.name[:12]}; "
+    assert problem.endswith(f"{lacks}once that is mended, put the files again")
+    blocked.rmdir()
+    assert run("put", *stores, "bad") == (0, line("bad", b"bad"), "")
+
+
+def test_poison_ends_all_batches(
+    run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
+) -> None:
+    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
+    broken = simulated["broken"] = SimulatedStore()
+    broken.fail(OSError("disk\nfull"), after=1)
+    good = simulated["good"] = SimulatedStore()
+    write({f"f{i}": b"%d" % i for i in range(100)})
+    ended = run(
+        *("put", "--queue-size", "1", "--sync", "memory:", "--async", "dir:broken", "--async", "dir:good"),
+        *(f"f{i}" for i in range(100)),
+    )
+    assert ended.status == 1
+    (problem,) = ended.problems
+    assert re.match(
+        r"the replica is poisoned: dir:broken: OSError: disk full; dir:broken lacks [1-9]\d* accepted: ", problem
+    )
+    assert "dir:good lacks" not in problem
+    assert 0 < len(good.blobs) < 100
+
+
+def test_the_log_says_nothing_more(tmp_path: Path) -> None:
+    block(str(tmp_path / "copy"), b"bad")
+    (tmp_path / "bad").write_bytes(b"bad")
+    ended = finish(start("put", "--sync", "memory:", "--async", "dir:copy", "bad", cwd=tmp_path))
+    assert ended.status == 1
+    assert len(ended.problems) == 1
+
+
+# SIGINT
+
+
+class Interrupting(SimulatedStore):
+    """A store during whose first put SIGINT comes; the put goes on until it is cancelled."""
+
+    async def put(self, _: Blob | BytesLike) -> NoReturn:
+        await self.put_many([])
+
+    async def put_many(self, _: Iterable[Blob | BytesLike]) -> NoReturn:
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+
+class Breaking(Interrupting):
+    """One that then fails, when it is cancelled."""
+
+    async def put_many(self, _: Iterable[Blob | BytesLike]) -> NoReturn:
+        try:
+            await super().put_many([])
+        finally:
+            raise OSError("broken")
+
+
+@pytest.mark.usefixtures("_sigint")
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_an_interrupted_put_says_what_is_not_replicated(
+    run: Run, simulated: dict[str, SimulatedStore], count: int
+) -> None:
+    simulated["slow"] = Interrupting()
+    simulated["hung"] = SimulatedStore()
+    simulated["hung"].hang()
+    write({f"f{i}": b"%d" % i for i in range(count)})
+    stores = ["--sync", "memory:", "--async", "dir:slow", "--async", "dir:hung"]
+    ended = run("put", *stores, *(f"f{i}" for i in range(count)))
+    assert ended.status == 130
+    shown = ", ".join(str(Ref.of(b"%d" % i))[:12] for i in range(min(5, count))) + ", …" * (count > 5)
+    assert ended.problems == [f"interrupted: dir:{name} lacks {count} accepted: {shown}" for name in ("slow", "hung")]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("_sigint")
+def test_an_interrupted_put_of_which_nothing_is_owed(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    simulated["slow"] = Interrupting()
+    write({"file": b"data"})
+    ended = run("put", "--sync", "dir:slow", "file")
+    assert (ended.status, ended.out) == (130, b"")
+    assert ended.problems == ["interrupted: no async store lacks an accepted blob"]
+
+
+@pytest.mark.usefixtures("_sigint")
+def test_poison_is_not_hidden_by_an_interruption(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    simulated["broken"] = Breaking()
+    write({"file": b"data"})
+    ended = run("put", "--sync", "memory:", "--async", "dir:broken", "file")
+    assert ended.status == 130
+    (problem,) = ended.problems
+    assert problem.startswith("the replica is poisoned: dir:broken: OSError: broken; dir:broken lacks 1 accepted: ")
+
+
+@pytest.mark.usefixtures("_sigint")
+def test_an_interruption_before_the_stores_are_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def open_sqlite(_: str) -> AsyncGenerator[None, None]:
+        signal.raise_signal(signal.SIGINT)
+        yield await trio.sleep_forever()
+
+    monkeypatch.setattr("trio_replica._url.open_sqlite", open_sqlite)
+    write({"file": b"data", "there.db": b""})
+    for arguments in (["put", "file"], ["put", "file", "--sync", "sqlite:there.db"]):
+        ended = run(*arguments)
+        assert (ended.status, ended.problems) == (130, ["interrupted: no async store lacks an accepted blob"])
+    for arguments in (["ls"], ["get", "00"], ["status"]):
+        ended = run(*arguments, "--sync", "sqlite:there.db")
+        assert (ended.status, ended.out, ended.problems) == (130, b"", ["interrupted"])
+
+
+@pytest.mark.usefixtures("_sigint")
+def test_an_interruption_outside_of_trio(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "chosen_stores", interrupt)
+    ended = run("ls")
+    assert (ended.status, ended.problems) == (130, ["interrupted"])
+    monkeypatch.setattr(cli, "store_options", interrupt)
+    monkeypatch.setattr(cli.commands, "make_context", interrupt)
+    ended = run("ls")
+    assert (ended.status, ended.err.split()) == (130, ["trio-replica:", "interrupted"])
+
+
+@pytest.mark.usefixtures("_sigint")
+def test_an_ignored_interruption_stays_ignored(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    class Ignoring(SimulatedStore):
+        async def put(self, blob: Blob | BytesLike) -> PutResult:
+            signal.raise_signal(signal.SIGINT)
+            return await super().put(blob)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    simulated["slow"] = Ignoring()
+    printed = write({"file": b"data"})
+    assert run("put", "--sync", "dir:slow", "file") == (0, printed, "")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_sigint_ends_a_process_that_waits_for_its_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    process = start("put", "file", "-", cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == line("file", b"data")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    ended = finish(process)
+    (problem,) = ended.problems
+    assert problem.startswith("interrupted: ")
+
+
+def test_sigint_ends_a_process_whose_output_nobody_reads(tmp_path: Path) -> None:
+    for i in range(3000):
+        (tmp_path / f"{i}{'long' * 50}").write_bytes(b"%d" % i)
+    process = start("put", "-r", ".", "--sync", "memory:", "--async", "dir:copy", cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    ended = finish(process)
+    assert len(ended.problems) == 1
+
+
+# kill -9, and several processes at once
+
+
+def test_kill_9_and_again(tmp_path: Path, run: Run) -> None:
+    printed = write({f"t/{i:03}": b"%d" % i * i for i in range(400)})
+    process = start("put", "-r", "t", cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline() for _ in range(100)]
+    process.kill()
+    assert finish(process).status == -signal.SIGKILL
+    held = set(run("ls").out.split())
+    assert held >= {line.split()[0] for line in acknowledged}
+    assert run("put", "-r", "t") == (0, printed, "")
+    assert re.findall(r" (\d+) +0\n", run("status").out.decode()) == ["400"] * 2
+
+
+def test_two_processes_at_once(tmp_path: Path, run: Run) -> None:
+    printed = write({f"t/{i:03}": b"%d" % i for i in range(300)})
+    processes = [start("put", "-r", "t", cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        assert finish(process) == (0, printed, "")
+    assert re.findall(r" (\d+) +0\n", run("status").out.decode()) == ["300"] * 2
+
+
+def test_what_is_printed_into_the_tree_checks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    with open(tmp_path / "sums", "wb") as sums:
+        assert finish(start("put", "-r", ".", cwd=tmp_path, stdout=sums)).err == ""
+    assert (tmp_path / "sums").read_bytes() == line("./file", b"data")
+    subprocess.run(["sha256sum", "--check", "--quiet", "sums"], cwd=tmp_path, check=True)
+
+
+# Standard output that takes no more
+
+
+@contextmanager
+def standard_output(monkeypatch: pytest.MonkeyPatch, file: int) -> Generator[None, None, None]:
+    with monkeypatch.context() as patch, open(file, "w") as out:
+        patch.setattr(sys, "stdout", out)
+        yield
+
+
+def test_standard_output_that_is_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"file": b"data"})
+    run("put", "file")
+    for arguments in (["put", "file"], ["ls"], ["get", "3a"], ["status"]):
+        with standard_output(monkeypatch, os.open("/dev/full", os.O_WRONLY)):
+            ended = run(*arguments)
+        assert (ended.status, ended.problems) == (1, ["standard output: No space left on device"])
+
+
+def test_standard_output_that_nobody_reads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"file": b"data"})
+    run("put", "file")
+    for arguments, problems in (
+        (["put", "file"], ["standard output: Broken pipe"]),
+        (["ls"], []),
+        (["get", "3a"], []),
+        (["status"], []),
+    ):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with standard_output(monkeypatch, writer):
+            ended = run(*arguments)
+        assert (ended.status, ended.problems) == (1, problems)
+
+
+def test_standard_output_that_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"file": b"data"})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        ended = run("put", "file")
+    assert (ended.status, ended.problems) == (1, ["standard output is closed"])
+
+
+def test_standard_error_that_nobody_reads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = write({"file": b"data"})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert run("put", "nowhere", "file") == (1, printed, "")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patch, open(writer, "w") as err:
+        patch.setattr(sys, "stderr", err)
+        assert run("put", "nowhere", "file") == (1, printed, "")
+
+
+def test_a_listing_into_head(run: Run, tmp_path: Path) -> None:
+    refs = sorted(put_blobs(f"sqlite:{tmp_path}/blobs.db", [b"%d" % i for i in range(5000)]))
+    with start("ls", "--sync", f"sqlite:{tmp_path}/blobs.db", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().decode() == f"{refs[0]}\n"
+        process.stdout.close()
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+# The display
+
+
+class Terminal:
+    """A terminal of which all that was printed is read."""
+
+    def __init__(self) -> None:
+        self.master, slave = pty.openpty()
+        self.file = open(slave, "w")  # noqa: SIM115  (closed by `stands_for`)
+        self.seen = ""
+
+    def read(self) -> bool:
+        """Read some more, and return whether there was more."""
+        try:
+            part = os.read(self.master, 65536)
+        except OSError:  # the other end is closed
+            return False
+        self.seen += part.decode()
+        return True
+
+    @contextmanager
+    def stands_for(self, *streams: str) -> Generator[None, None, None]:
+        """Let the block have this terminal in the place of streams of `sys`, and then close it."""
+        with pytest.MonkeyPatch.context() as patch, self.file:
+            for stream in streams:
+                patch.setattr(sys, stream, self.file)
+            yield
+        while self.read():
+            pass
+        os.close(self.master)
+
+    @property
+    def drawn(self) -> list[str]:
+        """What was drawn, without its colours, each line as it was once."""
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", self.seen)
+        return [part for part in re.split(r"\r\x1b\[2K|\r\n", plain) if part]
+
+    @property
+    def picture(self) -> str:
+        """What it shows at the end."""
+        shown = [""]
+        for part in re.findall(r"\r\x1b\[2K|\r\n|\x1b\[[0-9;]*m|[^\r\n\x1b]+", self.seen):
+            if part == "\r\x1b[2K":
+                shown[-1] = ""
+            elif part == "\r\n":
+                shown.append("")
+            elif not part.startswith("\x1b"):
+                shown[-1] += part
+        return "\n".join(shown)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    return Terminal()
+
+
+def test_the_display_of_a_put(
+    run: Run, monkeypatch: pytest.MonkeyPatch, terminal: Terminal, simulated: dict[str, SimulatedStore]
+) -> None:
+    class Watched(SimulatedStore):
+        def __init__(self, saying: str) -> None:
+            super().__init__()
+            self.saying = saying
+
+        async def put(self, blob: Blob | BytesLike) -> PutResult:
+            while self.saying not in terminal.seen:
+                await trio.lowlevel.wait_readable(terminal.master)
+                terminal.read()
+            return await super().put(blob)
+
+    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
+    monkeypatch.setattr(_cli_put, "BATCHES", 1)
+    simulated["sync"] = Watched(" 0/3 files 0 bytes/2.0 kB 0 bytes/s")
+    simulated["copy"] = Watched(" waiting for dir:copy (2)")
+    printed = write({"first": b"1" * 1000, "last": b"2" * 1001})
+    with terminal.stands_for("stdout", "stderr"):
+        ended = run("put", "--sync", "dir:sync", "--async", "dir:copy", "first", "nowhere", "last")
+    assert ended.status == 1
+    # The problem stands between the lines, and of the bar nothing is left.
+    first, last = printed.decode().splitlines()
+    assert terminal.picture == f"{first}\ntrio-replica: nowhere: No such file or directory\n{last}\n"
+
+
+def test_the_display_of_a_put_into_a_pipe(run: Run, terminal: Terminal) -> None:
+    printed = write({"file": b"data"})
+    with terminal.stands_for("stderr"):
+        assert run("put", "file").out == printed
+    assert terminal.drawn[0].endswith(" 0 files found")
+    assert terminal.picture == ""
+
+
+@pytest.mark.parametrize("name", ["dumb", "unknown"])
+def test_a_dumb_terminal_has_no_display(
+    run: Run, monkeypatch: pytest.MonkeyPatch, terminal: Terminal, name: str
+) -> None:
+    monkeypatch.setenv("TERM", name)
+    write({"file": b"data"})
+    with terminal.stands_for("stderr"):
+        run("put", "file", "nowhere")
+    assert terminal.seen == "trio-replica: nowhere: No such file or directory\r\n"
+
+
+def test_the_display_is_drawn_ten_times_a_second(terminal: Terminal) -> None:
+    done = 0
+
+    async def main() -> None:
+        nonlocal done
+        display = Display()
+        async with trio.open_nursery() as nursery:
+            display.begin(lambda: "looking")
+            nursery.start_soon(display.run)
+            await trio.sleep(0.15)
+            display.begin(lambda: f"{done} done after {display.seconds:.2f} s", total=100)
+            while done < 100:
+                await trio.sleep(1)
+                done += 25
+                display.advance(25)
+            await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+
+    with terminal.stands_for("stderr"):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    said = [drawn.strip("━╸╺ ") for drawn in terminal.drawn]
+    assert said[:3] == ["looking", "looking", "0 done after 0.05 s"]
+    assert "50 done after 2.45 s, 0:00:02 left" in said
+    assert said[-1] == "100 done after 4.05 s"
+    assert len(said) == 2 + 41
+    assert terminal.picture == ""
+
+
+def test_the_display_of_a_narrow_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        display = Display()
+        display.begin(lambda: "said at some length")
+        with trio.move_on_after(0.05):
+            await display.run()
+
+    monkeypatch.setenv("COLUMNS", "30")
+    with terminal.stands_for("stderr"):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    (drawn,) = terminal.drawn
+    assert drawn.endswith(" said at some l…")
+    assert len(drawn) == 30
+
+
+def test_the_display_is_away_while_something_else_is_written(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = MockClock()
+    writing, may_end = threading.Event(), threading.Event()
+
+    def write_held(_: bytes) -> None:
+        terminal.file.write("(written)")
+        terminal.file.flush()
+        writing.set()
+        assert may_end.wait(PATIENCE)
+
+    async def main() -> None:
+        display = Display()
+        display.begin(lambda: f"drawn after {trio.current_time() - began:.0f} s")
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(display.run)
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as writers:
+                writers.start_soon(display.write, b"data")
+                await wait_for(writing)
+                for _ in range(3):
+                    clock.jump(1)
+                    await wait_all_tasks_blocked()
+                may_end.set()
+            clock.jump(1)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr("trio_replica._cli_output.write_output", write_held)
+    with terminal.stands_for("stderr"):
+        trio.run(main, clock=clock)
+    drawn = [re.sub("[━╸╺]+ ", "", part) for part in terminal.drawn]
+    assert drawn == ["drawn after 0 s", "(written)drawn after 0 s", "drawn after 4 s"]
+
+
+# get
+
+
+def test_get(run: Run) -> None:
+    data = bytes(range(256)) * 10_000
+    write({"file": data, "other": b"other"})
+    ref = str(Ref.of(data))
+    run("put", "file", "other")
+    for name in (ref, ref[:10], ref[:10].upper()):
+        assert run("get", name) == (0, data, "")
+        assert run("get", name, "-o", "-") == (0, data, "")
+        assert run("get", "-o", "new", name) == (0, b"", "")
+        assert Path("new").read_bytes() == data
+        Path("new").unlink()
+    missing = str(Ref.of(b"missing"))
+    for name in (missing, missing[:10]):
+        ended = run("get", name, "-o", "new")
+        assert (ended.status, ended.out, ended.problems) == (1, b"", [f"{name}: not found"])
+    assert sorted(os.listdir()) == ["file", "other", DATA]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "problem"),
+    [
+        ("00", "get of 001111111111 failed: dir:store: CorruptBlobError: "),
+        ("000", "000: not found"),
+        ("0100", "get of 010011111111 failed: dir:store: CorruptBlobError: "),
+        ("01", f"01: is ambiguous: 0100{'1' * 60} and 0101{'1' * 60} begin so"),
+        ("0", f"0: is ambiguous: 00{'1' * 62} and 0100{'1' * 60} begin so"),
+        ("02", "02: not found"),
+        ("f", "get of ffff11111111 failed: dir:store: CorruptBlobError: "),
+        ("FFFF1", "get of ffff11111111 failed: dir:store: CorruptBlobError: "),
+        ("fffff", "fffff: not found"),
+        ("0" * 64, f"{'0' * 64}: not found"),
+    ],
+)
+@pytest.mark.parametrize("page_size", [None, 1])
+def test_get_by_a_prefix(
+    run: Run, simulated: dict[str, SimulatedStore], page_size: int | None, prefix: str, problem: str
+) -> None:
+    Path("store/blobs").mkdir(parents=True)
+    store = simulated["store"] = SimulatedStore(page_size=page_size)
+    for digits in ("00", "0100", "0101", "ffff"):
+        # Not what the ref names: the problem tells which one was got.
+        store.corrupt(Ref.from_hex(digits.ljust(64, "1")), b"corrupt")
+    ended = run("get", prefix, "--sync", "dir:store")
+    assert (ended.status, ended.out) == (1, b"")
+    (told,) = ended.problems
+    assert told.startswith(problem)
+    assert [call.operation for call in store.calls].count("list_page") <= 2, "no more than is needed"
+
+
+@pytest.mark.parametrize("ref", ["", "xyz", "0" * 65, "0x12", " 12", "12\n"])
+def test_get_of_what_is_no_ref(run: Run, ref: str) -> None:
+    ended = run("get", ref)
+    assert ended.status == 2
+    assert "is not 1 to 64 hexadecimal digits" in ended.err
+
+
+def test_get_writes_a_file_whole_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"file": b"data"})
+    run("put", "file")
+    get = partial(run, "get", "3a6eb0790f39")
+    Path("old").write_bytes(b"old")
+    Path("old").chmod(0o640)
+    Path("link").symlink_to("old")
+    assert get("-o", "link") == (0, b"", "")
+    assert Path("link").is_symlink()
+    assert (Path("old").read_bytes(), Path("old").stat().st_mode & 0o7777) == (b"data", 0o640)
+    Path("dangling").symlink_to("target")
+    assert get("-o", "dangling").status == 0
+    assert Path("target").read_bytes() == b"data"
+    (problem,) = get("-o", "nowhere/new").problems
+    assert problem == "nowhere/new: No such file or directory"
+    (problem,) = get("-o", DATA).problems
+    assert problem == f"{DATA}: Is a directory"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    Path("old").write_bytes(b"old")
+    ended = get("-o", "old")
+    assert (ended.status, ended.problems) == (1, ["old: No space left on device"])
+    assert Path("old").read_bytes() == b"old"
+    assert not [name for name in os.listdir() if name.startswith(".")]
+
+
+def test_get_into_a_pipe(run: Run) -> None:
+    write({"file": b"data"})
+    run("put", "file")
+    reader, writer = os.pipe()
+    assert run("get", "3a6e", "-o", f"/dev/fd/{writer}") == (0, b"", "")
+    os.close(writer)
+    assert os.read(reader, 100) == b"data"
+    os.close(reader)
+    assert run("get", "3a6e", "-o", "/dev/null") == (0, b"", "")
+
+
+def test_get_of_a_damaged_blob(run: Run) -> None:
+    (ref,) = put_blobs("dir:store", [b"data"])
+    Path(f"store/blobs/{ref[:2]}/{ref[:4]}/{ref}").write_bytes(b"DATA")
+    ended = run("get", ref, "--sync", "dir:store")
+    assert (ended.status, ended.out) == (1, b"")
+    (problem,) = ended.problems
+    assert problem.startswith(f"get of {ref[:12]} failed: dir:store: CorruptBlobError: ")
+
+
+# ls
+
+
+def test_ls(run: Run) -> None:
+    refs = sorted(put_blobs("dir:one", [b"%d" % i for i in range(1200)]))
+    more = put_blobs("sqlite:two.db", [b"%d" % i for i in range(1100, 1300)])
+    refs = sorted({*refs, *more})
+
+    def ls(*arguments: str) -> list[str]:
+        ended = run("ls", "--sync", "dir:one", "--sync", "sqlite:two.db", *arguments)
+        assert (ended.status, ended.err) == (0, "")
+        return ended.out.decode().splitlines()
+
+    assert ls() == refs
+    assert ls("--limit", "1100") == refs[:1100]
+    assert ls("--after", refs[1000]) == refs[1001:]
+    assert ls("--after", refs[3], "--limit", "2") == refs[4:6]
+    assert ls("--after", refs[-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["ls", "--after", "12"], "a ref is exactly 64 lowercase hexadecimal digits"),
+        (["ls", "--limit", "0"], "0 is not in the range"),
+        (["ls", "--limit", "many"], "not a valid integer"),
+        (["ls", "more"], "unexpected extra argument"),
+        (["put"], "Missing argument"),
+        (["get"], "Missing argument"),
+        (["frobnicate"], "No such command"),
+        (["--queue-size", "0", "put", "x"], "0 is not in the range"),
+        (["--sync", "ftp:x", "ls"], "unknown store 'ftp:x'"),
+        (["ls", "--sync", "dir:"], "the URL of such a store is dir:PATH"),
+        (["ls", "--async", "dir:x"], "an --async store needs a --sync store beside it"),
+        (["--sync", "dir:x", "put", "--async", "dir:./x", "y"], "the store dir:./x is given twice"),
+        (["status", "--sync", "memory:", "--sync", "memory:"], "the store memory: is given twice"),
+    ],
+)
+def test_usage_errors(run: Run, arguments: list[str], complaint: str) -> None:
+    ended = run(*arguments)
+    assert (ended.status, ended.out) == (2, b"")
+    assert complaint in ended.err
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("command", [["ls"], ["get", "00"], ["status"]])
+def test_only_put_creates_the_default_stores(run: Run, command: list[str]) -> None:
+    ended = run(*command)
+    assert (ended.status, ended.out, ended.problems) == (1, b"", [NO_STORE])
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("url", ["sqlite:none.db", "dir:none", "dir:folder", "sqlite:none/none.db", "dir:file"])
+@pytest.mark.parametrize("command", [["ls"], ["get", "00"]])
+def test_reading_creates_no_store(run: Run, command: list[str], url: str) -> None:
+    write({"file": b"", "folder/file": b""})
+    ended = run(*command, "--sync", "memory:", "--sync", url)
+    assert (ended.status, ended.out) == (1, b"")
+    (problem,) = ended.problems
+    assert problem.startswith(f"there is no store {url}: ")
+    assert sorted(os.listdir()) == ["file", "folder"]
+    assert os.listdir("folder") == ["file"]
+
+
+def test_reading_leaves_async_stores_alone(run: Run) -> None:
+    (ref,) = put_blobs("dir:store", [b"data"])
+    stores = ["--sync", "dir:store", "--async", "dir:none"]
+    assert run("ls", *stores).out.decode() == f"{ref}\n"
+    assert run("get", ref, *stores).out == b"data"
+    assert os.listdir() == ["store"]
+
+
+# status
+
+
+def test_status(run: Run) -> None:
+    put_blobs("dir:one", [b"%d" % i for i in range(20)])
+    put_blobs("sqlite:two.db", [b"%d" % i for i in range(5, 21)])
+    ended = run("--sync", "dir:one", "status", "--async", "sqlite:two.db", "--async", "memory:")
+    lacks = {
+        "dir:one": [b"20"],
+        "sqlite:two.db": [b"%d" % i for i in range(5)],
+        "memory:": [b"%d" % i for i in range(21)],
+    }
+    table = [
+        "STORE          KIND         REFS       LACKS",
+        "dir:one        sync           20           1",
+        "sqlite:two.db  async          16           5",
+        "memory:        async           0          21",
+    ]
+    lists = [
+        [f"{url} lacks", *(f"  {ref}" for ref in sorted(str(Ref.of(blob)) for blob in blobs))]
+        for url, blobs in lacks.items()
+    ]
+    shown = [text for lines in lists for text in lines[:11]]
+    assert ended.out.decode().splitlines() == [*table, *shown, "  and 11 more, which --all prints"]
+    assert (ended.status, ended.err) == (0, "")
+    ended = run("status", "--sync", "dir:one", "--async", "sqlite:two.db", "--async", "memory:", "--all")
+    assert ended.out.decode().splitlines() == [*table, *(text for lines in lists for text in lines)]
+
+
+def test_status_shows_the_stores_that_work(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    put_blobs("sqlite:good.db", [b"data"])
+    Path("bad.db").write_bytes(b"no database" * 1000)
+    Path("broken/blobs").mkdir(parents=True)
+    broken = simulated["broken"] = SimulatedStore()
+    broken.fail(OSError("away"))
+    urls = ["sqlite:good.db", "sqlite:none.db", "sqlite:bad.db", "dir:broken"]
+    ended = run("status", *(argument for url in urls for argument in ("--sync", url)))
+    assert (ended.status, ended.err) == (1, "")
+    rows = [row.split(maxsplit=2) for row in ended.out.decode().splitlines()[1:]]
+    assert [row[0] for row in rows] == urls
+    assert rows[0][2].split() == ["1", "0"]
+    assert rows[1][2] == "failed: there is no store sqlite:none.db: none.db: No such file or directory"
+    assert rows[2][2].startswith("failed: DatabaseError: SQLITE_NOTADB: ")
+    assert rows[3][2] == "failed: OSError: away"
+    assert not Path("none.db").exists()
+
+
+def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cli_status, "PAGE_SIZE", 3)
+
+    async def main() -> None:
+        stores = {name: SimulatedStore(page_size=size) for name, size in (("a", 1), ("b", 3), ("c", 2), ("d", 2))}
+        blobs = [Blob(b"%d" % i) for i in range(50)]
+        held = {
+            "a": set(blobs[:40:2]),
+            "b": set(blobs[::3]),
+            "c": set[Blob](),
+            "d": set(blobs[10:]),
+        }
+        for name, store in stores.items():
+            await store.put_many(held[name])
+        stores["d"].fail(OSError("away"), "list_page", after=3)
+        monkeypatch.setattr(_cli_status, "open_store", partial(_opened, stores))
+        holdings = [Holdings(name, "sync", "", keep_all=True) for name in stores]
+        await survey(holdings)
+        listed = sorted(blob.ref for blob in held["d"])[:6]
+        union = sorted({blob.ref for name in "abc" for blob in held[name]} | set(listed))
+        for one in holdings[:3]:
+            refs = {blob.ref for blob in held[one.url]}
+            assert (one.refs, one.lacks) == (len(refs), len(set(union) - refs))
+            assert list(one.lacking()) == sorted(set(union) - refs)
+            assert one.problem == ""
+        assert holdings[3].problem == "OSError: away"
+        assert holdings[3].refs == len(listed)
+        for one in holdings:
+            one.__exit__(None, None, None)
+
+    trio.run(main)
+
+
+@asynccontextmanager
+async def _opened(stores: dict[str, SimulatedStore], name: str) -> AsyncGenerator[SimulatedStore, None]:
+    await trio.lowlevel.checkpoint()
+    yield stores[name]
+
+
+def test_a_store_that_lists_nonsense_ends_a_survey(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    class Stuck(SimulatedStore):
+        async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+            return [Ref.of(b"")] if await super().list_page(after, limit) == [] else []
+
+    Path("stuck/blobs").mkdir(parents=True)
+    simulated["stuck"] = Stuck()
+    ended = run("status", "--sync", "dir:stuck")
+    assert ended.status == 1
+    assert "failed: a page that begins with e3b0c44298fc, which is not after e3b0c44298fc" in ended.out.decode()
+
+
+# Options
+
+
+def test_options_stand_before_the_command_and_after_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = write({"file": b"data"})
+    capacities: list[int] = []
+
+    async def put_files(store: replica.ReplicaStore, *arguments: Any, **options: Any) -> bool:
+        capacities.extend(queue.capacity for queue in store.statistics().async_stores.values())
+        return await _cli_put.put_files(store, *arguments, **options)
+
+    monkeypatch.setattr(cli, "put_files", put_files)
+    ended = run(
+        *("--sync", "dir:a", "--queue-size", "3", "--async", "dir:b", "put"),
+        *("--sync", "sqlite:c.db", "--async", "dir:d", "--async", "dir:e", "--queue-size", "5", "file"),
+    )
+    assert ended == (0, printed, "")
+    assert capacities == [5, 5, 5]
+    run("--queue-size", "3", "put", "file")
+    run("put", "file")
+    assert capacities[3:] == [3, 64]
+    assert sorted(os.listdir()) == ["a", "b", "c.db", "d", "e", "file", DATA]
+
+
+def test_a_data_folder_that_is_a_file(run: Run) -> None:
+    write({DATA: b"", "file": b""})
+    ended = run("put", "file")
+    assert (ended.status, ended.out) == (1, b"")
+    (problem,) = ended.problems
+    assert problem.endswith(f"{DATA}: Not a directory")
+    ended = run("put", "--sync", "sqlite:file/x.db", "file")
+    (problem,) = ended.problems
+    assert problem.startswith("OperationalError: SQLITE_CANTOPEN: ")
+
+
+def test_help_and_version(run: Run) -> None:
+    ended = run("--help")
+    assert (ended.status, ended.err) == (0, "")
+    options = (b"--sync", b"--async", b"--queue-size")
+    assert all(part in ended.out for part in (b"Usage: trio-replica", b"put", b"get", b"ls", b"status", *options))
+    for command in ("put", "get", "ls", "status"):
+        ended = run(command, "--help")
+        assert ended.status == 0
+        assert all(part in ended.out for part in (b"Usage: trio-replica %b " % command.encode(), *options))
+    ended = run("--version")
+    assert (ended.status, ended.err) == (0, "")
+    assert re.fullmatch(rb"trio-replica, version [0-9].*\n", ended.out)
+
+
+# Words
+
+
+def test_what_an_error_says() -> None:
+    assert describe(FileNotFoundError(2, "No such file", "na\nme")) == r"na\nme: No such file"
+    assert describe(OSError(5, "Input/output error")) == "Input/output error"
+    assert describe(OSError("away")) == "OSError: away"
+    assert describe(KeyError()) == "KeyError"
+    assert describe(replica.ReplicaError("said")) == "said"
+
+
+def test_a_problem_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    say("two\nlines, a bell \a and half a \ud800")
+    assert capfd.readouterr().err == "trio-replica: two lines, a bell \\x07 and half a \\ud800\n"
+
+
+def test_all_is_written(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_some = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write_some(file, data[:1000]))
+    write_output(b"0123456789" * 777)
+    monkeypatch.undo()
+    assert capfdbinary.readouterr().out == b"0123456789" * 777
+
+
+# The entry point
+
+
+def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["trio-replica", "--version"])
+    monkeypatch.delitem(sys.modules, "trio_replica.__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("trio_replica", run_name="__main__")
+    assert ended.value.code == 0
+    assert "version" in capsys.readouterr().out
+
+
+@pytest.fixture
+def _not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "trio_replica.cli")
+    monkeypatch.delattr(replica, "cli")
+
+
+@pytest.mark.usefixtures("_not_imported")
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "click", None)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == "trio-replica: the command line needs click: pip install 'trio-replica[cli]'"
+
+
+def test_a_missing_package_in_a_process() -> None:
+    ended = finish(start("--version", code="import sys; sys.modules['rich'] = None" + MAIN))
+    assert (ended.status, ended.problems) == (1, ["the command line needs rich: pip install 'trio-replica[cli]'"])
+
+
+@pytest.mark.usefixtures("_not_imported")
+def test_another_missing_module_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio_replica.cli", None)
+    with pytest.raises(ModuleNotFoundError, match=r"trio_replica\.cli"):
+        __main__.main()
+
+
+@pytest.mark.usefixtures("_not_imported")
+def test_an_interruption_while_importing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            raise KeyboardInterrupt(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    assert __main__.main() == 130

@@ -1,0 +1,275 @@
+"""The command line: ``trio-replica``, or ``python -m trio_replica``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import sys
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+import trio
+
+from ._blob import REF_SIZE, Ref
+from ._cli_files import write_file
+from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
+from ._cli_put import put_files
+from ._cli_status import SHOWN, Holdings, survey
+from ._cli_stores import absence, chosen_stores, store_options
+from ._errors import BlobNotFoundError, PoisonedError, describe_failures
+from ._store import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+
+    from ._cli_stores import Stores
+    from ._replica import ReplicaStore
+
+ResultT = TypeVar("ResultT")
+
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+"""The exit status that a shell gives for a process that SIGINT ended: 128 and the number of the signal."""
+
+_NAMED: Final = 5  # refs that a message names of many
+_DIGITS: Final = 12  # that it gives of each
+_SILENCE: Final = logging.NullHandler()  # the commands say themselves what the library logs
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+
+
+def _checked_prefix(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    if re.fullmatch(rf"[0-9a-fA-F]{{1,{2 * REF_SIZE}}}", text) is None:
+        raise click.BadParameter(f"{text!r} is not 1 to {2 * REF_SIZE} hexadecimal digits", context, parameter)
+    return text.lower()
+
+
+def _checked_ref(context: click.Context, parameter: click.Parameter, text: str | None) -> Ref:
+    if text is None:
+        return Ref.ZERO
+    try:
+        return Ref.from_hex(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+@click.group(cls=_Commands)
+@store_options
+@click.version_option(package_name="trio-replica", prog_name="trio-replica")
+def commands() -> None:
+    """Keep files in several stores at once, each under the SHA-256 of its content.
+
+    A URL is dir:PATH, sqlite:PATH or memory:. Without any, the stores are two in the folder trio-replica-data: a SQLite
+    database and, async, a directory. They are on one disk, so that is a demonstration and no backup.
+    """
+
+
+@commands.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("-r", "--recursive", is_flag=True, help="Put the regular files in folders, and in the folders in these.")
+@store_options
+@click.pass_context
+def put(context: click.Context, paths: tuple[str, ...], *, recursive: bool) -> int:
+    """Put files, and print what sha256sum prints for them. The PATH - is standard input.
+
+    A line is printed once every sync store has the file and every async store is going to be given it.
+    """
+    return trio.run(partial(_put, chosen_stores(context, to_create=True), paths, recursive=recursive))
+
+
+@commands.command()
+@click.argument("ref", callback=_checked_prefix)
+@click.option("-o", "--output", metavar="FILE", default="-", type=click.Path(), help="The file to write it to.")
+@store_options
+@click.pass_context
+def get(context: click.Context, ref: str, output: str) -> int:
+    """Write the blob that REF names. The first digits of a ref will do, if no other begins with them."""
+    data = _run(_get, chosen_stores(context), ref)
+    if output == "-":
+        write_output(data)
+    else:
+        write_file(output, data)
+    return 0
+
+
+@commands.command("ls")
+@click.option("--after", metavar="REF", callback=_checked_ref, help="Begin with the first ref after this one.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=sys.maxsize, help="Print at most N refs.")
+@store_options
+@click.pass_context
+def list_refs(context: click.Context, after: Ref, limit: int) -> int:
+    """Print the refs of all blobs in the sync stores, in order."""
+    _run(_list, chosen_stores(context), after, limit)
+    return 0
+
+
+@commands.command()
+@click.option("--all", "keep_all", is_flag=True, help=f"Print every ref that a store lacks, not just {SHOWN}.")
+@store_options
+@click.pass_context
+def status(context: click.Context, *, keep_all: bool) -> int:
+    """Print how many refs each store holds, and which it lacks of those that the others hold."""
+    stores = chosen_stores(context)
+    kinds = [(url, "sync") for url in stores.sync] + [(url, "async") for url in stores.async_]
+    with ExitStack() as stack:
+        holdings = [stack.enter_context(Holdings(url, kind, absence(url), keep_all=keep_all)) for url, kind in kinds]
+        _run(survey, holdings)
+        for line in _status_lines(holdings):
+            write_output(f"{printable(line)}\n".encode())
+    return FAILED if any(one.problem for one in holdings) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments`, None for those of this process, and return the exit status."""
+    logging.getLogger("trio_replica").addHandler(_SILENCE)
+    try:
+        exit_status: int = commands.main(arguments, "trio-replica", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:  # Click's KeyboardInterrupt, of the moment before there is a command
+        say("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # a store may raise anything
+        seen_enough = isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError)
+        if not seen_enough:
+            say(describe(error))
+        return FAILED
+    return exit_status
+
+
+async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
+    store: ReplicaStore | None = None
+    all_are_put = False
+    with _cancelled_by_sigint() as scope:
+        try:
+            async with stores.open() as store:
+                all_are_put = await put_files(store, paths, stores.own_files(), Display(), recursive=recursive)
+        except PoisonedError:
+            pass  # told below: only now it is known what each async store has
+        except OutputError as error:
+            say(describe(error))
+    queues = {} if store is None else store.statistics().async_stores
+    failures = {name: queue.failure for name, queue in queues.items() if queue.failure is not None}
+    lacking = [] if store is None else _lacking(store)
+    if failures:
+        poisoned = "; ".join((f"the replica is poisoned: {describe_failures(failures)}", *lacking))
+        say(f"{poisoned}; once that is mended, put the files again")
+    elif scope.cancel_called:
+        for line in lacking or ["no async store lacks an accepted blob"]:
+            say(f"interrupted: {line}")
+    if scope.cancel_called:
+        return INTERRUPTED  # noqa: ASYNC910  (the whole of a run)
+    return 0 if all_are_put else FAILED  # noqa: ASYNC910  (the whole of a run)
+
+
+def _lacking(store: ReplicaStore) -> list[str]:
+    """Return, for each async store that has not got all, what says so."""
+    lines: list[str] = []
+    for name, refs in store.unreplicated.items():
+        if refs:
+            named = ", ".join(str(ref)[:_DIGITS] for ref in refs[:_NAMED])
+            lines.append(f"{name} lacks {len(refs)} accepted: {named}{', …' if len(refs) > _NAMED else ''}")
+    return lines
+
+
+async def _get(stores: Stores, prefix: str) -> bytes:
+    async with stores.open_to_read() as store:
+        try:
+            return await store.get(await _only_ref(store, prefix))
+        except BlobNotFoundError:
+            raise CommandError(f"{prefix}: not found") from None
+
+
+async def _only_ref(store: ReplicaStore, prefix: str) -> Ref:
+    """Return the one ref that begins with `prefix`; a whole one as it is, whether there is such a blob or not."""
+    first = Ref.from_hex(prefix.ljust(2 * REF_SIZE, "0"))
+    if len(prefix) == 2 * REF_SIZE:
+        return first  # noqa: ASYNC910  (the get has its own)
+    found: list[Ref] = []
+    after = _predecessor(first)
+    while page := await store.list_page(after, 2):
+        found += [ref for ref in page if str(ref).startswith(prefix)]
+        after = page[-1]
+        if len(found) > 1:
+            raise CommandError(f"{prefix}: is ambiguous: {found[0]} and {found[1]} begin so")
+        if after not in found:
+            break
+    if not found:
+        raise CommandError(f"{prefix}: not found")
+    return found[0]
+
+
+async def _list(stores: Stores, after: Ref, limit: int) -> None:
+    async with stores.open_to_read() as store:
+        while limit and (page := await store.list_page(after, min(limit, PAGE_SIZE))):
+            lines = "".join(f"{ref}\n" for ref in page).encode()
+            await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
+            after = page[-1]
+            limit -= len(page)
+
+
+def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:
+    width = max(len(one.url) for one in holdings)
+    yield f"{'STORE':{width}}  {'KIND':5}  {'REFS':>10}  {'LACKS':>10}"
+    for one in holdings:
+        found = f"{one.refs:>10}  {one.lacks:>10}" if not one.problem else f"failed: {one.problem}"
+        yield f"{one.url:{width}}  {one.kind:5}  {found}"
+    for one in holdings:
+        if one.lacks and not one.problem:
+            yield f"{one.url} lacks"
+            more = one.lacks
+            for ref in one.lacking():
+                yield f"  {ref}"
+                more -= 1
+            if more:
+                yield f"  and {more} more, which --all prints"
+
+
+def _predecessor(ref: Ref) -> Ref:
+    """Return the ref before `ref`; before the first there is none, so that is returned itself."""
+    return Ref(max(0, int.from_bytes(ref, "big") - 1).to_bytes(REF_SIZE, "big"))
+
+
+def _run(call: Callable[..., Awaitable[ResultT]], *arguments: object) -> ResultT:
+    """Return what ``await call(*arguments)`` returns, in a run of its own, which SIGINT cancels.
+
+    Raises:
+      KeyboardInterrupt: then.
+
+    """
+
+    async def run() -> ResultT:
+        with _cancelled_by_sigint():
+            return await call(*arguments)
+        raise KeyboardInterrupt
+
+    return trio.run(run)
+
+
+@contextmanager
+def _cancelled_by_sigint() -> Generator[trio.CancelScope, None, None]:
+    """Let SIGINT cancel the block, where a KeyboardInterrupt could come between any two steps of the program.
+
+    A process that ignores SIGINT, one in the background of a script for example, goes on to ignore it.
+    """
+    token = trio.lowlevel.current_trio_token()
+    with trio.CancelScope() as scope:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            yield scope
+            return
+        former = signal.signal(signal.SIGINT, lambda *_: token.run_sync_soon(scope.cancel))
+        try:
+            yield scope
+        finally:
+            signal.signal(signal.SIGINT, former)
