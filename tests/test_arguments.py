@@ -62,15 +62,30 @@ def test_stores_of_a_wrong_value(sync_stores: Any, async_stores: Any, complaint:
     assert str(caught.value) == complaint
 
 
+SHAPE = "sync_stores is an iterable of stores or a mapping of names to stores, not "
+
+
 @pytest.mark.parametrize(
     ("sync_stores", "async_stores", "complaint"),
     [
-        (A, (), "sync_stores is an iterable of stores or a mapping of names to stores, not <MemoryStore of 0 blobs>"),
-        ([A], B, "async_stores is an iterable of stores or a mapping of names to stores, not <MemoryStore of 0 blobs>"),
-        (None, (), "sync_stores is an iterable of stores or a mapping of names to stores, not None"),
-        ("memory:", (), "sync_stores is an iterable of stores or a mapping of names to stores, not 'memory:'"),
-        (["memory:"], (), "sync-0 is a str, not a store: use open_store('memory:')"),
-        ([A], {"far": "memory:"}, "far is a str, not a store: use open_store('memory:')"),
+        (
+            A,
+            (),
+            SHAPE + "<MemoryStore of 0 blobs>: put it in a list",
+        ),
+        (
+            [A],
+            B,
+            "a" + SHAPE + "<MemoryStore of 0 blobs>: put it in a list",
+        ),
+        (None, (), SHAPE + "None"),
+        (
+            "memory:",
+            (),
+            SHAPE + "'memory:': use open_store('memory:')",
+        ),
+        (["memory:"], (), "sync-0 is of type str, not a Store: use open_store('memory:')"),
+        ([A], {"far": "memory:"}, "far is of type str, not a Store: use open_store('memory:')"),
         ([A, None], (), "sync-1 is of type NoneType, not a Store"),
         ([MemoryStore], (), "sync-0 is of type ABCMeta, not a Store"),
         (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 import trio_replica
 from trio_replica import BlobNotFoundError, CorruptBlobError, PoisonedError, Ref, ReplicaError, StoreError
@@ -320,21 +322,40 @@ def test_what_is_no_exception_is_a_failure() -> None:
     assert split_failure(failure) == (failure, None)
 
 
+def split_in_task(raised: BaseException, *, is_cancelled: bool) -> tuple[BaseException | None, trio.Cancelled | None]:
+    async def main() -> tuple[BaseException | None, trio.Cancelled | None]:
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(deadline=-math.inf if is_cancelled else 60):  # noqa: ASYNC100  (only looked at)
+            split = split_failure(raised)
+        return split
+
+    return trio.run(main, clock=trio.testing.MockClock())
+
+
 def test_a_bare_cancellation() -> None:
     cancellation = cancelled()
-    assert split_failure(cancellation) == (None, cancellation)
+    assert split_in_task(cancellation, is_cancelled=True) == (None, cancellation)
 
 
 def test_a_cancellation_in_groups() -> None:
     cancellation = cancelled()
     group = BaseExceptionGroup("", [BaseExceptionGroup("", [cancellation, cancelled()])])
-    assert split_failure(group) == (None, cancellation)
+    assert split_in_task(group, is_cancelled=True) == (None, cancellation)
+
+
+def test_a_cancellation_of_another_task_is_a_failure() -> None:
+    for raised in (cancelled(), BaseExceptionGroup("", [cancelled(), OSError()])):
+        failure, cancellation = split_in_task(raised, is_cancelled=False)
+        assert type(failure) is ReplicaError
+        assert str(failure) == "the store raised a Cancelled that was not meant for its caller"
+        assert failure.__cause__ is raised
+        assert cancellation is None
 
 
 def test_a_failure_and_a_cancellation() -> None:
     cancellation, failure = cancelled(), OSError()
     group = BaseExceptionGroup("all", [failure, BaseExceptionGroup("deep", [cancellation, ValueError()])])
-    rest, found = split_failure(group)
+    rest, found = split_in_task(group, is_cancelled=True)
     assert found is cancellation
     assert repr(rest) == "ExceptionGroup('all', [OSError(), ExceptionGroup('deep', [ValueError()])])"
 

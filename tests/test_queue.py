@@ -205,6 +205,22 @@ async def test_flush(autojump_clock: MockClock) -> None:
         assert store.statistics().async_stores["five"].lag_seconds == 0
 
 
+async def test_what_is_not_written_is_let_go(autojump_clock: MockClock) -> None:
+    def count() -> int:
+        return sum(type(each) is Blob for each in gc.get_objects())
+
+    gc.collect()
+    before = count()
+    with trio.move_on_after(1):
+        async with replica.open([MemoryStore()], [slow := SimulatedStore(put=9)], batch_size=1) as store:
+            await put_numbers(store, range(8))
+            await trio.sleep_forever()
+    assert len(store.unreplicated["async-0"]) == 8
+    slow.calls.clear()  # the exception there has the blob that was being put
+    gc.collect()
+    assert count() == before
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
 async def test_memory_is_bounded(autojump_clock: MockClock, batch_size: int) -> None:
     peak = 0

@@ -244,6 +244,50 @@ async def test_an_inner_replica_that_is_poisoned() -> None:
             await store.put(b"second")
 
 
+class Relaying(SimulatedStore):
+    """A store that answers every call with the cancellation of some other task."""
+
+    async def relay(self, *_: Any) -> Any:
+        kept: list[trio.Cancelled] = []
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as cancelled:
+                kept.append(cancelled)
+                raise
+        raise kept[0]
+
+    put = put_many = get = get_many = contains = list_page = relay  # type: ignore[assignment]
+
+
+async def test_a_cancellation_of_another_task_is_a_failure_of_the_store() -> None:
+    async with replica.open({"good": MemoryStore(), "relaying": Relaying()}) as store:
+        for call in (
+            partial(store.put, b"blob"),
+            partial(store.put_many, [b"blob", b"other"]),
+            partial(store.get, Ref.ZERO),
+            partial(store.get_many, [Ref.ZERO]),
+            partial(store.contains, Ref.ZERO),
+            partial(store.list_page, Ref.ZERO, 1),
+        ):
+            with pytest.raises(StoreError, match="relaying: ReplicaError: the store raised a Cancelled"):
+                await call()
+    with pytest.raises(PoisonedError, match="relaying: ReplicaError: the store raised a Cancelled"):
+        async with replica.open([MemoryStore()], {"relaying": Relaying()}) as store:
+            await store.put(b"blob")
+            await store.wait_poisoned()
+
+
+async def test_a_result_that_is_a_plain_tuple() -> None:
+    class Plain(SimulatedStore):
+        async def put(self, blob: Any) -> Any:
+            return tuple(await super().put(blob))
+
+    async with replica.open([Plain()], [Plain()]) as store:
+        assert await store.put(b"blob") == PutResult(Ref.of(b"blob"), added=True)
+
+
 # Poison
 
 
@@ -457,6 +501,20 @@ async def test_a_logging_filter_that_raises(autojump_clock: MockClock, monkeypat
             raise BROKEN
 
 
+async def test_a_logging_filter_that_raises_at_the_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: logging.LogRecord) -> bool:
+        raise BROKEN
+
+    monkeypatch.setattr(logging.getLogger("trio_replica"), "filters", [refuse])
+    with trio.move_on_after(5) as scope:
+        async with replica.open([MemoryStore()], [SimulatedStore(put=9)]) as store:
+            await store.put(b"blob")
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
 async def test_a_store_that_raises_groups(autojump_clock: MockClock) -> None:
     class Grouping(SimulatedStore):
         async def put(self, blob: Any) -> PutResult:
@@ -509,6 +567,24 @@ async def test_an_async_store_that_asks_to_exit(autojump_clock: MockClock, reque
             await trio.sleep_forever()
     assert trio.current_time() == 1
     assert store.unreplicated["async-0"] == (Ref.of(b"blob"),)
+
+
+async def test_nothing_is_accepted_once_a_store_asked_to_exit(autojump_clock: MockClock) -> None:
+    asking = SimulatedStore(put=1)
+    asking.fail(KeyboardInterrupt("now"))
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        async with replica.open([MemoryStore()], [asking], queue_size=1, batch_size=1) as store:
+            await put_numbers(store, [0])
+            await trio.testing.wait_all_tasks_blocked()
+            await put_numbers(store, [1])
+            with trio.CancelScope(shield=True):
+                with pytest.raises(trio.ClosedResourceError):
+                    await store.put(b"2")
+                assert trio.current_time() == 1
+                with pytest.raises(trio.ClosedResourceError):
+                    await store.put(b"3")
+            await trio.sleep_forever()
+    assert store.unreplicated == {"async-0": refs(0, 1)}
 
 
 async def test_a_sync_store_that_asks_to_exit(autojump_clock: MockClock) -> None:
@@ -672,13 +748,33 @@ async def test_a_put_whose_write_outlasts_the_block(autojump_clock: MockClock) -
     assert behind.blobs == {}
 
 
+async def test_a_put_that_is_hashing_when_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    real = hashlib.sha256
+
+    def sha256(data: bytes) -> object:
+        started.set()
+        go_on.wait()
+        return real(data)
+
+    monkeypatch.setattr(hashlib, "sha256", sha256)
+    async with trio.open_nursery() as nursery:
+        async with replica.open([MemoryStore()]) as store:
+            hashing = Ended(nursery, store.put, bytes(2**20 + 1))
+            await trio.to_thread.run_sync(started.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(hashing.error, trio.ClosedResourceError)
+        go_on.set()
+
+
 async def test_wait_poisoned_of_a_closed_replica_that_was_poisoned() -> None:
     failing = SimulatedStore()
     failing.fail(BROKEN)
     with pytest.raises(PoisonedError):
         async with replica.open([MemoryStore()], [failing]) as store:
             await store.put(b"blob")
-    assert (await store.wait_poisoned()).failures == {"async-0": BROKEN}
+    with pytest.raises(trio.ClosedResourceError):
+        await store.wait_poisoned()
 
 
 async def test_what_is_left_is_logged_briefly(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
@@ -793,7 +889,7 @@ def test_the_door() -> None:
         (("sqlite:x",), {}, TypeError, "'sqlite:x'"),
         ((one,), {}, TypeError, "an iterable of stores or a mapping"),
         ((["sqlite:x"],), {}, TypeError, "open_store('sqlite:x')"),
-        (([one], {"far": "memory:"}), {}, TypeError, "far is a str"),
+        (([one], {"far": "memory:"}), {}, TypeError, "far is of type str"),
         (([None],), {}, TypeError, "NoneType, not a Store"),
         (([replica.open_store("memory:")],), {}, TypeError, "enter it first"),
         (([one],), {"queue_size": 0}, ValueError, "queue_size is at least 1, not 0"),

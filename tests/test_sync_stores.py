@@ -310,6 +310,17 @@ async def test_answers_that_were_not_asked_for_are_ignored(autojump_clock: MockC
         assert await store.get_many([REF, Ref.ZERO]) == {REF: DATA}
 
 
+@pytest.mark.parametrize("verify", [True, False])
+async def test_an_answer_to_get_many_that_is_no_mapping(autojump_clock: MockClock, verify: bool) -> None:
+    class Odd(SimulatedStore):
+        async def get_many(self, refs: Any) -> Any:
+            await super().get_many(refs)
+
+    async with replica.open([Odd(), Odd()], verify=verify) as store:
+        with pytest.raises(StoreError, match="get_many failed: sync-"):
+            await store.get_many([REF])
+
+
 async def test_many_stores_are_asked_through_their_own_get_many(autojump_clock: MockClock) -> None:
     async with replica.open([MemoryStore(), MemoryStore()]) as store:
         with trio.testing.assert_checkpoints():

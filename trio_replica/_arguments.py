@@ -61,16 +61,24 @@ def check_seconds(name: str, seconds: float) -> None:
 
 def _named(stores: Stores, kind: str) -> dict[str, Store]:
     if isinstance(stores, str) or not isinstance(stores, Iterable):
-        raise TypeError(f"{kind}_stores is an iterable of stores or a mapping of names to stores, not {stores!r}")
+        raise TypeError(
+            f"{kind}_stores is an iterable of stores or a mapping of names to stores, not {stores!r}{_hint(stores)}"
+        )
     named = dict(stores) if isinstance(stores, Mapping) else {f"{kind}-{i}": store for i, store in enumerate(stores)}
     for name, store in named.items():
         if not isinstance(name, str):
             raise TypeError(f"the name of a store is a str, not {name!r}")
         if not name:
             raise ValueError("the name of a store is not empty")
-        if isinstance(store, str):
-            raise TypeError(f"{name} is a str, not a store: use open_store({store!r})")
         if not isinstance(store, Store):
-            hint = ": enter it first, with `async with`" if hasattr(store, "__aenter__") else ""
-            raise TypeError(f"{name} is of type {type(store).__name__}, not a Store{hint}")
+            raise TypeError(f"{name} is of type {type(store).__name__}, not a Store{_hint(store)}")
     return named
+
+
+def _hint(given: object) -> str:
+    """Return what whoever gave this in place of a store, or stores, may have meant."""
+    if isinstance(given, str):
+        return f": use open_store({given!r})"
+    if isinstance(given, Store):
+        return ": put it in a list"
+    return ": enter it first, with `async with`" if hasattr(given, "__aenter__") else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -116,28 +117,32 @@ def describe_failures(failures: Mapping[str, BaseException]) -> str:
 def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Cancelled | None]:
     """Split what a store raised into what is that store's failure, whatever its shape, and a cancellation that goes on.
 
+    To be called in the task that called the store: if that is not cancelled, a `trio.Cancelled` is some other task's,
+    which the store has kept and passed on, so it is a failure as well.
+
     Raises:
       KeyboardInterrupt, SystemExit: if there is one in it, bare: these are carried out.
 
     """
-    if not isinstance(raised, BaseExceptionGroup):
-        if isinstance(raised, trio.Cancelled):
-            return None, raised
-        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
-            raise raised
+    if leave := _find(raised, (KeyboardInterrupt, SystemExit)):
+        raise leave
+    cancelled = _find(raised, (trio.Cancelled,))
+    if cancelled is None:
         return raised, None
-    if exits := raised.subgroup((KeyboardInterrupt, SystemExit)):
-        raise _first_leaf(exits)
-    cancelled, failure = raised.split(trio.Cancelled)
-    leaf = None if cancelled is None else _first_leaf(cancelled)
-    assert leaf is None or isinstance(leaf, trio.Cancelled)
-    return failure, leaf
+    if trio.current_effective_deadline() != -math.inf:
+        stray = ReplicaError("the store raised a Cancelled that was not meant for its caller")
+        stray.__cause__ = raised
+        return stray, None
+    assert isinstance(cancelled, trio.Cancelled)
+    failure = raised.split(trio.Cancelled)[1] if isinstance(raised, BaseExceptionGroup) else None
+    return failure, cancelled
 
 
-def _first_leaf(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
+def _find(raised: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """Return the first exception of `kinds` in `raised`, which may be a group."""
+    if not isinstance(raised, BaseExceptionGroup):
+        return raised if isinstance(raised, kinds) else None
+    return next((found for part in raised.exceptions if (found := _find(part, kinds)) is not None), None)
 
 
 def _described(failure: BaseException) -> str:

@@ -164,14 +164,13 @@ class BlobQueue:
           KeyboardInterrupt, SystemExit: if the store raised one.
 
         """
-        with self._worker_scope:
+        with self._worker_scope, self._receive:  # which lets go of what is not written
             async for blob in self._receive:
                 try:
                     await self._write(self._take(blob))
                 except BaseException as raised:  # noqa: ASYNC103  (its Cancelled goes on; the rest is a failure)
                     self.failure, cancelled = split_failure(raised)
                     if self.failure is not None:
-                        self._receive.close()  # lets go of the blobs
                         failed()
                     if cancelled is not None:
                         raise cancelled from None  # noqa: ASYNC104  (it is the one that was raised)

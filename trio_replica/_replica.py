@@ -150,24 +150,27 @@ class ReplicaStore(Store):
           trio.ClosedResourceError: if the block has ended, also meanwhile.
 
         """
-        self._check_accepting()
-        blob = await to_blob(blob)
         with self._until_closed():
-            result = await self._sync_stores.put(blob)
+            blob = await to_blob(blob)
+            _, added = await self._sync_stores.put(blob)
         await self._enqueue([blob])
-        return PutResult(blob.ref, result.added)
+        return PutResult(blob.ref, added)
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Write many blobs through the `Store.put_many` of every sync store, then queue them for every async store.
 
-        Returning, being cancelled, and errors mean for all what they mean for one with `put`.
+        Returning, and being cancelled, mean for all what they mean for one with `put`. The results are in the order of
+        `blobs`. Without any, no store is called.
+
+        Raises:
+          TypeError: if one is neither a `Blob` nor bytes-like; then no store is called.
+          StoreError: as `put`; any part of the blobs may be stored. Its `ref` is None.
+          PoisonedError, trio.ClosedResourceError: as `put`.
+
         """
-        self._check_accepting()
-        blobs = await to_blobs(blobs)
-        if not blobs:
-            return []
         with self._until_closed():
-            results = await self._sync_stores.put_many(blobs)
+            blobs = await to_blobs(blobs)
+            results = await self._sync_stores.put_many(blobs) if blobs else []
         await self._enqueue(blobs)
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
 
@@ -279,10 +282,12 @@ class ReplicaStore(Store):
         Being cancelled changes nothing.
 
         Raises:
-          trio.ClosedResourceError: if the block ends, or has ended, and none had failed.
+          trio.ClosedResourceError: if the block has ended, or ends before one has failed.
 
         """
         self._check_here()
+        if self._closed:
+            raise self._refusal()
         await self._refusing.wait()
         if not self._failures:
             raise self._refusal()
@@ -348,6 +353,7 @@ class ReplicaStore(Store):
             await queue.work(partial(self._poison, queue))
         except (KeyboardInterrupt, SystemExit) as request:  # raised by the store: carried out by ending the block
             self._exit_request = request
+            self._close()
             block.cancel()
         finally:
             self._workers -= 1
@@ -358,24 +364,23 @@ class ReplicaStore(Store):
         assert queue.failure is not None
         self._failures[queue.name] = queue.failure
         self._refuse()
-        with suppress(Exception):  # a logging filter's, say: a worker never raises
-            logger.error(
-                "the replica is poisoned by an async store: %s",
-                describe_failures({queue.name: queue.failure}),
-                exc_info=queue.failure,
-            )
+        failure = describe_failures({queue.name: queue.failure})
+        _log(logging.ERROR, f"the replica is poisoned by an async store: {failure}", queue.failure)
 
     def _refuse(self) -> None:
         for queue in self._queues:
             queue.refuse()
         self._refusing.set()
 
-    async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
-        """Close the replica and wait for the workers. Returns what interrupted the block or this, at the last."""
+    def _close(self) -> None:
         self._closed = True
         self._refuse()
         for scope in self._writes:
             scope.cancel()
+
+    async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
+        """Close the replica and wait for the workers. Returns what interrupted the block or this, at the last."""
+        self._close()
         while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
             if interruption is not None:
                 for queue in self._queues:
@@ -396,7 +401,7 @@ class ReplicaStore(Store):
         for queue in self._queues:
             if refs := queue.unreplicated():
                 shown = ", ".join(map(str, refs[:REFS_LOGGED])) + (", …" if len(refs) > REFS_LOGGED else "")
-                logger.warning("the replica is closed, and %s lacks %d accepted: %s", queue.name, len(refs), shown)
+                _log(logging.WARNING, f"the replica is closed, and {queue.name} lacks {len(refs)} accepted: {shown}")
         unreported = self._failures.keys() - self._reported
         failure = self._poisoned_error() if unreported else None
         interrupted = interruption is not None and not _is_cancellation(interruption)
@@ -430,6 +435,12 @@ class ReplicaStore(Store):
 
     def _poisoned_error(self) -> PoisonedError:
         return PoisonedError(self._failures, self.unreplicated)
+
+
+def _log(level: int, message: str, failure: BaseException | None = None) -> None:
+    # What a filter or handler raises must neither end a worker nor take the place of what the block raises.
+    with suppress(Exception):
+        logger.log(level, "%s", message, exc_info=failure)
 
 
 def _is_cancellation(exc: BaseException) -> bool:

@@ -176,8 +176,8 @@ class DeletableStore(Store):
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever the store has under its ref: a corrupt one is mended.
 
-        Atomic where the store can; this default deletes, then puts, so between the two, and if it is cancelled or
-        fails there, the blob is missing.
+        Returning means that the store has it, as durably as after a put. Atomic where the store can; this default
+        deletes, then puts, so between the two, and if it is cancelled or fails there, the blob is missing.
 
         Raises:
           TypeError: if `blob` is neither a `Blob` nor bytes-like; then nothing is deleted.
@@ -196,13 +196,14 @@ class RefIterator:
     An object with `__anext__` and not a generator, so that leaving a loop early leaves nothing to be closed.
     """
 
-    __slots__ = ("_after", "_list_page", "_listing", "_page")
+    __slots__ = ("_after", "_ended", "_list_page", "_listing", "_page")
 
     def __init__(self, list_page: Callable[[Ref, int], Awaitable[list[Ref]]], after: Ref) -> None:
         self._list_page = list_page
         self._after = check_ref(after)
         self._page: Iterator[Ref] = iter(())
         self._listing = False
+        self._ended = False
 
     def __aiter__(self) -> Self:
         return self
@@ -210,6 +211,8 @@ class RefIterator:
     async def __anext__(self) -> Ref:
         for ref in self._page:
             return ref  # noqa: ASYNC910  (one for each page is enough)
+        if self._ended:
+            raise StopAsyncIteration
         if self._listing:
             raise trio.BusyResourceError("another task is waiting for the next page of this listing")
         self._listing = True
@@ -218,6 +221,7 @@ class RefIterator:
         finally:
             self._listing = False
         if not page:
+            self._ended = True
             raise StopAsyncIteration
         self._after = page[-1]
         self._page = iter(page)

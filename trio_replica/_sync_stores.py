@@ -140,7 +140,7 @@ class SyncStores:
 
         async def ask(member: _SyncStore) -> _Answers:
             answer = await member.store.get_many([ref for ref in wanted if ref not in found])
-            return await _divided(answer) if self._verify else _Answers(answer, {})
+            return await _divided(answer) if self._verify else _Answers(dict(answer), {})
 
         def settle(member: _SyncStore, ended: Ended[_Answers]) -> bool:
             if len(found) == len(wanted):

@@ -24,7 +24,7 @@ BATCH_CALLS: Final = 256
 """The most calls in one batch. At 256 callers one transaction a batch puts 6 times as fast as one a put (DESIGN.md)."""
 
 BATCH_BYTES: Final = 64 * 1024 * 1024
-"""The bytes at which a batch ends; a larger call is a batch of its own."""
+"""The bytes at which a batch ends; a larger call is a batch of its own. What a read will bring, nobody knows before."""
 
 
 @final

@@ -39,7 +39,7 @@ def union(pages: Sequence[list[Ref]]) -> list[Ref]:
     """
     filled = [page for page in pages if page]
     if len(filled) == 1:
-        return filled[0]
+        return filled[0][:]
     end = min((page[-1] for page in filled), default=Ref.ZERO)
     refs = [ref for page in filled for ref in page[: bisect_right(page, end)]]
     refs.sort()  # a merge, for what it sorts are ascending runs
