@@ -384,6 +384,14 @@ async def test_list_refs_has_a_checkpoint_for_each_page() -> None:
         await anext(refs)
 
 
+async def test_a_listing_that_has_ended_stays_ended(autojump_clock: MockClock) -> None:
+    store = with_refs([ref_number(1)], page_size=2)
+    refs = store.list_refs()
+    assert [ref async for ref in refs] == [ref_number(1)]
+    store.blobs[ref_number(2)] = b""
+    assert [ref async for ref in refs] == []
+
+
 async def test_leaving_a_listing_early_leaves_nothing_behind(autojump_clock: MockClock) -> None:
     store = with_refs(map(ref_number, range(1, 5)), page_size=2)
     tasks = trio.lowlevel.current_statistics().tasks_living
