@@ -98,7 +98,7 @@ def test_ref_of_what_is_not_bytes_like(junk: Any) -> None:
 
 
 def test_ref_of_a_str_says_what_to_do() -> None:
-    with pytest.raises(TypeError, match=r"not str; encode a str first$"):
+    with pytest.raises(TypeError, match=r"not str; Ref.from_hex takes a str$"):
         Ref(HEX)  # type: ignore[arg-type]
 
 

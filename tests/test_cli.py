@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -917,6 +918,28 @@ def test_get(run: Run) -> None:
     assert sorted(os.listdir()) == ["file", "other", DATA]
 
 
+def test_get_from_the_sync_stores_that_are_there(run: Run) -> None:
+    stores = ("--sync", "dir:gone", "--sync", "sqlite:there.db")
+    write({"file": b"data"})
+    run("put", "file", *stores)
+    shutil.rmtree("gone")
+    ended = run("get", str(Ref.of(b"data")), *stores)
+    assert (ended.status, ended.out) == (0, b"data")
+    (problem,) = ended.problems
+    assert problem.startswith("there is no store dir:gone: ")
+    Path("there.db").write_text("no database")
+    ended = run("get", str(Ref.of(b"data")), *stores)
+    assert (ended.status, ended.out) == (1, b"")
+    (problem,) = ended.problems
+    assert re.fullmatch("there is no store dir:gone: .*; .*SQLITE_NOTADB: .*", problem)
+
+
+def test_put_of_a_device(run: Run) -> None:
+    ended = run("put", "/dev/zero")
+    assert (ended.status, ended.out) == (1, b"")
+    assert ended.problems == ["/dev/zero: is a device, which may have no end"]
+
+
 @pytest.mark.parametrize(
     ("prefix", "problem"),
     [
@@ -1062,8 +1085,9 @@ def test_reading_creates_no_store(run: Run, command: list[str], url: str) -> Non
     write({"file": b"", "folder/file": b""})
     ended = run(*command, "--sync", "memory:", "--sync", url)
     assert (ended.status, ended.out) == (1, b"")
-    (problem,) = ended.problems
+    problem, *rest = ended.problems
     assert problem.startswith(f"there is no store {url}: ")
+    assert rest == ([] if command == ["ls"] else ["00: not found"])
     assert sorted(os.listdir()) == ["file", "folder"]
     assert os.listdir("folder") == ["file"]
 

@@ -31,6 +31,7 @@ from trio_replica._store import (
     check_results,
     concurrently,
 )
+from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -390,6 +391,19 @@ async def test_a_listing_that_has_ended_stays_ended(autojump_clock: MockClock) -
     assert [ref async for ref in refs] == [ref_number(1)]
     store.blobs[ref_number(2)] = b""
     assert [ref async for ref in refs] == []
+
+
+async def test_a_listing_that_goes_round_is_an_error(autojump_clock: MockClock) -> None:
+    class Stuck(SimulatedStore):
+        async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+            return await super().list_page(Ref.ZERO, limit)
+
+    store = Stuck()
+    await store.put(b"blob")
+    refs = store.list_refs()
+    assert await anext(refs) == Ref.of(b"blob")
+    with pytest.raises(ReplicaError, match="which is not after"):
+        await anext(refs)
 
 
 async def test_leaving_a_listing_early_leaves_nothing_behind(autojump_clock: MockClock) -> None:

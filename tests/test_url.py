@@ -121,6 +121,13 @@ def test_a_path_that_is_missing_or_too_much(url: str, shape: str) -> None:
     assert str(caught.value) == f"the URL of such a store is {shape}, not {url!r}"
 
 
+@pytest.mark.parametrize("url", ["dir://nas/backup", "sqlite://host/blobs.db"])
+def test_a_url_that_names_a_host(url: str) -> None:
+    with pytest.raises(ValueError, match=f"can't name a host as '{url}' does"):
+        replica.open_store(url)
+    replica.open_store("dir:///absolute/path")
+
+
 @pytest.mark.parametrize("junk", [None, 5, b"memory:", MemoryStore(), ["memory:"]])
 def test_a_url_that_is_no_str(junk: Any) -> None:
     with pytest.raises(TypeError, match=rf"^the URL of a store is a str, not {type(junk).__name__}$"):

@@ -209,7 +209,8 @@ def _view(data: BytesLike, what: str) -> memoryview:
     try:
         return memoryview(data)
     except TypeError:
-        hint = "; encode a str first" if isinstance(data, str) else ""
+        hints = {"a ref": "; Ref.from_hex takes a str", "a blob": "; encode a str first"}
+        hint = hints[what] if isinstance(data, str) else ""
         kind = type(data).__name__
         raise TypeError(f"{what} is made of bytes, bytearray, memoryview or the like, not {kind}{hint}") from None
 

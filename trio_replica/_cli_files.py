@@ -95,6 +95,8 @@ def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recurs
                 found.append(_wrong(path, "is a folder: -r puts what is in it"))
         elif own.has_database(real_path, status):
             found.append(_wrong(path, "is part of a store that this puts to"))
+        elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            found.append(_wrong(path, "is a device, which may have no end"))
         else:
             found.append(File(path, status.st_size if stat.S_ISREG(status.st_mode) else None))
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
 from ._cli_files import OwnFiles
-from ._cli_output import CommandError, describe
-from ._url import open_urls, split_url
+from ._cli_output import CommandError, describe, say
+from ._replica import open as open_replica
+from ._url import open_store, open_urls, split_url
 from .stores._files import make_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from ._replica import ReplicaStore
+    from ._store import Store
 
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
@@ -72,6 +75,31 @@ class Stores(NamedTuple):
             if problem := absence(url):
                 raise CommandError(problem)
         return open_urls(_by_name(self.sync))
+
+    @asynccontextmanager
+    async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
+        """Open a replica of those sync stores that can be opened; say what is wrong with each other. None is created.
+
+        Raises:
+          CommandError: if none can be opened.
+
+        """
+        problems: list[str] = []
+        async with AsyncExitStack() as stack:
+            stores: dict[str, Store] = {}
+            for url in self.sync:
+                if problem := absence(url):
+                    problems.append(problem)
+                    continue
+                try:
+                    stores[url] = await stack.enter_async_context(open_store(url))
+                except Exception as error:  # a store may raise anything
+                    problems.append(describe(error))
+            if not stores:
+                raise CommandError("; ".join(problems))
+            for problem in problems:
+                say(problem)
+            yield await stack.enter_async_context(open_replica(stores))
 
     def own_files(self) -> OwnFiles:
         """Return the files of these stores, and of what this process prints. Blocks."""

@@ -34,7 +34,7 @@ class AsyncStoreStatistics:
     in_flight: int
     """Blobs that the worker is writing."""
     peak_queued: int
-    """The most blobs that were queued at once."""
+    """The most blobs that were queued at once: one more than `capacity` if an idle worker was being given one."""
     queued_bytes: int
     """Bytes of the blobs queued and in flight."""
     peak_bytes: int

@@ -93,6 +93,7 @@ class Store(ABC):
 
         Raises:
           TypeError: at once, if `after` is no `Ref`.
+          ReplicaError: while iterating, if a page is not after the one before it.
           Exception: while iterating, what `list_page` raises.
 
         """
@@ -223,6 +224,8 @@ class RefIterator:
         if not page:
             self._ended = True
             raise StopAsyncIteration
+        if page[0] <= self._after:  # to go on would be to go round
+            raise ReplicaError(f"a page that begins with {page[0]!s:.12}, which is not after {self._after!s:.12}")
         self._after = page[-1]
         self._page = iter(page)
         return next(self._page)
@@ -296,12 +299,14 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
     """Check that a store answered a put of `blobs` with a result for each.
 
     Raises:
-      ReplicaError: if there are more or fewer results than blobs.
+      ReplicaError: if there are more or fewer results than blobs, or one is no result.
       CorruptBlobError: if a result names another ref than that of its blob.
 
     """
     if len(results) != len(blobs):
         raise ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
-    for blob, (ref, _) in zip(blobs, results, strict=True):
-        if ref != blob.ref:
-            raise CorruptBlobError(blob.ref, ref)
+    for blob, result in zip(blobs, results, strict=True):
+        if not isinstance(result, tuple):
+            raise ReplicaError(f"a put returned {result!r}, no PutResult")
+        if result[0] != blob.ref:
+            raise CorruptBlobError(blob.ref, result[0])

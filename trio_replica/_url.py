@@ -94,6 +94,8 @@ def split_url(url: str) -> tuple[str, str]:
         raise ValueError(f"unknown store {url!r}: a store's URL is one of {', '.join(SCHEMES.values())}")
     if bool(path) != SCHEMES[scheme].endswith("PATH") or "\0" in path:
         raise ValueError(f"the URL of such a store is {SCHEMES[scheme]}, not {url!r}")
+    if path.startswith("//") and not path.startswith("///"):
+        raise ValueError(f"the URL of such a store is {SCHEMES[scheme]} and can't name a host as {url!r} does")
     return scheme, path
 
 

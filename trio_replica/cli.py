@@ -184,7 +184,7 @@ def _lacking(store: ReplicaStore) -> list[str]:
 
 
 async def _get(stores: Stores, prefix: str) -> bytes:
-    async with stores.open_to_read() as store:
+    async with stores.open_what_is_there() as store:
         try:
             return await store.get(await _only_ref(store, prefix))
         except BlobNotFoundError:

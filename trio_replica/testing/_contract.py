@@ -217,6 +217,7 @@ class StoreContract(ABC):
             await store.put_many(blobs)
             listed: list[Ref] = []
             while page := await store.list_page(listed[-1] if listed else Ref.ZERO, 7):
+                assert not listed or page[0] > listed[-1], "a page begins after the ref that it was asked for"
                 listed += page
             assert listed == sorted(map(Ref.of, blobs))
             assert [ref async for ref in store.list_refs(listed[29])] == listed[30:]
