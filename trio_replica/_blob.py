@@ -19,7 +19,7 @@ REF_SIZE: Final = 32
 """Bytes in a ref: the length of a SHA-256 digest (FIPS 180-4)."""
 
 HASH_INLINE_LIMIT: Final = 1024 * 1024
-"""Bytes that may be hashed on the event loop: 1 MiB takes 0.6 ms with the SHA instructions of a CPU, 3 ms without."""
+"""Bytes that may be hashed on the event loop: 1 MiB took 0.6 ms on a CPU with SHA instructions."""
 
 HASH_OVERHEAD: Final = 1024
 """Bytes that can be hashed in the time, 1 µs, that each blob takes beside its content."""
