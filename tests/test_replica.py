@@ -115,7 +115,12 @@ class Liar(SimulatedStore):
 
 
 async def test_a_store_that_names_another_ref_has_failed() -> None:
-    for result, kind in [(PutResult(Ref.ZERO, added=True), CorruptBlobError), (None, ReplicaError)]:
+    for result, kind in [
+        (PutResult(Ref.ZERO, added=True), CorruptBlobError),
+        ((Ref.of(b"blob"), True, "more"), ReplicaError),
+        ((), ReplicaError),
+        (None, ReplicaError),
+    ]:
         async with replica.open([MemoryStore(), Liar(result)]) as store:
             with pytest.raises(StoreError) as caught:
                 await store.put(b"blob")

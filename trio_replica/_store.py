@@ -306,7 +306,7 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
     if len(results) != len(blobs):
         raise ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
     for blob, result in zip(blobs, results, strict=True):
-        if not isinstance(result, tuple):
+        if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
             raise ReplicaError(f"a put returned {result!r}, no PutResult")
         if result[0] != blob.ref:
             raise CorruptBlobError(blob.ref, result[0])
