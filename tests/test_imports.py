@@ -20,6 +20,7 @@ LAYERS = [
     ["_blob"],
     ["_errors"],
     ["_fan_out"],
+    ["_started"],
     ["_store"],
     ["_union"],
     ["_statistics"],

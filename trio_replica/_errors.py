@@ -109,6 +109,11 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
         return dict(self.failures), dict(self.unreplicated)
 
 
+def closed_error() -> trio.ClosedResourceError:
+    """Return what every operation of a closed replica raises."""
+    return trio.ClosedResourceError("the replica is closed: its block has ended")
+
+
 def describe_failures(failures: Mapping[str, BaseException]) -> str:
     """Return each failed store with its error, for one line of a log."""
     return "; ".join(f"{name}: {_described(failure)}" for name, failure in failures.items())

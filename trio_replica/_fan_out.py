@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import outcome
 import trio
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 MemberT = TypeVar("MemberT")
 ResultT = TypeVar("ResultT")
+
+
+class Cancellable(Protocol):
+    """What is under way and can be cancelled by who owns it."""
+
+    def cancel(self) -> object:
+        """Let it end."""
+
+
 Ended: TypeAlias = "outcome.Value[ResultT] | outcome.Error"
 
 
@@ -30,7 +39,7 @@ async def attempt(call: Callable[[MemberT], Awaitable[ResultT]], member: MemberT
         raised = exc
     # Out here: raised within the handler, what goes on and the group that it came from would refer to each other.
     try:
-        return outcome.Error(_failure(raised))  # noqa: ASYNC910  (the call's own are enough)
+        return outcome.Error(failure_in(raised))  # noqa: ASYNC910  (the call's own are enough)
     finally:
         del raised  # its traceback refers to this frame
 
@@ -41,6 +50,7 @@ async def fan_out(
     settle: Callable[[MemberT, Ended[ResultT]], bool],
     *,
     stagger: float = 0.0,
+    cancellable: set[Cancellable] | None = None,
 ) -> None:
     """Make ``call(member)`` for all `members` concurrently, and hand each outcome to `settle` as it comes.
 
@@ -48,40 +58,62 @@ async def fan_out(
     task is left. With a `stagger`, each call but the first is made that many seconds after the one before it was, or
     at once when that one ends.
 
+    A cancel scope of the calls stands in `cancellable` meanwhile. When somebody cancels it there, this returns.
+
     Raises:
       trio.Cancelled, KeyboardInterrupt, SystemExit: bare, never in a group.
 
     """
-    if len(members) == 1:
-        settle(members[0], await attempt(call, members[0]))
+    if len(members) == 1 and cancellable is None:
+        settle(members[0], await attempt(call, members[0]))  # a nursery would only cost
         return
 
-    async def run(member: MemberT, ended: trio.Event) -> None:
-        if nursery.cancel_scope.cancel_called:
-            return  # noqa: ASYNC910  (settled, or cancelled, before this one's turn came)
-        if settle(member, await attempt(call, member)):
-            nursery.cancel_scope.cancel()
-        ended.set()
-
     try:
-        async with trio.open_nursery() as nursery:
-            for member in members:
-                ended = trio.Event()
-                nursery.start_soon(run, member, ended)
-                if stagger > 0:
-                    with trio.move_on_after(stagger):
-                        await ended.wait()
+        await _fan_out(members, call, settle, stagger, set() if cancellable is None else cancellable)
     except BaseExceptionGroup as group:
         raised = group
     else:
         return
     try:
-        raise _failure(raised)
+        raise failure_in(raised)
     finally:
         del raised
 
 
-def _failure(raised: BaseException) -> BaseException:
+async def _fan_out(
+    members: Sequence[MemberT],
+    call: Callable[[MemberT], Awaitable[ResultT]],
+    settle: Callable[[MemberT, Ended[ResultT]], bool],
+    stagger: float,
+    cancellable: set[Cancellable],
+) -> None:
+    async def run(member: MemberT, ended: trio.Event | None = None) -> None:
+        if nursery.cancel_scope.cancel_called:
+            return  # noqa: ASYNC910  (settled, or cancelled, before this one's turn came)
+        if settle(member, await attempt(call, member)):
+            nursery.cancel_scope.cancel()
+        if ended is not None:
+            ended.set()
+
+    async with trio.open_nursery() as nursery:
+        cancellable.add(nursery.cancel_scope)
+        try:
+            if stagger > 0:
+                for member in members:
+                    ended = trio.Event()
+                    nursery.start_soon(run, member, ended)
+                    with trio.move_on_after(stagger):
+                        await ended.wait()
+            else:
+                for member in members[1:]:
+                    nursery.start_soon(run, member)
+                for member in members[:1]:
+                    await run(member)  # here, for a task of its own would be one more to switch to
+        finally:
+            cancellable.discard(nursery.cancel_scope)
+
+
+def failure_in(raised: BaseException) -> BaseException:
     """Return the failure in what was raised, or raise the cancellation, `KeyboardInterrupt` or `SystemExit` in it."""
     failure, cancelled = split_failure(raised)
     try:

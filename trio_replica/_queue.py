@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 import outcome
@@ -100,28 +101,15 @@ class BlobQueue:
 
     # Entering
 
-    def enter(self, blob: Blob) -> bool:
-        """Queue `blob` if there is room, and return whether there was."""
-        try:
-            self._send.send_nowait(blob)
-        except trio.WouldBlock:
-            return False
-        self._owed.append(_Owed(blob.ref, len(blob), trio.current_time()))
-        self._accepted += 1
-        self._bytes += len(blob)
-        self._peak_queued = max(self._peak_queued, self._accepted - self._taken)
-        self._peak_bytes = max(self._peak_bytes, self._bytes)
-        return True
+    def enter(self, blobs: Sequence[Blob]) -> int:
+        """Queue as many of `blobs` as there is room for, in their order, and return how many."""
+        return 0 if self._waiting else self._enter(blobs)  # those who wait were here first
 
-    def enter_or_join(self, blobs: Iterable[Blob], wait: _Wait) -> None:
-        """Queue as many of `blobs` as there is room for, and let `wait` wait with the others."""
-        remaining = deque(blobs)
-        if not self._waiting:  # else they were here first
-            self._enter_some(remaining)
-        if remaining:
-            self._waiting[wait] = remaining
-            wait.queues.add(self)
-            self._blocked_puts += 1
+    def join(self, blobs: Iterable[Blob], wait: _Wait) -> None:
+        """Let `wait` wait for room for `blobs`."""
+        self._waiting[wait] = deque(blobs)
+        wait.queues.add(self)
+        self._blocked_puts += 1
 
     def leave(self, wait: _Wait) -> None:
         """Let `wait` wait here no more."""
@@ -138,14 +126,26 @@ class BlobQueue:
             trio.lowlevel.reschedule(wait.task, outcome.Value(False))
         self._progress.unpark_all()
 
-    def _enter_some(self, blobs: deque[Blob]) -> None:
-        while blobs and self.enter(blobs[0]):
-            blobs.popleft()
+    def _enter(self, blobs: Iterable[Blob]) -> int:
+        now = trio.current_time()
+        entered = 0
+        with suppress(trio.WouldBlock):
+            for blob in blobs:
+                self._send.send_nowait(blob)
+                size = len(blob)
+                self._owed.append(_Owed(blob.ref, size, now))
+                self._bytes += size
+                entered += 1
+        self._accepted += entered
+        self._peak_queued = max(self._peak_queued, self._accepted - self._taken)
+        self._peak_bytes = max(self._peak_bytes, self._bytes)
+        return entered
 
     def _admit_waiting(self) -> None:
         while self._waiting:
             wait, blobs = next(iter(self._waiting.items()))
-            self._enter_some(blobs)
+            for _ in range(self._enter(blobs)):
+                blobs.popleft()
             if blobs:
                 break
             self.leave(wait)
@@ -195,15 +195,13 @@ class BlobQueue:
         """Return the next batch, which begins with `first`; the puts that wait follow into the room that it leaves."""
         batch = [first]
         self._taken += 1
-        self._admit_waiting()
-        while len(batch) < self._batch_size:
-            try:
+        while True:
+            while len(batch) < self._batch_size and self._accepted > self._taken:
                 batch.append(self._receive.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-            self._taken += 1
+                self._taken += 1
             self._admit_waiting()
-        return batch
+            if len(batch) == self._batch_size or self._accepted == self._taken:
+                return batch
 
     async def _write(self, batch: list[Blob]) -> None:
         if len(batch) == 1:
@@ -225,10 +223,13 @@ async def enqueue(queues: Sequence[BlobQueue], blobs: Sequence[Blob]) -> bool:
     entered all queues: False if the queues began to refuse meanwhile. Being cancelled, too, means that some blobs may
     have entered some queues; the rest won't.
     """
-    wait = _Wait(trio.lowlevel.current_task())
+    wait: _Wait | None = None
     for queue in queues:
-        queue.enter_or_join(blobs, wait)
-    if not wait.queues:
+        entered = queue.enter(blobs)
+        if entered < len(blobs):
+            wait = wait or _Wait(trio.lowlevel.current_task())
+            queue.join(blobs[entered:], wait)
+    if wait is None:
         return True  # noqa: ASYNC910  (the put had one)
 
     def withdraw(_: object) -> Abort:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, final
@@ -12,19 +12,19 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._arguments import check_seconds, check_size, named_stores
-from ._blob import Ref, to_blob, to_blobs
-from ._errors import PoisonedError, describe_failures
+from ._blob import Blob, Ref
+from ._errors import PoisonedError, closed_error, describe_failures
 from ._queue import BlobQueue, enqueue
 from ._statistics import ReplicaStatistics
 from ._store import PutResult, RefIterator, Store, check_page_request, check_ref, check_refs
 from ._sync_stores import SyncStores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ._arguments import Stores
-    from ._blob import Blob, BytesLike
+    from ._blob import BytesLike
 
 REFS_LOGGED: Final = 10
 """Of the refs that a store lacks at the end, how many the log names; `ReplicaStore.unreplicated` has all."""
@@ -123,7 +123,6 @@ class ReplicaStore(Store):
         self._refusing = trio.Event()  # set when it is poisoned or closed
         self._closed = False
         self._ended_at: float | None = None
-        self._writes: set[trio.CancelScope] = set()  # the writes to sync stores that are under way
         self._workers = len(queues)
         self._drained = trio.Event()
         self._exit_request: BaseException | None = None
@@ -150,9 +149,9 @@ class ReplicaStore(Store):
           trio.ClosedResourceError: if the block has ended, also meanwhile.
 
         """
-        with self._until_closed():
-            blob = await to_blob(blob)
-            _, added = await self._sync_stores.put(blob)
+        self._check_accepting()
+        blob = Blob(blob)
+        _, added = await self._sync_stores.put(blob)
         await self._enqueue([blob])
         return PutResult(blob.ref, added)
 
@@ -168,9 +167,8 @@ class ReplicaStore(Store):
           PoisonedError, trio.ClosedResourceError: as `put`.
 
         """
-        with self._until_closed():
-            blobs = await to_blobs(blobs)
-            results = await self._sync_stores.put_many(blobs) if blobs else []
+        self._check_accepting()
+        blobs, results = await self._sync_stores.put_many(blobs)
         await self._enqueue(blobs)
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
 
@@ -312,19 +310,6 @@ class ReplicaStore(Store):
 
     # The parts of the operations
 
-    @contextmanager
-    def _until_closed(self) -> Generator[None, None, None]:
-        """Cancel what is done within when the block ends, and raise then."""
-        self._check_accepting()
-        with trio.CancelScope() as scope:
-            self._writes.add(scope)
-            try:
-                yield
-            finally:
-                self._writes.discard(scope)
-        if scope.cancelled_caught:
-            raise self._refusal()
-
     async def _enqueue(self, blobs: list[Blob]) -> None:
         # Between this check and the queues there is no checkpoint.
         self._check_accepting()
@@ -342,6 +327,7 @@ class ReplicaStore(Store):
 
     def _start(self, nursery: trio.Nursery) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._sync_stores.start(nursery)
         for queue in self._queues:
             nursery.start_soon(self._work, queue, nursery.cancel_scope, name=f"replica worker of {queue.name}")
         if not self._queues:
@@ -375,8 +361,7 @@ class ReplicaStore(Store):
     def _close(self) -> None:
         self._closed = True
         self._refuse()
-        for scope in self._writes:
-            scope.cancel()
+        self._sync_stores.close()
 
     async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
         """Close the replica and wait for the workers. Returns what interrupted the block or this, at the last."""
@@ -429,7 +414,7 @@ class ReplicaStore(Store):
     def _refusal(self) -> PoisonedError | trio.ClosedResourceError:
         """Return the error for a caller, who raises it."""
         if self._closed:
-            return trio.ClosedResourceError("the replica is closed: its block has ended")
+            return closed_error()
         self._reported.update(self._failures)
         return self._poisoned_error()
 

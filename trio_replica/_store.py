@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar, final
 
 import outcome
 import trio
 
-from ._blob import Ref, to_blob, to_blobs
+from ._blob import Ref, hashed, to_blob, to_blobs
 from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
 from ._fan_out import fan_out
+from ._started import ended_call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from ._blob import Blob, BytesLike
     from ._fan_out import Ended
+    from ._started import Cancel, Done
 
 ItemT = TypeVar("ItemT")
 
@@ -190,6 +194,46 @@ class DeletableStore(Store):
         await self.put(blob)
 
 
+class StartableStore(Store):
+    """A store whose puts and gets can be started without a task that waits for each, as `open_store_threads` can.
+
+    A replica of such stores writes to all, and reads from the first that answers, for a fraction of what tasks cost.
+    `put` and `get` are made of `start_put` and `start_get`, which say when a call has ended by calling ``done`` with
+    its outcome: once, in Trio's thread, and not before they have returned. They return what cancels the call: a
+    function that returns True if ``done`` will not be called, and False if the call can't be interrupted any more.
+    """
+
+    @abstractmethod
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        """Start a `put` of a blob whose ref has been computed. Its value is a `PutResult`.
+
+        Raises:
+          Exception: what the store refuses the blob with; then ``done`` is not called.
+
+        """
+
+    @abstractmethod
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `get`.
+
+        Raises:
+          Exception: what the store refuses it with; then ``done`` is not called.
+
+        """
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        """Store a blob: see `Store.put`."""
+        blob = await hashed(blob)
+        result: PutResult = await ended_call(partial(self.start_put, blob))
+        return result
+
+    async def get(self, ref: Ref) -> bytes:
+        """Return a blob: see `Store.get`."""
+        check_ref(ref)
+        data: bytes = await ended_call(partial(self.start_get, ref))
+        return data
+
+
 @final
 class RefIterator:
     """The refs of all pages after one ref, one by one.
@@ -299,14 +343,27 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
     """Check that a store answered a put of `blobs` with a result for each.
 
     Raises:
-      ReplicaError: if there are more or fewer results than blobs, or one is no result.
-      CorruptBlobError: if a result names another ref than that of its blob.
+      ReplicaError: what `results_error` returns.
 
     """
+    error = results_error(blobs, results)
+    if error is not None:
+        raise error
+
+
+def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
+    """Return what is wrong with the results with which a store answered a put of `blobs`.
+
+    That is a `ReplicaError` if there are more or fewer results than blobs, or one is no result; a `CorruptBlobError` if
+    one names another ref than that of its blob.
+    """
+    if not isinstance(results, Sequence):
+        return ReplicaError(f"a put_many returned {results!r}, no list of results")
     if len(results) != len(blobs):
-        raise ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
+        return ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
     for blob, result in zip(blobs, results, strict=True):
         if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
-            raise ReplicaError(f"a put returned {result!r}, no PutResult")
+            return ReplicaError(f"a put returned {result!r}, no PutResult")
         if result[0] != blob.ref:
-            raise CorruptBlobError(blob.ref, result[0])
+            return CorruptBlobError(blob.ref, result[0])
+    return None

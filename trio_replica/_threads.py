@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections import OrderedDict
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
 
 import outcome
@@ -14,9 +15,12 @@ import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
 from ._errors import ReplicaError
+from ._started import ended_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from ._started import Cancel, Done
 
 RequestT = TypeVar("RequestT")
 
@@ -31,13 +35,13 @@ BATCH_BYTES: Final = 64 * 1024 * 1024
 class Call(Generic[RequestT]):
     """One call to the store: the handler of its batch sets `outcome`."""
 
-    __slots__ = ("outcome", "request", "size", "task")
+    __slots__ = ("_done", "outcome", "request", "size")
 
-    def __init__(self, request: RequestT, size: int, task: trio.lowlevel.Task) -> None:
+    def __init__(self, request: RequestT, size: int, done: Done) -> None:
         self.request: RequestT = request
         self.size: int = size
-        self.task: trio.lowlevel.Task | None = task  # None when nobody waits for the outcome any more
-        self.outcome: outcome.Outcome[Any] | None = None
+        self._done: Done | None = done  # None when nobody waits for the outcome any more
+        self.outcome: outcome.Value[Any] | outcome.Error | None = None
 
     def fail(self, failure: BaseException) -> None:
         """Set an outcome that raises an exception like `failure`, but no other call's."""
@@ -123,26 +127,38 @@ class StoreThreads(Generic[RequestT]):
           RuntimeError: in another `trio.run` than that of the block.
 
         """
+        return await ended_call(partial(self.start, request, size=size, abandon_on_cancel=abandon_on_cancel))
+
+    def start(self, request: RequestT, done: Done, *, size: int = 0, abandon_on_cancel: bool = False) -> Cancel:
+        """Do what `run` does, without a task that waits: when the call has ended, ``done(outcome)`` is called.
+
+        That happens in Trio's thread, later, and must not raise. Returns what cancels the call: a function that returns
+        whether it is cancelled, so that `done` will not be called. A call that runs is not, unless it is abandoned.
+
+        Raises:
+          trio.ClosedResourceError: if the block has ended.
+          RuntimeError: in another `trio.run` than that of the block.
+
+        """
         if trio.lowlevel.current_trio_token() is not self._token:
             raise RuntimeError(f"{self._name} belongs to the trio.run that opened it")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        call = Call(request, size, trio.lowlevel.current_task())
+        call = Call(request, size, done)
         with self._changed:
             if self._refusing:
                 raise trio.ClosedResourceError(f"{self._name} is closed")
             self._waiting[call] = None
             self._changed.notify()
 
-        def abort(_: object) -> Abort:
+        def cancel() -> bool:
             with self._changed:
                 if withdrawn := call in self._waiting:
                     del self._waiting[call]
             if withdrawn or abandon_on_cancel:
-                call.task = None
-                return Abort.SUCCEEDED
-            return Abort.FAILED
+                call._done = None
+                return True
+            return False
 
-        return await trio.lowlevel.wait_task_rescheduled(abort)
+        return cancel
 
     # In the Trio thread
 
@@ -183,11 +199,11 @@ class StoreThreads(Generic[RequestT]):
 
     def _deliver(self, calls: Sequence[Call[RequestT]]) -> None:
         for call in calls:
-            if call.task is not None:
+            if call._done is not None:
                 assert call.outcome is not None
-                trio.lowlevel.reschedule(call.task, call.outcome)
+                call._done(call.outcome)
             # A thread that idles still has its last batch, and so has the traceback of what one of its calls raised.
-            del call.task, call.outcome, call.request
+            del call._done, call.outcome, call.request
 
     def _count_start(self) -> None:
         self._starting -= 1

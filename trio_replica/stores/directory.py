@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import outcome
 
-from .._blob import Ref, to_blob, to_blobs
+from .._blob import Ref, hashed, to_blobs
 from .._errors import BlobNotFoundError
-from .._store import DeletableStore, PutResult, check_page_request, check_ref, check_refs, concurrently
+from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs, concurrently
 from .._threads import Call, open_store_threads
 from ._files import identity, make_folder, make_folders, naming, sync
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 
     from .._blob import Blob, BytesLike
+    from .._started import Cancel, Done
     from .._threads import Handler, StoreThreads
 
     Request: TypeAlias = Callable[[], Any]
@@ -74,7 +75,7 @@ async def open_directory(root: str | os.PathLike[str], *, durable: bool = True) 
 
 
 @final
-class DirectoryStore(DeletableStore):
+class DirectoryStore(DeletableStore, StartableStore):
     """A store of one file a blob: see `open_directory`, which makes it."""
 
     def __init__(self, files: _Files, writers: StoreThreads[Request], readers: StoreThreads[Request]) -> None:
@@ -85,16 +86,14 @@ class DirectoryStore(DeletableStore):
     def __repr__(self) -> str:
         return f"<DirectoryStore {self._files.root!r}>"
 
-    async def put(self, blob: Blob | BytesLike) -> PutResult:
-        """Store a blob: see `Store.put`.
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        """Start a `put`: see `StartableStore.start_put`.
 
         Raises:
           OSError: with the path, if the system refuses; no part of the blob is visible.
 
         """
-        blob = await to_blob(blob)
-        added: bool = await self._writers.run(partial(self._files.put, blob), size=len(blob))
-        return PutResult(blob.ref, added)
+        return self._writers.start(partial(self._files.put, blob), done, size=len(blob))
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs, a part of them in each thread: see `Store.put_many`."""
@@ -108,16 +107,14 @@ class DirectoryStore(DeletableStore):
         await concurrently(put, [distinct[i::WRITERS] for i in range(min(WRITERS, len(distinct)))])
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
-    async def get(self, ref: Ref) -> bytes:
-        """Return a blob, as it is on the disk: see `Store.get`.
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `get`: see `StartableStore.start_get`.
 
         Raises:
           OSError: if the system refuses, or the folder has vanished.
 
         """
-        check_ref(ref)
-        data: bytes = await self._readers.run(partial(self._files.get, ref), abandon_on_cancel=True)
-        return data
+        return self._readers.start(partial(self._files.get, ref), done, abandon_on_cancel=True)
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
         """Return those of many blobs that are there, a part of them by each thread: see `Store.get_many`."""
@@ -150,7 +147,7 @@ class DirectoryStore(DeletableStore):
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
-        blob = await to_blob(blob)
+        blob = await hashed(blob)
         await self._writers.run(partial(self._files.replace, blob), size=len(blob))
 
 
@@ -194,7 +191,13 @@ class _Files:
                     if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
                         os.unlink(entry.path)
 
-    def put(self, blob: Blob) -> bool:
+    def put(self, blob: Blob) -> PutResult:
+        return PutResult(blob.ref, self._put(blob))
+
+    def put_all(self, blobs: Iterable[Blob]) -> dict[Ref, bool]:
+        return {blob.ref: self._put(blob) for blob in blobs}
+
+    def _put(self, blob: Blob) -> bool:
         """Store `blob`, and return whether it was not there."""
         path = self._path(blob.ref)
         while (size := _size(path)) is None:
@@ -209,14 +212,11 @@ class _Files:
             try:
                 sync(path)
             except FileNotFoundError:  # deleted meanwhile
-                return self.put(blob)
+                return self._put(blob)
             self._make_parents(blob.ref)
             self._sync_parent(blob.ref)
         self._check_present()
         return False
-
-    def put_all(self, blobs: Iterable[Blob]) -> dict[Ref, bool]:
-        return {blob.ref: self.put(blob) for blob in blobs}
 
     def replace(self, blob: Blob) -> None:
         _size(self._path(blob.ref))  # raises if the name is taken by what is no blob

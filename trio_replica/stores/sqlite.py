@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import outcome
 
-from .._blob import Ref, to_blob, to_blobs
+from .._blob import Ref, hashed, to_blobs
 from .._errors import BlobNotFoundError, ReplicaError
-from .._store import DeletableStore, PutResult, check_page_request, check_ref, check_refs
+from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs
 from .._threads import Call, open_store_threads
 from ._files import file_size, identity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 
     from .._blob import Blob, BytesLike
+    from .._started import Cancel, Done
     from .._threads import Handler, StoreThreads
 
     Request: TypeAlias = Callable[[sqlite3.Connection], Any]
@@ -40,6 +41,13 @@ ROW_OVERHEAD: Final = 64
 
 REFS_AT_ONCE: Final = 256
 """Refs in one SELECT: as many as a batch has calls."""
+
+ROWS_AT_ONCE: Final = 128
+"""Rows in one INSERT of a put_many. SQLite's module lets go of the interpreter and takes it back for each statement, so
+that many threads are in each other's way: two that put 1000 blobs of 4 KiB at once did a fifth more so."""
+
+BYTES_AT_ONCE: Final = 1024 * 1024
+"""Bytes in one such INSERT, for SQLite copies them, and keeps them until it runs the same one again."""
 
 _SCHEMA: Final = "CREATE TABLE blobs (ref BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
 _COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type, NOT NULL, place in the primary key
@@ -74,7 +82,7 @@ async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> 
 
 
 @final
-class SqliteStore(DeletableStore):
+class SqliteStore(DeletableStore, StartableStore):
     """A store in one SQLite database: see `open_sqlite`, which makes it.
 
     Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
@@ -88,8 +96,8 @@ class SqliteStore(DeletableStore):
     def __repr__(self) -> str:
         return f"<SqliteStore {self._database.path!r}>"
 
-    async def put(self, blob: Blob | BytesLike) -> PutResult:
-        """Store a blob: see `Store.put`.
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        """Start a `put`: see `StartableStore.start_put`.
 
         Raises:
           sqlite3.Error: with SQLite's name of the error and the path, if it refuses; ``SQLITE_TOOBIG`` for a blob that
@@ -97,23 +105,26 @@ class SqliteStore(DeletableStore):
           ReplicaError: if the file has been removed, or another has its name.
 
         """
-        blob = await to_blob(blob)
-        return (await self._insert([blob]))[0]
+        self._database.check_size(blob)
+        return self._writer.start(partial(_insert, blob), done, size=len(blob))
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs in one transaction: see `Store.put_many`."""
-        return await self._insert(await to_blobs(blobs))
+        blobs = await to_blobs(blobs)
+        for blob in blobs:
+            self._database.check_size(blob)
+        results: list[PutResult] = await self._writer.run(partial(_insert_all, blobs), size=sum(map(len, blobs)))
+        return results
 
-    async def get(self, ref: Ref) -> bytes:
-        """Return a blob, as it is in the database: see `Store.get`.
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `get`: see `StartableStore.start_get`.
 
         Raises:
           sqlite3.Error: if the database is damaged or can't be read.
           ReplicaError: if its row is no blob, or the file has been removed, or another has its name.
 
         """
-        data: bytes = await self._reader.run(check_ref(ref), abandon_on_cancel=True)
-        return data
+        return self._reader.start(ref, done, abandon_on_cancel=True)
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
         """Return those of many blobs that are there: see `Store.get_many`."""
@@ -140,15 +151,9 @@ class SqliteStore(DeletableStore):
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
-        blob = await to_blob(blob)
+        blob = await hashed(blob)
         self._database.check_size(blob)
         await self._writer.run(partial(_replace, blob), size=len(blob))
-
-    async def _insert(self, blobs: list[Blob]) -> list[PutResult]:
-        for blob in blobs:
-            self._database.check_size(blob)
-        added: list[bool] = await self._writer.run(partial(_insert, blobs), size=sum(map(len, blobs)))
-        return [PutResult(blob.ref, new) for blob, new in zip(blobs, added, strict=True)]
 
 
 @final
@@ -283,16 +288,10 @@ class _Database:
     def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
         """Return those of the blobs that are there."""
         found: dict[Ref, bytes] = {}
-        for first in range(0, len(refs), REFS_AT_ONCE):
-            some = refs[first : first + REFS_AT_ONCE]
-            # The statements for 1, 2, 4, … refs are prepared once each; NULL is equal to nothing.
-            places = 1 << (len(some) - 1).bit_length()
-            query = f"SELECT ref, data FROM blobs WHERE ref IN ({', '.join('?' * places)})"  # noqa: S608  (question marks)
-            rows = connection.execute(query, some + [None] * (places - len(some))).fetchall()
-            for ref, data in rows:
-                if not isinstance(data, bytes):
-                    raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
-                found[Ref(ref)] = data
+        for ref, data in _rows("ref, data", refs, connection):
+            if not isinstance(data, bytes):
+                raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
+            found[Ref(ref)] = data
         return found
 
     def list_page(self, after: Ref, limit: int, connection: sqlite3.Connection) -> list[Ref]:
@@ -372,10 +371,43 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-def _insert(blobs: list[Blob], connection: sqlite3.Connection) -> list[bool]:
+def _insert(blob: Blob, connection: sqlite3.Connection) -> PutResult:
     # OR IGNORE would also ignore what else may be wrong.
     statement = "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO NOTHING"
-    return [connection.execute(statement, (blob.ref, blob.data)).rowcount == 1 for blob in blobs]
+    return PutResult(blob.ref, connection.execute(statement, (blob.ref, blob.data)).rowcount == 1)
+
+
+def _insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutResult]:
+    there = {ref for (ref,) in _rows("ref", [blob.ref for blob in blobs], connection)}
+    new = [blob for blob in dict.fromkeys(blobs) if blob.ref not in there]
+    first = 0
+    while first < len(new):
+        count = 1
+        while (
+            2 * count <= min(ROWS_AT_ONCE, len(new) - first)
+            and sum(map(len, new[first : first + 2 * count])) <= BYTES_AT_ONCE
+        ):
+            count *= 2
+        rows = ", ".join(["(?, ?)"] * count)
+        values = [value for blob in new[first : first + count] for value in (blob.ref, blob.data)]
+        connection.execute(f"INSERT INTO blobs (ref, data) VALUES {rows}", values)  # noqa: S608  (question marks)
+        first += count
+    added = {blob.ref for blob in new}
+    results = []
+    for blob in blobs:
+        results.append(PutResult(blob.ref, blob.ref in added))
+        added.discard(blob.ref)
+    return results
+
+
+def _rows(columns: str, refs: list[Ref], connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """Return `columns` of those of the blobs that are there."""
+    for first in range(0, len(refs), REFS_AT_ONCE):
+        some = refs[first : first + REFS_AT_ONCE]
+        # The statements for 1, 2, 4, … refs are prepared once each; NULL is equal to nothing.
+        places = 1 << (len(some) - 1).bit_length()
+        query = f"SELECT {columns} FROM blobs WHERE ref IN ({', '.join('?' * places)})"  # noqa: S608  (question marks)
+        yield from connection.execute(query, some + [None] * (places - len(some))).fetchall()
 
 
 def _replace(blob: Blob, connection: sqlite3.Connection) -> None:

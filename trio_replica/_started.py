@@ -1,0 +1,262 @@
+"""One call to each of several stores whose calls can be started without a task: what `fan_out` does, for less."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
+
+import outcome
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+from ._fan_out import attempt, failure_in
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from ._fan_out import Cancellable, Ended
+
+MemberT = TypeVar("MemberT")
+
+Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error], None]"
+"""What is called, in Trio's thread, with the outcome of a call; never before starting that call has returned."""
+
+Cancel: TypeAlias = "Callable[[], bool]"
+"""What cancels a call, and returns whether `Done` will not be called for it: False if that is too late."""
+
+
+@enable_ki_protection
+async def ended_call(start: Callable[[Done], Cancel]) -> Any:
+    """Start a call with ``start(done)``, and return what it returns, or raise what it raises.
+
+    Being cancelled cancels the call; if it can't be cancelled any more, its outcome is waited for.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    cancel = start(partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
+    return await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
+
+
+@enable_ki_protection
+async def fan_out_started(
+    calls: StartedCalls[MemberT],
+    settle: Callable[[MemberT, Ended[Any]], bool],
+    *,
+    finish: Callable[[Any], Awaitable[Any]] | None = None,
+    cancellable: set[Cancellable] | None = None,
+) -> None:
+    """Start `calls`, and hand each outcome to `settle` as it comes; what a call returned passes `finish` before that.
+
+    Once `settle` returns True, the calls still under way are cancelled and no more are started. Returning means that
+    none is left, and so does being cancelled, which waits for those that can't be cancelled any more.
+
+    The calls stand in `cancellable` meanwhile. When somebody cancels them there, this returns.
+
+    Raises:
+      trio.Cancelled, KeyboardInterrupt, SystemExit: bare, never in a group.
+
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    if cancellable is not None:
+        cancellable.add(calls)
+    try:
+        calls.start()
+        while await calls.wait():
+            member, ended = calls.take()
+            if isinstance(ended, outcome.Error):
+                ended = outcome.Error(failure_in(ended.error))
+            elif finish is not None:
+                ended = await attempt(finish, ended.value)
+            if settle(member, ended):
+                calls.cancel()
+            else:
+                calls.go_on_after(member)
+        if calls.were_interrupted:
+            await trio.lowlevel.checkpoint_if_cancelled()
+    finally:
+        if cancellable is not None:
+            cancellable.discard(calls)
+        if calls.are_under_way:
+            await calls.wait_gone()  # noqa: ASYNC102  (not to be cancelled: nothing is to be left)
+
+
+@final
+class StartedCalls(Generic[MemberT]):
+    """The calls of one operation, each started with ``start(member, done)``.
+
+    All are started at once, or with `hedges` one after another, as these say. The operation's task is woken when a
+    call has ended; if it needs them all, when all have or one has failed.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_hedges",
+        "_last",
+        "_needs_all",
+        "_parked",
+        "_pending",
+        "_remaining",
+        "_start",
+        "_task",
+        "were_interrupted",
+    )
+
+    def __init__(
+        self,
+        members: Iterable[MemberT],
+        start: Callable[[MemberT, Done], Cancel],
+        *,
+        hedges: Hedges | None = None,
+        needs_all: bool = False,
+    ) -> None:
+        self._remaining = deque(members)
+        self._start = start
+        self._hedges = hedges
+        self._needs_all = needs_all
+        self._pending: dict[MemberT, Cancel] = {}
+        self._ended: deque[tuple[MemberT, Ended[Any]]] = deque()
+        self._last: MemberT | None = None  # that was started
+        self._task = trio.lowlevel.current_task()
+        self._parked = False
+        self.were_interrupted = False
+
+    @property
+    def are_under_way(self) -> bool:
+        return bool(self._pending)
+
+    def start(self) -> None:
+        """Start the first call, and without hedges all others."""
+        self.start_next()
+        while self._remaining and self._hedges is None:
+            self.start_next()
+
+    def start_next(self) -> None:
+        """Start the next call, if there is one."""
+        if self._hedges is not None:
+            self._hedges.discard(self)
+        if not self._remaining:
+            return
+        self._last = member = self._remaining.popleft()
+        done = partial(self._done, member)
+        try:
+            self._pending[member] = self._start(member, done)
+        except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which comes as any other does)
+            self._pending[member] = lambda: False
+            trio.lowlevel.current_trio_token().run_sync_soon(done, outcome.Error(exc))
+        if self._remaining and self._hedges is not None:
+            self._hedges.add(self)
+
+    def go_on_after(self, member: MemberT) -> None:
+        """Start the next call if the one of `member`, which has ended, was the last one that was started."""
+        if member is self._last and self._remaining:
+            self.start_next()
+
+    async def wait(self) -> bool:  # noqa: ASYNC910  (fan_out_started has one)
+        """Wait until a call has ended, and return True; False if none is left.
+
+        Being cancelled cancels the calls.
+        """
+        if self._pending and not self._ended:
+            await self._park()
+        return bool(self._ended)
+
+    def take(self) -> tuple[MemberT, Ended[Any]]:
+        """Return a call that has ended, and how."""
+        return self._ended.popleft()
+
+    def cancel(self) -> None:
+        """Cancel the calls, and start no more. Those that can't be cancelled any more, still end."""
+        self._withdraw()
+        if self._parked and not self._pending:
+            self._wake()
+
+    async def wait_gone(self) -> None:  # noqa: ASYNC910
+        """Cancel the calls, and wait for those that can't be cancelled any more."""
+        self._withdraw()
+        while self._pending:
+            self._ended.clear()
+            await self._park()
+
+    def _withdraw(self) -> None:
+        self._remaining.clear()
+        if self._hedges is not None:
+            self._hedges.discard(self)
+        for member, cancel in tuple(self._pending.items()):
+            if cancel():
+                del self._pending[member]
+
+    async def _park(self) -> None:
+        def abort(_: object) -> Abort:
+            self.were_interrupted = True
+            self._withdraw()
+            if self._pending:
+                return Abort.FAILED
+            self._parked = False
+            return Abort.SUCCEEDED
+
+        self._parked = True
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake(self) -> None:
+        self._parked = False
+        trio.lowlevel.reschedule(self._task)
+
+    def _done(self, member: MemberT, ended: Ended[Any]) -> None:
+        del self._pending[member]
+        self._ended.append((member, ended))
+        if self._parked and not (self._needs_all and self._pending and isinstance(ended, outcome.Value)):
+            self._wake()
+
+
+@final
+class Hedges:
+    """The operations that start their next call when the last one is late: by `delay` seconds, the same for all.
+
+    They become late in the order in which they were added, so one task, `watch`, waits for all of them.
+    """
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self._due: dict[StartedCalls[Any], float] = {}  # in that order
+        self._added: trio.Event | None = None  # while there is none
+        self._scope = trio.CancelScope()  # of `watch`
+
+    def add(self, calls: StartedCalls[Any]) -> None:
+        """Have the next call of `calls` started after the delay."""
+        if self._scope.cancel_called:  # nobody watches any more, so the others are not waited for
+            calls.start_next()
+            return
+        self._due[calls] = trio.current_time() + self.delay
+        if self._added is not None:
+            self._added.set()
+
+    def discard(self, calls: StartedCalls[Any]) -> None:
+        """Forget `calls`."""
+        self._due.pop(calls, None)
+
+    def stop(self) -> None:
+        """Let `watch` end. From now on, an operation does not wait before it starts its next call."""
+        self._scope.cancel()
+        for calls in tuple(self._due):
+            calls.start_next()
+
+    @enable_ki_protection
+    async def watch(self) -> None:
+        """Start what is late."""
+        try:
+            with self._scope:
+                await self._watch()
+        finally:
+            self.stop()
+
+    async def _watch(self) -> None:
+        while True:
+            calls, due = next(iter(self._due.items()), (None, 0.0))
+            if calls is None:
+                self._added = trio.Event()
+                await self._added.wait()
+                self._added = None
+            elif due > trio.current_time():
+                await trio.sleep_until(due)
+            else:
+                calls.start_next()
