@@ -7,7 +7,7 @@ from ._blob import Blob, Ref, to_blob
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._replica import ReplicaStore, open  # noqa: A004  (read as replica.open)
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
-from ._store import DeletableStore, PutResult, Store
+from ._store import DeletableStore, PutResult, StartableStore, Store
 from ._threads import Call, StoreThreads, open_store_threads
 from ._url import open_store, open_urls
 from .stores.directory import DirectoryStore, open_directory
@@ -30,6 +30,7 @@ __all__ = [
     "ReplicaStatistics",
     "ReplicaStore",
     "SqliteStore",
+    "StartableStore",
     "Store",
     "StoreError",
     "StoreThreads",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -170,6 +171,8 @@ class _Files:
         self._blobs = f"{root}/blobs"
         self._temporary = f"{root}/tmp"  # noqa: S108  (no system's)
         self._durable = durable
+        self._session = secrets.token_hex(16)
+        self._numbers = itertools.count()
         self._can_link = True
         self._identity: tuple[int, int] | None = None
         # What this session knows to be on the disk. Each is added after the fsync, so a race costs only a second one.
@@ -301,10 +304,14 @@ class _Files:
                     sync(holder)
                 self._made.add(folder)
 
+    def _new_path(self) -> str:
+        """Return the path of a temporary file that nobody else writes."""
+        return f"{self._temporary}/{self._session}-{next(self._numbers)}"
+
     @contextmanager
     def _written(self, blob: Blob) -> Generator[str, None, None]:
         """Write a temporary file, yield its path, and remove it if it is still there."""
-        path = f"{self._temporary}/{secrets.token_hex(16)}"
+        path = self._new_path()
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with naming(path):
@@ -346,7 +353,7 @@ class _Files:
             raise FileNotFoundError(errno.ENOENT, "The directory store has vanished", self.root)
 
     def _probe_link(self) -> bool:
-        path = f"{self._temporary}/{secrets.token_hex(16)}"
+        path = self._new_path()
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         try:
             os.link(path, f"{path}-link")
