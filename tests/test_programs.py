@@ -16,8 +16,12 @@ import trio_replica as replica
 from trio_replica import BlobNotFoundError, PoisonedError, Ref, ReplicaStore, StoreError
 from trio_replica.testing import Batched, Concurrent, Serial, SimulatedStore
 
+from .started import StartedStore
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from trio_replica import Store
 
 BROKEN = OSError("broken")
 BLOBS = [b"blob %d" % number for number in range(6)]
@@ -65,12 +69,14 @@ class Program:
 
     sync_stores: list[StoreOptions]
     async_stores: list[StoreOptions]
+    sync_calls: Literal["awaited", "started", "started, not to be interrupted"]
     options: dict[str, Any]
     steps: list[Step]
     ends_at: float
     end: Literal["normally", "error", "cancelled"]
 
 
+# Where one of several is drawn, what lets most happen stands first: it is drawn most often.
 times = st.sampled_from([0, 0, 1, 2, 5])
 stores = st.builds(
     StoreOptions,
@@ -78,12 +84,13 @@ stores = st.builds(
     get=times,
     page_size=st.none() | st.integers(1, 3),
     cost=st.sampled_from([Serial(), Concurrent(2), Batched(1, 0.5)]),
-    fails_after=st.none() | st.none() | st.integers(0, 8),
+    fails_after=st.sampled_from([None, None, 0, 1, 3, 8]),
 )
 programs = st.builds(
     Program,
     sync_stores=st.lists(stores, min_size=1, max_size=3),
     async_stores=st.lists(stores, max_size=3),
+    sync_calls=st.sampled_from(["started", "awaited", "started, not to be interrupted"]),
     options=st.fixed_dictionaries(
         {
             "queue_size": st.integers(1, 4),
@@ -98,11 +105,12 @@ programs = st.builds(
             at=st.integers(0, 12),
             kind=st.sampled_from(["put", "put", "put_many", "get", "get_many", "contains", "listing", "flush"]),
             blobs=st.lists(st.integers(0, len(BLOBS) - 1), min_size=1, max_size=4),
-            deadline=st.sampled_from([0, 1, 3, math.inf, math.inf, math.inf]),
+            deadline=st.sampled_from([math.inf, math.inf, math.inf, 0, 1, 3]),
         ),
+        min_size=4,
         max_size=20,
     ),
-    ends_at=st.sampled_from([0, 5, 100]),
+    ends_at=st.sampled_from([100, 100, 5, 0]),
     end=st.sampled_from(["normally", "error", "cancelled"]),
 )
 
@@ -136,7 +144,11 @@ class Run:
         self.check_end(error, cancelled=scope.cancelled_caught)
 
     async def run_block(self, tasks: trio.Nursery, scope: trio.CancelScope) -> None:
-        async with replica.open(self.sync_stores, self.async_stores, **self.program.options) as self.store:
+        sync_stores: list[Store] = list(self.sync_stores)
+        if self.program.sync_calls != "awaited":
+            interruptible = self.program.sync_calls == "started"
+            sync_stores = [StartedStore(each, interruptible=interruptible) for each in sync_stores]
+        async with replica.open(sync_stores, self.async_stores, **self.program.options) as self.store:
             for step in self.program.steps:
                 tasks.start_soon(self.run_step, self.store, step)
             await trio.sleep(self.program.ends_at)
@@ -242,13 +254,15 @@ class Run:
 
 QUICK = StoreOptions(put=0, get=0, page_size=None, cost=Serial(), fails_after=None)
 FAILING = StoreOptions(put=0, get=0, page_size=None, cost=Serial(), fails_after=0)
-NOBODY_IS_TOLD = Program([QUICK], [FAILING], {}, [Step(0, "put", [0], math.inf)], 5, "normally")
-
-A_PUT_FAILS = Program([FAILING], [], {}, [Step(0, "put", [0], math.inf)], 5, "normally")
+PUT = Step(0, "put", [0], math.inf)
+NOBODY_IS_TOLD = Program([QUICK], [FAILING], "awaited", {}, [PUT], 5, "normally")
+SOMEBODY_IS_TOLD = Program([QUICK], [FAILING], "awaited", {}, [PUT, Step(1, "flush", [0], math.inf)], 5, "normally")
+A_PUT_FAILS = Program([FAILING], [], "awaited", {}, [PUT], 5, "normally")
 
 
 @given(program=programs, _=st.random_module())
 @example(program=NOBODY_IS_TOLD, _=None)
+@example(program=SOMEBODY_IS_TOLD, _=None)
 @example(program=A_PUT_FAILS, _=None)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_programs(program: Program, _: object) -> None:
@@ -288,6 +302,7 @@ OPERATIONS: dict[str, Callable[[ReplicaStore], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.usefixtures("sync_calls")
 @pytest.mark.parametrize("hedge_delay", [0, 0.5])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_cancelled_at_every_checkpoint(name: str, hedge_delay: float) -> None:

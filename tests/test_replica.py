@@ -31,6 +31,7 @@ from trio_replica import (
 from trio_replica.testing import SimulatedStore, StoreContract
 
 from .common import BROKEN, Ended, put_numbers, refs
+from .started import let_stores_end_calls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from trio_replica import ReplicaStore
+
+pytestmark = pytest.mark.usefixtures("sync_calls")
 
 
 class TestReplicaStore(StoreContract):
@@ -65,7 +68,7 @@ async def test_put_waits_for_every_sync_store(autojump_clock: MockClock) -> None
     assert one.blobs == three.blobs == {Ref.of(b"blob"): b"blob"}
 
 
-async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock) -> None:
+async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock, sync_calls: str) -> None:
     good, bad, behind = SimulatedStore(put=3), SimulatedStore(put=1), SimulatedStore()
     bad.fail(BROKEN, "put", count=1)
     async with replica.open({"good": good, "bad": bad}, {"behind": behind}) as store:
@@ -75,6 +78,8 @@ async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock) -> 
         assert caught.value.failures == {"bad": BROKEN}
         assert (caught.value.operation, caught.value.ref) == ("put", Ref.of(b"blob"))
         assert caught.value.__cause__ is BROKEN
+        if sync_calls == "started":
+            await let_stores_end_calls()
         assert isinstance(good.calls[0].error, trio.Cancelled)
         assert store.unreplicated == {"behind": ()}
         assert await store.put(b"blob") == PutResult(Ref.of(b"blob"), added=True)
@@ -86,6 +91,8 @@ async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock) -> 
 
 async def test_sync_stores_that_fail_together(autojump_clock: MockClock) -> None:
     class Stubborn(SimulatedStore):
+        interruptible = False
+
         async def put(self, blob: Any) -> PutResult:
             with trio.CancelScope(shield=True):
                 await trio.sleep(1)
@@ -692,6 +699,8 @@ async def test_a_group_with_a_cancellation_ends_at_once_and_comes_out_as_itself(
 
 async def test_a_write_that_can_not_be_interrupted(autojump_clock: MockClock) -> None:
     class Stubborn(SimulatedStore):
+        interruptible = False
+
         async def put(self, blob: Any) -> PutResult:
             with trio.CancelScope(shield=True):
                 result = await super().put(blob)
@@ -738,6 +747,8 @@ async def test_other_tasks_when_the_block_ends(autojump_clock: MockClock) -> Non
 
 async def test_a_put_whose_write_outlasts_the_block(autojump_clock: MockClock) -> None:
     class Stubborn(SimulatedStore):
+        interruptible = False
+
         async def put(self, blob: Any) -> PutResult:
             with trio.CancelScope(shield=True):
                 result = await super().put(blob)

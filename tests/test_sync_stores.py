@@ -18,10 +18,14 @@ import trio_replica as replica
 from trio_replica import BlobNotFoundError, CorruptBlobError, MemoryStore, Ref, ReplicaError, StoreError
 from trio_replica.testing import SimulatedStore
 
+from .started import let_stores_end_calls
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
+
+pytestmark = pytest.mark.usefixtures("sync_calls")
 
 BROKEN = OSError("broken")
 DATA = b"blob"
@@ -64,13 +68,15 @@ HITS: list[tuple[list[tuple[str, float]], float, int]] = [
 
 @pytest.mark.parametrize(("scenario", "at", "winner"), HITS)
 async def test_the_first_good_answer_wins(
-    autojump_clock: MockClock, scenario: list[tuple[str, float]], at: float, winner: int
+    autojump_clock: MockClock, sync_calls: str, scenario: list[tuple[str, float]], at: float, winner: int
 ) -> None:
     stores = await open_answering(*scenario)
     async with replica.open(stores) as store:
         tasks = trio.lowlevel.current_statistics().tasks_living
         assert await store.get(REF) == DATA
         assert trio.current_time() == at
+        if sync_calls == "started":
+            await let_stores_end_calls()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         won = [counts.gets_won for counts in store.statistics().sync_stores.values()]
         assert won == [int(place == winner) for place in range(len(stores))]
@@ -163,6 +169,8 @@ async def test_a_loser_whose_cleanup_raises(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("verify", [True, False])
 async def test_a_loser_that_can_not_be_interrupted(autojump_clock: MockClock, verify: bool) -> None:
     class Stubborn(SimulatedStore):
+        interruptible = False
+
         async def get(self, ref: Ref) -> bytes:
             with trio.CancelScope(shield=True):
                 await trio.sleep(5)

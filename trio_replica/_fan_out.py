@@ -64,8 +64,8 @@ async def fan_out(
       trio.Cancelled, KeyboardInterrupt, SystemExit: bare, never in a group.
 
     """
-    if len(members) == 1 and cancellable is None:
-        settle(members[0], await attempt(call, members[0]))  # a nursery would only cost
+    if len(members) == 1:
+        await _call_one(members[0], call, settle, cancellable)
         return
 
     try:
@@ -78,6 +78,24 @@ async def fan_out(
         raise failure_in(raised)
     finally:
         del raised
+
+
+async def _call_one(
+    member: MemberT,
+    call: Callable[[MemberT], Awaitable[ResultT]],
+    settle: Callable[[MemberT, Ended[ResultT]], bool],
+    cancellable: set[Cancellable] | None,
+) -> None:
+    """Do without a nursery: a put to a replica of one store in memory takes a quarter more with one."""
+    if cancellable is None:
+        settle(member, await attempt(call, member))
+        return
+    with trio.CancelScope() as scope:
+        cancellable.add(scope)
+        try:
+            settle(member, await attempt(call, member))
+        finally:
+            cancellable.discard(scope)
 
 
 async def _fan_out(

@@ -1,0 +1,171 @@
+"""``python -m benchmarks``: see the README beside this file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+from rich.console import Console
+
+from . import _machine, _memory, _report, _work, overhead, peers, stores
+from ._rounds import Folders, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ._rounds import Comparison, Measured
+
+CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
+
+ROUNDS: Final = 7
+SECONDS: Final = 0.5
+QUICK_ROUNDS: Final = 2
+QUICK_SECONDS: Final = 0.02
+
+
+def _writable(_: click.Context, parameter: click.Parameter, folder: Path) -> Path:
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"{folder} is no folder that can be written", param=parameter)
+    return folder
+
+
+def _common_options(command: CommandT) -> CommandT:
+    for option in (
+        click.option("--plot", is_flag=True, help="Draw the ratios, as PNG files, too."),
+        click.option("--only", metavar="TEXT", default="", help="Measure only what has TEXT in its title."),
+        click.option("--quick", is_flag=True, help="See that it all works: the figures mean nothing."),
+        click.option(
+            "--output",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            callback=_writable,
+            default=".",
+            help="Where the JSON and PNG files go; the current folder by default.",
+        ),
+        click.option(
+            "--folder",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            callback=_writable,
+            default=".",
+            help="Where the stores are, on the disk to be measured; the current folder by default.",
+        ),
+        click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=SECONDS, show_default=True),
+        click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def _sizes_option(default: Iterable[str]) -> Callable[[CommandT], CommandT]:
+    return click.option(
+        "--size",
+        "sizes",
+        type=click.Choice(list(_work.SIZES)),
+        multiple=True,
+        default=tuple(default),
+        show_default=True,
+        help="Bytes of a blob. May be repeated.",
+    )
+
+
+def _callers_option(default: Iterable[int]) -> Callable[[CommandT], CommandT]:
+    return click.option(
+        "--callers",
+        type=click.IntRange(min=1),
+        multiple=True,
+        default=tuple(default),
+        show_default=True,
+        help="Tasks that call at once. May be repeated.",
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Measure what the library costs: ratios of rates, taken round by round."""
+
+
+@commands.command("overhead")
+@click.option(
+    "--store",
+    "kinds",
+    type=click.Choice(list(_work.OPENERS)),
+    multiple=True,
+    default=("memory", "sqlite"),
+    show_default=True,
+    help="What the replicas are made of. May be repeated.",
+)
+@_callers_option(_work.CALLERS)
+@_sizes_option(_work.SIZES)
+@_common_options
+def measure_overhead(kinds: tuple[str, ...], callers: tuple[int, ...], sizes: tuple[str, ...], **options: Any) -> None:
+    """Compare replicas with the bare stores that they are made of, and with code written by hand."""
+    if options["quick"]:
+        callers, sizes = callers[:1], sizes[:1]
+    _run("overhead", overhead.comparisons(kinds, callers, sizes, quick=options["quick"]), **options)
+    if not options["only"] or options["only"] in _memory.TITLE:
+        Console().print(_memory.report(quick=options["quick"]))
+
+
+@commands.command("stores")
+@_callers_option([1, 64])
+@_sizes_option(["4 KiB", "1 MiB"])
+@_common_options
+def measure_stores(callers: tuple[int, ...], sizes: tuple[str, ...], **options: Any) -> None:
+    """Compare the stores with each other, and with plain files and databases."""
+    if options["quick"]:
+        callers, sizes = callers[:1], sizes[:1]
+    _run("stores", stores.comparisons(callers, sizes), **options)
+
+
+@commands.command("peers")
+@_sizes_option(["4 KiB", "64 KiB"])
+@_common_options
+def measure_peers(sizes: tuple[str, ...], **options: Any) -> None:
+    """Compare the stores with other libraries that keep blobs on a disk."""
+    if options["quick"]:
+        sizes = sizes[:1]
+    for package in peers.missing():
+        Console().print(f"{package} is not installed (pip install '.[bench]'), and left out")
+    _run("peers", peers.comparisons(sizes), **options)
+
+
+def _run(
+    name: str,
+    comparisons: Iterable[Comparison],
+    *,
+    rounds: int,
+    seconds: float,
+    folder: Path,
+    output: Path,
+    quick: bool,
+    only: str,
+    plot: bool,
+) -> None:
+    if quick:
+        rounds, seconds = QUICK_ROUNDS, QUICK_SECONDS
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    machine = _machine.facts(folder)
+    console.print("; ".join(f"{fact} {value}" for fact, value in machine.items() if value is not None))
+    if machine["file system"] in _machine.VOLATILE:
+        console.print(f"{folder} is on {machine['file system']}: durable puts cost nothing there, and mean nothing")
+    measured: list[Measured] = []
+    arguments = {"rounds": rounds, "seconds": seconds}
+    with Folders(folder) as folders:
+        for comparison in comparisons:
+            if only not in f"{comparison.group}: {comparison.work}":
+                continue
+            with console.status("") as status:
+                measured.append(measure(comparison, rounds, seconds, folders, status.update))
+            console.print(_report.table(measured[-1]))
+            (output / f"{name}.json").write_text(_report.as_json(machine, arguments, measured), encoding="utf-8")
+    if plot:
+        for path in _report.plot(measured, output, name):
+            console.print(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    commands(prog_name="python -m benchmarks")

@@ -1,0 +1,242 @@
+"""The work that is measured: puts, gets and listings of any store, by some callers at once, for some seconds."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from itertools import count, cycle
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+import trio_replica as replica
+from trio_replica import MemoryStore, Ref, Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
+    from typing import Any
+
+    from ._rounds import Run
+
+Opener: TypeAlias = "Callable[[Path], AbstractAsyncContextManager[Store]]"
+"""What opens a store in a new folder."""
+
+SIZES: Final = {"100 B": 100, "4 KiB": 4096, "64 KiB": 64 * 1024, "1 MiB": 1024 * 1024}
+CALLERS: Final = (1, 16, 64, 256)
+
+READ_BYTES: Final = 16 * 1024 * 1024
+"""What the stores have that are read: so that each read is of memory, and what is measured is not the disk."""
+
+READ_BLOBS: Final = 4000
+
+
+# Opening stores
+
+
+@asynccontextmanager
+async def memory(_: Path) -> AsyncGenerator[Store, None]:
+    """Open a store in memory."""
+    await trio.lowlevel.checkpoint()
+    yield MemoryStore()
+
+
+def directory(folder: Path, *, durable: bool = True) -> AbstractAsyncContextManager[Store]:
+    """Open a directory store."""
+    return replica.open_directory(folder / "directory", durable=durable)
+
+
+def sqlite(folder: Path, *, durable: bool = True) -> AbstractAsyncContextManager[Store]:
+    """Open a SQLite store."""
+    return replica.open_sqlite(folder / "blobs.db", durable=durable)
+
+
+OPENERS: Final[dict[str, Opener]] = {"memory": memory, "directory": directory, "sqlite": sqlite}
+
+
+def replicated(open_one: Opener, sync: int, async_: int = 0, **options: Any) -> Opener:
+    """Return what opens a replica of some stores of one kind."""
+
+    @asynccontextmanager
+    async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:
+        async with AsyncExitStack() as stack:
+            stores = []
+            for number in range(sync + async_):
+                place = folder / str(number)
+                place.mkdir()
+                stores.append(await stack.enter_async_context(open_one(place)))
+            yield await stack.enter_async_context(replica.open(stores[:sync], stores[sync:], **options))
+
+    return open_replica
+
+
+# Doing something with them
+
+
+def payloads(size: int) -> Callable[[], bytes]:
+    """Return what makes one blob after another of `size` bytes, no two alike, and hardly takes time."""
+    prefix = os.urandom(8)
+    numbers = count()
+    rest = os.urandom(size)[16:]
+
+    def payload() -> bytes:
+        return b"".join((prefix, next(numbers).to_bytes(8, "big"), rest))
+
+    return payload
+
+
+async def make(callers: int, call: Callable[[], Awaitable[object]], seconds: float) -> int:
+    """Let so many callers make calls, each one after another, for at least so many seconds. Returns how many."""
+    calls = 0
+    end = perf_counter() + seconds
+
+    async def make_calls() -> None:
+        nonlocal calls
+        while perf_counter() < end:
+            await call()
+            calls += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(callers):
+            nursery.start_soon(make_calls)
+    return calls
+
+
+async def rate(callers: int, call: Callable[[], Awaitable[object]], seconds: float) -> float:
+    """Return how many calls a second so many callers make, in at least so many seconds."""
+    began = perf_counter()
+    return await make(callers, call, seconds) / (perf_counter() - began)
+
+
+def puts(open_one: Opener, callers: int, size: int) -> Run:
+    """Put new blobs."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        payload = payloads(size)
+        async with open_one(folder) as store:
+
+            async def put() -> None:
+                await store.put(payload())
+
+            result = await rate(callers, put, seconds)
+        return result
+
+    return run
+
+
+def puts_and_close(open_one: Opener, callers: int, size: int) -> Run:
+    """Put new blobs; what is counted ends with the block, so that it has been drained."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        payload = payloads(size)
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_one(folder))
+
+            async def put() -> None:
+                await store.put(payload())
+
+            began = perf_counter()
+            blobs = await make(callers, put, seconds)
+            await stack.aclose()
+        return blobs / (perf_counter() - began)
+
+    return run
+
+
+def puts_of_many(open_one: Opener, batch: int, size: int) -> Run:
+    """Put new blobs, some at once, one batch after another."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        payload = payloads(size)
+        async with open_one(folder) as store:
+
+            async def put_many() -> None:
+                await store.put_many([payload() for _ in range(batch)])
+
+            result = batch * await rate(1, put_many, seconds)
+        return result
+
+    return run
+
+
+async def fill(store: Store, size: int) -> list[Ref]:
+    """Put what will be read."""
+    payload = payloads(size)
+    blobs = [payload() for _ in range(number_to_read(size))]
+    return [result.ref for result in await store.put_many(blobs)]
+
+
+def number_to_read(size: int) -> int:
+    """Return how many blobs of `size` bytes there are when gets are measured."""
+    return min(READ_BLOBS, max(16, READ_BYTES // size))
+
+
+def gets(open_one: Opener, callers: int, size: int) -> Run:
+    """Get blobs that are there."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        async with open_one(folder) as store:
+            refs = cycle(await fill(store, size))
+
+            async def get() -> None:
+                await store.get(next(refs))
+
+            result = await rate(callers, get, seconds)
+        return result
+
+    return run
+
+
+def gets_of_many(open_one: Opener, batch: int, size: int) -> Run:
+    """Get blobs that are there, some at once, one batch after another."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        async with open_one(folder) as store:
+            refs = cycle(await fill(store, size))
+
+            async def get_many() -> None:
+                await store.get_many([next(refs) for _ in range(batch)])
+
+            result = batch * await rate(1, get_many, seconds)
+        return result
+
+    return run
+
+
+def drains(open_one: Opener, batch: int, size: int, *, through_replica: bool) -> Run:
+    """Write new blobs in batches: through a replica, with the store as its only async one, or with nothing between."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        payload = payloads(size)
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_one(folder))
+            if through_replica:
+                store = await stack.enter_async_context(replica.open([MemoryStore()], [store], queue_size=batch))
+            blobs = 0
+            began = perf_counter()
+            while perf_counter() < began + seconds:
+                await store.put_many([payload() for _ in range(batch)])
+                blobs += batch
+            if isinstance(store, replica.ReplicaStore):
+                await store.flush()
+            result = blobs / (perf_counter() - began)
+        return result
+
+    return run
+
+
+def listings(open_one: Opener) -> Run:
+    """List all refs, again and again."""
+
+    async def run(folder: Path, seconds: float) -> float:
+        async with open_one(folder) as store:
+            refs = 0
+            began = perf_counter()
+            while perf_counter() < began + seconds:
+                async for _ref in store.list_refs():
+                    refs += 1
+            result = refs / (perf_counter() - began)
+        return result
+
+    return run

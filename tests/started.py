@@ -1,0 +1,78 @@
+"""Stores, and what stands for them, whose calls are started without a task of their caller, on Trio's mock clock."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+import outcome
+import trio
+import trio.testing
+
+from trio_replica import StartableStore
+from trio_replica._sync_stores import SyncStores
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from trio_replica import Blob, Ref, Store
+    from trio_replica._started import Cancel, Done
+
+
+def start_call(call: Callable[[], Awaitable[object]], done: Done, *, interruptible: bool = True) -> Cancel:
+    """Start ``call()``, as a thread would: where no scope of the caller's reaches it, and only `Cancel` ends it.
+
+    Without `interruptible` nothing does: as a write that runs, it comes to its end, and its outcome to `done`.
+    """
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            ended = await outcome.acapture(call)
+        if not scope.cancel_called:
+            done(ended)
+
+    def cancel() -> bool:
+        if interruptible:
+            scope.cancel()
+        return interruptible
+
+    trio.lowlevel.spawn_system_task(run)
+    return cancel
+
+
+async def let_stores_end_calls() -> None:
+    """Let the tasks in which calls run end those that have just been cancelled. That takes no time, but a tick."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@final
+class StartedStore(StartableStore):
+    """Any store, such as a `SimulatedStore`, with its puts and gets started; without `interruptible` they run on."""
+
+    def __init__(self, store: Store, *, interruptible: bool = True) -> None:
+        self._store = store
+        self._start = partial(start_call, interruptible=interruptible)
+        self.put_many = store.put_many  # type: ignore[method-assign]
+        self.get_many = store.get_many  # type: ignore[method-assign]
+        self.contains = store.contains  # type: ignore[method-assign]
+
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        return self._start(partial(self._store.put, blob), done)
+
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        return self._start(partial(self._store.get, ref), done)
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        return await self._store.list_page(after, limit)
+
+
+def started_sync_stores(stores: Mapping[str, Store], *options: Any) -> SyncStores:
+    """Return what a replica makes of its sync stores, with each of them as a `StartedStore`.
+
+    A store that shields its calls says so with ``interruptible = False``.
+    """
+    started = {
+        name: StartedStore(store, interruptible=getattr(store, "interruptible", True)) for name, store in stores.items()
+    }
+    return SyncStores(started, *options)
