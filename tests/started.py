@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import outcome
 import trio
 import trio.testing
 
 from trio_replica import StartableStore
+from trio_replica._started import Hedges, StartedCalls, fan_out_started
 from trio_replica._sync_stores import SyncStores
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from trio_replica import Blob, Ref, Store
+    from trio_replica._fan_out import Cancellable, Ended
     from trio_replica._started import Cancel, Done
+
+MemberT = TypeVar("MemberT")
+ResultT = TypeVar("ResultT")
 
 
 def start_call(call: Callable[[], Awaitable[object]], done: Done, *, interruptible: bool = True) -> Cancel:
@@ -28,9 +33,10 @@ def start_call(call: Callable[[], Awaitable[object]], done: Done, *, interruptib
 
     async def run() -> None:
         with scope:
+            await trio.lowlevel.checkpoint_if_cancelled()  # withdrawn before it ran
             ended = await outcome.acapture(call)
-        if not scope.cancel_called:
-            done(ended)
+            if not scope.cancel_called:
+                done(ended)
 
     def cancel() -> bool:
         if interruptible:
@@ -41,9 +47,34 @@ def start_call(call: Callable[[], Awaitable[object]], done: Done, *, interruptib
     return cancel
 
 
-async def let_stores_end_calls() -> None:
+async def let_calls_end() -> None:
     """Let the tasks in which calls run end those that have just been cancelled. That takes no time, but a tick."""
     await trio.testing.wait_all_tasks_blocked()
+
+
+async def fan_out_starting(
+    members: Sequence[MemberT],
+    call: Callable[[MemberT], Awaitable[ResultT]],
+    settle: Callable[[MemberT, Ended[ResultT]], bool],
+    *,
+    stagger: float = 0.0,
+    cancellable: set[Cancellable] | None = None,
+) -> None:
+    """Do what `fan_out` does, with `fan_out_started`, and with the stagger as the delay of its hedges."""
+
+    def start(member: MemberT, done: Done) -> Cancel:
+        return start_call(partial(call, member), done)
+
+    hedges = Hedges(stagger) if stagger > 0 else None
+    if hedges is not None:
+        trio.lowlevel.spawn_system_task(hedges.watch)
+    try:
+        await fan_out_started(StartedCalls(members, start, hedges=hedges), settle, cancellable=cancellable)
+    finally:
+        if hedges is not None:
+            hedges.stop()
+        with trio.CancelScope(shield=True):
+            await let_calls_end()
 
 
 @final

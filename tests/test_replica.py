@@ -31,7 +31,7 @@ from trio_replica import (
 from trio_replica.testing import SimulatedStore, StoreContract
 
 from .common import BROKEN, Ended, put_numbers, refs
-from .started import let_stores_end_calls
+from .started import let_calls_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -79,7 +79,7 @@ async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock, syn
         assert (caught.value.operation, caught.value.ref) == ("put", Ref.of(b"blob"))
         assert caught.value.__cause__ is BROKEN
         if sync_calls == "started":
-            await let_stores_end_calls()
+            await let_calls_end()
         assert isinstance(good.calls[0].error, trio.Cancelled)
         assert store.unreplicated == {"behind": ()}
         assert await store.put(b"blob") == PutResult(Ref.of(b"blob"), added=True)
@@ -457,12 +457,13 @@ async def test_the_bodys_exception_wins_over_poison(autojump_clock: MockClock) -
     assert "failing: OSError: broken" in caught.value.__notes__[0]
 
 
-async def test_a_cancellation_does_not_hide_poison(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("hedge_delay", [0, 1])
+async def test_a_cancellation_does_not_hide_poison(autojump_clock: MockClock, hedge_delay: float) -> None:
     failing = SimulatedStore(put=1)
     failing.fail(BROKEN)
     with pytest.raises(PoisonedError):
         with trio.move_on_after(5):
-            async with replica.open([MemoryStore()], [failing]) as store:
+            async with replica.open([MemoryStore(), MemoryStore()], [failing], hedge_delay=hedge_delay) as store:
                 await store.put(b"blob")
                 await trio.sleep_forever()
     assert trio.current_time() == 5

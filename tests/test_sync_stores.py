@@ -18,7 +18,7 @@ import trio_replica as replica
 from trio_replica import BlobNotFoundError, CorruptBlobError, MemoryStore, Ref, ReplicaError, StoreError
 from trio_replica.testing import SimulatedStore
 
-from .started import let_stores_end_calls
+from .started import let_calls_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ async def test_the_first_good_answer_wins(
         assert await store.get(REF) == DATA
         assert trio.current_time() == at
         if sync_calls == "started":
-            await let_stores_end_calls()
+            await let_calls_end()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         won = [counts.gets_won for counts in store.statistics().sync_stores.values()]
         assert won == [int(place == winner) for place in range(len(stores))]
