@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -12,14 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import outcome
 import pytest
 import trio
 
 from trio_replica import Blob, BlobNotFoundError, DirectoryStore, PutResult, Ref, open_directory
-from trio_replica.stores import _files, directory
+from trio_replica.stores import _blob_files, _files, directory
 from trio_replica.testing import StoreContract
 
 from . import child
+from .held import in_one_batch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -287,19 +290,125 @@ async def test_a_blob_is_on_the_disk_before_it_has_its_name(root: Path, disk: Di
         folder, above, top = path.parents[0], path.parents[1], path.parents[2]
         assert disk.take(path, folder, above, top) == [
             ("fsync", path.name),
+            ("link", path.name),
+            ("unlink", path.name),
             ("fsync", "blobs"),
             ("fsync", above.name),
-            ("link", path.name),
             ("fsync", folder.name),
-            ("unlink", path.name),
         ]
         await store.put(second)
         assert disk.take(other, folder, above, top) == [
             ("fsync", other.name),
             ("link", other.name),
-            ("fsync", folder.name),
             ("unlink", other.name),
+            ("fsync", folder.name),
         ]
+
+
+async def test_puts_that_come_together_share_their_fsyncs(
+    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "WRITERS", 1)
+    first, second = siblings()
+    path, other = path_of(root, first.ref), path_of(root, second.ref)
+    async with open_directory(root) as store:
+        disk.events.clear()
+        puts = [partial(store.put, blob) for blob in (first, second, first)]
+        one, two, again = await in_one_batch(store._writers, *puts)
+        assert one.unwrap() == (first.ref, True)
+        assert two.unwrap() == (second.ref, True)
+        assert again.unwrap() == (first.ref, False)
+    files = (path, other, *path.parents[:3])
+    assert disk.take(*files) == [
+        ("fsync", path.name),
+        ("fsync", other.name),
+        ("fsync", "?"),  # the same blob once more, which finds that its name is taken
+        ("link", path.name),
+        ("link", other.name),
+        ("link", "?"),
+        ("fsync", path.name),
+        ("fsync", "blobs"),
+        ("fsync", path.parents[1].name),
+        ("fsync", path.parents[0].name),
+        ("unlink", path.name),
+        ("unlink", other.name),
+        ("unlink", "?"),
+        ("fsync", "blobs"),
+        ("fsync", path.parents[1].name),
+        ("fsync", path.parents[0].name),
+    ]
+
+
+async def test_more_puts_than_files_may_be_open_come_together(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "WRITERS", 1)
+    monkeypatch.setattr(_blob_files, "FILES_AT_ONCE", 3)
+    most = 0
+
+    def counting_fsync(file: int) -> None:
+        nonlocal most
+        most = max(most, open_files() - before)
+        really_fsync(file)
+
+    async with open_directory(root) as store:
+        before, really_fsync = open_files(), os.fsync
+        monkeypatch.setattr(os, "fsync", counting_fsync)
+        ended = await in_one_batch(store._writers, *[partial(store.put, b"%d" % i) for i in range(10)])
+        assert [one.unwrap() for one in ended] == [(Ref.of(b"%d" % i), True) for i in range(10)]
+        assert len([ref async for ref in store.list_refs()]) == 10
+    assert 0 < most <= 4  # the three, and the folder that counts them
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "link", "folder"])
+async def test_a_put_that_fails_does_not_fail_its_neighbours(
+    root: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(name: str, number: int) -> None:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(numbers) == number:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return really(*arguments, **options)
+
+        numbers = itertools.count()
+        really = getattr(os, name)
+        monkeypatch.setattr(os, name, call)
+
+    monkeypatch.setattr(directory, "WRITERS", 1)
+    blobs = [b"1", b"2", b"3"]  # in three folders
+    async with open_directory(root) as store:
+        for blob in blobs:
+            path_of(root, Ref.of(blob)).parent.mkdir(parents=True)
+        # Of three files opened, written, synced and named, the second; of nine folders synced, the last.
+        failing("fsync" if step == "folder" else step, 3 + 6 if step == "folder" else 1)
+        first, second, third = await in_one_batch(store._writers, *[partial(store.put, blob) for blob in blobs])
+        monkeypatch.undo()
+        good, bad = ((first, second), third) if step == "folder" else ((first, third), second)
+        assert [one.unwrap().added for one in good] == [True, True]
+        assert isinstance(bad, outcome.Error)
+        assert isinstance(bad.error, OSError)
+        assert bad.error.errno == errno.EIO
+        assert os.listdir(root / "tmp") == []
+        results = await store.put_many(blobs)
+        assert [result.added for result in results] == [False, step != "folder", False]
+
+
+async def test_a_put_of_many_that_fails_raises_once_all_have_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "WRITERS", 1)
+    path_of(root).mkdir(parents=True)  # the name of one blob is taken
+    async with open_directory(root) as store:
+        with pytest.raises(FileExistsError):
+            await store.put_many([b"before", DATA, b"after"])
+        assert await store.get_many([Ref.of(b"before"), REF, Ref.of(b"after")]) == {
+            Ref.of(b"before"): b"before",
+            Ref.of(b"after"): b"after",
+        }
+
+
+async def test_a_file_is_read_whole_however_little_comes_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_directory(root) as store:
+        await store.put(DATA)
+        really_read = os.read
+        monkeypatch.setattr(os, "read", lambda file, size: really_read(file, min(size, 3)))
+        assert await store.get(REF) == DATA
 
 
 async def test_a_blob_that_is_there_is_synced_once(root: Path, disk: Disk) -> None:
@@ -322,7 +431,7 @@ async def test_a_blob_that_is_there_is_synced_once(root: Path, disk: Disk) -> No
 async def test_a_session_that_forgets_what_it_synced_syncs_again(
     root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory, "SYNCED_LIMIT", 2)
+    monkeypatch.setattr(_blob_files, "SYNCED_LIMIT", 2)
     async with open_directory(root) as store:
         for data in (b"1", b"2", b"3"):
             await store.put(data)
@@ -505,7 +614,7 @@ async def test_a_blob_that_is_deleted_while_it_is_put_is_written_again(
     write(path_of(root))
     async with open_directory(root) as store:
         really_sync = _files.sync
-        monkeypatch.setattr(directory, "sync", sync)
+        monkeypatch.setattr(_blob_files, "sync", sync)
         assert await store.put(DATA) == (REF, True)
         assert path_of(root).read_bytes() == DATA
 

@@ -15,12 +15,12 @@ import pytest
 import trio
 import trio.testing
 
-from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, StoreThreads, open_sqlite
+from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, open_sqlite
 from trio_replica.stores import sqlite
 from trio_replica.testing import StoreContract
 
 from . import child
-from .held import Held
+from .held import in_one_batch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,26 +86,6 @@ async def read_all(path: Path) -> dict[Ref, bytes]:
 
 
 Ended = outcome.Value[Any] | outcome.Error
-
-
-async def in_one_batch(threads: StoreThreads[Any], *calls: Callable[[], Awaitable[object]]) -> list[Ended]:
-    """Make calls that `threads`, which is one, takes as one batch in this order, and return how they ended."""
-
-    async def make(i: int) -> None:
-        try:
-            ended[i] = outcome.Value(await calls[i]())
-        except Exception as error:
-            ended[i] = outcome.Error(error)
-
-    ended: dict[int, Ended] = {}
-    async with trio.open_nursery() as nursery:
-        with Held() as held:
-            nursery.start_soon(threads.run, held)  # noqa: ASYNC111  (released, it ends, and so does the nursery)
-            await held.wait_running()
-            for i in range(len(calls)):
-                nursery.start_soon(make, i)
-                await trio.testing.wait_all_tasks_blocked()
-    return [ended[i] for i in range(len(calls))]
 
 
 async def put_in_one_batch(store: SqliteStore, *blobs: bytes) -> list[Ended]:

@@ -98,6 +98,7 @@ class StoreThreads(Generic[RequestT]):
         self._token = trio.lowlevel.current_trio_token()
         self._changed = threading.Condition(threading.Lock())
         self._waiting: OrderedDict[Call[RequestT], None] = OrderedDict()  # guarded by _changed
+        self._taken = 0  # calls that the threads run; guarded by _changed
         self._refusing = False  # guarded by _changed
         # The rest is the Trio thread's own.
         self._starting = threads
@@ -227,6 +228,8 @@ class StoreThreads(Generic[RequestT]):
                 self._tell_trio(self._count_start)
                 while batch := self._take():
                     self._handle(handle, batch)
+                    with self._changed:
+                        self._taken -= len(batch)
         except BaseException as failure:  # noqa: ASYNC103  (of entering or leaving `serve`; Trio is in another thread)
             self._tell_trio(self._record, failure)
         finally:
@@ -239,7 +242,9 @@ class StoreThreads(Generic[RequestT]):
         with self._changed:
             while not self._waiting and not self._refusing:
                 self._changed.wait()
-            share = min(-(-len(self._waiting) // len(self._threads)), BATCH_CALLS)
+            # Of all calls, also those that other threads run: else a thread that is free would take them one by one.
+            share = -(-(len(self._waiting) + self._taken) // len(self._threads))
+            share = min(share, len(self._waiting), BATCH_CALLS)
             while len(batch) < share:
                 call = next(iter(self._waiting))
                 size += call.size
@@ -247,6 +252,7 @@ class StoreThreads(Generic[RequestT]):
                     break
                 del self._waiting[call]
                 batch.append(call)
+            self._taken += len(batch)
         return batch
 
     def _handle(self, handle: Handler[RequestT], batch: list[Call[RequestT]]) -> None:
