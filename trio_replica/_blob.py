@@ -191,14 +191,14 @@ async def to_blob(data: Blob | BytesLike) -> Blob:
     return blob
 
 
-async def hashed(data: Blob | BytesLike) -> Blob:  # noqa: ASYNC910  (see below)
+async def hashed(data: Blob | BytesLike) -> Blob:
     """Return what `to_blob` returns, without its checkpoint: for a caller who has one of its own next."""
     blob = Blob(data)
     if takes_thread(blob):
         await trio.to_thread.run_sync(_compute_ref, blob, abandon_on_cancel=True)
     else:
         _compute_ref(blob)
-    return blob
+    return blob  # noqa: ASYNC910  (see above)
 
 
 def takes_thread(blob: Blob) -> bool:

@@ -301,10 +301,10 @@ def _start_get(ref: Ref, member: _SyncStore, done: Done) -> Cancel:
     return member.store.start_get(ref, done)
 
 
-async def _verified(ref: Ref, answer: bytes) -> bytes:  # noqa: ASYNC910  (the store's get had one)
+async def _verified(ref: Ref, answer: bytes) -> bytes:
     """Return `answer`, which a store gave for `ref`, if it is right; a large one is hashed in a thread."""
     if type(answer) is bytes and len(answer) <= HASH_INLINE_LIMIT and sha256(answer) == ref:
-        return answer
+        return answer  # noqa: ASYNC910  (the store's get had one)
     blob = await hashed(answer)
     if blob.ref != ref:
         raise CorruptBlobError(ref, blob.ref)
