@@ -27,7 +27,7 @@ LAYERS = [
     ["_threads"],
     ["stores"],  # the package itself, which is empty
     ["stores._files"],
-    ["stores._blob_files"],
+    ["stores._blob_files", "stores._sql"],
     ["stores.directory", "stores.memory", "stores.sqlite"],
     ["_queue"],
     ["_sync_stores"],

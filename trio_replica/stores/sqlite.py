@@ -18,9 +18,10 @@ from .._errors import BlobNotFoundError, ReplicaError
 from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs
 from .._threads import Call, open_store_threads
 from ._files import file_size, identity
+from ._sql import contains, delete, insert, insert_all, replace, select_rows, write_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 
     from .._blob import Blob, BytesLike
     from .._started import Cancel, Done
@@ -38,16 +39,6 @@ LOG_LIMIT: Final = 64 * 1024 * 1024
 
 ROW_OVERHEAD: Final = 64
 """Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
-
-REFS_AT_ONCE: Final = 256
-"""Refs in one SELECT: as many as a batch has calls."""
-
-ROWS_AT_ONCE: Final = 128
-"""Rows in one INSERT of a put_many. SQLite's module lets go of the interpreter and takes it back for each statement, so
-that many threads are in each other's way: two that put 1000 blobs of 4 KiB at once did a fifth more so."""
-
-BYTES_AT_ONCE: Final = 1024 * 1024
-"""Bytes in one such INSERT, for SQLite copies them, and keeps them until it runs the same one again."""
 
 _SCHEMA: Final = "CREATE TABLE blobs (ref BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
 _COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type, NOT NULL, place in the primary key
@@ -106,14 +97,14 @@ class SqliteStore(DeletableStore, StartableStore):
 
         """
         self._database.check_size(blob)
-        return self._writer.start(partial(_insert, blob), done, size=len(blob))
+        return self._writer.start(partial(insert, blob), done, size=len(blob))
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs in one transaction: see `Store.put_many`."""
         blobs = await to_blobs(blobs)
         for blob in blobs:
             self._database.check_size(blob)
-        results: list[PutResult] = await self._writer.run(partial(_insert_all, blobs), size=sum(map(len, blobs)))
+        results: list[PutResult] = await self._writer.run(partial(insert_all, blobs), size=sum(map(len, blobs)))
         return results
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
@@ -134,7 +125,7 @@ class SqliteStore(DeletableStore, StartableStore):
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether a blob is there: see `Store.contains`."""
-        there: bool = await self._reader.run(partial(_contains, check_ref(ref)), abandon_on_cancel=True)
+        there: bool = await self._reader.run(partial(contains, check_ref(ref)), abandon_on_cancel=True)
         return there
 
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
@@ -146,14 +137,14 @@ class SqliteStore(DeletableStore, StartableStore):
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""
-        deleted: bool = await self._writer.run(partial(_delete, check_ref(ref)))
+        deleted: bool = await self._writer.run(partial(delete, check_ref(ref)))
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
         blob = await hashed(blob)
         self._database.check_size(blob)
-        await self._writer.run(partial(_replace, blob), size=len(blob))
+        await self._writer.run(partial(replace, blob), size=len(blob))
 
 
 @final
@@ -237,7 +228,7 @@ class _Database:
                     ended.unwrap()  # a full disk, say, has undone the calls before this one too
                 outcomes.append(ended)
             if self._durable and connection.total_changes == changes:
-                _write_nothing(connection)
+                write_nothing(connection)
             connection.execute("COMMIT")
             self._check_present()
         except Exception as failure:
@@ -288,7 +279,7 @@ class _Database:
     def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
         """Return those of the blobs that are there."""
         found: dict[Ref, bytes] = {}
-        for ref, data in _rows("ref, data", refs, connection):
+        for ref, data in select_rows("ref, data", refs, connection):
             if not isinstance(data, bytes):
                 raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
             found[Ref(ref)] = data
@@ -369,67 +360,3 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         with suppress(sqlite3.Error):  # it may have undone itself meanwhile
             connection.execute("ROLLBACK")
-
-
-def _insert(blob: Blob, connection: sqlite3.Connection) -> PutResult:
-    # OR IGNORE would also ignore what else may be wrong.
-    statement = "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO NOTHING"
-    return PutResult(blob.ref, connection.execute(statement, (blob.ref, blob.data)).rowcount == 1)
-
-
-def _insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutResult]:
-    there = {ref for (ref,) in _rows("ref", [blob.ref for blob in blobs], connection)}
-    new = [blob for blob in dict.fromkeys(blobs) if blob.ref not in there]
-    first = 0
-    while first < len(new):
-        count = 1
-        while (
-            2 * count <= min(ROWS_AT_ONCE, len(new) - first)
-            and sum(map(len, new[first : first + 2 * count])) <= BYTES_AT_ONCE
-        ):
-            count *= 2
-        rows = ", ".join(["(?, ?)"] * count)
-        values = [value for blob in new[first : first + count] for value in (blob.ref, blob.data)]
-        connection.execute(f"INSERT INTO blobs (ref, data) VALUES {rows}", values)  # noqa: S608  (question marks)
-        first += count
-    added = {blob.ref for blob in new}
-    results = []
-    for blob in blobs:
-        results.append(PutResult(blob.ref, blob.ref in added))
-        added.discard(blob.ref)
-    return results
-
-
-def _rows(columns: str, refs: list[Ref], connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """Return `columns` of those of the blobs that are there."""
-    for first in range(0, len(refs), REFS_AT_ONCE):
-        some = refs[first : first + REFS_AT_ONCE]
-        # The statements for 1, 2, 4, … refs are prepared once each; NULL is equal to nothing.
-        places = 1 << (len(some) - 1).bit_length()
-        query = f"SELECT {columns} FROM blobs WHERE ref IN ({', '.join('?' * places)})"  # noqa: S608  (question marks)
-        yield from connection.execute(query, some + [None] * (places - len(some))).fetchall()
-
-
-def _replace(blob: Blob, connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO UPDATE SET data = excluded.data",
-        (blob.ref, blob.data),
-    )
-
-
-def _delete(ref: Ref, connection: sqlite3.Connection) -> bool:
-    return connection.execute("DELETE FROM blobs WHERE ref = ?", (ref,)).rowcount == 1
-
-
-def _contains(ref: Ref, connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM blobs WHERE ref = ?", (ref,)).fetchone() is not None
-
-
-def _write_nothing(connection: sqlite3.Connection) -> None:
-    """Let the transaction write a page as it is, so that its COMMIT syncs the log.
-
-    Without that the COMMIT of a transaction that found all its blobs there already does nothing, and they may have come
-    from a process that syncs less.
-    """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    connection.execute(f"PRAGMA user_version = {version}")
