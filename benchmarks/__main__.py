@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -27,9 +27,11 @@ QUICK_SECONDS: Final = 0.02
 
 
 def _writable(_: click.Context, parameter: click.Parameter, folder: Path) -> Path:
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise click.BadParameter(f"{folder} is no folder that can be written", param=parameter)
-    return folder
+    try:
+        with TemporaryDirectory(dir=folder):
+            return folder
+    except OSError as error:
+        raise click.BadParameter(f"{folder} is no folder that can be written: {error}", param=parameter) from None
 
 
 def _common_options(command: CommandT) -> CommandT:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Run: TypeAlias = Callable[[Path, float], Awaitable[float]]
 """Do the work for some seconds, with a new folder to keep things in, and return how much was done in a second."""
 
-LEAST_FREE: Final = 4 * 2**30
-"""Bytes of the disk that are left free: below, what earlier comparisons wrote is removed before the end."""
+LEAST_FREE: Final = 20 * 2**30
+"""Bytes of the disk that a comparison may need: with less, what those before it wrote is removed before the end."""
 
 
 @dataclass(frozen=True)
