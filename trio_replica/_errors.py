@@ -130,7 +130,10 @@ def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Can
 
     """
     if leave := _find(raised, (KeyboardInterrupt, SystemExit)):
-        raise leave
+        try:
+            raise leave
+        finally:
+            del leave, raised  # its traceback refers to this frame
     cancelled = _find(raised, (trio.Cancelled,))
     if cancelled is None:
         return raised, None

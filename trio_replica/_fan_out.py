@@ -133,8 +133,9 @@ async def _fan_out(
 
 def failure_in(raised: BaseException) -> BaseException:
     """Return the failure in what was raised, or raise the cancellation, `KeyboardInterrupt` or `SystemExit` in it."""
-    failure, cancelled = split_failure(raised)
+    failure = cancelled = None
     try:
+        failure, cancelled = split_failure(raised)
         if cancelled is not None:
             raise cancelled
         assert failure is not None

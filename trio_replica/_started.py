@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
 
@@ -13,7 +12,7 @@ from trio.lowlevel import Abort, enable_ki_protection
 from ._fan_out import attempt, failure_in
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._fan_out import Cancellable, Ended
 
@@ -42,15 +41,16 @@ async def fan_out_started(
     calls: StartedCalls[MemberT],
     settle: Callable[[MemberT, Ended[Any]], bool],
     *,
-    finish: Callable[[Any], Awaitable[Any]] | None = None,
+    finish: Callable[[Any], Awaitable[Any] | None] | None = None,
     cancellable: set[Cancellable] | None = None,
 ) -> None:
-    """Start `calls`, and hand each outcome to `settle` as it comes; what a call returned passes `finish` before that.
+    """Start `calls`, and hand each outcome to `settle` as it comes.
 
     Once `settle` returns True, the calls still under way are cancelled and no more are started. Returning means that
     none is left, and so does being cancelled, which waits for those that can't be cancelled any more.
 
-    The calls stand in `cancellable` meanwhile. When somebody cancels them there, this returns.
+    What a call returned may take more to be an answer: if `finish` returns something to wait for, that is what comes
+    to `settle`. The calls stand in `cancellable` meanwhile. When somebody cancels them there, this returns.
 
     Raises:
       trio.Cancelled, KeyboardInterrupt, SystemExit: bare, never in a group.
@@ -59,14 +59,18 @@ async def fan_out_started(
     await trio.lowlevel.checkpoint_if_cancelled()
     if cancellable is not None:
         cancellable.add(calls)
+    ended: Ended[Any] | None = None
     try:
         calls.start()
-        while await calls.wait():
-            member, ended = calls.take()
+        while calls.pending or calls.ended:
+            if not calls.ended:
+                await calls.park()
+                continue
+            member, ended = calls.ended.pop(0)
             if isinstance(ended, outcome.Error):
                 ended = outcome.Error(failure_in(ended.error))
-            elif finish is not None:
-                ended = await attempt(finish, ended.value)
+            elif finish is not None and (finishing := finish(ended.value)) is not None:
+                ended = await attempt(_awaited, finishing)
             if settle(member, ended):
                 calls.cancel()
             else:
@@ -74,122 +78,100 @@ async def fan_out_started(
         if calls.were_interrupted:
             await trio.lowlevel.checkpoint_if_cancelled()
     finally:
+        del ended  # a traceback that it has may refer to this frame
         if cancellable is not None:
             cancellable.discard(calls)
-        if calls.are_under_way:
-            await calls.wait_gone()  # noqa: ASYNC102  (not to be cancelled: nothing is to be left)
+        calls.cancel()
+        while calls.pending:
+            calls.ended.clear()
+            await calls.park()  # noqa: ASYNC102  (not to be cancelled: nothing is to be left)
+
+
+async def _awaited(something: Awaitable[Any]) -> Any:
+    return await something
 
 
 @final
 class StartedCalls(Generic[MemberT]):
     """The calls of one operation, each started with ``start(member, done)``.
 
-    All are started at once, or with `hedges` one after another, as these say. The operation's task is woken when a
-    call has ended; if it needs them all, when all have or one has failed.
+    All are started at once, or with `hedges` one after another, as these say. The operation's task, which makes this,
+    is woken when a call has ended; if it needs them all, when all have or one has failed.
     """
 
     __slots__ = (
-        "_ended",
         "_hedges",
-        "_last",
+        "_members",
         "_needs_all",
         "_parked",
-        "_pending",
-        "_remaining",
         "_start",
+        "_started",
         "_task",
+        "ended",
+        "pending",
         "were_interrupted",
     )
 
     def __init__(
         self,
-        members: Iterable[MemberT],
+        members: Sequence[MemberT],
         start: Callable[[MemberT, Done], Cancel],
         *,
         hedges: Hedges | None = None,
         needs_all: bool = False,
     ) -> None:
-        self._remaining = deque(members)
+        self.pending: dict[MemberT, Cancel] = {}
+        self.ended: list[tuple[MemberT, Ended[Any]]] = []
+        self.were_interrupted = False
+        self._members = members
+        self._started = 0  # of the members, in their order
         self._start = start
         self._hedges = hedges
         self._needs_all = needs_all
-        self._pending: dict[MemberT, Cancel] = {}
-        self._ended: deque[tuple[MemberT, Ended[Any]]] = deque()
-        self._last: MemberT | None = None  # that was started
         self._task = trio.lowlevel.current_task()
         self._parked = False
-        self.were_interrupted = False
-
-    @property
-    def are_under_way(self) -> bool:
-        return bool(self._pending)
 
     def start(self) -> None:
         """Start the first call, and without hedges all others."""
         self.start_next()
-        while self._remaining and self._hedges is None:
+        while self._hedges is None and self._started < len(self._members):
             self.start_next()
 
     def start_next(self) -> None:
         """Start the next call, if there is one."""
-        if self._hedges is not None:
-            self._hedges.discard(self)
-        if not self._remaining:
+        if self._started == len(self._members):
             return
-        self._last = member = self._remaining.popleft()
+        member = self._members[self._started]
+        self._started += 1
         done = partial(self._done, member)
         try:
-            self._pending[member] = self._start(member, done)
+            self.pending[member] = self._start(member, done)
         except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which comes as any other does)
-            self._pending[member] = lambda: False
+            self.pending[member] = lambda: False
             trio.lowlevel.current_trio_token().run_sync_soon(done, outcome.Error(exc))
-        if self._remaining and self._hedges is not None:
-            self._hedges.add(self)
+        if self._hedges is not None:
+            self._hedges.discard(self)
+            if self._started < len(self._members):
+                self._hedges.add(self)
 
     def go_on_after(self, member: MemberT) -> None:
         """Start the next call if the one of `member`, which has ended, was the last one that was started."""
-        if member is self._last and self._remaining:
+        if member is self._members[self._started - 1]:
             self.start_next()
-
-    async def wait(self) -> bool:
-        """Wait until a call has ended, and return True; False if none is left.
-
-        Being cancelled cancels the calls.
-        """
-        if self._pending and not self._ended:
-            await self._park()
-        return bool(self._ended)  # noqa: ASYNC910  (fan_out_started has one)
-
-    def take(self) -> tuple[MemberT, Ended[Any]]:
-        """Return a call that has ended, and how."""
-        return self._ended.popleft()
 
     def cancel(self) -> None:
         """Cancel the calls, and start no more. Those that can't be cancelled any more, still end."""
         self._withdraw()
-        if self._parked and not self._pending:
+        if self._parked and not self.pending:
             self._wake()
 
-    async def wait_gone(self) -> None:  # noqa: ASYNC910
-        """Cancel the calls, and wait for those that can't be cancelled any more."""
-        self._withdraw()
-        while self._pending:
-            self._ended.clear()
-            await self._park()
+    async def park(self) -> None:
+        """Wait until a call has ended, or all are cancelled, which being cancelled does."""
 
-    def _withdraw(self) -> None:
-        self._remaining.clear()
-        if self._hedges is not None:
-            self._hedges.discard(self)
-        for member, cancel in tuple(self._pending.items()):
-            if cancel():
-                del self._pending[member]
-
-    async def _park(self) -> None:
         def abort(_: object) -> Abort:
             self.were_interrupted = True
             self._withdraw()
-            if self._pending:
+            if self.pending:
                 return Abort.FAILED
             self._parked = False
             return Abort.SUCCEEDED
@@ -197,14 +179,22 @@ class StartedCalls(Generic[MemberT]):
         self._parked = True
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+    def _withdraw(self) -> None:
+        self._started = len(self._members)
+        if self._hedges is not None:
+            self._hedges.discard(self)
+        for member in tuple(self.pending):
+            if self.pending[member]():
+                del self.pending[member]
+
     def _wake(self) -> None:
         self._parked = False
         trio.lowlevel.reschedule(self._task)
 
     def _done(self, member: MemberT, ended: Ended[Any]) -> None:
-        del self._pending[member]
-        self._ended.append((member, ended))
-        if self._parked and not (self._needs_all and self._pending and isinstance(ended, outcome.Value)):
+        del self.pending[member]
+        self.ended.append((member, ended))
+        if self._parked and not (self._needs_all and self.pending and isinstance(ended, outcome.Value)):
             self._wake()
 
 
@@ -219,7 +209,7 @@ class Hedges:
         self.delay = delay
         self._due: dict[StartedCalls[Any], float] = {}  # in that order
         self._added: trio.Event | None = None  # while there is none
-        self._scope = trio.CancelScope()  # of `watch`
+        self._scope = trio.CancelScope(shield=True)  # of `watch`
 
     def add(self, calls: StartedCalls[Any]) -> None:
         """Have the next call of `calls` started after the delay."""
@@ -242,21 +232,15 @@ class Hedges:
 
     @enable_ki_protection
     async def watch(self) -> None:
-        """Start what is late."""
-        try:
-            with self._scope:
-                await self._watch()
-        finally:
-            self.stop()
-
-    async def _watch(self) -> None:
-        while True:  # noqa: ASYNC913  (to start a call takes no waiting)
-            calls, due = next(iter(self._due.items()), (None, 0.0))
-            if calls is None:
-                self._added = trio.Event()
-                await self._added.wait()
-                self._added = None
-            elif due > trio.current_time():
-                await trio.sleep_until(due)
-            else:
-                calls.start_next()
+        """Start what is late, until `stop`. Being cancelled has no effect: gets that are shielded need their hedges."""
+        with self._scope:
+            while True:  # noqa: ASYNC913  (to start a call takes no waiting)
+                calls, due = next(iter(self._due.items()), (None, 0.0))
+                if calls is None:
+                    self._added = trio.Event()
+                    await self._added.wait()
+                    self._added = None
+                elif due > trio.current_time():
+                    await trio.sleep_until(due)
+                else:
+                    calls.start_next()

@@ -18,7 +18,7 @@ from ._store import StartableStore, results_error
 from ._union import check_page, union
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Awaitable, Generator, Iterable, Mapping
 
     from ._blob import Blob, BytesLike, Ref
     from ._fan_out import Cancellable, Ended
@@ -183,7 +183,7 @@ class SyncStores:
 
         if self._startable:
             calls = StartedCalls(self._members, partial(_start_get, ref), hedges=self._hedges)
-            await fan_out_started(calls, settle, finish=partial(_verified, ref) if self._verify else None)
+            await fan_out_started(calls, settle, finish=partial(_verifying, ref) if self._verify else None)
         else:
             await fan_out(self._members, ask, settle, stagger=self._hedge_delay)
         if answers:
@@ -212,7 +212,7 @@ class SyncStores:
 
     async def _answer(self, member: _SyncStore, ref: Ref) -> bytes:
         answer = await member.store.get(ref)
-        return await _verified(ref, answer) if self._verify else answer
+        return await _verified(ref, answer) if self._verify and not _is_right(ref, answer) else answer
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
         """Return the first good answer for each ref; those that every store lacks are absent."""
@@ -301,14 +301,21 @@ def _start_get(ref: Ref, member: _SyncStore, done: Done) -> Cancel:
     return member.store.start_get(ref, done)
 
 
+def _is_right(ref: Ref, answer: bytes) -> bool:
+    """Whether `answer` is small and what `ref` names, as nearly all are; if not, `_verified` says more."""
+    return type(answer) is bytes and len(answer) <= HASH_INLINE_LIMIT and sha256(answer) == ref
+
+
 async def _verified(ref: Ref, answer: bytes) -> bytes:
     """Return `answer`, which a store gave for `ref`, if it is right; a large one is hashed in a thread."""
-    if type(answer) is bytes and len(answer) <= HASH_INLINE_LIMIT and sha256(answer) == ref:
-        return answer  # noqa: ASYNC910  (the store's get had one)
     blob = await hashed(answer)
     if blob.ref != ref:
         raise CorruptBlobError(ref, blob.ref)
-    return blob.data
+    return blob.data  # noqa: ASYNC910  (the store's get had one)
+
+
+def _verifying(ref: Ref, answer: bytes) -> Awaitable[bytes] | None:
+    return None if _is_right(ref, answer) else _verified(ref, answer)
 
 
 async def _divided(answer: dict[Ref, bytes]) -> _Answers:
