@@ -314,7 +314,7 @@ def test_a_loser_that_fails_is_settled_if_it_was_awaited(run: Run, fan_out: FanO
 @pytest.mark.parametrize("stagger", [0, 0.5])
 @WAYS
 def test_an_exit_comes_out_bare(
-    run: Run, fan_out: FanOut, members: list[str], kind: type[BaseException], wrapped: bool, stagger: float
+    run: Run, fan_out: FanOut, members: list[str], kind: type[BaseException], *, wrapped: bool, stagger: float
 ) -> None:
     leave = kind()
     raised = BaseExceptionGroup("all", [BROKEN, BaseExceptionGroup("deep", [leave])]) if wrapped else leave

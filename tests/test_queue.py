@@ -107,6 +107,14 @@ async def test_put_many_enters_in_parts(autojump_clock: MockClock) -> None:
     assert tuple(slow.blobs) == refs(*range(11))
 
 
+async def test_who_waits_fills_a_batch_that_is_larger_than_the_queue(autojump_clock: MockClock) -> None:
+    slow = SimulatedStore(put_many=Batched(1, 0), put=1)
+    async with replica.open([MemoryStore()], [slow], queue_size=2, batch_size=5) as store:
+        await store.put_many([b"%d" % number for number in range(11)])
+    assert [len(call.refs) for call in slow.calls] == [5, 5, 1]
+    assert tuple(slow.blobs) == refs(*range(11))
+
+
 async def test_workers_write_batches(autojump_clock: MockClock) -> None:
     for batch_size, batches in [(None, [1, 5, 5, 1]), (1, [1] * 12), (4, [1, 4, 4, 3])]:
         slow = SimulatedStore(put=1, put_many=Batched(1, 0))

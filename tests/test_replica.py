@@ -144,6 +144,16 @@ async def test_put_many_with_too_few_or_wrong_results() -> None:
             assert caught.value.ref is None
 
 
+async def test_a_put_many_that_returns_no_list() -> None:
+    class Silent(SimulatedStore):
+        async def put_many(self, blobs: Any) -> Any:
+            await super().put_many(blobs)
+
+    async with replica.open([MemoryStore(), Silent()]) as store:
+        with pytest.raises(StoreError, match="a put_many returned None, no list of results"):
+            await store.put_many([b"blob", b"other"])
+
+
 async def test_an_async_store_that_lies_poisons() -> None:
     async with replica.open([MemoryStore()], [Liar(PutResult(Ref.ZERO, added=True))]) as store:
         await store.put(b"blob")

@@ -322,6 +322,79 @@ async def test_a_call_either_ends_or_is_cancelled_never_both() -> None:
     assert ended == {i for i in range(2000) if not scopes[i].cancelled_caught}
 
 
+# Calls that no task waits for
+
+
+async def test_a_started_call_tells_its_outcome_in_trios_thread() -> None:
+    def fail() -> None:
+        raise LookupError("no")
+
+    def done(ended: object) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        told.append(ended)
+
+    told: list[Any] = []
+    async with open_store_threads(NAME, Serving()) as threads:
+        threads.start(lambda: 42, done)
+        threads.start(fail, done)
+        assert told == [], "not before starting it has returned"
+        await threads.run("last")
+    assert told[0] == outcome.Value(42)
+    assert repr(told[1].error) == "LookupError('no')"
+
+
+async def test_started_calls_that_are_cancelled() -> None:
+    told: list[object] = []
+    serving = Serving()
+    async with open_store_threads(NAME, serving) as threads:
+        with Held() as held:
+            cancel_running = threads.start(held, told.append)
+            await held.wait_running()
+            cancel_waiting = threads.start("waiting", told.append)
+            assert cancel_waiting()
+            assert not cancel_running()
+            assert not held.ended
+        with Held() as abandoned:
+            cancel_abandoned = threads.start(abandoned, told.append, abandon_on_cancel=True)
+            await abandoned.wait_running()
+            assert cancel_abandoned()
+        await threads.run("last")
+    assert serving.batches == [[held], [abandoned], ["last"]]
+    assert told == [outcome.Value("held")]
+
+
+async def test_a_started_call_that_waits_when_the_block_ends() -> None:
+    told: list[Any] = []
+    with Held() as held:
+        async with trio.open_nursery() as nursery, open_store_threads(NAME, Serving()) as threads:
+            threads.start(held, told.append)
+            await held.wait_running()
+            threads.start("waiting", told.append)
+            nursery.start_soon(release_when_blocked, held)
+    assert [type(ended.error) for ended in told[:1]] == [trio.ClosedResourceError]
+    assert told[1:] == [outcome.Value("held")]
+
+
+async def release_when_blocked(held: Held) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    held.release()
+
+
+async def test_what_can_not_be_started_is_not_told() -> None:
+    told: list[object] = []
+
+    async def elsewhere() -> None:
+        await trio.lowlevel.checkpoint()
+        threads.start(1, told.append)
+
+    async with open_store_threads(NAME, Serving()) as threads:
+        with pytest.raises(RuntimeError, match=r"the store belongs to the trio\.run that opened it"):
+            await trio.to_thread.run_sync(trio.run, elsewhere)
+    with pytest.raises(trio.ClosedResourceError, match="the store is closed"):
+        threads.start(1, told.append)
+    assert told == []
+
+
 # Failures
 
 
