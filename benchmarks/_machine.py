@@ -7,6 +7,7 @@ import platform
 import sqlite3
 from importlib import metadata
 from statistics import median
+from tempfile import NamedTemporaryFile
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,17 +50,12 @@ def file_system(folder: Path) -> str:
 def fsync_seconds(folder: Path, times: int = 50) -> float:
     """Return the median seconds of an fsync after 4 KiB were appended to a file in `folder`."""
     seconds = []
-    path = folder / "fsync"
-    file = os.open(path, os.O_WRONLY | os.O_CREAT)
-    try:
+    with NamedTemporaryFile(dir=folder, buffering=0) as file:
         for _ in range(times):
-            os.write(file, os.urandom(4096))
+            file.write(os.urandom(4096))
             began = perf_counter()
-            os.fsync(file)
+            os.fsync(file.fileno())
             seconds.append(perf_counter() - began)
-    finally:
-        os.close(file)
-        path.unlink()
     return median(seconds)
 
 

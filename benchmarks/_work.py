@@ -60,15 +60,23 @@ def replicated(open_one: Opener, sync: int, async_: int = 0, **options: Any) -> 
 
     @asynccontextmanager
     async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:
-        async with AsyncExitStack() as stack:
-            stores = []
-            for number in range(sync + async_):
-                place = folder / str(number)
-                place.mkdir()
-                stores.append(await stack.enter_async_context(open_one(place)))
-            yield await stack.enter_async_context(replica.open(stores[:sync], stores[sync:], **options))
+        async with (
+            open_all(open_one, folder, sync + async_) as stores,
+            replica.open(stores[:sync], stores[sync:], **options) as store,
+        ):
+            yield store
 
     return open_replica
+
+
+@asynccontextmanager
+async def open_all(open_one: Opener, folder: Path, number: int) -> AsyncGenerator[list[Store], None]:
+    """Open some stores of one kind, each in a folder of its own."""
+    async with AsyncExitStack() as stack:
+        places = [folder / str(place) for place in range(number)]
+        for place in places:
+            place.mkdir()
+        yield [await stack.enter_async_context(open_one(place)) for place in places]
 
 
 # Doing something with them
@@ -125,21 +133,19 @@ def puts(open_one: Opener, callers: int, size: int) -> Run:
     return run
 
 
-def puts_and_close(open_one: Opener, callers: int, size: int) -> Run:
-    """Put new blobs; what is counted ends with the block, so that it has been drained."""
+def puts_until_drained(open_one: Opener, callers: int, size: int) -> Run:
+    """Put new blobs to a replica of two stores and an async one, from the first put to the end of the block."""
 
     async def run(folder: Path, seconds: float) -> float:
         payload = payloads(size)
-        async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(open_one(folder))
-
-            async def put() -> None:
-                await store.put(payload())
-
+        async with open_all(open_one, folder, 3) as stores:
+            block = replica.open(stores[:2], stores[2:], queue_size=64)
+            store = await block.__aenter__()
             began = perf_counter()
-            blobs = await make(callers, put, seconds)
-            await stack.aclose()
-        return blobs / (perf_counter() - began)
+            blobs = await make(callers, lambda: store.put(payload()), seconds)
+            await block.__aexit__(None, None, None)
+            result = blobs / (perf_counter() - began)
+        return result
 
     return run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache, partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -18,7 +18,7 @@ from . import _by_hand, _work
 from ._rounds import Comparison, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from typing_extensions import Buffer as BytesLike
@@ -64,7 +64,7 @@ def _promised(scale: int) -> Iterator[Comparison]:
             Variant("replica of 2", _work.puts(two, 64, size), at_least=0.8 / 2),
             Variant(
                 "replica of 2 and 1 async, to the end of the block",
-                _work.puts_and_close(_work.replicated(opener, 2, 1, queue_size=64), 64, size),
+                _work.puts_until_drained(opener, 64, size),
                 at_least=0.8 / 3,
             ),
         ],
@@ -112,7 +112,7 @@ def _promised(scale: int) -> Iterator[Comparison]:
         ],
     )
     for overlap in (0.0, 0.5, 1.0):
-        opened = _lists(10 * scale, overlap)
+        opened = partial(_lists, 10 * scale, overlap)
         yield Comparison(
             "promised",
             f"list_refs, memory, 2 x {10 * scale:,} refs, {overlap:.0%} in both",
@@ -178,7 +178,7 @@ class _ListStore(Store):
         return self._refs[first : first + limit]
 
 
-@cache
+@lru_cache(maxsize=1)
 def _lists(number: int, overlap: float) -> tuple[Store, Store]:
     source = random.Random(number)
 
@@ -190,11 +190,11 @@ def _lists(number: int, overlap: float) -> tuple[Store, Store]:
     return one, other
 
 
-def _opening_lists(stores: tuple[Store, Store]) -> _work.Opener:
-    return lambda _: replica.open(stores)
+def _opening_lists(stores: Callable[[], tuple[Store, Store]]) -> _work.Opener:
+    return lambda _: replica.open(stores())
 
 
-def _unions_of_all(stores: tuple[Store, Store]) -> Run:
+def _unions_of_all(stores: Callable[[], tuple[Store, Store]]) -> Run:
     """Fetch all pages of two stores, and make one sorted list of them, again and again."""
 
     async def all_refs(store: Store) -> list[Ref]:
@@ -206,10 +206,11 @@ def _unions_of_all(stores: tuple[Store, Store]) -> Run:
         return refs
 
     async def run(_: Path, seconds: float) -> float:
+        opened = stores()
         refs = 0
         began = perf_counter()
         while perf_counter() < began + seconds:
-            one, other = [await all_refs(store) for store in stores]
+            one, other = [await all_refs(store) for store in opened]
             refs += len(sorted(set(one).union(other)))
         return refs / (perf_counter() - began)
 
@@ -296,8 +297,8 @@ def _puts(store: str, callers: int, size: str) -> Comparison:
         Variant("replica of 1", _work.puts(_work.replicated(opener, 1), callers, length)),
         Variant("replica of 2", _work.puts(_work.replicated(opener, 2), callers, length)),
         Variant(
-            "replica of 2 and 1 async",
-            _work.puts_and_close(_work.replicated(opener, 2, 1, queue_size=BATCH), callers, length),
+            "replica of 2 and 1 async, to the end of the block",
+            _work.puts_until_drained(opener, callers, length),
         ),
     ]
     if store == "sqlite":

@@ -1,9 +1,10 @@
-"""The same work with other libraries that keep blobs on a disk, each by its own best call, in one thread."""
+"""The same work with other libraries that keep blobs on a disk, in a plain loop in one thread."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import tempfile
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from itertools import cycle
@@ -151,7 +152,11 @@ class _HashFS:
 def _open_hashfs(folder: Path) -> Generator[PeerStore, None, None]:
     from hashfs import HashFS  # noqa: PLC0415  (optional)
 
-    yield _HashFS(HashFS(str(folder / "hashfs"), depth=2, width=2, algorithm="sha256"))
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)  # where it writes a file before it moves it
+    try:
+        yield _HashFS(HashFS(str(folder / "hashfs"), depth=2, width=2, algorithm="sha256"))
+    finally:
+        tempfile.tempdir = usual
 
 
 DURABLE: Final = [
@@ -163,7 +168,7 @@ DURABLE: Final = [
 """Those that sync what they put."""
 
 NOT_DURABLE: Final = [
-    Peer("diskcache", "add", "perhaps nothing; the database is whole", _open_cache),
+    Peer("diskcache", "add", "perhaps nothing; over 32 KiB, perhaps a file cut short", _open_cache),
     Peer("hashfs", "put", "perhaps nothing, or a file cut short", _open_hashfs),
     Peer("lmdb", "sync=False", "perhaps nothing, perhaps no database", partial(_open_lmdb, sync=False)),
 ]

@@ -104,7 +104,7 @@ def small(run: Run, tmp_path: Path) -> float:
     "work",
     [
         lambda: _work.puts(_work.memory, 3, 100),
-        lambda: _work.puts_and_close(_work.replicated(_work.memory, 2, 1), 3, 100),
+        lambda: _work.puts_until_drained(_work.memory, 3, 100),
         lambda: _work.puts_of_many(_work.memory, 10, 100),
         lambda: _work.gets(_work.replicated(_work.sqlite, 2), 3, 4096),
         lambda: _work.gets_of_many(_work.memory, 10, 4096),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -389,6 +390,59 @@ async def test_a_put_that_fails_does_not_fail_its_neighbours(
         assert os.listdir(root / "tmp") == []
         results = await store.put_many(blobs)
         assert [result.added for result in results] == [False, step != "folder", False]
+
+
+async def test_a_put_that_fails_keeps_no_blob_of_its_batch_alive(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "WRITERS", 1)
+    path_of(root).mkdir(parents=True)  # the name of one blob is taken
+    async with open_directory(root) as store:
+        bodies = [b"%d" % i for i in range(5)]
+        *_, bad = await in_one_batch(store._writers, *[partial(store.put, body) for body in (*bodies, DATA)])
+        assert isinstance(bad, outcome.Error)
+        gc.collect()
+        alive = [kept.data for kept in gc.get_objects() if type(kept) is Blob]
+        assert not {*alive} & {*bodies}
+        assert isinstance(bad.error, FileExistsError)
+        assert bad.error.filename == str(path_of(root))
+
+
+async def test_a_blob_that_is_deleted_while_its_folder_is_synced_is_not_taken_for_synced(
+    root: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
+) -> None:
+    def sync(path: str) -> None:
+        really_sync(path)
+        if path == str(path_of(root).parent) and path_of(root).exists():
+            assert files.delete(REF)
+
+    async with open_directory(root) as store:
+        files, really_sync = store._files, _files.sync
+        monkeypatch.setattr(_blob_files, "sync", sync)
+        assert await store.put(DATA) == (REF, True)
+        monkeypatch.setattr(_blob_files, "sync", really_sync)
+        write(path_of(root))  # by a process that does not sync
+        disk.events.clear()
+        assert await store.put(DATA) == (REF, False)
+        assert disk.take(path_of(root), path_of(root).parent) == [("fsync", REF.hex()), ("fsync", "fa2c")]
+
+
+async def test_a_temporary_file_that_can_not_be_removed_fails_only_its_own_put(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(path: str) -> None:
+        if next(numbers) == 1:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        really_unlink(path)
+
+    monkeypatch.setattr(directory, "WRITERS", 1)
+    async with open_directory(root) as store:
+        numbers, really_unlink = itertools.count(), os.unlink
+        monkeypatch.setattr(os, "unlink", unlink)
+        first, second, third = await in_one_batch(store._writers, *[partial(store.put, b"%d" % i) for i in range(3)])
+        assert first.unwrap().added
+        assert third.unwrap().added
+        assert isinstance(second, outcome.Error)
+        assert isinstance(second.error, PermissionError)
+        assert await store.put(b"1") == (Ref.of(b"1"), False)
 
 
 async def test_a_put_of_many_that_fails_raises_once_all_have_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

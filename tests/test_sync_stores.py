@@ -501,3 +501,24 @@ async def test_puts_during_a_listing(autojump_clock: MockClock) -> None:
             await store.put(b"meanwhile %d" % len(seen))
         assert set(before) <= set(seen)
         assert seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize("answer", ["missing", "failing", "corrupt"])
+async def test_a_get_of_one_store_that_fails_leaves_no_cycle(answer: str) -> None:
+    store = SimulatedStore()
+    ref = (await store.put(b"blob")).ref
+    if answer == "corrupt":
+        store.corrupt(ref)
+    elif answer == "failing":
+        store.fail(BROKEN)
+    async with replica.open([store]) as one:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with pytest.raises((BlobNotFoundError, StoreError)):
+                    await one.get(Ref.of(b"missing") if answer == "missing" else ref)
+                store.calls.clear()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

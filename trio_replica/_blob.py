@@ -216,18 +216,24 @@ async def to_blobs(items: Iterable[Blob | BytesLike]) -> list[Blob]:
       TypeError: if one is neither a `Blob` nor bytes-like.
 
     """
-    blobs = [Blob(item) for item in items]
-    hashed = 0
-    for blob in blobs:
-        if blob._ref is None:
-            hashed += len(blob) + HASH_OVERHEAD
-            if hashed > HASH_INLINE_LIMIT:
-                await to_blob(blob)
-                hashed = 0
-            else:
-                _compute_ref(blob)
+    blobs = await all_hashed(items)
     await trio.lowlevel.checkpoint()
     return blobs
+
+
+async def all_hashed(items: Iterable[Blob | BytesLike]) -> list[Blob]:
+    """Return what `to_blobs` returns, without the checkpoint at its end: for a caller who has one of its own next."""
+    blobs = [Blob(item) for item in items]
+    since_checkpoint = 0
+    for blob in blobs:
+        if blob._ref is None:
+            since_checkpoint += len(blob) + HASH_OVERHEAD
+            if since_checkpoint > HASH_INLINE_LIMIT:
+                await to_blob(blob)
+                since_checkpoint = 0
+            else:
+                _compute_ref(blob)
+    return blobs  # noqa: ASYNC910  (see above)
 
 
 def _compute_ref(blob: Blob) -> None:

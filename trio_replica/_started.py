@@ -57,9 +57,11 @@ async def fan_out_started(
 
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    if cancellable is not None:
-        cancellable.add(calls)
+    if cancellable is None:
+        cancellable = set()
+    cancellable.add(calls)
     ended: Ended[Any] | None = None
+    settled = False
     try:
         calls.start()
         while calls.pending or calls.ended:
@@ -69,22 +71,22 @@ async def fan_out_started(
             member, ended = calls.ended.pop(0)
             if isinstance(ended, outcome.Error):
                 ended = outcome.Error(failure_in(ended.error))
-            elif finish is not None and (finishing := finish(ended.value)) is not None:
+            elif finish is not None and not settled and (finishing := finish(ended.value)) is not None:
                 ended = await attempt(_awaited, finishing)
             if settle(member, ended):
+                settled = True
                 calls.cancel()
             else:
                 calls.go_on_after(member)
         if calls.were_interrupted:
             await trio.lowlevel.checkpoint_if_cancelled()
     finally:
-        del ended  # a traceback that it has may refer to this frame
-        if cancellable is not None:
-            cancellable.discard(calls)
+        cancellable.discard(calls)
         calls.cancel()
         while calls.pending:
-            calls.ended.clear()
             await calls.park()  # noqa: ASYNC102  (not to be cancelled: nothing is to be left)
+        calls.ended.clear()
+        del ended, settle, finish  # tracebacks that they lead to may refer to this frame
 
 
 async def _awaited(something: Awaitable[Any]) -> Any:

@@ -14,7 +14,7 @@ class SyncStoreStatistics:
     """The counts of one sync store, since the replica was opened."""
 
     puts: int
-    """Blobs that it stored, those that it had already included."""
+    """Blobs that it stored, those that it had already included; not all of those whose put was cancelled."""
     put_failures: int
     """Calls of its ``put`` or ``put_many`` that failed; not those that were cancelled because another store failed."""
     gets_won: int

@@ -157,7 +157,7 @@ class SyncStores:
                 yield
             finally:
                 self._writes.discard(scope)
-        if scope.cancelled_caught:
+        if scope.cancel_called:
             raise closed_error()
 
     async def get(self, ref: Ref) -> bytes:
@@ -201,6 +201,7 @@ class SyncStores:
         else:
             member.gets_won += 1
             return answer
+        failure: BaseException | None = None
         try:
             failure = failure_in(raised)
             if isinstance(failure, BlobNotFoundError):
@@ -208,7 +209,7 @@ class SyncStores:
             member.get_failures += 1
             raise StoreError("get", ref, {member.name: failure})
         finally:
-            del raised
+            del raised, failure
 
     async def _answer(self, member: _SyncStore, ref: Ref) -> bytes:
         answer = await member.store.get(ref)

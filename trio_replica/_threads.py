@@ -130,6 +130,7 @@ class StoreThreads(Generic[RequestT]):
         """
         return await ended_call(partial(self.start, request, size=size, abandon_on_cancel=abandon_on_cancel))
 
+    @enable_ki_protection
     def start(self, request: RequestT, done: Done, *, size: int = 0, abandon_on_cancel: bool = False) -> Cancel:
         """Do what `run` does, without a task that waits: when the call has ended, ``done(outcome)`` is called.
 

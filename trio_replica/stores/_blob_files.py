@@ -30,7 +30,7 @@ SYNCED_LIMIT: Final = 2**16
 """Refs that a session remembers as synced, about 10 MB; beyond, it forgets them and syncs again."""
 
 FILES_AT_ONCE: Final = 32
-"""Files that one thread has open at once: 8 threads then have a quarter of the 1024 that a process usually may."""
+"""Files that one thread has open at once: 6 threads then have a fifth of the 1024 that a process usually may."""
 
 READ_AT_LEAST: Final = 64 * 1024
 """Bytes to ask for where a file turns out not to have the size that it had."""
@@ -49,7 +49,7 @@ class _NewFile:
         self.blob = blob
         self.path = path
         self.descriptor: int | None = None
-        self.folders: list[str] = []  # that were made for it
+        self.folders: list[str] = []  # whose names are not known to be synced, whoever made them
         self.is_named = False
         self.added: bool | None = None  # False or True where another file has the name already, which was seen to
 
@@ -65,6 +65,7 @@ class BlobFiles:
         self._durable = durable
         self._session = secrets.token_hex(16)
         self._numbers = itertools.count()
+        self._deletions = 0
         self._can_link = True
         self._identity: tuple[int, int] | None = None
         # What this session knows to be on the disk. Each is added after the fsync, so a race costs only a second one.
@@ -97,18 +98,19 @@ class BlobFiles:
         if len(blobs) > FILES_AT_ONCE:
             parts = [blobs[first : first + FILES_AT_ONCE] for first in range(0, len(blobs), FILES_AT_ONCE)]
             return [ended for part in parts for ended in self.put_all(part)]
+        deletions = self._deletions
         files = [_NewFile(blob, self._new_path()) for blob in blobs]
         errors: _Errors = {}
         for step in (self._write, self._sync_content, self._name):
             for place, file in enumerate(files):
                 if file.added is None and place not in errors:
                     _attempt(errors, [place], step, file)
-        for file in files:
-            _remove(file)
+        for place, file in enumerate(files):
+            _attempt(errors, [place], _remove, file)
         for folder, places in self._unsynced(files).items():
             _attempt(errors, places, sync, folder)
         _attempt(errors, range(len(files)), self._check_present)
-        self._note_synced([file for place, file in enumerate(files) if place not in errors])
+        self._note_synced([file for place, file in enumerate(files) if place not in errors], deletions)
         return [
             outcome.Error(errors[place]) if place in errors else outcome.Value(file.added is not False)
             for place, file in enumerate(files)
@@ -117,6 +119,7 @@ class BlobFiles:
     def replace(self, blob: Blob) -> None:
         """Write `blob` whatever is there under its name, atomically."""
         _size(self._path(blob.ref))  # raises if the name is taken by what is no blob
+        deletions = self._deletions
         file = _NewFile(blob, self._new_path())
         try:
             self._write_content(file)
@@ -127,7 +130,7 @@ class BlobFiles:
         for folder in self._unsynced([file]):
             sync(folder)
         self._check_present()
-        self._note_synced([file])
+        self._note_synced([file], deletions)
 
     def delete(self, ref: Ref) -> bool:
         if not self.contains(ref):
@@ -136,6 +139,7 @@ class BlobFiles:
             os.unlink(self._path(ref))
         except FileNotFoundError:
             return False
+        self._deletions += 1
         self._synced.discard(ref)
         if self._durable:
             sync(self._parent(ref))
@@ -200,7 +204,7 @@ class BlobFiles:
             except FileNotFoundError:  # deleted meanwhile
                 return self._put(blob)
             made = self._make_parents(blob.ref)
-            for folder in (*map(os.path.dirname, made), self._parent(blob.ref)):
+            for folder in self._holders(blob.ref, made):
                 sync(folder)
             self._made.update(made)
         return False
@@ -210,14 +214,19 @@ class BlobFiles:
         folders: dict[str, list[int]] = {}
         for place, file in enumerate(files):
             if self._durable and file.is_named:
-                for folder in (*map(os.path.dirname, file.folders), self._parent(file.blob.ref)):
+                for folder in self._holders(file.blob.ref, file.folders):
                     folders.setdefault(folder, []).append(place)
         return folders
 
-    def _note_synced(self, files: Iterable[_NewFile]) -> None:
+    def _holders(self, ref: Ref, folders: Iterable[str]) -> list[str]:
+        """Return the folders that hold the name of a blob's file and the names of `folders`."""
+        return [*map(os.path.dirname, folders), self._parent(ref)]
+
+    def _note_synced(self, files: Iterable[_NewFile], deletions: int) -> None:
+        """Note what is on the disk; the blobs only if none was deleted since there were so many `deletions`."""
         for file in files:
             self._made.update(file.folders)
-            if self._durable:
+            if self._durable and self._deletions == deletions:
                 if len(self._synced) >= SYNCED_LIMIT:
                     self._synced.clear()
                 self._synced.add(file.blob.ref)
@@ -317,7 +326,7 @@ _NO_REGULAR_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, e
 
 
 _Errors: TypeAlias = "dict[int, Exception]"
-"""What went wrong with some files, by their places. If the files had it, they and its traceback would be a cycle."""
+"""What went wrong with some files, by their places."""
 
 
 def _attempt(errors: _Errors, places: Iterable[int], step: Callable[..., None], *arguments: object) -> None:
@@ -325,6 +334,8 @@ def _attempt(errors: _Errors, places: Iterable[int], step: Callable[..., None], 
     ended = outcome.capture(step, *arguments)
     if isinstance(ended, outcome.Error):
         assert isinstance(ended.error, Exception)
+        if isinstance(ended.error, OSError):  # it has the path; its traceback would keep all blobs of the batch alive
+            ended.error.__traceback__ = None
         for place in places:
             errors.setdefault(place, ended.error)
 
@@ -343,8 +354,9 @@ def _read(file: int, size: int) -> bytes:
 
 def _remove(file: _NewFile) -> None:
     """Remove a temporary file, if it is still there."""
-    if file.descriptor is not None:
-        os.close(file.descriptor)
+    descriptor, file.descriptor = file.descriptor, None
+    if descriptor is not None:
+        os.close(descriptor)
     with suppress(FileNotFoundError):
         os.unlink(file.path)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import outcome
 
 from .._blob import Blob, hashed, to_blobs
+from .._started import StartedCalls, fan_out_started
 from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs, concurrently
 from .._threads import open_store_threads
 from ._blob_files import BlobFiles
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 
     from .._blob import BytesLike, Ref
+    from .._fan_out import Ended
     from .._started import Cancel, Done
     from .._threads import Call, Handler, StoreThreads
 
@@ -80,30 +82,35 @@ class DirectoryStore(DeletableStore, StartableStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        Raises:
-          OSError: with the path, if the system refuses; no part of the blob is visible.
-
+        It fails with an `OSError` that has the path, if the system refuses; no part of the blob is visible then.
         """
         return self._writers.start(blob, done, size=len(blob))
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs, a part of them in each thread: see `Store.put_many`."""
+        """Store many blobs, each thread its share of them: see `Store.put_many`."""
         blobs = await to_blobs(blobs)
-        distinct = list(dict.fromkeys(blobs))
         added: dict[Ref, bool] = {}
+        failures: list[BaseException] = []
 
-        async def put(part: list[Blob]) -> None:
-            added.update(await self._writers.run(partial(_put_all, self._files, part), size=sum(map(len, part))))
+        def settle(blob: Blob, ended: Ended[PutResult]) -> bool:
+            if isinstance(ended, outcome.Error):
+                failures.append(ended.error)
+            else:
+                added[blob.ref] = ended.value.added
+            return bool(failures)
 
-        await concurrently(put, [distinct[i::WRITERS] for i in range(min(WRITERS, len(distinct)))])
+        await fan_out_started(StartedCalls(list(dict.fromkeys(blobs)), self.start_put, needs_all=True), settle)
+        if failures:
+            try:
+                raise failures[0]
+            finally:
+                del failures
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        Raises:
-          OSError: if the system refuses, or the folder has vanished.
-
+        It fails with an `OSError` if the system refuses, or the folder has vanished.
         """
         return self._readers.start(partial(self._files.get, ref), done, abandon_on_cancel=True)
 
@@ -157,20 +164,3 @@ def _handle(files: BlobFiles, batch: Sequence[Call[Request]]) -> None:
     for call in batch:
         if not isinstance(call.request, Blob):
             call.outcome = outcome.capture(call.request)
-
-
-def _put_all(files: BlobFiles, blobs: Sequence[Blob]) -> dict[Ref, bool]:
-    """Store `blobs`, and return for each whether it was not there; or raise the first error, once all have ended."""
-    added: dict[Ref, bool] = {}
-    error: BaseException | None = None
-    for blob, ended in zip(blobs, files.put_all(blobs), strict=True):
-        if isinstance(ended, outcome.Error):
-            error = error or ended.error
-        else:
-            added[blob.ref] = ended.value
-    if error is None:
-        return added
-    try:
-        raise error
-    finally:
-        del error, ended

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import outcome
 
-from .._blob import Ref, hashed, to_blobs
+from .._blob import Ref, all_hashed, hashed
 from .._errors import BlobNotFoundError, ReplicaError
 from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs
 from .._threads import Call, open_store_threads
@@ -90,10 +90,11 @@ class SqliteStore(DeletableStore, StartableStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
+        It fails with a `sqlite3.Error` that has SQLite's name of the error and the path, if SQLite refuses, and with a
+        `ReplicaError` if the file has been removed, or another has its name.
+
         Raises:
-          sqlite3.Error: with SQLite's name of the error and the path, if it refuses; ``SQLITE_TOOBIG`` for a blob that
-            no row can hold (1 GB, if SQLite is built as usual).
-          ReplicaError: if the file has been removed, or another has its name.
+          sqlite3.DataError: with ``SQLITE_TOOBIG``, if no row can hold the blob (1 GB, if SQLite is built as usual).
 
         """
         self._database.check_size(blob)
@@ -101,7 +102,7 @@ class SqliteStore(DeletableStore, StartableStore):
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs in one transaction: see `Store.put_many`."""
-        blobs = await to_blobs(blobs)
+        blobs = await all_hashed(blobs)
         for blob in blobs:
             self._database.check_size(blob)
         results: list[PutResult] = await self._writer.run(partial(insert_all, blobs), size=sum(map(len, blobs)))
@@ -110,10 +111,8 @@ class SqliteStore(DeletableStore, StartableStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        Raises:
-          sqlite3.Error: if the database is damaged or can't be read.
-          ReplicaError: if its row is no blob, or the file has been removed, or another has its name.
-
+        It fails with a `sqlite3.Error` if the database is damaged or unreadable, and with a `ReplicaError` if its row
+        is no blob, or the file has been removed, or another has its name.
         """
         return self._reader.start(ref, done, abandon_on_cancel=True)
 
