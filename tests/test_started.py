@@ -356,6 +356,21 @@ async def test_a_value_that_can_not_be_finished_is_a_failure(autojump_clock: Moc
     assert operation.ended == 2.5
 
 
+async def test_a_value_that_comes_with_the_one_that_settles_is_not_finished(autojump_clock: MockClock) -> None:
+    async def finish(value: str) -> str:
+        await trio.sleep(1)
+        return value.upper()
+
+    told = Told()
+    async with trio.open_nursery() as nursery:
+        operation = Operation(nursery, "ab", told.start, finish=finish)
+        await trio.testing.wait_all_tasks_blocked()
+        told.end_soon("a")
+        await told.end("b")
+    assert operation.settled == {"a": "A", "b": "b"}
+    assert operation.ended == 1
+
+
 async def test_a_value_that_needs_no_more_is_settled_at_once(autojump_clock: MockClock) -> None:
     async def finish_late() -> None:
         await trio.sleep(5)

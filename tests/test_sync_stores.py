@@ -15,9 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trio_replica as replica
-from trio_replica import BlobNotFoundError, CorruptBlobError, MemoryStore, Ref, ReplicaError, StoreError
+from trio_replica import (
+    Blob,
+    BlobNotFoundError,
+    CorruptBlobError,
+    MemoryStore,
+    Ref,
+    ReplicaError,
+    StoreError,
+    _sync_stores,
+)
 from trio_replica.testing import SimulatedStore
 
+from .common import Ended
 from .started import let_calls_end
 
 if TYPE_CHECKING:
@@ -522,3 +532,23 @@ async def test_a_get_of_one_store_that_fails_leaves_no_cycle(answer: str) -> Non
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+async def test_a_put_that_has_just_been_hashed_when_the_replica_closes_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hashed(blob: Blob) -> Blob:
+        hashing.set()
+        await has_hashed.wait()
+        return blob
+
+    hashing, has_hashed = trio.Event(), trio.Event()
+    monkeypatch.setattr(_sync_stores, "hashed", hashed)
+    store = SimulatedStore()
+    async with trio.open_nursery() as nursery:
+        async with replica.open([store]) as one:
+            put = Ended(nursery, one.put, bytes(2 * 1024 * 1024))
+            await hashing.wait()
+            has_hashed.set()  # and in the same tick the block ends
+    assert isinstance(put.error, trio.ClosedResourceError)
+    assert store.calls == []
