@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, cast, final
+from typing import TYPE_CHECKING, TypeAlias, cast, final
 
 import outcome
 import trio
@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from ._store import Store
 
 
-class _Owed(NamedTuple):
-    """A blob that was accepted and that the store has not confirmed."""
-
-    ref: Ref
-    size: int
-    queued_at: float
+_Owed: TypeAlias = "tuple[Ref, int, float]"
+"""A blob that was accepted and that the store has not confirmed: its ref, its bytes, and when it was queued."""
 
 
 class _Wait:
@@ -81,7 +77,7 @@ class BlobQueue:
 
     def unreplicated(self) -> tuple[Ref, ...]:
         """Return the refs of all blobs that entered and that the store has not confirmed, each once, in queue order."""
-        return tuple(dict.fromkeys(owed.ref for owed in self._owed))
+        return tuple(dict.fromkeys(ref for ref, _, _ in self._owed))
 
     def statistics(self, now: float) -> AsyncStoreStatistics:
         """Return the counts as of `now`, in seconds on Trio's clock."""
@@ -95,7 +91,7 @@ class BlobQueue:
             written=self._written,
             blocked_puts=self._blocked_puts,
             blocked_seconds=self._blocked_seconds,
-            lag_seconds=now - self._owed[0].queued_at if self._owed else 0.0,
+            lag_seconds=now - self._owed[0][2] if self._owed else 0.0,
             failure=self.failure,
         )
 
@@ -133,7 +129,7 @@ class BlobQueue:
             for blob in blobs:
                 self._send.send_nowait(blob)
                 size = len(blob)
-                self._owed.append(_Owed(blob.ref, size, now))
+                self._owed.append((blob.ref, size, now))
                 self._bytes += size
                 entered += 1
         self._accepted += entered
@@ -210,7 +206,8 @@ class BlobQueue:
             results = await self._store.put_many(batch)
         check_results(batch, results)
         for _ in batch:
-            self._bytes -= self._owed.popleft().size
+            _, size, _ = self._owed.popleft()
+            self._bytes -= size
         self._written += len(batch)
         self._progress.unpark_all()
 

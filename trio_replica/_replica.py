@@ -16,7 +16,7 @@ from ._blob import Blob, Ref
 from ._errors import PoisonedError, closed_error, describe_failures
 from ._queue import BlobQueue, enqueue
 from ._statistics import ReplicaStatistics
-from ._store import PutResult, RefIterator, Store, check_page_request, check_ref, check_refs
+from ._store import PutResult, RefIterator, Store, are_put_results, check_page_request, check_ref, check_refs
 from ._sync_stores import SyncStores
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class ReplicaStore(Store):
         self._check_accepting()
         blobs, results = await self._sync_stores.put_many(blobs)
         await self._enqueue(blobs)
+        if are_put_results(results):
+            return [*results]
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
 
     async def get(self, ref: Ref) -> bytes:

@@ -354,6 +354,11 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
         raise error
 
 
+def are_put_results(results: Sequence[PutResult]) -> bool:
+    """Whether all are what they are said to be, and nothing that is only equal to it."""
+    return all(type(result) is PutResult and type(result.ref) is Ref for result in results)
+
+
 def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
     """Return what is wrong with the results with which a store answered a put of `blobs`.
 
@@ -364,6 +369,8 @@ def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> Replic
         return ReplicaError(f"a put_many returned {results!r}, no list of results")
     if len(results) != len(blobs):
         return ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
+    if are_put_results(results) and [result.ref for result in results] == [blob.ref for blob in blobs]:
+        return None
     for blob, result in zip(blobs, results, strict=True):
         if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
             return ReplicaError(f"a put returned {result!r}, no PutResult")

@@ -103,9 +103,10 @@ class SqliteStore(DeletableStore, StartableStore):
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs in one transaction: see `Store.put_many`."""
         blobs = await all_hashed(blobs)
-        for blob in blobs:
-            self._database.check_size(blob)
-        results: list[PutResult] = await self._writer.run(partial(insert_all, blobs), size=sum(map(len, blobs)))
+        sizes = [len(blob) for blob in blobs]
+        if blobs:
+            self._database.check_size(blobs[sizes.index(max(sizes))])
+        results: list[PutResult] = await self._writer.run(partial(insert_all, blobs), size=sum(sizes))
         return results
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
