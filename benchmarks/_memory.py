@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
@@ -43,10 +44,10 @@ class _Sink(Store):
         return [PutResult(blob.ref, added=True) for blob in kept]
 
     async def get(self, ref: Ref) -> NoReturn:
-        raise NotImplementedError
+        raise UnsupportedOperation("get")
 
     async def list_page(self, after: Ref, limit: int) -> NoReturn:
-        raise NotImplementedError
+        raise UnsupportedOperation("list_page")
 
 
 def held(blobs: int, size: int) -> tuple[int, int]:

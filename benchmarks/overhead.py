@@ -6,6 +6,7 @@ import random
 from bisect import bisect_right
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache, partial
+from io import UnsupportedOperation
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -44,8 +45,8 @@ def comparisons(
                 if store == "memory" or number == CALLERS_OF_DISKS or size == SIZE_OF_DISKS:
                     yield _puts(store, number, size)
                     yield _gets(store, number, size)
-            yield _puts_of_many(store, size)
-            yield _gets_of_many(store, size)
+            yield _batches("put_many", _work.puts_of_many, store, size)
+            yield _batches("get_many", _work.gets_of_many, store, size)
             yield _drains(store, size)
 
 
@@ -167,10 +168,10 @@ class _ListStore(Store):
         self._refs = refs
 
     async def put(self, blob: object) -> NoReturn:
-        raise NotImplementedError
+        raise UnsupportedOperation("put")
 
     async def get(self, ref: Ref) -> NoReturn:
-        raise NotImplementedError
+        raise UnsupportedOperation("get")
 
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
         await trio.lowlevel.checkpoint()
@@ -319,30 +320,16 @@ def _gets(store: str, callers: int, size: str) -> Comparison:
     return Comparison(f"get, {store}", _described(callers, size), "blobs/s", variants)
 
 
-def _puts_of_many(store: str, size: str) -> Comparison:
+def _batches(operation: str, work: Callable[[_work.Opener, int, int], Run], store: str, size: str) -> Comparison:
     opener, length = _work.OPENERS[store], _work.SIZES[size]
     return Comparison(
-        f"put_many, {store}",
+        f"{operation}, {store}",
         f"{size}, {BATCH} at once",
         "blobs/s",
         [
-            Variant("bare store", _work.puts_of_many(opener, BATCH, length)),
-            Variant("replica of 1", _work.puts_of_many(_work.replicated(opener, 1), BATCH, length)),
-            Variant("replica of 2", _work.puts_of_many(_work.replicated(opener, 2), BATCH, length)),
-        ],
-    )
-
-
-def _gets_of_many(store: str, size: str) -> Comparison:
-    opener, length = _work.OPENERS[store], _work.SIZES[size]
-    return Comparison(
-        f"get_many, {store}",
-        f"{size}, {BATCH} at once",
-        "blobs/s",
-        [
-            Variant("bare store", _work.gets_of_many(opener, BATCH, length)),
-            Variant("replica of 1", _work.gets_of_many(_work.replicated(opener, 1), BATCH, length)),
-            Variant("replica of 2", _work.gets_of_many(_work.replicated(opener, 2), BATCH, length)),
+            Variant("bare store", work(opener, BATCH, length)),
+            Variant("replica of 1", work(_work.replicated(opener, 1), BATCH, length)),
+            Variant("replica of 2", work(_work.replicated(opener, 2), BATCH, length)),
         ],
     )
 
