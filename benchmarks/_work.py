@@ -83,7 +83,7 @@ async def open_all(open_one: Opener, folder: Path, number: int) -> AsyncGenerato
 
 
 def payloads(size: int) -> Callable[[], bytes]:
-    """Return what makes one blob after another of `size` bytes, no two alike, and hardly takes time."""
+    """Return what makes one blob after another of `size` bytes, no two alike, in the time that it takes to copy one."""
     prefix = os.urandom(8)
     numbers = count()
     rest = os.urandom(size)[16:]
