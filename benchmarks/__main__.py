@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,7 +132,7 @@ def measure_peers(sizes: tuple[str, ...], **options: Any) -> None:
     if options["quick"]:
         sizes = sizes[:1]
     for package in peers.missing():
-        Console().print(f"{package} is not installed (pip install '.[bench]'), and left out")
+        click.echo(f"{package} is not installed (pip install '.[bench]'), and left out")
     _run("peers", peers.comparisons(sizes), **options)
 
 
@@ -149,6 +150,8 @@ def _run(
 ) -> None:
     if quick:
         rounds, seconds = QUICK_ROUNDS, QUICK_SECONDS
+    if plot and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install '.[bench]'")
     console = Console(width=None if sys.stdout.isatty() else 110)
     machine = _machine.facts(folder)
     console.print("; ".join(f"{fact} {value}" for fact, value in machine.items() if value is not None))
@@ -164,9 +167,11 @@ def _run(
                 measured.append(measure(comparison, rounds, seconds, folders, status.update))
             console.print(_report.table(measured[-1]))
             (output / f"{name}.json").write_text(_report.as_json(machine, arguments, measured), encoding="utf-8")
+    if not measured and only not in _memory.TITLE:
+        raise click.UsageError(f"nothing that is measured has {only!r} in its title")
     if plot:
         for path in _report.plot(measured, output, name):
-            console.print(f"drawn: {path}")
+            click.echo(f"drawn: {path}")
 
 
 if __name__ == "__main__":

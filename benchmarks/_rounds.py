@@ -132,5 +132,10 @@ def measure(
         for variant in order:
             began(f"{comparison.group}, {comparison.work}: {variant.name}, round {number + 1} of {rounds}")
             gc.collect()
-            rates[variant.name].append(trio.run(variant.run, folders.new(), seconds))
+            try:
+                rates[variant.name].append(trio.run(variant.run, folders.new(), seconds))
+            except BaseExceptionGroup as group:  # of a nursery
+                if group.subgroup(KeyboardInterrupt):
+                    raise KeyboardInterrupt from None
+                raise
     return Measured(comparison, rates)

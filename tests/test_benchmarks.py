@@ -188,4 +188,6 @@ def test_a_disk_in_memory_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(_machine, "file_system", lambda _: "tmpfs")
     arguments = ["stores", "--quick", "--only", "nothing", "--folder", str(tmp_path), "--output", str(tmp_path)]
     ended = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+    assert ended.exit_code == 2
+    assert "nothing that is measured has 'nothing' in its title" in ended.output
     assert "is on tmpfs: durable puts cost nothing there, and mean nothing" in " ".join(ended.output.split())

@@ -927,3 +927,19 @@ async def test_closed(root: Path) -> None:
     for operation in OPERATIONS:
         with pytest.raises(trio.ClosedResourceError, match=str(root)):
             await operation(store)
+
+
+async def test_a_top_folder_that_is_removed_meanwhile_is_made_again(root: Path) -> None:
+    by_top: dict[bytes, Blob] = {}
+    number = 0
+    while True:
+        blob = Blob(b"%d" % number)
+        number += 1
+        first = by_top.setdefault(blob.ref[:1], blob)
+        if first.ref[:2] != blob.ref[:2]:
+            break
+    async with open_directory(root) as store:
+        await store.put(first)
+        shutil.rmtree(path_of(root, first.ref).parents[1])
+        assert await store.put(blob) == (blob.ref, True)  # in another folder of the same top folder
+        assert await store.put(first) == (first.ref, True)

@@ -34,7 +34,7 @@ from .common import BROKEN, Ended, put_numbers, refs
 from .started import let_calls_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
 
     from trio.testing import MockClock
 
@@ -960,3 +960,15 @@ def test_a_replica_belongs_to_its_run() -> None:
     trio.run(second)
     assert kept[0].statistics().sync_stores["sync-0"].puts == 0
     assert kept[0].unreplicated == {}
+
+
+async def test_results_that_are_only_equal_to_put_results_become_such() -> None:
+    class Tuples(SimulatedStore):
+        async def put_many(self, blobs: Iterable[Blob | bytes]) -> Any:
+            return [(bytes(ref), added) for ref, added in await super().put_many(blobs)]
+
+    async with replica.open([Tuples()]) as store:
+        (result,) = await store.put_many([b"blob"])
+    assert type(result) is PutResult
+    assert type(result.ref) is Ref
+    assert result == (Ref.of(b"blob"), True)

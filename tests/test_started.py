@@ -636,3 +636,14 @@ async def test_real_puts_under_way_when_the_block_ends(tmp_path: Path) -> None:
         with pytest.raises(BlobNotFoundError):
             await one.get(Ref.of(b"0"))
     assert store_threads() == threads
+
+
+async def test_a_store_that_says_too_soon_that_a_call_has_ended_has_failed() -> None:
+    def start(member: str, done: Done) -> Cancel:
+        done(outcome.Value(member))
+        return lambda: True
+
+    async with trio.open_nursery() as nursery:
+        operation = Operation(nursery, "a", start)
+    assert isinstance(operation.settled["a"], RuntimeError)
+    assert "before it had returned" in str(operation.settled["a"])

@@ -6,6 +6,7 @@
 from ._blob import Blob, Ref, to_blob
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._replica import ReplicaStore, open  # noqa: A004  (read as replica.open)
+from ._started import Cancel, Done
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
 from ._store import DeletableStore, PutResult, StartableStore, Store
 from ._threads import Call, StoreThreads, open_store_threads
@@ -19,9 +20,11 @@ __all__ = [
     "Blob",
     "BlobNotFoundError",
     "Call",
+    "Cancel",
     "CorruptBlobError",
     "DeletableStore",
     "DirectoryStore",
+    "Done",
     "MemoryStore",
     "PoisonedError",
     "PutResult",

@@ -89,6 +89,11 @@ async def fan_out_started(
         del ended, settle, finish  # tracebacks that they lead to may refer to this frame
 
 
+def _too_soon() -> bool:
+    """Stand for what cancels a call that is being started."""
+    return False
+
+
 async def _awaited(something: Awaitable[Any]) -> Any:
     return await something
 
@@ -146,6 +151,7 @@ class StartedCalls(Generic[MemberT]):
         member = self._members[self._started]
         self._started += 1
         done = partial(self._done, member)
+        self.pending[member] = _too_soon
         try:
             self.pending[member] = self._start(member, done)
         except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which comes as any other does)
@@ -185,8 +191,8 @@ class StartedCalls(Generic[MemberT]):
         self._started = len(self._members)
         if self._hedges is not None:
             self._hedges.discard(self)
-        for member in tuple(self.pending):
-            if self.pending[member]():
+        for member, cancel in tuple(self.pending.items()):
+            if cancel():
                 del self.pending[member]
 
     def _wake(self) -> None:
@@ -194,6 +200,8 @@ class StartedCalls(Generic[MemberT]):
         trio.lowlevel.reschedule(self._task)
 
     def _done(self, member: MemberT, ended: Ended[Any]) -> None:
+        if self.pending.get(member) is _too_soon:
+            raise RuntimeError("a store said that a call has ended before it had returned from starting it")
         del self.pending[member]
         self.ended.append((member, ended))
         if self._parked and not (self._needs_all and self.pending and isinstance(ended, outcome.Value)):

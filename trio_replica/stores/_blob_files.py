@@ -178,10 +178,10 @@ class BlobFiles:
 
     def _give_name(self, file: _NewFile, give: Callable[[str, str], None]) -> None:
         """Let a blob appear under its name, all at once, by `os.link` or `os.replace`."""
-        file.folders = self._make_parents(file.blob.ref)
         try:
+            file.folders = self._make_parents(file.blob.ref)
             give(file.path, self._path(file.blob.ref))
-        except FileNotFoundError:  # an empty folder was removed meanwhile
+        except FileNotFoundError:  # a folder was removed meanwhile
             self._made.clear()
             file.folders = self._make_parents(file.blob.ref)
             give(file.path, self._path(file.blob.ref))
@@ -334,8 +334,7 @@ def _attempt(errors: _Errors, places: Iterable[int], step: Callable[..., None], 
     ended = outcome.capture(step, *arguments)
     if isinstance(ended, outcome.Error):
         assert isinstance(ended.error, Exception)
-        if isinstance(ended.error, OSError):  # it has the path; its traceback would keep all blobs of the batch alive
-            ended.error.__traceback__ = None
+        ended.error.__traceback__ = None  # it would keep all blobs of the batch alive
         for place in places:
             errors.setdefault(place, ended.error)
 
