@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
 
 import outcome
 import trio
@@ -23,6 +23,10 @@ Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error], None]"
 
 Cancel: TypeAlias = "Callable[[], bool]"
 """What cancels a call, and returns whether `Done` will not be called for it: False if that is too late."""
+
+
+_BEING_STARTED: Final[Cancel] = partial(bool)
+"""Stands for what cancels a call that is being started: it can't be cancelled."""
 
 
 @enable_ki_protection
@@ -89,11 +93,6 @@ async def fan_out_started(
         del ended, settle, finish  # tracebacks that they lead to may refer to this frame
 
 
-def _too_soon() -> bool:
-    """Stand for what cancels a call that is being started."""
-    return False
-
-
 async def _awaited(something: Awaitable[Any]) -> Any:
     return await something
 
@@ -151,7 +150,7 @@ class StartedCalls(Generic[MemberT]):
         member = self._members[self._started]
         self._started += 1
         done = partial(self._done, member)
-        self.pending[member] = _too_soon
+        self.pending[member] = _BEING_STARTED
         try:
             self.pending[member] = self._start(member, done)
         except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which comes as any other does)
@@ -200,7 +199,7 @@ class StartedCalls(Generic[MemberT]):
         trio.lowlevel.reschedule(self._task)
 
     def _done(self, member: MemberT, ended: Ended[Any]) -> None:
-        if self.pending.get(member) is _too_soon:
+        if self.pending.get(member) is _BEING_STARTED:
             raise RuntimeError("a store said that a call has ended before it had returned from starting it")
         del self.pending[member]
         self.ended.append((member, ended))

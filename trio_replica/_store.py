@@ -201,8 +201,8 @@ class StartableStore(Store):
     `put` and `get` are made of `start_put` and `start_get`, which say when a call has ended by calling ``done`` with
     its outcome, an `outcome.Value` or `outcome.Error` (that of a missing blob is ``Error(BlobNotFoundError(ref))``):
     once, in Trio's thread, and not before they have returned. They return what cancels the call: a function that
-    returns True if ``done`` will not be called, and False if the call can't be interrupted any more. `StoreThreads.start`
-    does all that.
+    returns True if ``done`` will not be called, and False if the call can't be interrupted any more.
+    `StoreThreads.start` does all that.
 
     A replica calls these two, not `put` and `get`, and with hedging not always in the task of its own caller: no cancel
     scope or context variable of that reaches the store.
