@@ -1,0 +1,1 @@
+"""The queue-size laboratory: how large should ``queue_size`` be?"""

@@ -1,0 +1,43 @@
+"""The times that both engines are given: drawn, and put on a grid on which neither rounds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .recursion import Floats
+
+GRID: Final = 2.0**-30
+"""Seconds. Sums of multiples of this are exact in floating point up to 2**23 seconds, in whatever order."""
+
+
+def on_grid(times: Floats) -> Floats:
+    """Return the times rounded to multiples of `GRID`, and at least that: so no two things happen at one time."""
+    return np.maximum(np.round(times / GRID), 1.0) * GRID
+
+
+def service_times(source: np.random.Generator, count: int, mean: float, cv: float) -> Floats:
+    """Draw service times with a mean in seconds and a coefficient of variation (standard deviation divided by mean).
+
+    0 is always the same time, 1 an exponential one, and all others are log-normal: mostly short, a few very long.
+    """
+    return on_grid(mean * factors(source, count, cv))
+
+
+def factors(source: np.random.Generator, count: int, cv: float) -> Floats:
+    """Draw what times of mean 1 are multiplied with: see `service_times`."""
+    if cv == 0:
+        return np.ones(count)
+    if cv == 1:
+        return source.exponential(1.0, count)
+    # Of exp(N(mu, s²)) the mean is exp(mu + s²/2) and the squared coefficient of variation exp(s²) - 1.
+    variance = math.log1p(cv * cv)
+    return source.lognormal(-variance / 2, math.sqrt(variance), count)
+
+
+def poisson_arrivals(source: np.random.Generator, count: int, rate: float, start: float = 0.0) -> Floats:
+    """Draw when puts come that know nothing of each other, `rate` a second, from `start` on."""
+    return start + np.cumsum(on_grid(source.exponential(1 / rate, count)))
