@@ -27,15 +27,20 @@ class Path(NamedTuple):
     """When every async store had confirmed it."""
     alone: Floats
     """When they would have, if nothing had come after it."""
+    blocked_puts: tuple[int, ...]
+    """For each async store, how many of the puts waited for room in its queue."""
 
     @classmethod
     def of(cls, workers: Sequence[Drained], queue_size: int) -> Path:
         """Return what happened with a worker for each async store, for queues of that size."""
+        came = workers[0].came
+        entered = [worker.entered(queue_size) for worker in workers]
         return cls(
-            workers[0].came,
-            np.maximum.reduce([worker.entered(queue_size) for worker in workers]),
+            came,
+            np.maximum.reduce(entered),
             np.maximum.reduce([worker.written for worker in workers]),
             np.maximum.reduce([worker.alone for worker in workers]),
+            tuple(int((times > came).sum()) for times in entered),
         )
 
 
@@ -71,7 +76,7 @@ class Point:
     @classmethod
     def of(cls, path: Path, first: int = 0, last: int | None = None) -> Point:
         """Return the figures of the puts from `first` until `last`, as if no others were there."""
-        came, entered, written, alone = (times[first:last] for times in path)
+        came, entered, written, alone = (times[first:last] for times in path[:4])
         waits = entered - came
         blocked = waits[waits > 0]
         lasted = float(written[-1] - came[0])

@@ -31,9 +31,7 @@ class Ran(NamedTuple):
     """What the real code did."""
 
     path: Path
-    """Put by put; `Path.alone` is not known, and is when the blob was written."""
-    blocked_puts: tuple[int, ...]
-    """What the statistics of each async store say."""
+    """Put by put; `alone` is not known, and is when the blob was written. `blocked_puts` is what the statistics say."""
     drain: float
     """Seconds from the last put's return to the end of the block."""
 
@@ -120,7 +118,7 @@ def _run(
 
     blocked_puts, drain = trio.run(main, clock=MockClock(autojump_threshold=0))
     written = np.maximum.reduce([_written(one) for one in stores])
-    return Ran(Path(came, entered, written, written), blocked_puts, drain)
+    return Ran(Path(came, entered, written, written, blocked_puts), drain)
 
 
 def _written(one: SimulatedStore) -> Floats:
