@@ -1,4 +1,4 @@
-"""The sweep: every scenario at every queue size by the recursion, and at some by the real code; in several processes."""
+"""The sweep: every scenario at every queue size by the recursion, and at some by the real code, in all processes."""
 
 from __future__ import annotations
 
