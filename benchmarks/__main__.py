@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
 
 from . import _machine, _memory, _report, _work, overhead, peers, stores
+from ._options import folder_option, only_option, quick_option
 from ._rounds import Folders, measure
+from .queueing.commands import advise, measure_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
+    from ._options import CommandT
     from ._rounds import Comparison, Measured
-
-CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
 ROUNDS: Final = 7
 SECONDS: Final = 0.5
@@ -27,35 +27,13 @@ QUICK_ROUNDS: Final = 2
 QUICK_SECONDS: Final = 0.02
 
 
-def _writable(_: click.Context, parameter: click.Parameter, folder: Path) -> Path:
-    try:
-        with TemporaryDirectory(dir=folder):
-            return folder
-    except OSError as error:
-        raise click.BadParameter(f"{folder} is no folder that can be written: {error}", param=parameter) from None
-
-
 def _common_options(command: CommandT) -> CommandT:
     for option in (
         click.option("--plot", is_flag=True, help="Draw the ratios, as PNG files, too."),
-        click.option("--only", metavar="TEXT", default="", help="Measure only what has TEXT in its title."),
-        click.option("--quick", is_flag=True, help="See that it all works: the figures mean nothing."),
-        click.option(
-            "--output",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            callback=_writable,
-            default=".",
-            help="Where the JSON and PNG files go; the current folder by default.",
-        ),
-        click.option(
-            "--folder",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            callback=_writable,
-            default=".",
-            help="Where the stores are, on the disk to be measured; the current folder by default.",
-        ),
+        only_option,
+        quick_option,
+        folder_option("--output", "Where the JSON and PNG files go"),
+        folder_option("--folder", "Where the stores are, on the disk to be measured"),
         click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=SECONDS, show_default=True),
         click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True),
     ):
@@ -88,7 +66,7 @@ def _callers_option(default: Iterable[int]) -> Callable[[CommandT], CommandT]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
-    """Measure what the library costs: ratios of rates, taken round by round."""
+    """Measure what the library costs, and how large its queues should be."""
 
 
 @commands.command("overhead")
@@ -134,6 +112,10 @@ def measure_peers(sizes: tuple[str, ...], **options: Any) -> None:
     for package in peers.missing():
         click.echo(f"{package} is not installed (pip install '.[bench]'), and left out")
     _run("peers", peers.comparisons(sizes), **options)
+
+
+commands.add_command(measure_queue)
+commands.add_command(advise)
 
 
 def _run(

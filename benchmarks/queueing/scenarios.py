@@ -9,12 +9,14 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
 from . import recursion, virtual
 from .draws import GRID, on_grid, poisson_arrivals, service_times
+from .levels import Calls, Singles
 from .points import Path, Point
 from .recursion import BatchCost, Drained, Stall, lacking
 
@@ -282,6 +284,7 @@ BATCH_COST: Final = BatchCost(0.875, 0.125)
 """A put takes a second, and each further blob of the batch an eighth: on the grid."""
 
 
+@cache
 def scenarios() -> list[Scenario]:
     """Return all scenarios, those of a group one after another."""
     made: list[Scenario] = []
@@ -301,7 +304,7 @@ def scenarios() -> list[Scenario]:
         Stalled("stall", "λT = 1000, ρ = 0.5", 0.5, 2000.0),
         Producers("producers", "8, no pause", 8, 0.0),
         Producers("producers", "8, pause of 10", 8, 10.0),
-        Steady("cheap put_many", "λ = 4 μ, a + b·k = 0.875 + 0.125 k", 4.0, cost=BATCH_COST, largest=256),
+        Steady("cheap put_many", "λ = 4 μ, a + b·k = 0.875 + 0.125 k", 4.0, (Service(cv=0.0),), 256, BATCH_COST),
         *(
             Steady("two async stores", f"ρ = 0.9 and {load}", 0.9, (Service(), Service(load / 0.9)), 256)
             for load in (0.6, 0.8)
@@ -310,4 +313,6 @@ def scenarios() -> list[Scenario]:
 
 
 def _steady_largest(load: float, cv: float) -> int:
-    return 1024
+    """Return the first power of two with which hardly any put waits."""
+    levels = Singles(Calls(load, 1.0, cv), LARGEST)
+    return next(size for size in powers_of_two(LARGEST) if levels.share(size) < LEAST_SHARE)

@@ -15,7 +15,7 @@ from .._rounds import Spread
 from .points import Point, lag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from .recursion import Floats
     from .scenarios import Scenario
@@ -54,6 +54,13 @@ class Checked(NamedTuple):
     """Seconds: the largest of any put's wait."""
     same_blocked_puts: bool
     """Whether its statistics count as many waits for each async store as there are by the recursion."""
+    puts: int
+    """Of the whole run: of these waits none differs by more."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are the same, to the last bit."""
+        return self.difference == 0 and self.same_blocked_puts
 
 
 @dataclass(frozen=True)
@@ -112,23 +119,25 @@ def tasks(wanted: Iterable[Scenario], extent: Extent) -> list[Task]:
     return real + [Task(scenario, seed, extent.puts) for scenario in wanted for seed in range(extent.seeds)]
 
 
-def sweep(todo: Iterable[Task], done: Callable[[], None]) -> tuple[list[Curve], bool]:
+def sweep(todo: Sequence[Task], done: Callable[[], None]) -> tuple[list[Curve], bool]:
     """Do it all, on all processors; `done` is called after each task.
 
-    Returns the curves, and whether all is in them: if it is interrupted, it returns what there is.
+    Returns the curves, in the order of their scenarios, and whether all is in them: if it is interrupted, it returns
+    what there is.
     """
-    curves: dict[tuple[Scenario, bool], Curve] = {}
+    curves = {(task.scenario, batches): Curve(task.scenario, batches) for task in todo for batches in (False, True)}
+    complete = False
     context = get_context("spawn")  # a forked process would inherit the threads of whoever shows the progress
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _ignore_interrupts) as pool:
-        futures: dict[Future[Found], Task] = {pool.submit(task.run): task for task in todo}
         try:
+            futures: dict[Future[Found], Task] = {pool.submit(task.run): task for task in todo}
             for future in as_completed(futures):
                 _keep(curves, futures[future], future.result())
                 done()
+            complete = True
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
-            return list(curves.values()), False
-    return list(curves.values()), True
+    return [curve for curve in curves.values() if curve.points or curve.checked], complete
 
 
 def lag_times(until: float) -> Floats:
@@ -140,19 +149,17 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told as well, and ends them
 
 
-def _keep(curves: dict[tuple[Scenario, bool], Curve], task: Task, found: Found) -> None:
-    def curve(batches: bool) -> Curve:
-        return curves.setdefault((task.scenario, batches), Curve(task.scenario, batches))
-
+def _keep(curves: Mapping[tuple[Scenario, bool], Curve], task: Task, found: Found) -> None:
     if isinstance(found, Checked):
         assert task.real is not None
         batches, queue_size = task.real
-        curve(batches).checked[queue_size] = found
+        curves[task.scenario, batches].checked[queue_size] = found
         return
     for batches, queue_size, point, lags in found:
-        curve(batches).points.setdefault(queue_size, []).append(point)
+        curve = curves[task.scenario, batches]
+        curve.points.setdefault(queue_size, []).append(point)
         if lags is not None:
-            curve(batches).lags.setdefault(queue_size, []).append(lags)
+            curve.lags.setdefault(queue_size, []).append(lags)
 
 
 def _by_recursion(task: Task) -> Found:
@@ -176,4 +183,5 @@ def _by_real_code(task: Task, batches: bool, queue_size: int) -> Found:
         drawn.point(path),
         float(np.abs(waits - real_waits).max()),
         ran.path.blocked_puts == path.blocked_puts,
+        len(waits),
     )

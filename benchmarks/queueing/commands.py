@@ -1,0 +1,199 @@
+"""``python -m benchmarks queue`` and ``recommend``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from .. import _machine
+from .._options import Bytes, Positive, folder_option, only_option, quick_option
+from . import charts, page, real_tables
+from .advice import NoQueueWillDo, recommend
+from .own_blobs import StoreFailedError
+from .real_store import Measurement, Plan, measure_url
+from .scenarios import scenarios
+from .sweep import FULL, NORMAL, QUICK, sweep, tasks
+from .tables import agreement, as_json, tables
+from .theory import theory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .._options import CommandT
+    from .advice import Recommendation
+
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+
+def _promise_options(command: CommandT) -> CommandT:
+    for option in (
+        click.option(
+            "--wait-share",
+            type=Positive(),
+            default=0.01,
+            show_default=True,
+            help="The share of the puts that may wait; and of the bursts and stalls in which any may.",
+        ),
+        click.option(
+            "--callers",
+            type=click.IntRange(min=1),
+            default=64,
+            show_default=True,
+            help="The tasks that put: each may hold one blob more.",
+        ),
+        click.option(
+            "--memory",
+            type=Bytes(),
+            default="256MiB",
+            show_default=True,
+            help="The bytes that blobs may take: queued, being written, and held by callers.",
+        ),
+        click.option("--blob-size", type=Bytes(), default="64KiB", show_default=True, help="The bytes of a blob."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("recommend")
+@click.option("--rate", type=Positive(), required=True, help="Puts a second.")
+@click.option("--service-time", type=Positive(), required=True, help="Seconds that the async store takes for a put.")
+@click.option(
+    "--service-cv",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The coefficient of variation of that: standard deviation divided by mean.",
+)
+@click.option(
+    "--batch-cost",
+    type=(float, float),
+    metavar="A B",
+    help="A put_many of k blobs takes A + B·k seconds. Without: as long as its puts one after another.",
+)
+@click.option("--burst", type=click.IntRange(min=1), help="Blobs that come at once now and then, or at --burst-rate.")
+@click.option("--burst-rate", type=Positive(), help="Puts a second in a burst.")
+@click.option("--stall", type=float, default=0.0, show_default=True, help="Seconds for which the store may not answer.")
+@_promise_options
+def advise(**workload: Any) -> None:
+    """Say how large queue_size and batch_size should be, from what is known of the puts and the store."""
+    Console().print(_advice(**workload), highlight=False)
+
+
+@click.command("queue")
+@click.option("--full", is_flag=True, help="Draw more, for smoother curves: up to 3 minutes.")
+@quick_option
+@only_option
+@click.option("--plot", is_flag=True, help="Draw the charts as PNG files, too.")
+@folder_option("--output", "Where the HTML, JSON and PNG files go")
+@click.option("--store", metavar="URL", help="Measure this store instead, and recommend for it. Needs --rate.")
+@click.option("--rate", type=Positive(), help="Puts a second, for --store.")
+@click.option("--seconds", type=Positive(), default=20.0, show_default=True, help="How long to measure --store.")
+@click.option("--keep", is_flag=True, help="Leave in --store what was put there.")
+@_promise_options
+def measure_queue(**options: Any) -> None:
+    """Show what the queue's size changes: who waits, for how long, and what a kill loses.
+
+    Without --store, for scenarios: by a recursion, by formulas, and by the real code in virtual time. With --store, for
+    that store in real time.
+    """
+    for_scenarios = {name: options.pop(name) for name in ("full", "quick", "only", "plot", "output")}
+    if options["store"] is None:
+        if options["rate"] is not None:
+            raise click.UsageError("--rate is for --store")
+        _sweep(**for_scenarios, blob_size=options["blob_size"])
+        return
+    if options["rate"] is None:
+        raise click.UsageError("--store needs --rate: the puts a second that it shall be used with")
+    if any(for_scenarios[name] for name in ("full", "quick", "only", "plot")):
+        raise click.UsageError("--full, --quick, --only and --plot are for the scenarios, not for --store")
+    _measure_store(**options)
+
+
+def _sweep(*, full: bool, quick: bool, only: str, plot: bool, output: Path, blob_size: int) -> None:
+    if full and quick:
+        raise click.UsageError("--full and --quick exclude each other")
+    wanted = [scenario for scenario in scenarios() if only in scenario.name]
+    if not wanted:
+        raise click.UsageError(f"no scenario has {only!r} in its name")
+    extent = FULL if full else QUICK if quick else NORMAL
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    todo = tasks(wanted, extent)
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("scenarios", total=len(todo))
+        curves, complete = sweep(todo, lambda: progress.advance(bar))
+    for table in tables(curves):
+        console.print(table)
+    console.print(agreement(curves))
+    machine = _machine.facts(output)
+    written = {
+        output / "queue.json": as_json(machine, extent, curves, complete=complete),
+        output / "queue.html": page.render(
+            curves, theory, machine=machine, extent=extent, blob_size=blob_size, complete=complete
+        ),
+    }
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+    for path in (*written, *(charts.draw_all(curves, theory, output) if plot else ())):
+        click.echo(f"written: {path}")
+    if not complete:
+        click.echo("interrupted: what was measured until then is shown", err=True)
+        raise SystemExit(INTERRUPTED)
+
+
+def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_size: int, **promise: Any) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    try:
+        measurement = Measurement(store, Plan(rate, blob_size, seconds))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    failure: BaseException | None = None
+    with console.status("") as status:
+        try:
+            measure_url(store, measurement, told=status.update, keep=keep)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        except (StoreFailedError, KeyboardInterrupt) as error:
+            failure = error
+    for table in real_tables.tables(measurement):
+        console.print(table)
+    console.print(_remains(measurement, keep=keep), highlight=False)
+    if isinstance(failure, StoreFailedError):
+        raise click.ClickException(str(failure))
+    if measurement.puts is not None:
+        console.print(_advice(**measurement.workload(), **promise), highlight=False)
+    if failure is not None:
+        click.echo("interrupted: what was measured until then is shown", err=True)
+        raise SystemExit(INTERRUPTED)
+
+
+def _remains(measurement: Measurement, *, keep: bool) -> str:
+    """Say what became of the blobs that were put."""
+    if keep:
+        return f"{measurement.put} blobs were put, and kept."
+    said = f"{measurement.put} blobs were put, and {measurement.deleted} of them deleted."
+    if measurement.left:
+        said += f" {len(measurement.left)} may be left: {', '.join(str(ref) for ref in measurement.left[:10])}"
+        said += " …" * (len(measurement.left) > 10)
+    if measurement.deletion_failure is not None:
+        said += f" Deleting failed: {measurement.deletion_failure!r}"
+    return said
+
+
+def _advice(**workload: Any) -> str:
+    try:
+        advised: Recommendation = recommend(**workload)
+    except NoQueueWillDo as refusal:
+        raise click.ClickException(str(refusal)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return "\n".join(
+        (
+            f"queue_size={advised.queue_size}, batch_size={advised.batch_size}",
+            advised.reason,
+        )
+    )

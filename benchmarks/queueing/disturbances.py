@@ -1,0 +1,176 @@
+"""The queue size with which a burst or a stall is ridden out: no put waits until the queue is empty again.
+
+It begins at a random moment of the steady state. What must be known are how many blobs wait to be taken when the call
+ends that is then in flight, and by how many they become more before they become less. The latter is a random walk:
+each full batch takes `batch_size` blobs and J come. Of `walk`, the chance that its highest point is at most u, is
+known that walk(n - y)/walk(n - 1) is the chance to come from y blobs down to one without ever having had more than n
+(Takács). Down to a whole batch, as is asked for here, it is at least that, and the answers err to that side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from .draws import factors
+from .levels import LARGEST, convolved, exceeding, poisson
+
+if TYPE_CHECKING:
+    from .levels import Integers, Queue
+    from .recursion import Floats
+
+SEED: Final = 20240229
+"""Bursts at a rate are drawn, always the same ones."""
+
+BURSTS: Final = 20_000
+"""So many bursts are drawn, at most."""
+
+STEPS: Final = 5_000
+"""With so many calls in each of them, at most. In a longer burst several calls are drawn as one."""
+
+DRAWN: Final = 1_000_000
+"""So many calls are drawn, about, for all bursts together: a third of a second."""
+
+
+def least_for_stall(queue: Queue, seconds: float, missed: float) -> int | None:
+    """Return the queue size with which a stall of so many seconds is ridden out but for a chance of `missed`.
+
+    None if it is not among the sizes that can be told from what is known of `queue`.
+    """
+    first, chances = poisson(queue.calls.rate * seconds)
+    return _least_for_more(queue, first, chances, missed)
+
+
+def least_for_burst(queue: Queue, blobs: int, missed: float) -> int | None:
+    """Return the queue size with which so many blobs at once are ridden out: see `least_for_stall`."""
+    return _least_for_more(queue, blobs, np.ones(1), missed)
+
+
+def _least_for_more(queue: Queue, first: int, chances: Floats, missed: float) -> int | None:
+    """Let `first` blobs or more come before the call in flight ends, or the one that the first of them begins."""
+    busy = convolved(queue.left, chances)
+    came = chances.copy()
+    none = came[0] if first == 0 else 0.0
+    came[0] -= none
+    (alone,) = queue.calls.means(np.array([1]))
+    meanwhile = -np.diff(exceeding(alone, queue.calls.cv, len(queue.left) - 1), prepend=1.0)
+    idle = queue.idle * convolved(came, meanwhile)  # the first blob is in flight, and not left
+    left = np.concatenate([[queue.idle * none], busy])
+    left[: len(idle)] += idle
+    small = np.arange(first - 1, first - 1 + len(left)) <= queue.batch_size
+    back = np.cumsum(convolved(np.where(small, 0.0, left), np.diff(queue.walk, prepend=0.0)))
+    sizes = first - 1 + np.arange(len(back))
+    back /= queue.walk[np.clip(sizes - 1, 0, len(queue.walk) - 1)]
+    taken = np.cumsum(np.where(small, left, 0.0))
+    back[: len(taken)] += taken
+    back[len(taken) :] += taken[-1]
+    enough = (back >= 1 - missed) & (sizes >= 1)
+    return int(sizes[enough.argmax()]) if enough.any() else None
+
+
+def least_for_burst_at(queue: Queue, blobs: int, rate: float, missed: float, drawn: int = DRAWN) -> int | None:
+    """Return the queue size with which so many blobs, at random moments with `rate` a second, are ridden out.
+
+    Bursts are drawn, with about so many calls as is `drawn`. The chance that is missed is at most `missed` with two
+    standard errors to spare; where too few bursts are drawn to see it, it is found from the mean, the standard
+    deviation and the skewness of what they need.
+    """
+    source = np.random.default_rng(SEED)
+    size = queue.batch_size
+    together = math.ceil(blobs / (size * STEPS))
+    during = rate * float(queue.calls.seconds(np.array([size]))[0])
+    if blobs * (1 - during / size) > 4 * STEPS:
+        return _least_for_long(queue, blobs, max(rate, queue.calls.rate), missed)
+    count = int(min(BURSTS, max(200, drawn * together * max(1.0, during) / blobs)))
+    needed, left = _burst(queue, blobs, rate, together * size, source, count)
+    needed += (together - 1) * size  # of what counts as in flight all but one batch may still be queued
+    if missed * count < 20:
+        rest = np.searchsorted(queue.walk, source.random(count) * queue.walk[-1])
+        return _by_moments(np.maximum(needed, np.where(left > size, left + rest, 0)), missed)
+    low, high, last = 1, int(max(needed.max(), left.max() + len(queue.walk))), len(queue.walk) - 1
+    while low < high:
+        middle = (low + high) // 2
+        back = queue.walk[np.clip(middle - left, 0, last)] / queue.walk[min(middle - 1, last)]
+        missing = np.where(needed > middle, 1.0, np.where(left > size, 1 - back, 0.0))
+        if missing.mean() + 2 * missing.std() / math.sqrt(count) <= missed:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _least_for_long(queue: Queue, blobs: int, rate: float, missed: float) -> int | None:
+    """Return the queue size for a burst that the store keeps up with, and too long to be drawn.
+
+    It is that with which in the steady state of that rate not even one of so many puts waits: the chances that they do
+    add up to `missed`.
+    """
+    tops = itertools.takewhile(LARGEST.__ge__, (1024 * 4**power + 4 * queue.batch_size for power in itertools.count()))
+    sizes = (queue.at(rate, top).least(missed / blobs) for top in tops)
+    return next((size for size in sizes if size is not None), None)
+
+
+def _burst(
+    queue: Queue, blobs: int, rate: float, most: int, source: np.random.Generator, count: int
+) -> tuple[Integers, Integers]:
+    """Draw bursts, with calls of up to `most` blobs, a multiple of the batch size.
+
+    Returns the most blobs that there were to be taken until the call ended in which the last one came, and how many
+    there were then.
+    """
+    calls, size = queue.calls, queue.batch_size
+    needed, left = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    lanes = np.arange(count)
+    coming = np.full(count, blobs)
+    kept, sizes = queue.draw(source, count)
+    length = np.where(sizes > 0, calls.seconds(sizes), 0.0) * _in_flight(source, count, calls.cv)
+    passed = length * source.random(count)
+    kept = kept + source.poisson(calls.rate * passed)
+    seconds = length - passed
+    while len(lanes):
+        came = source.poisson(rate * seconds)
+        last = came >= coming
+        part = np.where(coming > 0, source.beta(np.maximum(coming, 1), np.maximum(came - coming, 0) + 1), 0.0)
+        later = source.poisson(np.where(last, calls.rate * seconds * (1 - part), 0.0))
+        now = kept + np.where(last, coming + later, came)
+        needed[lanes] = np.maximum(needed[lanes], now)
+        left[lanes[last]] = now[last]
+        lanes, now, coming = lanes[~last], now[~last], (coming - came)[~last]
+        coming = coming - (now == 0)
+        now = np.maximum(now, 1)
+        sizes = np.minimum(now, most)
+        kept = now - sizes
+        batches = -(-sizes // size)
+        means = (batches - 1) * calls.seconds(np.full(1, size)) + calls.seconds(sizes - (batches - 1) * size)
+        seconds = means * _scales(source, batches, calls.cv)
+    return needed, left
+
+
+def _in_flight(source: np.random.Generator, count: int, cv: float) -> Floats:
+    """Draw the factors of calls that are in flight at random moments: the longer a call, the likelier."""
+    if cv == 1:
+        return source.gamma(2.0, 1.0, count)
+    return factors(source, count, cv) * (1 + cv * cv)  # a log-normal time weighted by itself is that much longer
+
+
+def _scales(source: np.random.Generator, batches: Integers, cv: float) -> Floats:
+    """Draw what the seconds of so many batches are multiplied with: the mean and the spread of a sum are right."""
+    if cv == 0 or batches.max(initial=1) == 1:
+        return factors(source, len(batches), cv)
+    return source.gamma(batches / cv**2, cv**2 / batches)
+
+
+def _by_moments(needed: Integers, missed: float) -> int:
+    """Return what is exceeded with a chance of `missed`: the expansion of Cornish and Fisher, and two standard errors.
+
+    Of a normal distribution's quantile the standard error is the standard deviation times √((1 + z²/2)/count).
+    """
+    mean, deviation = float(needed.mean()), float(needed.std())
+    skewness = float(((needed - mean) ** 3).mean()) / deviation**3 if deviation else 0.0
+    z = NormalDist().inv_cdf(1 - missed)
+    spare = 2 * math.sqrt((1 + z * z / 2) / len(needed))
+    return max(1, math.ceil(mean + deviation * (z + (z * z - 1) * skewness / 6 + spare)))

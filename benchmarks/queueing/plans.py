@@ -1,0 +1,175 @@
+"""The search for the least queue and batch that hold what is asked for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from .disturbances import DRAWN, least_for_burst, least_for_burst_at, least_for_stall
+from .levels import LARGEST, Batches, Nodes, Singles
+
+if TYPE_CHECKING:
+    from .levels import Calls, Queue
+    from .recursion import BatchCost
+
+STEADY_LOAD: Final = "steady load"
+BURST: Final = "burst"
+STALL: Final = "stall"
+
+HARDLY: Final = 200
+"""What would be less by one blob in so many is not looked for."""
+
+FEW: Final = DRAWN // 8
+"""So many calls are drawn for each batch size that is tried; for the one that is taken, all."""
+
+
+class Workload(NamedTuple):
+    """What a queue must hold: see `advice.recommend`."""
+
+    calls: Calls
+    burst: int | None
+    burst_rate: float | None
+    stall: float
+    wait_share: float
+
+
+class Plan(NamedTuple):
+    """A queue size for one batch size."""
+
+    queue: Queue
+    needs: dict[str, int]
+    """The least queue size for each thing that must be held."""
+
+    @property
+    def batch_size(self) -> int:
+        """The most blobs that are written at once."""
+        return self.queue.batch_size
+
+    @property
+    def queue_size(self) -> int:
+        """The largest of the needs."""
+        return max(self.needs.values())
+
+    @property
+    def blobs(self) -> int:
+        """What queue and batch hold together: that is to be small."""
+        return self.queue_size + self.batch_size
+
+    @property
+    def limited_by(self) -> str:
+        """What needs so large a queue."""
+        return max(self.needs, key=self.needs.__getitem__)
+
+
+def least(workload: Workload) -> Plan | None:
+    """Return the plan that holds the fewest blobs, with the smallest batch size if there are several.
+
+    None if there is none, or it is not found among `levels.LARGEST` blobs.
+    """
+    single = _single(workload)
+    return single if workload.calls.cost is None else _in_batches(workload, workload.calls.cost, single)
+
+
+def _single(workload: Workload) -> Plan | None:
+    """Return the plan for a batch size of 1."""
+    if workload.calls.rate * workload.calls.service_time >= 1:
+        return None
+    top = 256
+    while top <= LARGEST:
+        plan = _planned(workload, Singles(workload.calls, top))
+        if plan is not None and _is_known(workload, plan):
+            return plan
+        top *= 4
+    return None
+
+
+def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Plan | None:
+    """Return the least plan with any batch size."""
+    calls = workload.calls
+    each = calls.rate * cost.each
+    if each >= 1:
+        return single
+    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch if none is too large; smaller ones don't keep up
+    first = max(2, int(usual) + 1)
+    top = 64 + 3 * first + 8 * int(math.sqrt(usual * (1 + usual * calls.cv**2)))
+    if workload.burst is not None and workload.burst_rate is not None:
+        # At best a batch takes so long that the queue shrinks by one if it takes one blob more.
+        longest = math.sqrt(cost.fixed * workload.burst / workload.burst_rate)
+        top = max(top, min(2 * workload.burst, int(2 * longest / cost.each) if cost.each else workload.burst))
+    while top <= LARGEST:
+        nodes = Nodes(calls, top, 8 * first)
+        roomy = _planned(workload, Batches(nodes, 2 * first), drawn=FEW)
+        if roomy is not None and roomy.needs[STEADY_LOAD] + 2 * first < 0.6 * top and _is_known(workload, roomy):
+            found = _search(workload, nodes, first, _less(roomy, single))
+            return _less(_planned(workload, found.queue) or found, single)
+        top *= 2
+    return single
+
+
+def _search(workload: Workload, nodes: Nodes, first: int, best: Plan) -> Plan:
+    """Return the least of `best` and the plans for batches of `first` blobs or more.
+
+    The gaps between the batch sizes tried are halved. On the assumption that a larger batch never needs a larger queue
+    no plan in a gap holds less than its smallest batch and the queue of the size that follows it. Where that is no
+    less than the best, or hardly, the gap is left alone.
+    """
+    tried: dict[int, float] = {first - 1: math.inf}
+    size = max(first, min(nodes.top, best.blobs - 1))
+    while True:
+        plan = _planned(workload, Batches(nodes, size), enough=best.blobs, drawn=FEW)
+        tried[size] = math.inf if plan is None else plan.queue_size
+        best = _less(best, plan)
+        gaps = [
+            (low + 1 + tried[high], low + 1, high)
+            for low, high in itertools.pairwise(sorted(tried))
+            if low + 1 < high
+        ]
+        blobs, low, high = min(gaps, default=(math.inf, 0, 0))
+        if (blobs, low) >= (best.blobs - best.blobs // HARDLY, best.batch_size):
+            return best
+        size = math.isqrt(low * high)
+
+
+def _less(plan: Plan, other: Plan | None) -> Plan:
+    """Return the plan that holds less, or the one with smaller batches."""
+    if other is None or (plan.blobs, plan.batch_size) <= (other.blobs, other.batch_size):
+        return plan
+    return other
+
+
+def _planned(workload: Workload, queue: Queue, enough: float = math.inf, drawn: int = DRAWN) -> Plan | None:
+    """Return the plan with the batch size of `queue`; None if it is not found among the numbers that are known.
+
+    Where the steady load alone needs more than is `enough` together with the batch, the rest is not looked at.
+    """
+    share, burst = workload.wait_share, workload.burst
+    steady = queue.least(share)
+    if steady is None:
+        return None
+    needs: dict[str, int | None] = {STEADY_LOAD: steady}
+    if queue.batch_size + steady > enough:
+        return Plan(queue, {STEADY_LOAD: steady})
+    if workload.stall:
+        needs[STALL] = least_for_stall(queue, workload.stall, share)
+    if burst is not None:
+        needs[BURST] = least_for_burst(queue, burst, share)
+    known = {need: size for need, size in needs.items() if size is not None}
+    if len(known) < len(needs):
+        return None
+    if burst is not None and workload.burst_rate is not None and max(known, key=known.__getitem__) == BURST:
+        # At a rate it needs less than at once, so it is drawn only if that may matter.
+        at_rate = least_for_burst_at(queue, burst, workload.burst_rate, share, drawn)
+        if at_rate is None:
+            return None
+        known[BURST] = min(known[BURST], at_rate)
+    return Plan(queue, known)
+
+
+def _is_known(workload: Workload, plan: Plan) -> bool:
+    """Return whether what is left out of the calculation does not matter: a twentieth of what may be missed."""
+    is_disturbed = workload.burst is not None or workload.stall > 0
+    queue = plan.queue
+    return not is_disturbed or 1 - queue.idle - float(queue.left.sum()) <= workload.wait_share / 20

@@ -1,0 +1,223 @@
+"""The real replica in real time, on a real store; and beside it what the recursion R says of the same arrivals."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import trio
+
+import trio_replica as replica
+from trio_replica import BlobNotFoundError, PoisonedError, PutResult, Store, to_blob
+
+from .draws import poisson_arrivals
+from .points import Path, Point
+from .recursion import BatchCost, drain, drain_at_cost
+from .service import stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Buffer as BytesLike
+
+    from trio_replica import AsyncStoreStatistics, Blob, Ref, ReplicaStore
+
+    from .own_blobs import Call, NotedStore
+    from .recursion import Drained, Floats
+    from .service import BatchTimes, PutTimes
+
+DRAWS: Final = 40
+"""Predictions from the times measured alone: from the 5 % to the 95 % quantile two are left out at either end."""
+
+COMING: Final = 0.9
+"""For this share of a run puts come; then the store may catch up."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is put to a replica."""
+
+    rate: float
+    """Puts a second, as a Poisson process."""
+    seconds: float
+    """How long a run takes at most."""
+    most_puts: int
+    capacity: float
+    """Blobs a second that the store takes, as far as is known."""
+
+    def arrivals(self, source: np.random.Generator) -> Floats:
+        """Draw when puts come, in seconds from the beginning; so many as the store can write before the end."""
+        coming = COMING * self.seconds * min(1.0, self.capacity / self.rate)
+        return poisson_arrivals(source, min(self.most_puts, 1 + round(self.rate * coming)), self.rate)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened in one run of the real replica, to the blobs that were written before its end."""
+
+    queue_size: int
+    batch_size: int
+    path: Path
+    """Seconds from the beginning. A blob came when the sync store had it: from there on only the queue holds it up."""
+    sizes: Floats
+    """Blobs of each call of the store."""
+    worker: Floats
+    """Seconds that the worker spent on each: from when it could begin, for the one before had ended and there was a
+    blob, until it ended. So what the event loop takes for itself is in it."""
+    late: Floats
+    """For each put that was called, in seconds, how long after its time: the event loop was busy."""
+
+    @cached_property
+    def real(self) -> Point:
+        """The figures."""
+        return Point.of(self.path)
+
+    def slower(self, puts: PutTimes, batches: BatchTimes | None) -> float:
+        """Return how many times as long as alone the store took for the same calls."""
+        return float(self.worker.sum() / _expected(self.sizes, puts, batches).sum())
+
+    def by_own_times(self, puts: PutTimes, batches: BatchTimes | None) -> Point:
+        """Return what R says of the same arrivals if the worker takes the times that it took, in their order.
+
+        With batches it may find others than there were. Then each takes as much longer than alone as that which was in
+        its place.
+        """
+        factors = self.worker / _expected(self.sizes, puts, batches)
+        singles, many = self.worker[self.sizes == 1], factors[self.sizes > 1]
+        count = len(self.path.came)
+        return self._point(
+            np.resize(singles if len(singles) else puts.seconds, count),
+            batches,
+            np.resize(many if len(many) else np.ones(1), count),
+        )
+
+    def by_times_alone(self, puts: PutTimes, batches: BatchTimes | None, seed: int = 0) -> list[Point]:
+        """Return what R says of the same arrivals if the store takes what it took alone: `DRAWS` possible outcomes."""
+        source, count = np.random.default_rng(seed), len(self.path.came)
+        factors = np.ones(1) if batches is None else batches.factors
+        return [
+            self._point(stretch(puts.seconds, count, source), batches, stretch(factors, count, source))
+            for _ in range(DRAWS)
+        ]
+
+    def _point(self, service: Floats, batches: BatchTimes | None, factors: Floats) -> Point:
+        return Point.of(Path.of([self._drain(service, batches, factors)], self.queue_size))
+
+    def _drain(self, service: Floats, batches: BatchTimes | None, factors: Floats) -> Drained:
+        if self.batch_size == 1:
+            return drain(self.path.came, service)
+        assert batches is not None
+        return drain_at_cost(self.path.came, service, self.batch_size, batches.cost, factors=factors)
+
+
+def _expected(sizes: Floats, puts: PutTimes, batches: BatchTimes | None) -> Floats:
+    """Return how long calls with so many blobs take alone, in seconds."""
+    cost = BatchCost(0.0, puts.mean) if batches is None else batches.cost
+    return np.where(sizes == 1, puts.mean, cost.fixed + cost.each * sizes)
+
+
+class _Seen(NamedTuple):
+    """A moment in the life of a put."""
+
+    time: float
+    """Seconds on Trio's clock."""
+    blocked_puts: int
+    """How many puts had found the queue full by then."""
+
+
+class _Door(Store):
+    """The sync store of the replica, and who puts: both see when a put passes.
+
+    It takes no time and keeps nothing, so that a run needs no memory.
+    """
+
+    def __init__(self) -> None:
+        self.replica: ReplicaStore
+        self.late: list[float] = []
+        self._came: dict[Ref, _Seen] = {}
+        self._returned: dict[Ref, _Seen] = {}
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        blob = await to_blob(blob)
+        self._came[blob.ref] = self._see()
+        return PutResult(blob.ref, added=True)
+
+    async def get(self, ref: Ref) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise BlobNotFoundError(ref)
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    async def let_come(self, blobs: Sequence[Blob], times: Floats) -> None:
+        """Put each blob at its time, on Trio's clock, until the replica is poisoned."""
+        async with trio.open_nursery() as nursery:
+            for blob, time in zip(blobs, times.tolist(), strict=True):
+                await trio.sleep_until(time)
+                nursery.start_soon(self._put, blob, time, nursery.cancel_scope)
+
+    async def _put(self, blob: Blob, time: float, others: trio.CancelScope) -> None:
+        self.late.append(trio.current_time() - time)
+        try:
+            await self.replica.put(blob)
+        except PoisonedError:  # the failure is in the statistics
+            others.cancel()
+        else:
+            self._returned[blob.ref] = self._see()
+
+    def statistics(self) -> AsyncStoreStatistics:
+        (statistics,) = self.replica.statistics().async_stores.values()
+        return statistics
+
+    def _see(self) -> _Seen:
+        return _Seen(trio.current_time(), self.statistics().blocked_puts)
+
+    def path(self, calls: Sequence[Call], began: float) -> Path:
+        """Return what happened to the blobs that the store was given with these calls."""
+        refs = [ref for call in calls for ref in call.refs]
+        came, returned = [self._came[ref] for ref in refs], [self._returned[ref] for ref in refs]
+        # Between a blob's coming and the queue there is no checkpoint: what was counted meanwhile is its own wait.
+        blocked = [then.blocked_puts < now.blocked_puts for then, now in zip(came, returned, strict=True)]
+        entered = [(now if waited else then).time for then, now, waited in zip(came, returned, blocked, strict=True)]
+        written = np.array([call.ended for call in calls for _ in call.refs]) - began
+        return Path(
+            came=np.array([seen.time for seen in came]) - began,
+            entered=np.array(entered) - began,
+            written=written,
+            alone=written,
+            blocked_puts=(sum(blocked),),
+        )
+
+
+async def run_replica(
+    store: NotedStore, load: Load, *, queue_size: int, batch_size: int, blob: Callable[[], Blob], seed: int = 0
+) -> Run:
+    """Put blobs to a replica with `store` as its only async one, each in a task of its own, when their times come.
+
+    When the time is up, what waits and what is queued is cancelled, and left out of the figures.
+
+    Raises:
+      StoreFailedError: if the store fails.
+
+    """
+    arrivals = load.arrivals(np.random.default_rng(seed))
+    blobs = [blob() for _ in arrivals]  # before the run, for it takes some time
+    earlier, door = len(store.calls), _Door()
+    began = trio.current_time()
+    with suppress(PoisonedError), trio.move_on_after(load.seconds):
+        async with replica.open([door], [store], queue_size=queue_size, batch_size=batch_size) as door.replica:
+            await door.let_come(blobs, began + arrivals)
+    failure = door.statistics().failure
+    if failure is not None:
+        raise failure
+    calls = store.calls[earlier:]
+    path = door.path(calls, began)
+    sizes = np.array([len(call.refs) for call in calls], dtype=float)
+    ended = np.array([call.ended for call in calls]) - began
+    came = path.came[np.cumsum(sizes, dtype=int) - sizes.astype(int)]  # the first of each
+    worker = ended - np.maximum(came, np.concatenate([[0.0], ended[:-1]]))
+    return Run(queue_size, batch_size, path, sizes, worker, np.array(door.late))

@@ -1,0 +1,111 @@
+"""How long a store took: for single puts, and for batches, with the cost a + b·k that fits them best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from .recursion import BatchCost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .recursion import Floats
+
+WORTH: Final = 0.9
+"""Batches pay if a blob in the largest takes at most this share of a put's time: a tenth less is beyond the noise."""
+
+
+@dataclass(frozen=True)
+class PutTimes:
+    """How long single puts took, in the order in which they were made."""
+
+    seconds: Floats
+
+    @property
+    def mean(self) -> float:
+        """Seconds."""
+        return float(self.seconds.mean())
+
+    @property
+    def cv(self) -> float:
+        """The coefficient of variation: standard deviation divided by mean."""
+        return float(self.seconds.std() / self.seconds.mean()) if self.mean else 0.0
+
+    def quantile(self, share: float) -> float:
+        """Return the seconds that so large a share of the puts did not exceed."""
+        return float(np.quantile(self.seconds, share))
+
+
+@dataclass(frozen=True)
+class BatchTimes:
+    """How long batches of several sizes took, in the order in which they were made."""
+
+    sizes: Floats
+    """Blobs of each. At least two different ones."""
+    seconds: Floats
+
+    @classmethod
+    def of(cls, timed: Sequence[tuple[int, float]]) -> BatchTimes | None:
+        """Return the times of batches of these sizes; None if no cost can be found, for there are no two sizes."""
+        if len({size for size, _ in timed}) < 2:
+            return None
+        sizes, seconds = np.array(timed, dtype=float).T
+        return cls(sizes, seconds)
+
+    @cached_property
+    def cost(self) -> BatchCost:
+        """The cost that fits best."""
+        return fit(self.sizes, self.seconds)
+
+    @cached_property
+    def factors(self) -> Floats:
+        """How many times what it should cost each batch took."""
+        return self.seconds / (self.cost.fixed + self.cost.each * self.sizes)
+
+    @property
+    def spread(self) -> float:
+        """How far the batches are from the fit: the root of the mean square of (factor - 1)."""
+        return float(np.sqrt(np.mean((self.factors - 1) ** 2)))
+
+    @property
+    def means(self) -> dict[int, float]:
+        """The mean seconds of the batches of each size."""
+        return {int(size): float(self.seconds[self.sizes == size].mean()) for size in np.unique(self.sizes)}
+
+    def pay(self, puts: PutTimes) -> bool:
+        """Return whether a blob takes clearly less time in the largest batch than alone."""
+        size, seconds = max(self.means.items())
+        return seconds / size <= WORTH * puts.mean
+
+
+def fit(sizes: Floats, seconds: Floats) -> BatchCost:
+    """Return the cost a + b·k, neither below 0, with the least squares of the relative errors.
+
+    Longer times vary more, so the error of each is divided by the mean time of its size.
+    """
+    means = np.array([seconds[sizes == size].mean() for size in sizes])
+    columns = np.column_stack([np.ones(len(sizes)), sizes]) / means[:, None]
+    fixed, each = np.linalg.lstsq(columns, seconds / means)[0].tolist()
+    if each < 0:
+        return BatchCost(_scale(columns[:, 0], seconds / means), 0.0)
+    if fixed < 0:
+        return BatchCost(0.0, _scale(columns[:, 1], seconds / means))
+    return BatchCost(fixed, each)
+
+
+def stretch(figures: Floats, count: int, source: np.random.Generator) -> Floats:
+    """Return so many of the figures in their order, from a random one on, and over again from the first.
+
+    Slow calls come together where a disk has slow moments. Drawn one by one they would not, and the waits, which are
+    made of such moments, would be too short: by 10 to 100 times at ρ = 0.6 in runs on SQLite.
+    """
+    return np.resize(np.roll(figures, -source.integers(len(figures))), count)
+
+
+def _scale(column: Floats, wanted: Floats) -> float:
+    """Return what `column` is multiplied with to be as near to `wanted` as it can be."""
+    return float(column @ wanted / (column @ column))
