@@ -155,7 +155,8 @@ def pyplot() -> Generator[Any, None, None]:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 10.5, "axes.titlesize": 11, "legend.fontsize": 9.5}):
+    style = {"font.size": 10.5, "axes.titlesize": 11, "legend.fontsize": 9.5}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "queue", **style}):
         yield plt
 
 

@@ -2,91 +2,84 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .sweep import Curve
 
-FEW = 0.01
+FEW: Final = 0.01
 """One put in 100: a share of waits that is called few."""
 
 
 def of_share(curves: Sequence[Curve]) -> str:
     """Say from which queue size on few puts wait."""
-    return _from_where(
-        curves,
-        lambda curve, size: curve.mean(size, "wait_share") < FEW,
-        "Fewer than 1 put in 100 waits from queue_size",
-        "more than 1 put in 100 waits at every size shown",
-    )
+    found = [(curve, _first_with_few(curve)) for curve in curves]
+    few = [(curve, str(size)) for curve, size in found if size is not None]
+    many = ", ".join(curve.scenario.label for curve, size in found if size is None)
+    if not few:
+        return "At every size shown more than 1 put in 100 waits."
+    beginning = f"Fewer than 1 put in 100 waits from queue_size {_told(few, of=curves)} on"
+    return f"{beginning}; with {many} more at every size shown." if many else f"{beginning}."
 
 
 def of_p99(curves: Sequence[Curve]) -> str:
-    """Say how long the longest hundredth of the waits is at the smallest size, and from where on it is nothing."""
-    size = min(min(curve.points) for curve in curves)
-    waits = _listed([f"{curve.mean(size, 'p99_wait'):.3g}" for curve in curves], curves)
-    first = f"With queue_size {size}, 1 put in 100 waits longer than {waits} service times"
-    last = max(max(curve.points) for curve in curves)
-    lasting = [curve for curve in curves if curve.mean(max(curve.points), "p99_wait") > 0]
-    if not lasting:
-        return f"{first}; with the largest size shown, none of these waits is left."
-    left = _listed([f"{curve.mean(max(curve.points), 'p99_wait'):.3g}" for curve in lasting], lasting)
-    return f"{first}; with {last} it is still {left}."
+    """Say how long the longest hundredth of the waits is at the smallest size, and at the largest."""
+    if not (waits := _waits(curves, min)):
+        return "Fewer than 1 put in 100 waits at every size shown."
+    first, last = (choose(choose(curve.points) for curve in curves) for choose in (min, max))
+    return (
+        f"With queue_size {first}, 1 put in 100 waits {waits} service times or longer; "
+        f"with {last}, {_waits(curves, max) or 'none does'}."
+    )
 
 
 def of_loss(curves: Sequence[Curve]) -> str:
     """Say what a kill loses where few puts wait, or at the largest size."""
-    sizes = [_first(curve, lambda curve, size: curve.mean(size, "wait_share") < FEW) for curve in curves]
-    told = [
-        f"{curve.mean(size, 'mean_loss'):.3g} blobs on average and {curve.mean(size, 'worst_loss'):.3g} at worst"
-        for curve, found in zip(curves, sizes, strict=True)
-        for size in [found or max(curve.points)]
-    ]
-    where = [f"at {found or max(curve.points)}" for curve, found in zip(curves, sizes, strict=True)]
-    listed = _listed([f"{what} {place}" for what, place in zip(told, where, strict=True)], curves)
-    few = "at the size from which few puts wait" if all(sizes) else "where few puts wait, or at the largest size"
-    return f"A kill loses, {few}: {listed}."
+    sizes = [_first_with_few(curve) for curve in curves]
+    losses = [(curve, _loss(curve, size or max(curve.points))) for curve, size in zip(curves, sizes, strict=True)]
+    where = "where few puts wait" if all(sizes) else "where few puts wait, or with the largest queue"
+    return f"A kill loses, {where}, {_told(losses, of=curves)}."
 
 
 def of_lag(curve: Curve) -> str:
     """Say how the largest lag depends on the queue's size."""
-    peaks = [(size, curve.mean(size, "peak_lag")) for size in sorted(curve.lags)]
-    (small, short), (large, long) = peaks[0], peaks[-1]
-    if short >= long:
-        return f"The oldest blob is at most {long:.3g} service times old, whatever the queue's size."
+    small, large = min(curve.lags), max(curve.lags)
+    short, long = (f"{curve.mean(size, 'peak_lag'):.3g}" for size in (small, large))
+    if short == long:
+        return f"The oldest queued blob gets {short} service times old, whatever the queue's size."
     return (
-        f"The oldest queued blob gets {short:.3g} service times old with queue_size {small}, {long:.3g} with {large}: "
+        f"The oldest queued blob gets {short} service times old with queue_size {small}, {long} with {large}: "
         "a small queue keeps lag short by letting puts wait instead."
     )
 
 
-def _from_where(curves: Sequence[Curve], holds: Callable[[Curve, int], bool], beginning: str, nowhere: str) -> str:
-    found = {curve.scenario.label: _first(curve, holds) for curve in curves}
-    held = [curve for curve in curves if found[curve.scenario.label] is not None]
-    missing = [curve.scenario.label for curve in curves if found[curve.scenario.label] is None]
-    parts = []
-    if held:
-        parts.append(f"{beginning} {_listed([str(found[curve.scenario.label]) for curve in held], held)} on")
-    if missing:
-        parts.append(f"{nowhere}" + (f" ({', '.join(missing)})" if len(curves) > 1 else ""))
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+def _loss(curve: Curve, size: int) -> str:
+    mean, worst = (curve.mean(size, name) for name in ("mean_loss", "worst_loss"))
+    return f"{mean:.3g} blobs on average and {worst:.3g} at worst with queue_size {size}"
 
 
-def _first(curve: Curve, holds: Callable[[Curve, int], bool]) -> int | None:
-    """Return the least size shown for which it holds, and for all larger ones."""
-    found = None
+def _waits(curves: Sequence[Curve], choose: Callable[[Iterable[int]], int]) -> str:
+    """Return the p99 waits over 0, each at the smallest or the largest size of its curve."""
+    waits = [(curve, curve.mean(choose(curve.points), "p99_wait")) for curve in curves]
+    lasting = [(curve, f"{wait:.3g}") for curve, wait in waits if wait > 0]
+    return _told(lasting, of=curves) if lasting else ""
+
+
+def _first_with_few(curve: Curve) -> int | None:
+    """Return the least size shown from which on few puts wait."""
+    first = None
     for size in sorted(curve.points, reverse=True):
-        if not holds(curve, size):
+        if curve.mean(size, "wait_share") >= FEW:
             break
-        found = size
-    return found
+        first = size
+    return first
 
 
-def _listed(values: Sequence[str], curves: Sequence[Curve]) -> str:
-    if len(curves) == 1:
-        return values[0]
-    named = [f"{value} ({curve.scenario.label})" for value, curve in zip(values, curves, strict=True)]
-    return f"{', '.join(named[:-1])} and {named[-1]}"
+def _told(values: Sequence[tuple[Curve, str]], *, of: Sequence[Curve]) -> str:
+    """Return what is said of some curves `of` all that are shown, with their labels if there are several."""
+    if len(of) == 1:
+        return values[0][1]
+    *first, last = [f"{value} ({curve.scenario.label})" for curve, value in values]
+    return f"{', '.join(first)} and {last}" if first else last
