@@ -27,7 +27,7 @@ UNITS: Final = {
 }
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
     """A whole number of bytes above zero, such as 100, 64KiB or 1.5 GB."""
 
     name = "bytes"
@@ -42,7 +42,7 @@ class Bytes(click.ParamType):
         return count
 
 
-class Positive(click.ParamType):
+class Positive(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A finite number above zero."""
 
     name = "number"

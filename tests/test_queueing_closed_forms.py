@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.queueing import closed_forms, recursion
+from benchmarks.queueing.arrivals import Calls
 from benchmarks.queueing.draws import on_grid, poisson_arrivals, service_times
-from benchmarks.queueing.levels import Batches, Calls, Nodes, Singles
+from benchmarks.queueing.levels import Batches, Nodes, Singles
 from benchmarks.queueing.points import Path, Point
 from benchmarks.queueing.recursion import BatchCost, Stall
 from benchmarks.queueing.scenarios import LARGEST, Service, Steady, scenarios

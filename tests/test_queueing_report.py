@@ -1,4 +1,4 @@
-"""What the sweep hands out: tables, JSON, charts, the page and its sentences; and the commands."""
+"""What the sweep hands out as tables and JSON, and the commands."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks.__main__ import commands
-from benchmarks.queueing import charts, conclusions, page, sweep
+from benchmarks.queueing import sweep
 from benchmarks.queueing.scenarios import Burst, Producers, Stalled, Steady, scenarios
-from benchmarks.queueing.sweep import Checked, Curve, Extent, Task, tasks
-from benchmarks.queueing.tables import agreement, as_json, tables
-from benchmarks.queueing.theory import theory
+from benchmarks.queueing.sweep import Curve, Extent, Task, tasks
+from benchmarks.queueing.tables import as_json, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from benchmarks.queueing.points import Point
 
 ROOT = Path(__file__).parent.parent
@@ -55,158 +50,8 @@ def todo() -> list[Task]:
 CURVES = found()
 
 
-def rendered(curves: list[Curve] = CURVES, *, complete: bool = True) -> str:
-    machine = {"processors": 2, "memory": None, "odd": "<&>"}
-    return page.render(curves, theory, machine=machine, extent=SMALL, blob_size=1000, complete=complete)
-
-
-class Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            elif name in {"href", "src", "xlink:href"}:
-                self.links.append(str(value))
-        assert tag not in {"script", "link", "img", "iframe"}
-
-
-def test_the_page_has_all_that_it_needs_in_itself() -> None:
-    html = rendered()
-    parser = Links()
-    parser.feed(html)
-    assert len(parser.ids) == len(set(parser.ids))
-    assert parser.links
-    assert {link[0] for link in parser.links} == {"#"}
-    assert {link[1:] for link in parser.links} <= set(parser.ids)
-    assert set(re.findall(r"url\(#([^)]*)\)", html)) <= set(parser.ids)
-    assert not re.search(r"https?://(?!www\.w3\.org/)", html)
-    assert "@import" not in html
-    assert "odd &lt;&amp;&gt;" in html
-    assert "memory" not in html
-
-
-def test_every_chart_is_well_formed_named_and_concluded_from() -> None:
-    html = rendered()
-    figures = re.findall(r"<figure>(<svg.*?</svg>)\s*<figcaption>(.*?)</figcaption>", html, re.DOTALL)
-    # Three for each of four groups, with batches and without, and the lag in two of these.
-    assert len(figures) == html.count("<figure>") == 4 * 2 * 3 + 2 * 2
-    for svg, caption in figures:
-        chart = ET.fromstring(svg)
-        assert chart.get("role") == "img"
-        assert chart.get("aria-label")
-        assert chart.get("width") is chart.get("height") is None
-        assert "var(--curve-0)" in svg
-        assert not re.search(r"#0[0-9]030[0-9]", svg)
-        assert len(caption) > 40
-
-
-def test_the_page_is_the_same_again() -> None:
-    assert rendered() == rendered()
-
-
-def test_what_nobody_waited_for_is_drawn_as_less_than_can_be_told() -> None:
-    html = rendered()
-    assert "&lt; 3/N" in html
-    lone = [Curve(WANTED[0], batches=False, points={1: [point(0.1)], 2: [point(0.0)]})]
-    assert "&lt; 3/N" in rendered(lone)
-    lone[0].points[2] = [point(0.01)]
-    assert "&lt; 3/N" not in rendered(lone)
-
-
-def test_an_interrupted_sweep_is_shown_as_far_as_it_came() -> None:
-    some = [
-        Curve(curve.scenario, curve.batches, dict(list(curve.points.items())[:2]))
-        for curve in CURVES
-        if not curve.batches
-    ]
-    only_checked = Curve(WANTED[0], batches=True, checked=CURVES[1].checked)
-    html = rendered([*some, only_checked], complete=False)
-    assert "The sweep was interrupted" in html
-    assert html.count("<h3>") == 4
-    assert "The sweep was interrupted" not in rendered()
-    assert "<h2>" not in rendered([], complete=False)
-
-
-def test_colours_follow_the_page_and_not_the_picture_files(tmp_path: Path) -> None:
-    paths = charts.draw_all(CURVES, theory, tmp_path)
-    assert [path.name for path in paths] == [
-        "queue-steady-exponential-service.png",
-        "queue-steady-exponential-service-batches.png",
-        "queue-burst.png",
-        "queue-burst-batches.png",
-        "queue-stall.png",
-        "queue-stall-batches.png",
-        "queue-producers.png",
-        "queue-producers-batches.png",
-    ]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    assert "prefers-color-scheme: dark" in page.STYLE
-    assert "@media print" in page.STYLE
-
-
-# The sentences
-
-
-def point(share: float, **figures: float) -> Point:
-    few = replace(CURVES[0].points[1][0], puts=1000, wait_share=share, p99_wait=0.0, mean_loss=1.0, worst_loss=2.0)
-    others: dict[str, Any] = {**figures}
-    return replace(few, **others)
-
-
-def curve(label: str, shares: Mapping[int, float], **figures: float) -> Curve:
-    scenario = Steady("group", label, 0.5)
-    return Curve(scenario, batches=False, points={size: [point(share, **figures)] for size, share in shares.items()})
-
-
-def test_from_where_on_few_puts_wait() -> None:
-    low, high = curve("low", {1: 0.1, 4: 0.009, 16: 0.0}), curve("high", {1: 0.9, 4: 0.5, 16: 0.1})
-    odd = curve("odd", {1: 0.001, 4: 0.02, 16: 0.0})
-    assert conclusions.of_share([low]) == "Fewer than 1 put in 100 waits from queue_size 4 on."
-    assert conclusions.of_share([high]) == "At every size shown more than 1 put in 100 waits."
-    assert conclusions.of_share([low, high]) == (
-        "Fewer than 1 put in 100 waits from queue_size 4 (low) on; with high more at every size shown."
-    )
-    assert conclusions.of_share([low, odd]) == "Fewer than 1 put in 100 waits from queue_size 4 (low) and 16 (odd) on."
-
-
-def test_how_long_a_put_in_a_hundred_waits() -> None:
-    one, other = curve("a", {1: 0.1, 4: 0.0}), curve("b", {1: 0.9, 4: 0.5}, p99_wait=7.0)
-    one.points[1] = [point(0.1, p99_wait=3.0)]
-    assert (
-        conclusions.of_p99([one])
-        == "With queue_size 1, 1 put in 100 waits 3 service times or longer; with 4, none does."
-    )
-    assert conclusions.of_p99([one, other]) == (
-        "With queue_size 1, 1 put in 100 waits 3 (a) and 7 (b) service times or longer; with 4, 7 (b)."
-    )
-    assert conclusions.of_p99([curve("c", {1: 0.0, 4: 0.0})]) == "Fewer than 1 put in 100 waits at every size shown."
-
-
-def test_what_a_kill_loses() -> None:
-    one, other = curve("a", {1: 0.1, 4: 0.001}, mean_loss=1.5), curve("b", {1: 0.9, 4: 0.5})
-    assert conclusions.of_loss([one]) == (
-        "A kill loses, where few puts wait, 1.5 blobs on average and 2 at worst with queue_size 4."
-    )
-    assert conclusions.of_loss([one, other]) == (
-        "A kill loses, where few puts wait, or with the largest queue, 1.5 blobs on average and 2 at worst with "
-        "queue_size 4 (a) and 1 blobs on average and 2 at worst with queue_size 4 (b)."
-    )
-
-
-def test_how_old_the_oldest_blob_gets() -> None:
-    short = curve("a", {16: 0.1, 256: 0.0}, peak_lag=20.0)
-    short.lags.update({16: [], 256: []})
-    assert conclusions.of_lag(short) == "The oldest queued blob gets 20 service times old, whatever the queue's size."
-    short.points[256] = [point(0.0, peak_lag=300.0)]
-    assert conclusions.of_lag(short) == (
-        "The oldest queued blob gets 20 service times old with queue_size 16, 300 with 256: a small queue keeps lag "
-        "short by letting puts wait instead."
-    )
+def point(share: float) -> Point:
+    return replace(CURVES[0].points[1][0], puts=1000, wait_share=share)
 
 
 # Tables and JSON
@@ -224,20 +69,6 @@ def test_the_tables_have_every_scenario() -> None:
     assert "the same" in text
     assert "differs" not in text
     assert "< 5e-03" in text  # 3/600
-
-
-def test_whether_the_real_code_agrees_is_said_in_a_sentence() -> None:
-    assert re.fullmatch(
-        r"In \d+ runs of the real code, of [\d,]+ puts, no wait differs from the recursion's by more than 0 service "
-        r"times, and as many puts waited\.",
-        agreement(CURVES),
-    )
-    off = Checked(point(0.1), point(0.1), 0.25, same_blocked_puts=False, puts=1000)
-    assert agreement([Curve(WANTED[0], batches=False, checked={1: off})]) == (
-        "In 1 runs of the real code, of 1,000 puts, no wait differs from the recursion's by more than 0.25 service "
-        "times, and in 1 of them not as many puts waited."
-    )
-    assert agreement([]) == "The real code did not run."
 
 
 def test_all_that_was_found_is_in_the_json() -> None:

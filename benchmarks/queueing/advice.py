@@ -1,28 +1,29 @@
 """The advice: the least queue size, and batch size, that keep a promise.
 
-Puts come as a Poisson process and one async store takes them. What is asked for is that few puts wait in the steady
-state, and that bursts and stalls are ridden out. All but bursts at a rate, which are drawn, and the 99th percentile is
-calculated: see `levels` and `disturbances`.
+Puts come as a Poisson process, and one async store takes them. Few of them are to wait in the steady state, and bursts
+and stalls are to be ridden out. All is calculated but bursts at a rate and the 99th percentile, which are drawn: see
+`levels` and `disturbances`.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from . import recursion
-from .disturbances import least_for_burst, least_for_burst_at, least_for_stall
-from .draws import factors, poisson_arrivals, service_times
-from .levels import LARGEST, Batches, Calls, Nodes, Singles
-from .recursion import BatchCost
+from .arrivals import Calls
+from .draws import GRID, factors, poisson_arrivals, service_times
+from .levels import LARGEST
+from .plans import STALL, STEADY_LOAD, Workload, least
+from .recursion import BatchCost, drain, drain_at_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from .levels import Queue
+    from .plans import Plan
 
 LEAST_SHARE: Final = 1e-9
 """Nothing that is rarer can be told from rounding errors."""
@@ -30,84 +31,57 @@ LEAST_SHARE: Final = 1e-9
 MOST: Final = 10**9
 """Blobs. Bursts and stalls that bring more are refused."""
 
-LOADS: Final = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.01)
-"""Of what the store can take at most, so much is tried where it is too much."""
+MOST_UNEVEN: Final = 100
+"""Of log-normal times with a larger coefficient of variation half are less than a hundredth of the mean."""
 
-SHARES: Final = tuple(digit * 10.0**-place for place in range(9, 0, -1) for digit in (1, 2, 5))
+LOADS: Final = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.01)
+"""So large shares of what the store can take are tried where it is given too much."""
+
+SHARES: Final = tuple(digit / 10**places for places in range(8, 0, -1) for digit in (1, 2, 5))
 """So large a `wait_share` is tried where there is too little memory."""
 
+PATHS: Final = 40
+PUTS: Final = 5_000
+"""From so many puts of each path is the 99th percentile found."""
+
 SEED: Final = 20240228
-DRAWN: Final = 200_000
-"""From so many puts, always the same ones, is the 99th percentile found."""
+"""They are always the same ones."""
 
 
 class NoQueueWillDo(ValueError):  # noqa: N818 - it says what is the case
     """There is no queue size that keeps the promise."""
 
     def __init__(self, reason: str, remedy: str) -> None:
-        """Say why, and what would."""
-        super().__init__(f"{reason}; {remedy}")
+        """Say why, and what would do."""
+        super().__init__(f"no queue will do: {reason}; {remedy}")
         self.remedy = remedy
-        """What would do: it was tried."""
+        """What would do. All that it names was tried."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A queue size and what it leads to. Times are in seconds."""
+    """A queue size, and what follows from it. Times are in seconds; means are those of the steady state."""
 
     queue_size: int
     batch_size: int
     memory_bytes: int
-    """Of a full queue, a batch that is being written, and one blob of each caller."""
+    """Of the blobs in a full queue, those of a batch that is being written, and one of each caller."""
     wait_share: float
     """The share of puts that wait in the steady state."""
     mean_wait: float
-    """Of all puts in the steady state, also those that don't wait."""
+    """Of all puts, also of those that don't wait."""
     p99_wait: float
-    """So long a wait 1 % of the puts exceed in the steady state: 0 if fewer wait, and else by a simulation."""
+    """The wait that 1 % of the puts exceed: 0 if fewer of them wait, and else by the recursion, from 200,000 puts."""
     mean_loss: float
-    """Blobs acknowledged and not yet written if the process is killed at a random moment of the steady state."""
+    """Blobs that the store lacks, of those acknowledged, if the process is killed at a random moment."""
     worst_loss: int
     """The same at the worst moment."""
     drain_seconds: float
-    """Mean time to write a full queue, after a full batch that has just begun."""
+    """Until a full queue is written, and before it a full batch that has just been taken: the mean."""
     limited_by: str
     """What needs so large a queue: "steady load", "burst" or "stall"."""
     reason: str
     """The same in a sentence."""
-
-
-class Workload(NamedTuple):
-    """What is asked for: the arguments of `recommend` that the queue size follows from."""
-
-    calls: Calls
-    burst: int | None
-    burst_rate: float | None
-    stall: float
-    wait_share: float
-
-
-class Plan(NamedTuple):
-    """A queue size for one batch size."""
-
-    queue: Queue
-    needs: dict[str, int]
-    """The least queue size for each thing that is asked for."""
-
-    @property
-    def batch_size(self) -> int:
-        """The most blobs that are written at once."""
-        return self.queue.batch_size
-
-    @property
-    def queue_size(self) -> int:
-        """The largest of the needs."""
-        return max(self.needs.values())
-
-    @property
-    def blobs(self) -> int:
-        """What queue and batch hold together, the least of which is looked for."""
-        return self.queue_size + self.batch_size
 
 
 def recommend(
@@ -124,54 +98,245 @@ def recommend(
     callers: int,
     wait_share: float = 0.01,
 ) -> Recommendation:
-    """Return the queue size and the batch size that are together the least of those that keep the promise.
+    """Return the queue size and the batch size that keep the promise and are together the least.
 
-    Of several with the same sum it is the one with the smaller batch size. The promise is that in the steady state the
-    share of puts that wait is at most `wait_share`, and that a burst and a stall are ridden out with a probability of
-    at least 1 - `wait_share`: that no put waits from its beginning until the queue is empty again.
+    Of several with the same sum it is the one with the smaller batch. The promise is that in the steady state the share
+    of puts that wait is at most `wait_share`, and that bursts and stalls are ridden out with a probability of at least
+    1 - `wait_share`: from the beginning until the queue is empty again no put waits.
 
-    The smallest sum is found by halving, on the assumption that a larger batch never needs a larger queue.
+    The queue size is the least for its batch size; with a burst at a rate, that is drawn, it is a little larger. Among
+    the batch sizes it is assumed that the sum has no narrow dips, and of large sums a saving of 1 in 200 is not looked
+    for: see `plans`.
 
     Args:
       rate: puts a second. They come at random, as a Poisson process.
       service_time: mean seconds that the store takes for a put.
-      service_cv: the standard deviation of its times, divided by the mean. With 0 they are always the same, with 1
-        exponential, and else log-normal: see `draws.factors`.
-      batch_cost: seconds a and b, if a ``put_many`` of k blobs, 2 or more, takes a + b·k on average. None means as long
-        as its puts one after another: then batches gain nothing, and the batch size is 1.
-      burst: so many blobs come now and then in place of the steady stream, beginning at a random moment.
-      burst_rate: the rate a second with which they come, at random. None means all at once.
-      stall: for so many seconds the store stops answering now and then, beginning at a random moment; then the call
-        that is in flight goes on.
+      service_cv: the standard deviation of the store's times divided by the mean. With 0 they are always the same, with
+        1 exponential, and else log-normal: see `draws.factors`.
+      batch_cost: seconds a and b, if a ``put_many`` of k blobs, 2 or more, takes a + b·k on average, with the same
+        `service_cv`. None if it takes as long as its puts one after another: then batches gain nothing, and are of 1.
+      burst: so many blobs come now and then, in place of the steady stream, beginning at a random moment.
+      burst_rate: as a Poisson process of so many a second; None means all at once.
+      stall: so many seconds the store does not answer now and then, beginning at a random moment. A call that is in
+        flight goes on afterwards.
       blob_size: mean bytes of a blob.
       memory: bytes that there are for the blobs in the queue, in the batch that is being written, and of the callers.
-      callers: tasks that put at the same time, each of which has a blob of its own.
-      wait_share: between 1e-9 and 1.
+      callers: how many tasks put at the same time. Each has a blob of its own.
+      wait_share: at least 1e-9 and less than 1.
 
     Raises:
-      NoQueueWillDo: if the store does not keep up with the puts, or hardly, or there is too little memory.
-      ValueError: if a number is not positive, or not finite, or out of its bounds.
-      TypeError: if something is of a wrong type.
+      NoQueueWillDo: if the store does not keep up with the puts, or hardly, or if there is too little memory.
+      ValueError: if a number is out of its bounds, or not finite.
+      TypeError: if something is not a number, or not a pair of them.
 
     """
-    _check_number("rate", rate, "puts a second")
-    _check_number("service_time", service_time, "seconds")
-    _check_number("service_cv", service_cv, "times the mean", least=0)
+    _check_positive("rate", rate, "puts a second")
+    _check_positive("service_time", service_time, "seconds")
+    _check_not_negative("service_cv", service_cv, "means")
+    if service_cv > MOST_UNEVEN:
+        raise ValueError(f"service_cv is at most {MOST_UNEVEN}, not {service_cv}")
     cost = None if batch_cost is None else _checked_cost(batch_cost)
-    _check_burst(burst, burst_rate)
-    _check_number("stall", stall, "seconds", least=0)
-    _check_number("blob_size", blob_size, "bytes")
-    _check_number("memory", memory, "bytes")
-    _check_count("callers", callers)
-    _check_number("wait_share", wait_share, "of the puts", least=LEAST_SHARE)
-    if wait_share >= 1:
-        raise ValueError(f"wait_share is less than 1, not {wait_share}")
+    if burst is not None:
+        _check_count("burst", burst, "blobs")
+    if burst_rate is not None:
+        _check_positive("burst_rate", burst_rate, "blobs a second")
+        if burst is None:
+            raise ValueError("burst_rate needs a burst: say how many blobs come at that rate")
+    _check_not_negative("stall", stall, "seconds")
+    _check_positive("blob_size", blob_size, "bytes")
+    _check_positive("memory", memory, "bytes")
+    _check_count("callers", callers, "tasks")
+    if not LEAST_SHARE <= _checked_number("wait_share", wait_share, "waiting puts for each put") < 1:
+        raise ValueError(f"wait_share is at least {LEAST_SHARE:g} and less than 1, not {wait_share}")
+    _check_flood(rate, burst, stall)
     workload = Workload(Calls(rate, service_time, service_cv, cost), burst, burst_rate, stall, wait_share)
-    room = math.floor(memory / blob_size) - callers
-    _check_flood(workload)
-    plan = _least(workload)
+    room = _Memory(memory, blob_size, callers)
+    plan = least(workload)
     if plan is None:
-        raise NoQueueWillDo(_overload(workload), _lighter(workload, room, memory, blob_size))
-    if plan.blobs > room:
-        raise _too_little_memory(workload, plan, blob_size, memory, callers)
-    return _recommendation(workload, plan, math.ceil((plan.blobs + callers) * blob_size))
+        raise NoQueueWillDo(_overload(workload), _less_load(workload, room))
+    if room.needed(plan) > memory:
+        raise NoQueueWillDo(
+            f"a queue of {plan.queue_size}, batches of {plan.batch_size} and {callers} callers hold "
+            f"{room.needed(plan)} bytes, and there are {memory}",
+            _more_memory(workload, plan, room),
+        )
+    return _recommendation(workload, plan, room.needed(plan))
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What the blobs may take."""
+
+    size: float
+    blob_size: float
+    callers: int
+
+    def needed(self, plan: Plan) -> int:
+        """Return the bytes that a plan needs."""
+        return math.ceil((plan.blobs + self.callers) * self.blob_size)
+
+    def holds(self, workload: Workload) -> bool:
+        """Return whether there is a plan that it is enough for."""
+        plan = least(workload)
+        return plan is not None and self.needed(plan) <= self.size
+
+
+def _recommendation(workload: Workload, plan: Plan, memory_bytes: int) -> Recommendation:
+    calls, queue_size, batch_size = workload.calls, plan.queue_size, plan.batch_size
+    batches = [batch_size] * (1 + queue_size // batch_size) + [queue_size % batch_size]
+    share = plan.queue.share(queue_size)
+    return Recommendation(
+        queue_size=queue_size,
+        batch_size=batch_size,
+        memory_bytes=memory_bytes,
+        wait_share=share,
+        mean_wait=plan.queue.mean_wait(queue_size),
+        p99_wait=_p99_wait(workload, plan) if share > 0.01 else 0.0,
+        mean_loss=plan.queue.mean_loss(queue_size),
+        worst_loss=queue_size + batch_size,
+        drain_seconds=float(calls.seconds(np.array([size for size in batches if size])).sum()),
+        limited_by=plan.limited_by,
+        reason=_reason(workload, plan, share),
+    )
+
+
+def _reason(workload: Workload, plan: Plan, share: float) -> str:
+    chosen = f"a queue of {plan.queue_size} and batches of {plan.batch_size}"
+    if plan.limited_by != STEADY_LOAD:
+        return (
+            f"{_disturbance(workload, plan.limited_by)}, is ridden out with a probability of "
+            f"{1 - workload.wait_share:.10g} with {chosen}; for the steady load alone a queue of "
+            f"{plan.needs[STEADY_LOAD]} would do."
+        )
+    smaller = plan.queue_size - 1
+    otherwise = (
+        f"with a queue of {smaller} it would be {plan.queue.share(smaller):.3g}, more than"
+        if smaller
+        else "no queue is smaller, and it may be"
+    )
+    return (
+        f"The store is busy {1 - plan.queue.idle:.1%} of the time, and with {chosen} the share of puts that wait is "
+        f"{share:.3g}; {otherwise} {workload.wait_share:g}."
+    )
+
+
+def _disturbance(workload: Workload, name: str) -> str:
+    if name == STALL:
+        return f"A stall of {workload.stall:g} s, in which {workload.calls.rate * workload.stall:.3g} blobs come"
+    speed = "all at once" if workload.burst_rate is None else f"{workload.burst_rate:g} a second"
+    return f"A burst of {workload.burst} blobs, {speed}"
+
+
+def _p99_wait(workload: Workload, plan: Plan) -> float:
+    """Return the wait that 1 % of the puts exceed, from paths that begin with what there is in the steady state."""
+    calls, source, waits = workload.calls, np.random.default_rng(SEED), []
+    for kept, in_flight in np.transpose(plan.queue.draw(source, PATHS)).tolist():
+        backlog = kept + in_flight
+        came = np.concatenate(
+            [np.arange(backlog) * GRID, poisson_arrivals(source, PUTS, calls.rate, backlog * GRID)],
+        )
+        service = service_times(source, len(came), calls.service_time, calls.cv)
+        if calls.cost is None or plan.batch_size == 1:
+            drained = drain(came, service)
+        else:
+            scales = factors(source, len(came), calls.cv)
+            drained = drain_at_cost(came, service, plan.batch_size, calls.cost, factors=scales)
+        waits.append((drained.entered(plan.queue_size) - came)[backlog:])
+    return float(np.quantile(np.concatenate(waits), 0.99, method="inverted_cdf"))
+
+
+def _overload(workload: Workload) -> str:
+    """Return why there is no plan."""
+    rate, capacity = workload.calls.rate, _capacity(workload.calls)
+    if rate < capacity:
+        return f"for {rate:g} puts a second more than {LARGEST} blobs would have to be queued"
+    return f"{rate:g} puts come a second, and the store takes {capacity:.4g} at most"
+
+
+def _capacity(calls: Calls) -> float:
+    """Return how many puts a second the store takes, in batches of whatever size."""
+    if calls.cost is None:
+        return 1 / calls.service_time
+    return max(1 / calls.service_time, 1 / calls.cost.each if calls.cost.each else math.inf)
+
+
+def _less_load(workload: Workload, room: _Memory) -> str:
+    """Return what would do where there is no plan: the largest rate, or service time, of some."""
+    calls = workload.calls
+    rates = [_rounded(load * min(calls.rate, _capacity(calls))) for load in LOADS]
+    slower = [workload._replace(calls=replace(calls, rate=rate)) for rate in rates]
+    remedies = [f"{one.calls.rate:g} puts a second" for one in _first(slower, room.holds)]
+    if calls.cost is None:
+        times = [_rounded(load / calls.rate) for load in LOADS]
+        faster = [workload._replace(calls=replace(calls, service_time=time)) for time in times]
+        remedies += [f"a service_time of {one.calls.service_time:g} s" for one in _first(faster, room.holds)]
+    if not remedies:  # too little memory as well
+        enough = _Memory(math.inf, room.blob_size, room.callers)
+        plans = [(one.calls.rate, least(one)) for one in _first(slower, enough.holds)]
+        remedies = [f"{rate:g} puts a second and {room.needed(plan)} bytes of memory" for rate, plan in plans if plan]
+    return f"{' or '.join(remedies) or 'times that vary less'} would do"
+
+
+def _first(candidates: Sequence[Workload], will_do: Callable[[Workload], bool]) -> Sequence[Workload]:
+    """Return the first of the candidates that will do, if there is one; all that follow it will, too."""
+    place = bisect_left(candidates, x=True, key=will_do)
+    return candidates[place : place + 1]
+
+
+def _rounded(number: float) -> float:
+    """Return the number rounded down to three digits."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return float(f"{math.floor(number / unit) * unit:.3g}")
+
+
+def _more_memory(workload: Workload, plan: Plan, room: _Memory) -> str:
+    """Return what would do where there is a plan, and too little memory for it."""
+    remedies = [f"{room.needed(plan)} bytes of memory"]
+    blob_size = math.floor(room.size / (plan.blobs + room.callers))
+    if blob_size:
+        remedies.append(f"blobs of {blob_size} bytes")
+    humbler = [workload._replace(wait_share=share) for share in SHARES if share > workload.wait_share]
+    remedies += [f"a wait_share of {one.wait_share:g}" for one in _first(humbler, room.holds)]
+    return f"{' or '.join(remedies)} would do"
+
+
+def _check_flood(rate: float, burst: int | None, stall: float) -> None:
+    if burst is not None and burst > MOST:
+        raise ValueError(f"burst is at most {MOST} blobs, not {burst}")
+    if rate * stall > MOST:
+        raise ValueError(f"stall is at most {MOST / rate:g} seconds at that rate, for {MOST} blobs, not {stall}")
+
+
+def _checked_cost(cost: object) -> BatchCost:
+    if not isinstance(cost, (tuple, list)) or len(cost) != 2:
+        raise TypeError(f"batch_cost is a pair of seconds, for a batch and for each blob in it, not {cost!r}")
+    fixed, each = cost
+    _check_not_negative("batch_cost[0]", fixed, "seconds")
+    _check_not_negative("batch_cost[1]", each, "seconds")
+    if fixed + each == 0:
+        raise ValueError("batch_cost is not 0 both for a batch and for each blob in it")
+    return BatchCost(fixed, each)
+
+
+def _check_positive(name: str, number: object, unit: str) -> None:
+    if not _checked_number(name, number, unit) > 0:
+        raise ValueError(f"{name} is more than 0 {unit}, and finite, not {number}")
+
+
+def _check_not_negative(name: str, number: object, unit: str) -> None:
+    if not _checked_number(name, number, unit) >= 0:
+        raise ValueError(f"{name} is 0 or more {unit}, and finite, not {number}")
+
+
+def _checked_number(name: str, number: object, unit: str) -> float:
+    """Return the number; NaN, with which no comparison holds, if it is not finite."""
+    if not isinstance(number, (int, float)) or isinstance(number, bool):
+        raise TypeError(f"{name} is a number of {unit}, not {number!r}")
+    return number if math.isfinite(number) else math.nan
+
+
+def _check_count(name: str, count: object, unit: str) -> None:
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{name} is an int, a number of {unit}, not {count!r}")
+    if count < 1:
+        raise ValueError(f"{name} is 1 or more {unit}, not {count}")

@@ -1,11 +1,13 @@
-"""The charts of the sweep, for the page and as PNG files.
+"""The charts of the sweep, drawn with matplotlib: for the page, and as PNG files.
 
-Curves are the recursion R, with quartiles over the seeds as a band; theory is dashed. A dot is a run of the real code,
-and the ring around it what the recursion says of the same times.
+Curves are the recursion R: the share and the loss are the mean over the seeds, the p99 wait is the median, and the band
+around each is the quartiles of the seeds. Theory is dashed. A dot is a run of the real code, and the ring around it
+what the recursion says of the same times.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,21 +16,28 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
+from .panels import PANELS
+from .scales import Heights, set_heights, set_sizes
 from .sweep import lag_times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
+    from .panels import Panel
     from .sweep import Curve
     from .theory import Theory
 
     TheoryOf: TypeAlias = Callable[..., Theory | None]
 
 MARKERS: Final = "osD^"
-TICKS: Final = (1, 4, 16, 64, 256, 1024, 4096)
 DENSE: Final = 6
 """Sizes in each doubling at which theory is evaluated."""
+
+PNG_KEY: Final = (
+    "curve: recursion, with the quartiles of its seeds; dashed: theory; dot: real code, in a shorter run; "
+    "ring: recursion on the same times"
+)
 
 README_GROUP: Final = "steady, exponential service"
 
@@ -42,32 +51,8 @@ class Colours:
     curves: tuple[str, str, str, str]
 
 
-LIGHT: Final = Colours("#1a1a1a", "#d5d5d5", ("#0072b2", "#d55e00", "#007a57", "#a4508b"))
+LIGHT: Final = Colours("#1a1a1a", "#d5d5d5", ("#0072b2", "#d55e00", "#007a57", "#7b3f8c"))
 """The curves' are those of Okabe and Ito, which all eyes can tell apart, darkened until they can be read on white."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One chart of a row."""
-
-    key: str
-    """What it is called in names of files and anchors."""
-    title: str
-    unit: str
-    figure: str
-    """What a `Point` calls it."""
-    theory: str | None = None
-    """What a `Theory` calls it."""
-    worst: str | None = None
-    """What a `Point` calls the thin line above."""
-    percent: bool = False
-
-
-PANELS: Final = (
-    Panel("share", "share of puts that wait", "share of the puts", "wait_share", "share", percent=True),
-    Panel("p99", "p99 wait", "mean service times", "p99_wait", "p99_wait"),
-    Panel("loss", "blobs lost if killed: mean; dotted: worst", "blobs", "mean_loss", "mean_loss", "worst_loss"),
-)
 
 
 def rows(curves: Iterable[Curve]) -> Generator[tuple[str, bool, list[Curve]], None, None]:
@@ -87,22 +72,15 @@ def row_name(group: str, *, batches: bool) -> str:
 
 def draw(axes: Any, panel: Panel, curves: Sequence[Curve], theory: TheoryOf, colours: Colours) -> None:
     """Draw one chart."""
+    heights = Heights.of(panel, curves)
     for place, curve in enumerate(curves):
-        _draw_curve(axes, panel, curve, colours.curves[place % 4], MARKERS[place % 4])
-        if panel.theory is not None:
-            _draw_theory(axes, panel.theory, curve, theory, colours.curves[place % 4])
-    sizes = sorted({size for curve in curves for size in curve.points})
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
-    axes.set_xticks([tick for tick in TICKS if tick <= sizes[-1]], minor=False)
-    axes.xaxis.set_major_formatter(lambda size, _: f"{size:.0f}")
-    axes.set_xlabel("queue_size (blobs)")
-    axes.set_yscale("log")
-    axes.yaxis.set_minor_formatter(lambda _value, _place: "")
-    if panel.percent:
-        axes.set_ylim(min(map(_least_share, curves)) / 4, 1.6)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %" if panel.percent else f"{value:g}")
-    axes.set_ylabel(panel.unit)
+        colour, marker = colours.curves[place % 4], MARKERS[place % 4]
+        _draw_curve(axes, panel, curve, heights.bottom, (colour, marker))
+        _draw_theory(axes, panel, curve, theory, (heights.least, colour))
+        _draw_checked(axes, panel, curve, (colour, marker))
+    _draw_nones(axes, heights, colours)
+    set_sizes(axes, sorted({size for curve in curves for size in curve.points}))
+    set_heights(axes, panel, heights, colours.ink)
     _finish(axes, panel.title, colours)
 
 
@@ -117,14 +95,17 @@ def draw_lag(axes: Any, curve: Curve, colours: Colours) -> None:
             times,
             median,
             color=colour,
-            label=f"queue_size {size}",
+            linewidth=1.5,
+            label=f"{'queue_size = ' * (place == 0)}{size}",
             marker=MARKERS[place % 4],
-            markevery=25,
+            markevery=(8 * place, 30),
             markersize=4,
         )
+    axes.set_xlim(0, times[-1])
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("time (mean service times)")
-    axes.set_ylabel("lag (mean service times)")
-    _finish(axes, "age of the oldest blob not yet written", colours)
+    axes.set_ylabel("mean service times")
+    _finish(axes, "Lag: age of the oldest blob not yet written", colours)
 
 
 def draw_all(curves: Sequence[Curve], theory: TheoryOf, folder: Path) -> list[Path]:
@@ -136,110 +117,122 @@ def draw_all(curves: Sequence[Curve], theory: TheoryOf, folder: Path) -> list[Pa
     return paths
 
 
+def draw_for_readme(curves: Sequence[Curve], theory: TheoryOf, path: Path) -> None:
+    """Draw the one row that is shown in the README: of the steady scenarios, without batches."""
+    row = next(row for group, batches, row in rows(curves) if group == README_GROUP and not batches)
+    draw_row(row, theory, path)
+
+
 def draw_row(curves: Sequence[Curve], theory: TheoryOf, path: Path) -> None:
-    """Draw the charts of one row beside each other."""
-    with pyplot() as plt:
-        figure, all_axes = plt.subplots(1, len(PANELS), figsize=(14, 4.6), layout="constrained")
-        for axes, panel in zip(all_axes, PANELS, strict=True):
+    """Draw the charts of one row beside each other, 1200 pixels wide."""
+    with figure_of((14.1, 4.7)) as figure:
+        figure.subplots_adjust(left=0.062, right=0.992, top=0.79, bottom=0.185, wspace=0.25)
+        for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             draw(axes, panel, curves, theory, LIGHT)
-        figure.suptitle(f"{curves[0].scenario.group}, batch_size = {'queue_size' if curves[0].batches else 1}")
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
+        name = f"{curves[0].scenario.group}, batch_size = {'queue_size' if curves[0].batches else 1}"
+        figure.suptitle(name, color=LIGHT.ink)
+        figure.text(0.5, 0.03, PNG_KEY, horizontalalignment="center", color=LIGHT.ink)
+        figure.savefig(path, dpi=85)
 
 
 @contextmanager
-def pyplot() -> Generator[Any, None, None]:
-    """Give matplotlib's pyplot, which draws to files here, with text as text."""
+def figure_of(inches: tuple[float, float]) -> Generator[Any, None, None]:
+    """Give a figure of that size, whose text stays text, and which is the same each time it is drawn."""
     import matplotlib as mpl  # noqa: PLC0415  (it takes a second, and only the charts need it)
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    style = {"font.size": 10.5, "axes.titlesize": 11, "legend.fontsize": 9.5}
+    style = {"font.size": 10.5, "axes.titlesize": 11, "legend.fontsize": 10, "axes.linewidth": 0.8}
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "queue", **style}):
-        yield plt
+        yield Figure(figsize=inches)
 
 
-def _draw_curve(axes: Any, panel: Panel, curve: Curve, colour: str, marker: str) -> None:
-    sizes = sorted(curve.points)
-    means = np.array([curve.mean(size, panel.figure) for size in sizes])
-    spreads = [curve.spread(size, panel.figure) for size in sizes]
-    seen = means > 0
-    least = means[seen].min() / 30 if seen.any() else 1.0
+def _draw_curve(axes: Any, panel: Panel, curve: Curve, bottom: float, look: tuple[str, str]) -> None:
+    colour, marker = look
+    values = {size: value for size, value in panel.values(curve).items() if value > 0}
+    dots = {size for size, checked in curve.checked.items() if getattr(checked.real, panel.figure) > 0}
+    spreads = [curve.spread(size, panel.figure) for size in curve.points]
+    band = sorted(zip(curve.points, spreads, strict=True))
     axes.fill_between(
-        np.array(sizes)[seen],
-        [max(spread.low, least) for spread, there in zip(spreads, seen, strict=True) if there],
-        [max(spread.high, least) for spread, there in zip(spreads, seen, strict=True) if there],
+        [size for size, _ in band],
+        [max(spread.low, bottom / 2) for _, spread in band],
+        [max(spread.high, bottom / 2) for _, spread in band],
         color=colour,
-        alpha=0.25,
+        alpha=0.2,
         linewidth=0,
     )
-    axes.plot(np.array(sizes)[seen], means[seen], color=colour, linewidth=1.5)
-    axes.plot([], [], color=colour, linewidth=1.5, marker=marker, markersize=3.5, label=curve.scenario.label)
-    if panel.worst is not None:
-        worst = [curve.mean(size, panel.worst) for size in sizes]
-        axes.plot(sizes, worst, color=colour, linewidth=1, linestyle=":")
-    if not seen.all():
-        size = sizes[int(seen.argmin())]
-        if panel.percent:
-            _draw_none(axes, size, 3 / curve.puts(size), "< 3/N", colour)
-        else:
-            _draw_none(axes, size, 0.06, "0", colour, transform=axes.get_xaxis_transform())
-    for size, checked in sorted(curve.checked.items()):
-        real, same = getattr(checked.real, panel.figure), getattr(checked.by_recursion, panel.figure)
-        if real > 0 and same > 0:
-            axes.plot(size, real, marker=marker, markersize=3.5, color=colour, linestyle="none")
-            axes.plot(size, same, marker="o", markersize=8, markerfacecolor="none", color=colour, linestyle="none")
-
-
-def _draw_none(axes: Any, size: int, height: float, name: str, colour: str, **where: Any) -> None:
-    """Draw that at `size` there is nothing: of N puts that all did not wait, 3/N is the end of a 95 % interval."""
-    axes.plot(size, height, marker="v", markersize=7, markerfacecolor="none", color=colour, linestyle="none", **where)
-    axes.annotate(
-        name,
-        (size, height),
-        (0, -13),
-        where.get("transform", "data"),
-        "offset points",
+    axes.plot(
+        values.keys(),
+        values.values(),
         color=colour,
-        fontsize=8,
-        ha="center",
+        linewidth=1.5,
+        marker=marker,
+        markersize=3.5,
+        markevery=[place for place, size in enumerate(values) if size not in dots],
     )
+    axes.plot([], [], color=colour, linewidth=1.5, marker=marker, markersize=4, label=curve.scenario.label)
+    if panel.worst is not None:
+        sizes = sorted(curve.points)
+        worst = [panel.largest(curve, size) for size in sizes]
+        axes.plot(sizes, worst, color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)))
 
 
-def _draw_theory(axes: Any, figure: str, curve: Curve, theory: TheoryOf, colour: str) -> None:
-    known = [
-        (size, value)
-        for size in _dense(max(curve.points))
+def _draw_theory(axes: Any, panel: Panel, curve: Curve, theory: TheoryOf, look: tuple[float, str]) -> None:
+    least, colour = look
+    known = {
+        size: value
+        for size in _dense(min(curve.points), max(curve.points))
         for point in [theory(curve.scenario, size, batches=curve.batches)]
-        if point is not None and (value := getattr(point, figure)) is not None and value > 0
-    ]
-    shown = [(size, value) for size, value in known if figure != "share" or value >= _least_share(curve) / 4]
-    if shown:
-        axes.plot(*zip(*shown, strict=True), color=colour, linewidth=1.2, linestyle=(0, (4, 3)))
+        if point is not None and (value := getattr(point, panel.theory)) is not None and value >= least
+    }
+    axes.plot(known.keys(), known.values(), color=colour, linewidth=1.2, linestyle=(0, (4, 3)))
 
 
-def _least_share(curve: Curve) -> float:
-    return min(curve.mean(size, "wait_share") or 3 / curve.puts(size) for size in curve.points)
+def _draw_checked(axes: Any, panel: Panel, curve: Curve, look: tuple[str, str]) -> None:
+    colour, marker = look
+    for run, drawn in (
+        ("real", {"marker": marker, "markersize": 3.5}),
+        ("by_recursion", {"marker": "o", "markersize": 8, "markerfacecolor": "none"}),
+    ):
+        heights = {size: getattr(getattr(checked, run), panel.figure) for size, checked in curve.checked.items()}
+        shown = {size: height for size, height in heights.items() if height > 0}
+        axes.plot(shown.keys(), shown.values(), color=colour, linestyle="none", **drawn)
 
 
-def _dense(largest: int) -> list[int]:
-    steps = DENSE * (largest.bit_length() - 1)
-    return sorted({round(2 ** (step / DENSE)) for step in range(steps + 1)})
+def _draw_nones(axes: Any, heights: Heights, colours: Colours) -> None:
+    taken: list[int] = []
+    for place, size, height in heights.nones:
+        beside = size * 1.12 ** taken.count(size)
+        taken.append(size)
+        axes.plot(
+            beside,
+            height,
+            marker="v",
+            markersize=7,
+            markerfacecolor="none",
+            color=colours.curves[place % 4],
+            linestyle="none",
+            clip_on=False,
+            zorder=3,
+        )
+
+
+def _dense(smallest: int, largest: int) -> list[int]:
+    steps = round(DENSE * math.log2(largest / smallest))
+    return sorted({round(smallest * 2 ** (step / DENSE)) for step in range(steps + 1)})
 
 
 def _finish(axes: Any, title: str, colours: Colours) -> None:
     axes.grid(visible=True, color=colours.grid, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(title, color=colours.ink, pad=30, loc="left")
+    axes.set_title(title, color=colours.ink, pad=26, loc="left", y=1.0, fontweight="bold")
     axes.legend(
         loc="lower left",
-        bbox_to_anchor=(-0.02, 0.985),
+        bbox_to_anchor=(-0.02, 0.99),
         ncols=4,
         frameon=False,
         labelcolor=colours.ink,
-        handlelength=1.2,
-        columnspacing=0.8,
+        handlelength=1.3,
+        columnspacing=0.9,
         handletextpad=0.4,
         borderaxespad=0.2,
     )

@@ -11,13 +11,13 @@ from rich.progress import Progress
 
 from .. import _machine
 from .._options import Bytes, Positive, folder_option, only_option, quick_option
-from . import charts, page, real_tables
+from . import charts, conclusions, page, real_tables
 from .advice import NoQueueWillDo, recommend
 from .own_blobs import StoreFailedError
 from .real_store import Measurement, Plan, measure_url
 from .scenarios import scenarios
 from .sweep import FULL, NORMAL, QUICK, sweep, tasks
-from .tables import agreement, as_json, tables
+from .tables import as_json, tables
 from .theory import theory
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _sweep(*, full: bool, quick: bool, only: str, plot: bool, output: Path, blob
         curves, complete = sweep(todo, lambda: progress.advance(bar))
     for table in tables(curves):
         console.print(table)
-    console.print(agreement(curves))
+    console.print(conclusions.of_agreement(curves))
     machine = _machine.facts(output)
     written = {
         output / "queue.json": as_json(machine, extent, curves, complete=complete),
@@ -164,8 +164,13 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
     console.print(_remains(measurement, keep=keep), highlight=False)
     if isinstance(failure, StoreFailedError):
         raise click.ClickException(str(failure))
-    if measurement.puts is not None:
-        console.print(_advice(**measurement.workload(), **promise), highlight=False)
+    try:
+        if measurement.puts is not None:
+            console.print(_advice(**measurement.workload(), **promise), highlight=False)
+    except click.ClickException as refusal:
+        if failure is None:
+            raise
+        refusal.show()
     if failure is not None:
         click.echo("interrupted: what was measured until then is shown", err=True)
         raise SystemExit(INTERRUPTED)

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from .arrivals import exceeding, poisson
 from .draws import factors
-from .levels import LARGEST, convolved, exceeding, poisson
+from .levels import LARGEST, convolved
 
 if TYPE_CHECKING:
-    from .levels import Integers, Queue
+    from .arrivals import Integers
+    from .levels import Queue
     from .recursion import Floats
 
 SEED: Final = 20240229
@@ -83,10 +85,10 @@ def least_for_burst_at(queue: Queue, blobs: int, rate: float, missed: float, dra
     size = queue.batch_size
     together = math.ceil(blobs / (size * STEPS))
     during = rate * float(queue.calls.seconds(np.array([size]))[0])
-    if blobs * (1 - during / size) > 4 * STEPS:
+    if blobs * (1 - during / size) > STEPS:
         return _least_for_long(queue, blobs, max(rate, queue.calls.rate), missed)
     count = int(min(BURSTS, max(200, drawn * together * max(1.0, during) / blobs)))
-    needed, left = _burst(queue, blobs, rate, together * size, source, count)
+    needed, left = _burst(queue, blobs, rate, most=together * size, source=source, count=count)
     needed += (together - 1) * size  # of what counts as in flight all but one batch may still be queued
     if missed * count < 20:
         rest = np.searchsorted(queue.walk, source.random(count) * queue.walk[-1])
@@ -115,15 +117,16 @@ def _least_for_long(queue: Queue, blobs: int, rate: float, missed: float) -> int
 
 
 def _burst(
-    queue: Queue, blobs: int, rate: float, most: int, source: np.random.Generator, count: int
+    queue: Queue, blobs: int, rate: float, *, most: int, source: np.random.Generator, count: int
 ) -> tuple[Integers, Integers]:
-    """Draw bursts, with calls of up to `most` blobs, a multiple of the batch size.
+    """Draw bursts, with calls of up to `most` blobs, a multiple of the batch size, and not of only a few of so many.
 
     Returns the most blobs that there were to be taken until the call ended in which the last one came, and how many
     there were then.
     """
     calls, size = queue.calls, queue.batch_size
     needed, left = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    fewest = max(1, (most - size) // 8)
     lanes = np.arange(count)
     coming = np.full(count, blobs)
     kept, sizes = queue.draw(source, count)
@@ -132,7 +135,7 @@ def _burst(
     kept = kept + source.poisson(calls.rate * passed)
     seconds = length - passed
     while len(lanes):
-        came = source.poisson(rate * seconds)
+        came = source.poisson(np.minimum(rate * seconds, 1e12))
         last = came >= coming
         part = np.where(coming > 0, source.beta(np.maximum(coming, 1), np.maximum(came - coming, 0) + 1), 0.0)
         later = source.poisson(np.where(last, calls.rate * seconds * (1 - part), 0.0))
@@ -140,8 +143,8 @@ def _burst(
         needed[lanes] = np.maximum(needed[lanes], now)
         left[lanes[last]] = now[last]
         lanes, now, coming = lanes[~last], now[~last], (coming - came)[~last]
-        coming = coming - (now == 0)
-        now = np.maximum(now, 1)
+        awaited = np.clip(fewest - now, 0, coming)
+        coming, now = coming - awaited, now + awaited
         sizes = np.minimum(now, most)
         kept = now - sizes
         batches = -(-sizes // size)

@@ -12,7 +12,8 @@ from .disturbances import DRAWN, least_for_burst, least_for_burst_at, least_for_
 from .levels import LARGEST, Batches, Nodes, Singles
 
 if TYPE_CHECKING:
-    from .levels import Calls, Queue
+    from .arrivals import Calls
+    from .levels import Queue
     from .recursion import BatchCost
 
 STEADY_LOAD: Final = "steady load"
@@ -21,6 +22,9 @@ STALL: Final = "stall"
 
 HARDLY: Final = 200
 """What would be less by one blob in so many is not looked for."""
+
+HARDLY_KEEPS_UP: Final = 1e-9
+"""A store that has so little time left, as a share, counts as one that does not keep up."""
 
 FEW: Final = DRAWN // 8
 """So many calls are drawn for each batch size that is tried; for the one that is taken, all."""
@@ -75,7 +79,7 @@ def least(workload: Workload) -> Plan | None:
 
 def _single(workload: Workload) -> Plan | None:
     """Return the plan for a batch size of 1."""
-    if workload.calls.rate * workload.calls.service_time >= 1:
+    if 1 - workload.calls.rate * workload.calls.service_time < HARDLY_KEEPS_UP:
         return None
     top = 256
     while top <= LARGEST:
@@ -90,15 +94,18 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
     """Return the least plan with any batch size."""
     calls = workload.calls
     each = calls.rate * cost.each
-    if each >= 1:
+    if 1 - each < HARDLY_KEEPS_UP:
         return single
     usual = calls.rate * cost.fixed / (1 - each)  # the mean batch if none is too large; smaller ones don't keep up
     first = max(2, int(usual) + 1)
     top = 64 + 3 * first + 8 * int(math.sqrt(usual * (1 + usual * calls.cv**2)))
     if workload.burst is not None and workload.burst_rate is not None:
         # At best a batch takes so long that the queue shrinks by one if it takes one blob more.
-        longest = math.sqrt(cost.fixed * workload.burst / workload.burst_rate)
-        top = max(top, min(2 * workload.burst, int(2 * longest / cost.each) if cost.each else workload.burst))
+        longest = math.sqrt(cost.fixed * workload.burst / workload.burst_rate) - cost.fixed
+        # And four times the batch with which the store would keep up with the burst is as good as any.
+        during = max(1e-9, 1 - workload.burst_rate * cost.each)
+        most = 4 * workload.burst_rate * cost.fixed / during
+        top = int(max(top, min(LARGEST // 2, 2 * workload.burst, 2 * longest / max(cost.each, 1e-300), most)))
     while top <= LARGEST:
         nodes = Nodes(calls, top, 8 * first)
         roomy = _planned(workload, Batches(nodes, 2 * first), drawn=FEW)
@@ -112,25 +119,33 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
 def _search(workload: Workload, nodes: Nodes, first: int, best: Plan) -> Plan:
     """Return the least of `best` and the plans for batches of `first` blobs or more.
 
-    The gaps between the batch sizes tried are halved. On the assumption that a larger batch never needs a larger queue
-    no plan in a gap holds less than its smallest batch and the queue of the size that follows it. Where that is no
-    less than the best, or hardly, the gap is left alone.
+    The batch sizes tried are each half as large again as the one before. Then gaps between them are halved. It is
+    assumed that in a gap no queue is smaller than with the better one of its ends: then at least that queue and the
+    smallest batch are held. Where that is no less than the best, or hardly, the gap is left alone.
     """
-    tried: dict[int, float] = {first - 1: math.inf}
-    size = max(first, min(nodes.top, best.blobs - 1))
-    while True:
+    tried: dict[int, float] = {}
+
+    def attempt(size: int) -> None:
+        nonlocal best
+        tried[size] = math.inf
+        if (size - nodes.calls.means(np.array([size]))[0]) / size < HARDLY_KEEPS_UP:
+            return
         plan = _planned(workload, Batches(nodes, size), enough=best.blobs, drawn=FEW)
-        tried[size] = math.inf if plan is None else plan.queue_size
-        best = _less(best, plan)
-        gaps = [
-            (low + 1 + tried[high], low + 1, high)
-            for low, high in itertools.pairwise(sorted(tried))
-            if low + 1 < high
-        ]
+        if plan is not None:
+            tried[size] = plan.queue_size
+            best = _less(best, plan)
+
+    size = first
+    while size < min(best.blobs, nodes.top):
+        attempt(size)
+        size = max(size + 1, size * 3 // 2)
+    while True:
+        pairs = itertools.pairwise(sorted(tried))
+        gaps = [(low + 1 + min(tried[low], tried[high]), low + 1, high) for low, high in pairs if low + 1 < high]
         blobs, low, high = min(gaps, default=(math.inf, 0, 0))
         if (blobs, low) >= (best.blobs - best.blobs // HARDLY, best.batch_size):
             return best
-        size = math.isqrt(low * high)
+        attempt(math.isqrt(low * high))
 
 
 def _less(plan: Plan, other: Plan | None) -> Plan:

@@ -15,7 +15,7 @@ from trio_replica import BlobNotFoundError, PoisonedError, PutResult, Store, to_
 
 from .draws import poisson_arrivals
 from .points import Path, Point
-from .recursion import BatchCost, drain, drain_at_cost
+from .recursion import BatchCost, Drained, drain, drain_at_cost
 from .service import stretch
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_replica import AsyncStoreStatistics, Blob, Ref, ReplicaStore
 
     from .own_blobs import Call, NotedStore
-    from .recursion import Drained, Floats
+    from .recursion import Floats
     from .service import BatchTimes, PutTimes
 
 DRAWS: Final = 40
@@ -79,38 +79,26 @@ class Run:
         """Return how many times as long as alone the store took for the same calls."""
         return float(self.worker.sum() / _expected(self.sizes, puts, batches).sum())
 
-    def by_own_times(self, puts: PutTimes, batches: BatchTimes | None) -> Point:
-        """Return what R says of the same arrivals if the worker takes the times that it took, in their order.
-
-        With batches it may find others than there were. Then each takes as much longer than alone as that which was in
-        its place.
-        """
-        factors = self.worker / _expected(self.sizes, puts, batches)
-        singles, many = self.worker[self.sizes == 1], factors[self.sizes > 1]
-        count = len(self.path.came)
-        return self._point(
-            np.resize(singles if len(singles) else puts.seconds, count),
-            batches,
-            np.resize(many if len(many) else np.ones(1), count),
-        )
+    def by_own_times(self) -> Point:
+        """Return what R says of the same arrivals, for the batches that there were and the worker's time for each."""
+        taken = np.repeat(self.path.written[np.cumsum(self.sizes, dtype=int) - 1] - self.worker, self.sizes.astype(int))
+        worker = Drained(self.path.came, taken, self.path.written, self.path.written)
+        return Point.of(Path.of([worker], self.queue_size))
 
     def by_times_alone(self, puts: PutTimes, batches: BatchTimes | None, seed: int = 0) -> list[Point]:
         """Return what R says of the same arrivals if the store takes what it took alone: `DRAWS` possible outcomes."""
-        source, count = np.random.default_rng(seed), len(self.path.came)
-        factors = np.ones(1) if batches is None else batches.factors
-        return [
-            self._point(stretch(puts.seconds, count, source), batches, stretch(factors, count, source))
-            for _ in range(DRAWS)
-        ]
+        source = np.random.default_rng(seed)
+        drained = (self._drain(puts, batches, source) for _ in range(DRAWS))
+        return [Point.of(Path.of([worker], self.queue_size)) for worker in drained]
 
-    def _point(self, service: Floats, batches: BatchTimes | None, factors: Floats) -> Point:
-        return Point.of(Path.of([self._drain(service, batches, factors)], self.queue_size))
-
-    def _drain(self, service: Floats, batches: BatchTimes | None, factors: Floats) -> Drained:
+    def _drain(self, puts: PutTimes, batches: BatchTimes | None, source: np.random.Generator) -> Drained:
+        came = self.path.came
+        service = stretch(puts.seconds, len(came), source)
         if self.batch_size == 1:
-            return drain(self.path.came, service)
+            return drain(came, service)
         assert batches is not None
-        return drain_at_cost(self.path.came, service, self.batch_size, batches.cost, factors=factors)
+        factors = stretch(batches.factors, len(came), source)
+        return drain_at_cost(came, service, self.batch_size, batches.cost, factors=factors)
 
 
 def _expected(sizes: Floats, puts: PutTimes, batches: BatchTimes | None) -> Floats:

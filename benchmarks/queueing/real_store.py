@@ -42,7 +42,7 @@ MOST_PUTS: Final = 2000
 """Single puts that are timed at most. Then the mean of times with cv = 1 is known to 2 %, and 20 are beyond the p99."""
 
 MOST_ROUNDS: Final = 40
-"""Rounds with a batch of each size, at most: about as many blobs again, twice."""
+"""Rounds with a batch of each size, 126 blobs, at most."""
 
 MOST_BYTES: Final = 2**30
 """Bytes that are put at most: a quarter of them in batches, an eighth in single puts, the rest in the runs."""
@@ -51,7 +51,7 @@ RUN_SHARE: Final = 1 / 8
 """The share of these bytes that one run gets at most: its blobs are made before it, and are all in memory."""
 
 BATCH_BYTES: Final = 64 * 1024 * 1024
-"""Bytes in a batch, at most: they are all in memory."""
+"""Bytes in a batch of more than 4, at most: they are all in memory."""
 
 _SILENCE: Final = logging.NullHandler()  # what the library logs of a run that is cut off is no news
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from . import recursion, virtual
+from .arrivals import Calls
 from .draws import GRID, on_grid, poisson_arrivals, service_times
-from .levels import Calls, Singles
+from .levels import Singles
 from .points import Path, Point
 from .recursion import BatchCost, Drained, Stall, lacking
 

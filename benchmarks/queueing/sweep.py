@@ -42,7 +42,7 @@ class Extent(NamedTuple):
 
 QUICK: Final = Extent(seeds=3, puts=2_000, real_puts=100)
 NORMAL: Final = Extent(seeds=8, puts=30_000, real_puts=1_000)
-FULL: Final = Extent(seeds=20, puts=150_000, real_puts=6_000)
+FULL: Final = Extent(seeds=20, puts=100_000, real_puts=4_000)
 
 
 class Checked(NamedTuple):

@@ -69,21 +69,6 @@ def _cells(curve: Curve, queue_size: int) -> list[str]:
     ]
 
 
-def agreement(curves: Sequence[Curve]) -> str:
-    """Say in a sentence how the real code compares with the recursion."""
-    checked = [one for curve in curves for one in curve.checked.values()]
-    if not checked:
-        return "The real code did not run."
-    puts = sum(one.puts for one in checked)
-    largest = max(one.difference for one in checked)
-    differ = sum(not one.agrees for one in checked)
-    counts = "as many puts waited" if not differ else f"in {differ} of them not as many puts waited"
-    return (
-        f"In {len(checked)} runs of the real code, of {puts:,} puts, no wait differs from the recursion's by more than "
-        f"{largest:.2g} service times, and {counts}."
-    )
-
-
 def as_json(machine: Mapping[str, Any], extent: Extent, curves: Sequence[Curve], *, complete: bool) -> str:
     """Return all that was found."""
     return json.dumps(

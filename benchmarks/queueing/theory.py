@@ -6,7 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import closed_forms
-from .levels import Batches, Calls, Nodes, Singles
+from .arrivals import Calls
+from .levels import Batches, Nodes, Singles
 from .scenarios import LARGEST, Burst, Producers, Stalled, Steady
 
 if TYPE_CHECKING:
