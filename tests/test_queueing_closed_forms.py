@@ -45,6 +45,13 @@ TOO_FEW = frozenset(
 )
 """The steady cells in which fewer waits are expected than are enough."""
 
+TOO_CLUSTERED = frozenset({("exponential", 0.9, 64), ("deterministic", 0.95, 64)})
+"""Those in which more are expected, but in so few long clusters that z-scores of 24 seeds say nothing.
+
+With other seeds some of theirs are over 4 in every fourth set of 24, whereas over 60 million puts of each cell they are
+under 3.
+"""
+
 
 def z_score(values: Sequence[float], expected: float) -> float:
     """By how many standard errors the mean of independent values is away from what is expected."""
@@ -71,7 +78,7 @@ def test_steady_queues_are_as_the_distribution_of_their_length_says(name: str, l
         points = [of_seed[place] for of_seed in CELLS[name, load]]
         loss = z_score([point.mean_loss for point in points], levels.mean_loss(size))
         assert abs(loss) < 4
-        if (name, load, size) in TOO_FEW:
+        if (name, load, size) in TOO_FEW | TOO_CLUSTERED:
             continue
         assert abs(z_score([point.wait_share for point in points], levels.share(size))) < 4
         assert abs(z_score([point.mean_wait for point in points], levels.mean_wait(size))) < 4
