@@ -23,6 +23,7 @@ class Ended:
         self.at: float | None = None
         self.value: object = None
         self.error: BaseException | None = None
+        self.done = trio.Event()
         nursery.start_soon(self._run, call, arguments)
 
     async def _run(self, call: Callable[..., Awaitable[object]], arguments: tuple[object, ...]) -> None:
@@ -31,6 +32,7 @@ class Ended:
         except Exception as error:
             self.error = error
         self.at = trio.current_time()
+        self.done.set()
 
 
 async def put_numbers(store: Store, numbers: Iterable[int]) -> list[Ref]:

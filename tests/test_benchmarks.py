@@ -97,7 +97,7 @@ def test_payloads_are_of_their_size_and_all_different(size: int) -> None:
 
 
 def small(run: Run, tmp_path: Path) -> float:
-    return trio.run(run, tmp_path, 0.001)
+    return trio.run(run, tmp_path, 0.1)  # a busy machine may need most of it to begin
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -20,9 +19,6 @@ from benchmarks.queueing import sweep
 from benchmarks.queueing.scenarios import Burst, Producers, Stalled, Steady, scenarios
 from benchmarks.queueing.sweep import Curve, Extent, Task, tasks
 from benchmarks.queueing.tables import as_json, tables
-
-if TYPE_CHECKING:
-    from benchmarks.queueing.points import Point
 
 ROOT = Path(__file__).parent.parent
 SMALL = Extent(seeds=2, puts=300, real_puts=40)
@@ -48,10 +44,6 @@ def todo() -> list[Task]:
 
 
 CURVES = found()
-
-
-def point(share: float) -> Point:
-    return replace(CURVES[0].points[1][0], puts=1000, wait_share=share)
 
 
 # Tables and JSON

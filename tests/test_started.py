@@ -629,7 +629,8 @@ async def test_real_puts_under_way_when_the_block_ends(tmp_path: Path) -> None:
                 async with replica.open([one, two]) as store:
                     puts = [Ended(nursery, store.put, b"%d" % number) for number in range(20)]
                     await trio.testing.wait_all_tasks_blocked()
-                await trio.testing.wait_all_tasks_blocked()
+                for put in puts:
+                    await put.done.wait()
                 assert not held.ended, "none waits for the writer that is occupied"
                 assert [type(put.error) for put in puts] == [trio.ClosedResourceError] * 20
                 held.release()

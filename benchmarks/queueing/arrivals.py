@@ -21,6 +21,9 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 RATES: Final = 2000
 """Into so many constant rates is a log-normal one split, at most."""
 
+LEAST_MEAN: Final = 1e-12
+"""Fewer blobs than this during a call, on average, are as good as none."""
+
 EVEN: Final = 1e-6
 """Times of a smaller coefficient of variation are as good as always the same."""
 
@@ -45,7 +48,7 @@ class Calls:
 
     def means(self, blobs: Integers) -> Floats:
         """Return how many blobs come during calls with so many blobs, on average."""
-        means: Floats = np.maximum(self.rate * self.seconds(blobs), 1e-12)
+        means: Floats = np.maximum(self.rate * self.seconds(blobs), LEAST_MEAN)
         return means
 
     @property
@@ -138,7 +141,7 @@ def _poisson_excess(means: Floats, at: Integers, *, second: bool) -> Floats:
 def poisson(mean: float) -> tuple[int, Floats]:
     """Return how likely a Poisson distributed number is the first that is returned, and those after it."""
     (first,), (last,) = _window(np.array([mean]))
-    logarithms = np.concatenate([[0.0], np.cumsum(np.log(mean / np.arange(first + 1, last + 1)))])
+    logarithms = np.concatenate([[0.0], np.cumsum(np.log(max(mean, LEAST_MEAN) / np.arange(first + 1, last + 1)))])
     chances = np.exp(logarithms - logarithms.max())
     return int(first), chances / chances.sum()
 

@@ -31,12 +31,6 @@ LARGEST: Final = 2**18
 NODES: Final = 400
 """At so many numbers of blobs is the distribution kept, at most: the time grows with the third power, 5 ms for 400."""
 
-FINEST: Final = 0.2
-"""Nodes are that many times √L apart if there is room for so many, and at least 1.
-
-√L is the standard deviation of the arrivals that lead to about L blobs. This adds 0.7 % to their variance.
-"""
-
 
 def convolved(one: Floats, other: Floats) -> Floats:
     """Return the distribution of the sum of two independent numbers, from those of the two."""
@@ -316,18 +310,18 @@ class Batches(Queue):
 
 
 def _nodes(top: int, usual: int) -> Integers:
-    """Return 0 and further numbers up to `top`: those that are small, and then ever fewer until `usual`."""
-    coarse = max(FINEST, 2 * math.sqrt(min(top, usual)) / NODES)
-    while len(found := _spaced(top, usual, coarse)) > NODES:
-        coarse *= 1.1
-    return np.array(found)
+    """Return 0 and further numbers up to `top`: all if there is room, else ever fewer until `usual`.
 
-
-def _spaced(top: int, usual: int, coarse: float) -> list[int]:
-    found = [0, 1]
-    while found[-1] < top:
-        step = max(1, int(coarse * math.sqrt(min(found[-1], usual))))
-        found.append(min(top, found[-1] + step))
+    Apart they are so many times √L, and at least 1. About √L is the standard deviation of the arrivals that lead to L
+    blobs; a fifth of it adds 0.7 % to their variance.
+    """
+    numbers = np.arange(1, top + 1)
+    roots = np.sqrt(np.minimum(numbers, usual))
+    apart = max(1.0, top / NODES) / math.sqrt(usual)
+    while np.sum(shares := 1 / np.maximum(1.0, apart * roots)) > NODES:
+        apart *= 1.05
+    places = np.floor(np.cumsum(shares) + 1e-9)
+    found: Integers = np.unique(np.concatenate([[0, top], numbers[np.diff(places, prepend=0.0) > 0]]))
     return found
 
 
