@@ -36,7 +36,8 @@ class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
         """Return the number of bytes."""
         found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", str(value).strip())
         unit = UNITS.get(found[2].upper(), 0) if found else 0
-        count = round(float(found[1]) * unit) if found else 0
+        number = float(found[1]) * unit if found else 0.0
+        count = round(number) if number < math.inf else 0
         if count == 0:
             self.fail(f"{value!r} is no number of bytes above zero, such as 100, 64KiB or 1.5GB", param, ctx)
         return count

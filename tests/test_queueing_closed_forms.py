@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +59,7 @@ def z_score(values: Sequence[float], expected: float) -> float:
     return float((np.mean(values) - expected) / (np.std(values, ddof=1) / math.sqrt(len(values))))
 
 
+@cache
 def steady(load: float, cv: float) -> list[tuple[Point, ...]]:
     """The points for all sizes, of each seed; from a queue in its steady state."""
     found = []
@@ -67,15 +69,12 @@ def steady(load: float, cv: float) -> list[tuple[Point, ...]]:
     return found
 
 
-CELLS = {(name, load): steady(load, cv) for name, cv in CVS.items() for load in LOADS}
-
-
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("name", CVS)
 def test_steady_queues_are_as_the_distribution_of_their_length_says(name: str, load: float) -> None:
     levels = Singles(Calls(load, 1.0, CVS[name]), 2 * LARGEST)
     for place, size in enumerate(SIZES):
-        points = [of_seed[place] for of_seed in CELLS[name, load]]
+        points = [of_seed[place] for of_seed in steady(load, CVS[name])]
         loss = z_score([point.mean_loss for point in points], levels.mean_loss(size))
         assert abs(loss) < 4
         if (name, load, size) in TOO_FEW | TOO_CLUSTERED:
@@ -108,7 +107,7 @@ def test_the_formulas_for_exponential_service_are_those_for_any(load: float) -> 
 
 @pytest.mark.parametrize(("load", "place"), [(0.5, 0), (0.5, 1), (0.8, 0), (0.8, 1), (0.8, 2), (0.9, 1), (0.9, 2)])
 def test_the_p99_wait_with_exponential_service(load: float, place: int) -> None:
-    points = [of_seed[place] for of_seed in CELLS["exponential", load]]
+    points = [of_seed[place] for of_seed in steady(load, 1.0)]
     expected = closed_forms.mm1_quantile(load, 1.0, SIZES[place], 0.99)
     assert abs(z_score([point.p99_wait for point in points], expected)) < 4
 
@@ -270,16 +269,23 @@ def test_there_is_no_steady_state_where_the_store_does_not_keep_up() -> None:
             call()
 
 
-def test_theory_is_near_what_the_recursion_finds_wherever_there_is_one() -> None:
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_theory_is_near_what_the_recursion_finds_wherever_there_is_one(size: int) -> None:
     compared = 0
     for scenario in scenarios():
-        size = 4
-        drawn = [scenario.draw(seed, 20_000) for seed in range(6)]
+        drawn = [scenario.draw(seed, 40_000) for seed in range(8)]
         for batches in (False, True):
             known = theory(scenario, size, batches=batches)
-            if known is None or known.share is None:
+            if known is None:
                 continue
-            shares = [one.point(one.path(size, batches=batches)).wait_share for one in drawn]
-            assert np.mean(shares) == pytest.approx(known.share, abs=0.03), scenario.name
-            compared += 1
-    assert compared >= 18
+            points = [one.point(one.path(size, batches=batches)) for one in drawn]
+            for name, figure in (
+                ("wait_share", known.share),
+                ("p99_wait", known.p99_wait),
+                ("mean_loss", known.mean_loss),
+            ):
+                found = np.mean([getattr(point, name) for point in points])
+                if figure is not None and (known.share or 0) > 0.02:
+                    assert found == pytest.approx(figure, rel=0.25), (scenario.name, name)
+                    compared += 1
+    assert compared >= 14

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.queueing import recursion, virtual
 from benchmarks.queueing.draws import GRID, factors, on_grid, poisson_arrivals, service_times
 from benchmarks.queueing.points import Path, Point, lag
-from benchmarks.queueing.recursion import BatchCost, Drained, Stall, lacking
+from benchmarks.queueing.recursion import BatchCost, Stall, lacking
 from benchmarks.queueing.scenarios import Burst, Producers, Scenario, Stalled, Steady, scenarios
 
 ALL = scenarios()
@@ -179,9 +179,3 @@ def test_a_steady_scenario_begins_with_what_a_queue_has_to_do_after_a_long_time(
     scenario = next(scenario for scenario in ALL if scenario.name == "steady, exponential service, ρ = 0.9")
     backlogs = [scenario.draw(seed, 1).window[0] for seed in range(400)]
     assert np.mean(backlogs) == pytest.approx(9, abs=4 * np.sqrt(90 / 400))  # geometric: mean ρ/(1-ρ), variance 90
-
-
-def test_nothing_in_a_worker_depends_on_the_queue_size() -> None:
-    worker = Drained(np.array([0.0, 1.0]), np.array([0.0, 5.0]), np.array([5.0, 6.0]), np.array([5.0, 6.0]))
-    assert worker.entered(1).tolist() == [0.0, 1.0]
-    assert worker.entered(2).tolist() == worker.entered(3).tolist() == [0.0, 1.0]

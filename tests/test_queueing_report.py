@@ -153,9 +153,9 @@ def test_ctrl_c_shows_what_was_measured(tmp_path: Path) -> None:
     [
         (["queue", "--full", "--quick"], "--full and --quick exclude each other"),
         (["queue", "--only", "nothing"], "no scenario has 'nothing' in its name"),
-        (["queue", "--rate", "5"], "--rate is for --store"),
+        (["queue", "--rate", "5"], "--rate: for --store"),
         (["queue", "--store", "memory:"], "--store needs --rate"),
-        (["queue", "--store", "memory:", "--rate", "5", "--full"], "are for the scenarios, not for --store"),
+        (["queue", "--store", "memory:", "--rate", "5", "--full"], "--full: for the scenarios, not for --store"),
         (["queue", "--store", "memory:", "--rate", "nan"], "'nan' is no finite number above zero"),
         (["queue", "--store", "memory:", "--rate", "-1"], "'-1' is no finite number above zero"),
         (["queue", "--store", "memory:", "--rate", "5", "--seconds", "0"], "'0' is no finite number above zero"),
@@ -195,7 +195,9 @@ def test_a_store_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
     place = tmp_path / "store"
     ended = invoked("queue", "--store", f"dir:{place}", "--rate", "100", "--blob-size", "1KiB", "--seconds", "1")
     assert ended.exit_code == 0
-    put, deleted = re.search(r"(\d+) blobs were put, and (\d+) of them deleted", ended.output).groups()  # type: ignore[union-attr]
+    put, deleted = re.search(
+        r"(\d+) blobs were put, or may have been, and (\d+) of them deleted", ended.output
+    ).groups()  # type: ignore[union-attr]
     assert int(put) == int(deleted) > 0
     assert "queue_size=" in ended.output
     assert [path for path in (place / "blobs").rglob("*") if path.is_file()] == []

@@ -39,8 +39,6 @@ PNG_KEY: Final = (
     "ring: recursion on the same times"
 )
 
-README_GROUP: Final = "steady, exponential service"
-
 
 @dataclass(frozen=True)
 class Colours:
@@ -115,12 +113,6 @@ def draw_all(curves: Sequence[Curve], theory: TheoryOf, folder: Path) -> list[Pa
         paths.append(folder / f"queue-{row_name(group, batches=batches)}.png")
         draw_row(shown, theory, paths[-1])
     return paths
-
-
-def draw_for_readme(curves: Sequence[Curve], theory: TheoryOf, path: Path) -> None:
-    """Draw the one row that is shown in the README: of the steady scenarios, without batches."""
-    row = next(row for group, batches, row in rows(curves) if group == README_GROUP and not batches)
-    draw_row(row, theory, path)
 
 
 def draw_row(curves: Sequence[Curve], theory: TheoryOf, path: Path) -> None:

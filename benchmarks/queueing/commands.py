@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
     from .._options import CommandT
     from .advice import Recommendation
+
+FOR_SCENARIOS: Final = ("full", "quick", "only", "plot", "output")
+FOR_STORE: Final = ("rate", "seconds", "keep", "callers", "memory", "wait_share")
+"""The options of ``queue`` that are only for the one or the other."""
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -101,16 +106,18 @@ def measure_queue(**options: Any) -> None:
     Without --store, for scenarios: by a recursion, by formulas, and by the real code in virtual time. With --store, for
     that store in real time.
     """
-    for_scenarios = {name: options.pop(name) for name in ("full", "quick", "only", "plot", "output")}
+    given = click.get_current_context().get_parameter_source
+    other = FOR_STORE if options["store"] is None else FOR_SCENARIOS
+    refused = [f"--{name.replace('_', '-')}" for name in other if given(name) is ParameterSource.COMMANDLINE]
+    if refused:
+        what = "for --store" if options["store"] is None else "for the scenarios, not for --store"
+        raise click.UsageError(f"{', '.join(refused)}: {what}")
+    for_scenarios = {name: options.pop(name) for name in FOR_SCENARIOS}
     if options["store"] is None:
-        if options["rate"] is not None:
-            raise click.UsageError("--rate is for --store")
         _sweep(**for_scenarios, blob_size=options["blob_size"])
         return
     if options["rate"] is None:
         raise click.UsageError("--store needs --rate: the puts a second that it shall be used with")
-    if any(for_scenarios[name] for name in ("full", "quick", "only", "plot")):
-        raise click.UsageError("--full, --quick, --only and --plot are for the scenarios, not for --store")
     _measure_store(**options)
 
 
@@ -180,7 +187,7 @@ def _remains(measurement: Measurement, *, keep: bool) -> str:
     """Say what became of the blobs that were put."""
     if keep:
         return f"{measurement.put} blobs were put, and kept."
-    said = f"{measurement.put} blobs were put, and {measurement.deleted} of them deleted."
+    said = f"{measurement.put} blobs were put, or may have been, and {measurement.deleted} of them deleted."
     if measurement.left:
         said += f" {len(measurement.left)} may be left: {', '.join(str(ref) for ref in measurement.left[:10])}"
         said += " …" * (len(measurement.left) > 10)

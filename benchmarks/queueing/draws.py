@@ -15,7 +15,7 @@ GRID: Final = 2.0**-30
 
 
 def on_grid(times: Floats) -> Floats:
-    """Return the times rounded to multiples of `GRID`, and at least that: so no two things happen at one time."""
+    """Return the times rounded to multiples of `GRID`, and at least that: no two puts come at one time."""
     return np.maximum(np.round(times / GRID), 1.0) * GRID
 
 

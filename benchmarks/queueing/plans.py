@@ -177,9 +177,7 @@ def _planned(workload: Workload, queue: Queue, enough: float = math.inf, drawn: 
     if burst is not None and workload.burst_rate is not None and max(known, key=known.__getitem__) == BURST:
         # At a rate it needs less than at once, so it is drawn only if that may matter.
         at_rate = least_for_burst_at(queue, burst, workload.burst_rate, share, drawn)
-        if at_rate is None:
-            return None
-        known[BURST] = min(known[BURST], at_rate)
+        known[BURST] = min(known[BURST], at_rate or known[BURST])
     return Plan(queue, known)
 
 

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 QUESTION: Final = """
 A put that finds the queue of an async store full waits until there is room. A larger queue makes fewer puts wait, and
 them less long; the price is memory, and what that store lacks if the process is killed. This page shows how much of
-each, for queues of 1 to 4096 blobs, each twice as large as the one before.
+each, for queues of 1 to up to 4096 blobs, each twice as large as the one before.
 """
 
 READING: Final = """
 Three charts stand side by side and share the axis of the queue's size: how many of the puts wait; the p99 wait, which
 is as long as 1 put in 100 waits or longer; and how many blobs that were acknowledged the store lacks if the process is
-killed at a random moment, on average and at worst. λ is the rate at which puts come, μ the rate at which a store takes
-them one by one, ρ = λ/μ the load, cv the standard deviation of the service times divided by their mean. Times are in
-mean service times of the store, 1/μ: if it takes 20 ms for a put, 50 are a second.
+killed at a random moment of the time that is looked at, on average and at worst. λ is the rate at which puts come, μ
+the rate at which a store takes them one by one, ρ = λ/μ the load, cv the standard deviation of the service times
+divided by their mean. Times are in mean service times of the store, 1/μ: if it takes 20 ms for a put, 50 are a second.
 """
 
 SCENARIOS: Final[Mapping[type[Scenario], str]] = {
@@ -44,7 +44,7 @@ DOT_AND_RING: Final = (
 KEY: Final = {
     CURVE: "The recursion R: the mean over the seeds; for the p99 wait, the median.",
     BAND: "The quartiles of the seeds: half of the runs are within the band.",
-    DASHED: "Theory, where a formula is known.",
+    DASHED: "Theory, where a formula is known; for bursts, overload and stalls it is that of even times.",
     DOT_AND_RING: """
         Dot: a run of the real code in virtual time. Ring: R on the very times of that run. They coincide if the two
         agree. The run is shorter than those of the curve, so both may lie beside it. Where no put of it waited, there

@@ -186,7 +186,10 @@ def measure_url(url: str, measurement: Measurement, *, told: Callable[[str], Non
                 raise StoreFailedError(f"{url} can't be opened: {described(failure)}") from failure
             await measure(store, measurement, told=told, keep=keep)
 
-    trio.run(main)
+    try:
+        trio.run(main)
+    finally:
+        logging.getLogger("trio_replica").removeHandler(_SILENCE)
 
 
 async def measure(store: Store, measurement: Measurement, *, told: Callable[[str], None], keep: bool = False) -> None:

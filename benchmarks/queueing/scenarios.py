@@ -34,7 +34,7 @@ LEAST_SHARE: Final = 1e-5
 """Where fewer puts than this wait, a larger queue changes nothing that anybody notices: steady sweeps end there."""
 
 WARM_UP: Final = 20_000
-"""Puts before the first one that is looked at, in steady scenarios.
+"""Puts of the run that says how long the queue is when a steady scenario begins.
 
 With a load of ρ a queue forgets its beginning within some 1/(1-√ρ)² service times: 1,560 at ρ = 0.95, and 2.5 times
 that with log-normal service of cv² = 4.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -56,6 +57,8 @@ class Checked(NamedTuple):
     """Whether its statistics count as many waits for each async store as there are by the recursion."""
     puts: int
     """Of the whole run: of these waits none differs by more."""
+    drain: float
+    """Seconds that the real code took to drain at its exit, from the last put on."""
 
     @property
     def agrees(self) -> bool:
@@ -122,8 +125,8 @@ def tasks(wanted: Iterable[Scenario], extent: Extent) -> list[Task]:
 def sweep(todo: Sequence[Task], done: Callable[[], None]) -> tuple[list[Curve], bool]:
     """Do it all, on all processors; `done` is called after each task.
 
-    Returns the curves, in the order of their scenarios, and whether all is in them: if it is interrupted, it returns
-    what there is.
+    Returns the curves, in the order of their scenarios, and whether all is in them: if it is interrupted, or a process
+    is killed, it returns what there is.
     """
     curves = {(task.scenario, batches): Curve(task.scenario, batches) for task in todo for batches in (False, True)}
     complete = False
@@ -135,8 +138,10 @@ def sweep(todo: Sequence[Task], done: Callable[[], None]) -> tuple[list[Curve], 
                 _keep(curves, futures[future], future.result())
                 done()
             complete = True
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenProcessPool):
+            former = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what runs ends soon, and what there is is kept
             pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGINT, former)
     return [curve for curve in curves.values() if curve.points or curve.checked], complete
 
 
@@ -179,9 +184,10 @@ def _by_real_code(task: Task, batches: bool, queue_size: int) -> Found:
     ran = drawn.run(queue_size, batches=batches)
     waits, real_waits = path.entered - path.came, ran.path.entered - ran.path.came
     return Checked(
-        drawn.point(ran.path),
+        drawn.point(ran.path._replace(alone=path.alone)),  # which no run can show
         drawn.point(path),
         float(np.abs(waits - real_waits).max()),
         ran.path.blocked_puts == path.blocked_puts,
         len(waits),
+        ran.drain,
     )

@@ -35,7 +35,7 @@ def tables(curves: Sequence[Curve]) -> Iterator[Table]:
             "peak",
             "lost, mean",
             "worst",
-            "drain",
+            "drain, worst",
             "real code",
         ):
             shown.add_column(column, justify="right")
@@ -58,8 +58,7 @@ def _cells(curve: Curve, queue_size: int) -> list[str]:
         str(queue_size),
         f"{share:.2g}" if share else f"< {3 / curve.puts(queue_size):.0e}",
         mean("mean_wait"),
-        mean("p99_wait"),
-        mean("p999_wait"),
+        *(f"{curve.spread(queue_size, name).median:.3g}" for name in ("p99_wait", "p999_wait")),
         mean("mean_lag"),
         mean("peak_lag"),
         mean("mean_loss"),
@@ -88,6 +87,7 @@ def as_json(machine: Mapping[str, Any], extent: Extent, curves: Sequence[Curve],
                             "by recursion": asdict(one.by_recursion),
                             "largest difference of a wait": one.difference,
                             "same blocked_puts": one.same_blocked_puts,
+                            "seconds to drain at exit": one.drain,
                         }
                         for size, one in _sorted(curve.checked)
                     },
