@@ -199,5 +199,6 @@ def test_a_store_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
         r"(\d+) blobs were put, or may have been, and (\d+) of them deleted", ended.output
     ).groups()  # type: ignore[union-attr]
     assert int(put) == int(deleted) > 0
+    assert "Recommended from the times of the runs: rate 100, service_time " in " ".join(ended.output.split())
     assert "queue_size=" in ended.output
     assert [path for path in (place / "blobs").rglob("*") if path.is_file()] == []

@@ -107,9 +107,9 @@ def recommend(
     Even a short stall needs more than the steady load, for not one put may wait until the queue is empty.
 
     The queue size is the least for its batch size. It is a little larger with a burst at a rate, that is drawn, and
-    with batches where more than some hundred blobs are held: 1 in 100, and 1 in 20 at 99.9 % of what the store takes at
-    most. Among the batch sizes it is assumed that the sum has no narrow dips, and of large sums a saving of 1 in 200 is
-    not looked for: see `plans`.
+    with batches where more than some hundred blobs are held: by 1 in 30, and 1 in 20 at 99.9 % of what the store takes
+    at most. Among the batch sizes it is assumed that the sum has no narrow dips, and of large sums a saving of 1 in 200
+    is not looked for: see `plans`.
 
     Args:
       rate: puts a second. They come at random, as a Poisson process.

@@ -22,6 +22,7 @@ from .tables import as_json, tables
 from .theory import theory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from .._options import CommandT
@@ -173,7 +174,9 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
         raise click.ClickException(str(failure))
     try:
         if measurement.puts is not None:
-            console.print(_advice(**measurement.workload(), **promise), highlight=False)
+            workload = measurement.workload()
+            console.print(_basis(measurement, workload), highlight=False)
+            console.print(_advice(**workload, **promise), highlight=False)
     except click.ClickException as refusal:
         if failure is None:
             raise
@@ -183,8 +186,21 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
         raise SystemExit(INTERRUPTED)
 
 
+def _basis(measurement: Measurement, workload: Mapping[str, Any]) -> str:
+    """Say what the advice is calculated from, and how much that is worth."""
+    given = ", ".join(
+        f"{name} {', '.join(f'{number:.4g}' for number in (value if isinstance(value, tuple) else (value,)))}"
+        for name, value in workload.items()
+    )
+    puts = 0 if measurement.puts is None else len(measurement.puts.seconds)
+    times = "the times of the runs" if measurement.runs else f"{puts} puts alone, for there was no run"
+    return f"Recommended from {times}: {given}."
+
+
 def _remains(measurement: Measurement, *, keep: bool) -> str:
     """Say what became of the blobs that were put."""
+    if measurement.put == 0:
+        return "No blob was put."
     if keep:
         return f"{measurement.put} blobs were put, and kept."
     said = f"{measurement.put} blobs were put, or may have been, and {measurement.deleted} of them deleted."

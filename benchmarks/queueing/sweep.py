@@ -6,6 +6,7 @@ import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -16,7 +17,7 @@ from .._rounds import Spread
 from .points import Point, lag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from .recursion import Floats
     from .scenarios import Scenario
@@ -131,9 +132,10 @@ def sweep(todo: Sequence[Task], done: Callable[[], None]) -> tuple[list[Curve], 
     curves = {(task.scenario, batches): Curve(task.scenario, batches) for task in todo for batches in (False, True)}
     complete = False
     context = get_context("spawn")  # a forked process would inherit the threads of whoever shows the progress
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _ignore_interrupts) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
         try:
-            futures: dict[Future[Found], Task] = {pool.submit(task.run): task for task in todo}
+            with _interrupts_put_off():
+                futures: dict[Future[Found], Task] = {pool.submit(task.run): task for task in todo}
             for future in as_completed(futures):
                 _keep(curves, futures[future], future.result())
                 done()
@@ -150,8 +152,14 @@ def lag_times(until: float) -> Floats:
     return np.linspace(0, until, LAG_TIMES)
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told as well, and ends them
+@contextmanager
+def _interrupts_put_off() -> Generator[None, None, None]:
+    """Put Ctrl-C off for the block; processes that begin in it are never told of it, for the parent ends them."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _keep(curves: Mapping[tuple[Scenario, bool], Curve], task: Task, found: Found) -> None:
