@@ -261,6 +261,39 @@ def test_a_burst_needs_less_the_slower_it_comes(store: dict[str, Any]) -> None:
     assert [one.limited_by for one in advised] == ["burst"] * 5
 
 
+@pytest.mark.parametrize("cv", [0, 1, 2])
+def test_what_is_more_than_the_highest_node_counts_all_the_same(cv: float) -> None:
+    calls = Calls(4, 1, cv, BatchCost(0.875, 0.125))
+    low, high = (Batches(Nodes(calls, top, 100), 14) for top in (60, 390))
+    assert low.share(20) == pytest.approx(high.share(20), rel=1e-3)
+    assert low.mean_wait(20) == pytest.approx(high.mean_wait(20), rel=1e-3)
+    assert low.mean_loss(20) == pytest.approx(high.mean_loss(20), rel=1e-3)
+    assert low.walk[:30] == pytest.approx(high.walk[:30], rel=1e-3)
+    assert low.left[:30] == pytest.approx(high.left[:30], rel=2e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("load", "cv", "blobs", "missed"), [(0.95, 1, 3, 0.3), (0.9, 0.5, 5, 0.1), (0.6, 0, 2, 0.001)])
+def test_a_burst_is_ridden_out_as_by_the_chain_from_one_call_to_the_next(
+    load: float, cv: float, blobs: int, missed: float
+) -> None:
+    queue = Singles(Calls(load, 1, cv), 512)
+    comes = -np.diff(exceeding(load, cv, 512), prepend=1.0)
+
+    def ridden_out(size: int) -> float:
+        """The chance that no more than `size` blobs wait to be taken until it is one, the last."""
+        steps = np.array(
+            [[comes[to - wait + 1] if to >= wait - 1 else 0.0 for to in range(size + 1)] for wait in range(size + 1)]
+        )
+        steps[:2] = 0.0
+        chances = np.linalg.solve(np.eye(size + 1) - steps, [1.0, 1.0, *np.zeros(size - 1)])
+        busy = queue.left[: max(0, size + 1 - blobs)] @ chances[blobs:]
+        return float(busy + queue.idle * (comes[: size + 2 - blobs] @ chances[blobs - 1 :]))
+
+    size = least_for_burst(queue, blobs, missed)
+    assert size is not None
+    assert ridden_out(size) >= 1 - missed > ridden_out(size - 1)
+
+
 def test_a_long_burst_fills_the_queue_by_what_the_store_does_not_take() -> None:
     blobs = 300_000
     advised = advice(rate=50, burst=blobs, burst_rate=200)
@@ -311,6 +344,14 @@ def test_the_reason_is_a_sentence_with_the_numbers(asked: dict[str, Any], limite
     assert f"a queue of {advised.queue_size} and batches of 1" in advised.reason
     assert f"{asked.get(limited_by, 60 if 'rate' not in asked else 1):g}" in advised.reason
     assert ("0.98" if limited_by != "steady load" else "0.02") in advised.reason
+
+
+def test_a_reason_has_as_many_digits_as_tell_its_figures_apart() -> None:
+    reason = advice(rate=99.9).reason
+    share, more, allowed = (float(figure) for figure in re.findall(r"0\.\d+", reason))
+    assert share <= allowed < more
+    assert reason.startswith("The store is busy 99.9% ")
+    assert advice(rate=99.99).reason.startswith("The store is busy over 99.9% ")
 
 
 def test_one_reason_in_full() -> None:
@@ -382,11 +423,11 @@ WRONG: Final[list[tuple[str, Any, str]]] = [
             "blob_size": "bytes",
             "memory": "bytes",
         }.items()
-        for value in (0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf)
+        for value in (0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, 10**400)
     ),
     *(
         (name, value, f"{name} is 0 or more {unit}, and finite, not {value}")
-        for name, unit in {"service_cv": "means", "stall": "seconds"}.items()
+        for name, unit in {"service_cv": "times the mean", "stall": "seconds"}.items()
         for value in (-1, math.nan, math.inf)
     ),
     *(
@@ -399,6 +440,7 @@ WRONG: Final[list[tuple[str, Any, str]]] = [
         for value in (0, 1, 1.5, -0.1, 1e-10, math.nan, math.inf)
     ),
     ("service_cv", 101, "service_cv is at most 100, not 101"),
+    ("callers", 10**9 + 1, "callers is at most 1000000000 tasks, not 1000000001"),
     ("burst", 10**9 + 1, "burst is at most 1000000000 blobs, not 1000000001"),
     ("stall", 1e8, "stall is at most 1.11111e+07 seconds at that rate, for 1000000000 blobs, not 100000000.0"),
     ("batch_cost", (0, 0), "batch_cost is not 0 both for a batch and for each blob in it"),

@@ -15,7 +15,7 @@ from benchmarks.queueing.draws import on_grid, poisson_arrivals, service_times
 from benchmarks.queueing.levels import Batches, Nodes, Singles
 from benchmarks.queueing.points import Path, Point
 from benchmarks.queueing.recursion import BatchCost, Stall
-from benchmarks.queueing.scenarios import LARGEST, Service, Steady, scenarios
+from benchmarks.queueing.scenarios import LARGEST_SHOWN, Service, Steady, scenarios
 from benchmarks.queueing.theory import theory
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def steady(load: float, cv: float) -> list[tuple[Point, ...]]:
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("name", CVS)
 def test_steady_queues_are_as_the_distribution_of_their_length_says(name: str, load: float) -> None:
-    levels = Singles(Calls(load, 1.0, CVS[name]), 2 * LARGEST)
+    levels = Singles(Calls(load, 1.0, CVS[name]), 2 * LARGEST_SHOWN)
     for place, size in enumerate(SIZES):
         points = [of_seed[place] for of_seed in steady(load, CVS[name])]
         loss = z_score([point.mean_loss for point in points], levels.mean_loss(size))
@@ -89,14 +89,14 @@ def test_the_cells_left_out_are_those_with_too_few_waits() -> None:
         for name, cv in CVS.items()
         for load in LOADS
         for size in SIZES
-        if Singles(Calls(load, 1.0, cv), LARGEST).share(size) * SEEDS * PUTS < ENOUGH
+        if Singles(Calls(load, 1.0, cv), LARGEST_SHOWN).share(size) * SEEDS * PUTS < ENOUGH
     }
     assert few == TOO_FEW
 
 
 @pytest.mark.parametrize("load", LOADS)
 def test_the_formulas_for_exponential_service_are_those_for_any(load: float) -> None:
-    levels = Singles(Calls(load, 1.0, 1.0), 2 * LARGEST)
+    levels = Singles(Calls(load, 1.0, 1.0), 2 * LARGEST_SHOWN)
     for size in (1, 2, 10, 100):
         exact = closed_forms.mm1(load, 1.0, size)
         assert levels.share(size) == pytest.approx(exact.share, rel=1e-6, abs=1e-12)
@@ -117,7 +117,7 @@ def test_the_p99_wait_with_exponential_service(load: float, place: int) -> None:
     [(1, 0.9, 4, 0.59049), (0, 0.9, 16, 0.03393), (2, 0.8, 4, 0.47329), (2, 0.8, 16, 0.16534)],
 )
 def test_figures_worked_out_elsewhere(cv: float, load: float, size: int, share: float) -> None:
-    assert Singles(Calls(load, 1.0, cv), LARGEST).share(size) == pytest.approx(share, abs=5e-6)
+    assert Singles(Calls(load, 1.0, cv), LARGEST_SHOWN).share(size) == pytest.approx(share, abs=5e-6)
 
 
 def test_a_displaced_poisson_process_is_one() -> None:

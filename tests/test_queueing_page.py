@@ -17,8 +17,10 @@ from benchmarks.queueing.panels import PANELS
 from benchmarks.queueing.points import Point
 from benchmarks.queueing.scales import Heights
 from benchmarks.queueing.scenarios import Burst, Producers, Stalled, Steady
-from benchmarks.queueing.sweep import Checked, Curve, Extent, tasks
+from benchmarks.queueing.sweep import Checked, Curve, Extent
 from benchmarks.queueing.theory import theory
+
+from .queueing_curves import curves_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,16 +35,7 @@ STALL = Stalled("stall", "λT = 20 <&>", 0.5, 40.0)
 WANTED: list[Scenario] = [*STEADY, BURST, STALL, Producers("producers", "8, no pause", 8, 0.0)]
 
 
-def found() -> list[Curve]:
-    """All curves of a small sweep, without processes."""
-    todo = tasks(WANTED, SMALL)
-    curves = {(scenario, batches): Curve(scenario, batches) for scenario in WANTED for batches in (False, True)}
-    for task in todo:
-        sweep._keep(curves, task, task.run())
-    return list(curves.values())
-
-
-CURVES = found()
+CURVES = curves_of(WANTED, SMALL)
 ONE = CURVES[0].points[1][0]
 
 

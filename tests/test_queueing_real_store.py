@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from trio_replica import Blob
+    from trio_replica._blob import BytesLike
+
 PUT = 2.0**-7
 FIXED = 2.0**-8
 EACH = 2.0**-10
@@ -242,6 +245,7 @@ async def test_who_waited_is_told_from_who_did_not(autojump_clock: MockClock) ->
     assert run.real.puts == 500
     assert run.path.blocked_puts == (run.real.blocked_puts,)
     assert 100 < run.real.blocked_puts < 500
+    assert run.rate == pytest.approx(50, rel=0.15)
     assert run.sizes.sum() == 500
 
 
@@ -272,6 +276,18 @@ async def test_a_run_ends_when_the_store_fails(autojump_clock: MockClock) -> Non
         await run_replica(store, Load(100.0, 10.0, 1000, 1 / PUT), queue_size=4, batch_size=1, blob=random_blobs(16))
     assert trio.current_time() < 1.0
     assert len(store.given) == 11
+
+
+class Misnaming(SimulatedStore):
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        await super().put(blob)
+        return PutResult(Ref.ZERO, added=True)
+
+
+async def test_a_store_whose_results_are_wrong_is_named(autojump_clock: MockClock) -> None:
+    store = NotedStore("store", Misnaming(put=PUT))
+    with pytest.raises(StoreFailedError, match=r"^store failed a put: CorruptBlobError: [^\n]*$"):
+        await run_replica(store, Load(100.0, 10.0, 1000, 1 / PUT), queue_size=4, batch_size=1, blob=random_blobs(16))
 
 
 async def test_a_store_that_stops_answering_has_no_more_runs(autojump_clock: MockClock) -> None:
@@ -449,7 +465,7 @@ async def test_the_tables_show_what_was_measured(autojump_clock: MockClock) -> N
         "× 1.00",
     ):
         assert part in " ".join(text.split())
-    rows = [line.split("│")[5:] for line in text.splitlines() if "real │" in line or "R, " in line]
+    rows = [line.split("│")[6:] for line in text.splitlines() if "real │" in line or "R, " in line]
     by_run = [[row[1:] for row in rows[first : first + 3]] for first in (0, 3, 6)]
     assert all(real == own == alone for real, own, alone in by_run)
 

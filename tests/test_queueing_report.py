@@ -17,8 +17,10 @@ from rich.console import Console
 from benchmarks.__main__ import commands
 from benchmarks.queueing import sweep
 from benchmarks.queueing.scenarios import Burst, Producers, Stalled, Steady, scenarios
-from benchmarks.queueing.sweep import Curve, Extent, Task, tasks
+from benchmarks.queueing.sweep import Extent, tasks
 from benchmarks.queueing.tables import as_json, tables
+
+from .queueing_curves import curves_of
 
 ROOT = Path(__file__).parent.parent
 SMALL = Extent(seeds=2, puts=300, real_puts=40)
@@ -31,19 +33,7 @@ WANTED = [
 ]
 
 
-def found() -> list[Curve]:
-    """All curves of a small sweep, without processes."""
-    curves = {(task.scenario, batches): Curve(task.scenario, batches) for task in todo() for batches in (False, True)}
-    for task in todo():
-        sweep._keep(curves, task, task.run())
-    return list(curves.values())
-
-
-def todo() -> list[Task]:
-    return tasks(WANTED, SMALL)
-
-
-CURVES = found()
+CURVES = curves_of(WANTED, SMALL)
 
 
 # Tables and JSON
@@ -94,7 +84,7 @@ def test_a_sweep_that_is_interrupted_returns_what_there_is() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    curves, complete = sweep.sweep(todo(), interrupt)
+    curves, complete = sweep.sweep(tasks(WANTED, SMALL), interrupt)
     assert not complete
     assert 1 <= len(curves) < 2 * len(WANTED)
 
@@ -133,18 +123,19 @@ def test_ctrl_c_shows_what_was_measured(tmp_path: Path) -> None:
         "    commands.measure_queue(['--only', 'burst', '--output', sys.argv[1]])\n"
     )
     (tmp_path / "program.py").write_text(program)
-    child = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, tmp_path / "program.py", tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         start_new_session=True,
-    )
-    assert child.returncode == 130, child.stderr
-    assert "interrupted: what was measured until then is shown" in child.stderr
-    assert "Traceback" not in child.stderr
-    assert "written: " in child.stdout
+    ) as child:
+        output, errors = child.communicate(timeout=100)  # until no process is left that has its standard error
+    assert child.returncode == 130, errors
+    assert "what was measured until then is shown" in errors
+    assert "Traceback" not in errors
+    assert "written: " in output
     assert json.loads((tmp_path / "queue.json").read_text())["complete"] is False
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .arrivals import Calls
 from .draws import GRID, factors, poisson_arrivals, service_times
-from .levels import LARGEST
+from .levels import LONGEST
 from .plans import STALL, STEADY_LOAD, Workload, least
 from .recursion import BatchCost, drain, drain_at_cost
 
@@ -135,7 +135,7 @@ def recommend(
     """
     _check_positive("rate", rate, "puts a second")
     _check_positive("service_time", service_time, "seconds")
-    _check_not_negative("service_cv", service_cv, "means")
+    _check_not_negative("service_cv", service_cv, "times the mean")
     if service_cv > MOST_UNEVEN:
         raise ValueError(f"service_cv is at most {MOST_UNEVEN}, not {service_cv}")
     cost = None if batch_cost is None else _checked_cost(batch_cost)
@@ -151,6 +151,8 @@ def recommend(
     _check_count("callers", callers, "tasks")
     if not LEAST_SHARE <= _checked_number("wait_share", wait_share, "waiting puts for each put") < 1:
         raise ValueError(f"wait_share is at least {LEAST_SHARE:g} and less than 1, not {wait_share}")
+    if callers > MOST:
+        raise ValueError(f"callers is at most {MOST} tasks, not {callers}")
     _check_flood(rate, burst, stall)
     workload = Workload(Calls(rate, service_time, service_cv, cost), burst, burst_rate, stall, wait_share)
     room = _Memory(memory, blob_size, callers)
@@ -212,16 +214,22 @@ def _reason(workload: Workload, plan: Plan, share: float) -> str:
             f"{1 - workload.wait_share:.10g} with {chosen}; for the steady load alone a queue of "
             f"{plan.needs[STEADY_LOAD]} would do."
         )
-    smaller = plan.queue_size - 1
-    otherwise = (
-        f"with a queue of {smaller} it would be {plan.queue.share(smaller):.3g}, more than"
-        if smaller
-        else "no queue is smaller, and it may be"
-    )
+    smaller, busy = plan.queue_size - 1, 1 - plan.queue.idle
+    told, otherwise = f"{share:.3g}", "no queue is smaller, and it may be"
+    if smaller:
+        told, more = _apart(share, plan.queue.share(smaller), workload.wait_share)
+        otherwise = f"with a queue of {smaller} it would be {more}, more than"
+    most = f"{busy:.1%}" if busy < 0.9995 else "over 99.9%"
     return (
-        f"The store is busy {1 - plan.queue.idle:.1%} of the time, and with {chosen} the share of puts that wait is "
-        f"{share:.3g}; {otherwise} {workload.wait_share:g}."
+        f"The store is busy {most} of the time, and with {chosen} the share of puts that wait is {told}; "
+        f"{otherwise} {workload.wait_share:g}."
     )
+
+
+def _apart(share: float, more: float, allowed: float) -> tuple[str, str]:
+    """Return two shares with so many digits, three or more, that one is seen to be more than the other and allowed."""
+    told = [(f"{share:.{digits}g}", f"{more:.{digits}g}") for digits in range(3, 18)]
+    return next((less, over) for less, over in told if float(less) < float(over) > allowed)
 
 
 def _disturbance(workload: Workload, name: str) -> str:
@@ -253,7 +261,7 @@ def _overload(workload: Workload) -> str:
     """Return why there is no plan."""
     rate, capacity = workload.calls.rate, _capacity(workload.calls)
     if rate < capacity:
-        return f"for {rate:g} puts a second more than {LARGEST} blobs would have to be queued"
+        return f"for {rate:g} puts a second more than {LONGEST} blobs would have to be queued"
     return f"{rate:g} puts come a second, and the store takes {capacity:.4g} at most"
 
 
@@ -336,7 +344,10 @@ def _checked_number(name: str, number: object, unit: str) -> float:
     """Return the number; NaN, with which no comparison holds, if it is not finite."""
     if not isinstance(number, (int, float)) or isinstance(number, bool):
         raise TypeError(f"{name} is a number of {unit}, not {number!r}")
-    return number if math.isfinite(number) else math.nan
+    try:
+        return number if math.isfinite(number) else math.nan
+    except OverflowError:  # an int that is larger than any float
+        return math.nan
 
 
 def _check_count(name: str, count: object, unit: str) -> None:

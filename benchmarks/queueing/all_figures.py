@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .scales import NONE
-from .wording import byte_count, number, percent
+from .wording import batch_size, byte_count, number, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ def _head() -> str:
 
 
 def _body(curve: Curve, blob_size: int) -> str:
-    name = f"{curve.scenario.label}; batch_size = {'queue_size' if curve.batches else 1}"
+    name = f"{curve.scenario.label}; {batch_size(batches=curve.batches)}"
     lines = "".join(
         f'<tr><th scope="row">{size}</th><td>{curve.puts(size):,}</td>{"".join(_cells(curve, size, blob_size))}</tr>'
         for size in sorted(curve.points)

@@ -19,6 +19,7 @@ import numpy as np
 from .panels import PANELS
 from .scales import Heights, set_heights, set_sizes
 from .sweep import lag_times
+from .wording import batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -121,7 +122,7 @@ def draw_row(curves: Sequence[Curve], theory: TheoryOf, path: Path) -> None:
         figure.subplots_adjust(left=0.062, right=0.992, top=0.79, bottom=0.185, wspace=0.25)
         for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             draw(axes, panel, curves, theory, LIGHT)
-        name = f"{curves[0].scenario.group}, batch_size = {'queue_size' if curves[0].batches else 1}"
+        name = f"{curves[0].scenario.group}, {batch_size(batches=curves[0].batches)}"
         figure.suptitle(name, color=LIGHT.ink)
         figure.text(0.5, 0.03, PNG_KEY, horizontalalignment="center", color=LIGHT.ink)
         figure.savefig(path, dpi=85)

@@ -149,7 +149,7 @@ def _sweep(*, full: bool, quick: bool, only: str, plot: bool, output: Path, blob
     for path in (*written, *(charts.draw_all(curves, theory, output) if plot else ())):
         click.echo(f"written: {path}")
     if not complete:
-        click.echo("interrupted: what was measured until then is shown", err=True)
+        click.echo("interrupted, or a process was killed: what was measured until then is shown", err=True)
         raise SystemExit(INTERRUPTED)
 
 
@@ -175,7 +175,8 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
     try:
         if measurement.puts is not None:
             workload = measurement.workload()
-            console.print(_basis(measurement, workload), highlight=False)
+            times = "the times of the runs" if measurement.runs else f"{len(measurement.puts.seconds)} puts and no run"
+            console.print(f"Recommended from {times}: {_figures(workload)}.", highlight=False)
             console.print(_advice(**workload, **promise), highlight=False)
     except click.ClickException as refusal:
         if failure is None:
@@ -186,15 +187,10 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
         raise SystemExit(INTERRUPTED)
 
 
-def _basis(measurement: Measurement, workload: Mapping[str, Any]) -> str:
-    """Say what the advice is calculated from, and how much that is worth."""
-    given = ", ".join(
-        f"{name} {', '.join(f'{number:.4g}' for number in (value if isinstance(value, tuple) else (value,)))}"
-        for name, value in workload.items()
-    )
-    puts = 0 if measurement.puts is None else len(measurement.puts.seconds)
-    times = "the times of the runs" if measurement.runs else f"{puts} puts alone, for there was no run"
-    return f"Recommended from {times}: {given}."
+def _figures(workload: Mapping[str, Any]) -> str:
+    """Return what the advice is calculated from."""
+    lists = {name: value if isinstance(value, tuple) else (value,) for name, value in workload.items()}
+    return ", ".join(f"{name} {' and '.join(f'{one:.4g}' for one in values)}" for name, values in lists.items())
 
 
 def _remains(measurement: Measurement, *, keep: bool) -> str:

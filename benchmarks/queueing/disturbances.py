@@ -18,7 +18,7 @@ import numpy as np
 
 from .arrivals import exceeding, poisson
 from .draws import factors
-from .levels import LARGEST, convolved
+from .levels import LONGEST, convolved
 
 if TYPE_CHECKING:
     from .arrivals import Integers
@@ -111,7 +111,7 @@ def _least_for_long(queue: Queue, blobs: int, rate: float, missed: float) -> int
     It is that with which in the steady state of that rate not even one of so many puts waits: the chances that they do
     add up to `missed`.
     """
-    tops = itertools.takewhile(LARGEST.__ge__, (1024 * 4**power + 4 * queue.batch_size for power in itertools.count()))
+    tops = itertools.takewhile(LONGEST.__ge__, (1024 * 4**power + 4 * queue.batch_size for power in itertools.count()))
     sizes = (queue.at(rate, top).least(missed / blobs) for top in tops)
     return next((size for size in sizes if size is not None), None)
 

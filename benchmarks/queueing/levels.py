@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .arrivals import Calls, Integers
     from .recursion import Floats
 
-LARGEST: Final = 2**18
+LONGEST: Final = 2**18
 """Blobs. Longer queues are not looked for, but for bursts and stalls."""
 
 NODES: Final = 400

@@ -12,7 +12,7 @@ from trio_replica import Blob, DeletableStore, PutResult, Ref, Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from typing_extensions import Buffer as BytesLike
+    from trio_replica._blob import BytesLike
 
 LEAST_BYTES: Final = 16
 """Bytes of a blob that let no two random ones be alike: there are 2**128."""
@@ -127,6 +127,12 @@ class NotedStore(Store):
             for _ in range(DELETIONS):
                 nursery.start_soon(delete, self._store)
 
+    def failed(self, failure: BaseException) -> StoreFailedError:
+        """Return an error that says so to the user; a new one if it has been said before."""
+        if isinstance(failure, StoreFailedError):
+            return StoreFailedError(*failure.args)
+        return StoreFailedError(f"{self._name} failed a put: {described(failure)}")
+
     async def _noted(self, blobs: list[Blob], *, single: bool) -> list[PutResult]:
         refs = tuple(blob.ref for blob in blobs)
         self._given.update(dict.fromkeys(refs))
@@ -134,7 +140,7 @@ class NotedStore(Store):
         try:
             results = [await self._store.put(blobs[0])] if single else await self._store.put_many(blobs)
         except Exception as failure:  # a store may raise anything
-            raise StoreFailedError(f"{self._name} failed a put: {described(failure)}") from failure
+            raise self.failed(failure) from failure
         self.calls.append(Call(began, trio.current_time(), refs))
         for result in results:
             if not result.added:

@@ -13,7 +13,8 @@ from .panels import PANELS
 from .reading import QUESTION, READING, SCENARIOS, key
 from .style import STYLE
 from .svg import chart
-from .wording import byte_count
+from .sweep import QUICK
+from .wording import batch_size, byte_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,10 @@ def render(
 ) -> str:
     """Return the page. What an interrupted sweep has not reached is left out, and it is said on top."""
     title = "How large should <code>queue_size</code> be?"
-    interrupted = "The sweep was interrupted: not all scenarios, seeds and sizes are here."
+    warnings = {
+        "The sweep was interrupted: not all scenarios, seeds and sizes are here.": not complete,
+        "This is a quick sweep, of so few puts that the figures mean little.": extent == QUICK,
+    }
     groups = [
         (group, list(members))
         for group, members in groupby(curves, lambda curve: curve.scenario.group)
@@ -41,7 +45,7 @@ def render(
     ]
     body = [
         f"<h1>{title}</h1>",
-        "" if complete else f'<p class="warning">{interrupted}</p>',
+        *(f'<p class="warning">{warning}</p>' for warning, true in warnings.items() if true),
         f"<p>{QUESTION}</p>",
         f"<nav><ul>{''.join(_link(group, members) for group, members in groups)}</ul></nav>",
         f"<h2>How to read the charts</h2><p>{READING}</p>{key()}",
@@ -76,7 +80,7 @@ def _section(group: str, curves: Sequence[Curve], theory: TheoryOf, blob_size: i
     yield f'\n<section id="{row_name(group, batches=False)}"><h2>{escape(group)}</h2>'
     yield f"<p>{SCENARIOS[type(curves[0].scenario)]}</p>"
     for _, batches, row in rows(curves):
-        yield f'<div class="together"><h3>{_batch_size(batches=batches)}</h3><div class="row">'
+        yield f'<div class="together"><h3>{batch_size(batches=batches)}</h3><div class="row">'
         yield from _charts(row_name(group, batches=batches), row, theory)
         yield f'</div><p class="soft">{escape(_puts(row))}</p></div>'
     lagging = [curve for curve in curves if curve.lags]
@@ -100,15 +104,11 @@ def _charts(name: str, row: Sequence[Curve], theory: TheoryOf) -> Iterator[str]:
 def _lag_chart(curve: Curve) -> str:
     name = row_name(curve.scenario.name, batches=curve.batches)
     svg = chart(f"{name}-lag", f"{_of(curve)}: lag over time, in mean service times", partial(draw_lag, curve=curve))
-    return _figure(svg, f"{_batch_size(batches=curve.batches)}: {conclusions.of_lag(curve)}")
+    return _figure(svg, f"{batch_size(batches=curve.batches)}: {conclusions.of_lag(curve)}")
 
 
 def _of(curve: Curve) -> str:
-    return f"{curve.scenario.group}, {_batch_size(batches=curve.batches)}"
-
-
-def _batch_size(*, batches: bool) -> str:
-    return f"batch_size = {'queue_size' if batches else 1}"
+    return f"{curve.scenario.group}, {batch_size(batches=curve.batches)}"
 
 
 def _figure(svg: str, conclusion: str) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from .closed_forms import mean_batch
 from .disturbances import DRAWN, least_for_burst, least_for_burst_at, least_for_stall
-from .levels import LARGEST, Batches, Nodes, Singles
+from .levels import LONGEST, Batches, Nodes, Singles
 
 if TYPE_CHECKING:
     from .arrivals import Calls
@@ -71,7 +72,7 @@ class Plan(NamedTuple):
 def least(workload: Workload) -> Plan | None:
     """Return the plan that holds the fewest blobs, with the smallest batch size if there are several.
 
-    None if there is none, or it is not found among `levels.LARGEST` blobs.
+    None if there is none, or it is not found among `levels.LONGEST` blobs.
     """
     single = _single(workload)
     return single if workload.calls.cost is None else _in_batches(workload, workload.calls.cost, single)
@@ -82,7 +83,7 @@ def _single(workload: Workload) -> Plan | None:
     if 1 - workload.calls.rate * workload.calls.service_time < HARDLY_KEEPS_UP:
         return None
     top = 256
-    while top <= LARGEST:
+    while top <= LONGEST:
         plan = _planned(workload, Singles(workload.calls, top))
         if plan is not None and _is_known(workload, plan):
             return plan
@@ -96,7 +97,7 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
     each = calls.rate * cost.each
     if 1 - each < HARDLY_KEEPS_UP:
         return single
-    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch if none is too large; smaller ones don't keep up
+    usual = mean_batch(calls.rate, *cost)  # if no batch is too large; smaller ones don't keep up
     first = max(2, int(usual) + 1)
     top = 64 + 3 * first + 8 * int(math.sqrt(usual * (1 + usual * calls.cv**2)))
     if workload.burst is not None and workload.burst_rate is not None:
@@ -105,8 +106,8 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
         # And four times the batch with which the store would keep up with the burst is as good as any.
         during = max(1e-9, 1 - workload.burst_rate * cost.each)
         most = 4 * workload.burst_rate * cost.fixed / during
-        top = int(max(top, min(LARGEST // 2, 2 * workload.burst, 2 * longest / max(cost.each, 1e-300), most)))
-    while top <= LARGEST:
+        top = int(max(top, min(LONGEST // 2, 2 * workload.burst, 2 * longest / max(cost.each, 1e-300), most)))
+    while top <= LONGEST:
         nodes = Nodes(calls, top, 8 * first)
         roomy = _planned(workload, Batches(nodes, 2 * first), drawn=FEW)
         if roomy is not None and roomy.needs[STEADY_LOAD] + 2 * first < 0.6 * top and _is_known(workload, roomy):

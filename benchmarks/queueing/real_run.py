@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +22,8 @@ from .service import stretch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from typing_extensions import Buffer as BytesLike
-
     from trio_replica import AsyncStoreStatistics, Blob, Ref, ReplicaStore
+    from trio_replica._blob import BytesLike
 
     from .own_blobs import Call, NotedStore
     from .recursion import Floats
@@ -74,6 +74,12 @@ class Run:
     def real(self) -> Point:
         """The figures."""
         return Point.of(self.path)
+
+    @property
+    def rate(self) -> float:
+        """Puts that came a second: fewer than were asked for if the event loop is too slow for so many."""
+        came = self.path.came
+        return float((len(came) - 1) / (came[-1] - came[0])) if came[-1] > came[0] else math.inf
 
     def slower(self, puts: PutTimes, batches: BatchTimes | None) -> float:
         """Return how many times as long as alone the store took for the same calls."""
@@ -200,8 +206,8 @@ async def run_replica(
         async with replica.open([door], [store], queue_size=queue_size, batch_size=batch_size) as door.replica:
             await door.let_come(blobs, began + arrivals)
     failure = door.statistics().failure
-    if failure is not None:
-        raise failure
+    if failure is not None:  # of a put, or a result that the replica takes for none
+        raise store.failed(failure) from failure
     calls = store.calls[earlier:]
     path = door.path(calls, began)
     sizes = np.array([len(call.refs) for call in calls], dtype=float)

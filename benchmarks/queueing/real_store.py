@@ -97,7 +97,7 @@ class Measurement:
     """Batches, likewise."""
     runs: list[Run] = field(default_factory=list)
     put: int = 0
-    """Blobs that were put there and not there before."""
+    """Blobs that were put there, or may have been, and were not there before."""
     deleted: int = 0
     """How many of them were deleted."""
     left: tuple[Ref, ...] = ()

@@ -54,7 +54,18 @@ def _runs(measurement: Measurement, puts: PutTimes) -> Table:
     late = max(float(np.quantile(run.late, 0.99)) for run in measurement.runs)
     shown = _table(
         f"the replica, {measurement.plan.rate:g} puts/s",
-        ("queue_size", "batch_size", "puts", "slower", "", "wait", "mean wait", "p99 wait", "blobs lost if killed"),
+        (
+            "queue_size",
+            "batch_size",
+            "puts",
+            "a second",
+            "slower",
+            "",
+            "wait",
+            "mean wait",
+            "p99 wait",
+            "blobs lost if killed",
+        ),
         "Beside the real puts, what the recursion R says of the same arrivals. By the run's own times: what is left of "
         "a difference is the event loop's. By the times alone: 5 % to 95 % of 40 outcomes; too low where the store is "
         "slower in use than alone, by the factor shown, the event loop included, or its slow moments come together. "
@@ -63,10 +74,10 @@ def _runs(measurement: Measurement, puts: PutTimes) -> Table:
     for run in measurement.runs:
         slower = f"× {run.slower(puts, measurement.batches):.2f}"
         shown.add_section()
-        head = (str(run.queue_size), str(run.batch_size), f"{run.real.puts:,}", slower)
+        head = (str(run.queue_size), str(run.batch_size), f"{run.real.puts:,}", f"{run.rate:.3g}", slower)
         shown.add_row(*head, "real", *_figures([run.real]))
-        shown.add_row(*[""] * 4, "R, own times", *_figures([run.by_own_times()]))
-        shown.add_row(*[""] * 4, "R, times alone", *_figures(run.by_times_alone(puts, measurement.batches)))
+        shown.add_row(*[""] * 5, "R, own times", *_figures([run.by_own_times()]))
+        shown.add_row(*[""] * 5, "R, times alone", *_figures(run.by_times_alone(puts, measurement.batches)))
     return shown
 
 

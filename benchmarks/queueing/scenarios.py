@@ -16,6 +16,7 @@ import numpy as np
 
 from . import recursion, virtual
 from .arrivals import Calls
+from .closed_forms import stall_caught_up
 from .draws import GRID, on_grid, poisson_arrivals, service_times
 from .levels import Singles
 from .points import Path, Point
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from .recursion import Floats
     from .virtual import Ran
 
-LARGEST: Final = 4096
+LARGEST_SHOWN: Final = 4096
 """The largest queue size that is looked at."""
 
-LEAST_SHARE: Final = 1e-5
+HARDLY_ANY: Final = 1e-5
 """Where fewer puts than this wait, a larger queue changes nothing that anybody notices: steady sweeps end there."""
 
 WARM_UP: Final = 20_000
@@ -170,7 +171,7 @@ class Steady(Scenario):
     rate: float
     """Puts a second."""
     services: tuple[Service, ...] = (Service(),)
-    largest: int = LARGEST
+    largest: int = LARGEST_SHOWN
     cost: BatchCost | None = None
 
     def queue_sizes(self) -> list[int]:
@@ -208,7 +209,7 @@ class Burst(Scenario):
     service: Service = Service()
 
     def queue_sizes(self) -> list[int]:
-        return powers_of_two(LARGEST)
+        return powers_of_two(LARGEST_SHOWN)
 
     def lag_seconds(self) -> float:
         return 1.1 * max(self.puts * self.service.mean, self.puts / self.rate)
@@ -234,10 +235,10 @@ class Stalled(Scenario):
     @property
     def caught_up(self) -> float:
         """Seconds after its beginning when what had come meanwhile is written, if all were even: μT/(μ-λ)."""
-        return self.seconds / (1 - self.rate * self.service.mean)
+        return stall_caught_up(self.rate, 1 / self.service.mean, self.seconds)
 
     def queue_sizes(self) -> list[int]:
-        return powers_of_two(LARGEST)
+        return powers_of_two(LARGEST_SHOWN)
 
     def lag_seconds(self) -> float:
         return self.begins + self.caught_up
@@ -315,5 +316,5 @@ def scenarios() -> list[Scenario]:
 
 def _steady_largest(load: float, cv: float) -> int:
     """Return the first power of two with which hardly any put waits."""
-    levels = Singles(Calls(load, 1.0, cv), LARGEST)
-    return next(size for size in powers_of_two(LARGEST) if levels.share(size) < LEAST_SHARE)
+    levels = Singles(Calls(load, 1.0, cv), LARGEST_SHOWN)
+    return next(size for size in powers_of_two(LARGEST_SHOWN) if levels.share(size) < HARDLY_ANY)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.table import Table
+
+from .scales import TICKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from .sweep import Curve, Extent
 
 ValueT = TypeVar("ValueT")
-
-SHOWN_SIZES: Final = (1, 4, 16, 64, 256, 1024, 4096)
-"""The queue sizes in the terminal's tables."""
 
 
 def tables(curves: Sequence[Curve]) -> Iterator[Table]:
@@ -39,10 +38,10 @@ def tables(curves: Sequence[Curve]) -> Iterator[Table]:
             "real code",
         ):
             shown.add_column(column, justify="right")
-        for curve in members:
+        for curve in filter(lambda curve: curve.points, members):
             shown.add_section()
             shown.add_row(curve.scenario.label)
-            for queue_size in sorted(curve.points.keys() & set(SHOWN_SIZES)):
+            for queue_size in sorted(curve.points.keys() & set(TICKS)):
                 shown.add_row(*_cells(curve, queue_size))
         yield shown
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from . import closed_forms
 from .arrivals import Calls
 from .levels import Batches, Nodes, Singles
-from .scenarios import LARGEST, Burst, Producers, Stalled, Steady
+from .scenarios import LARGEST_SHOWN, Burst, Producers, Stalled, Steady
 
 if TYPE_CHECKING:
     from .recursion import BatchCost
     from .scenarios import Scenario, Service
 
-TOP: Final = 2 * LARGEST
+TOP: Final = 2 * LARGEST_SHOWN
 """The blobs in the system that are looked at."""
 
 

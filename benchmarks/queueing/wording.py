@@ -33,6 +33,11 @@ def byte_count(count: float) -> str:
     return f"{number(count)} {UNITS[place]}"
 
 
+def batch_size(*, batches: bool) -> str:
+    """Return what the batch size is, for curves with batches and without."""
+    return f"batch_size = {'queue_size' if batches else 1}"
+
+
 def listed(parts: Sequence[str], separator: str = ", ") -> str:
     """Return them one after another, the last after an "and"."""
     *first, last = parts
