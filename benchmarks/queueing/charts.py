@@ -119,7 +119,7 @@ def draw_all(curves: Sequence[Curve], theory: TheoryOf, folder: Path) -> list[Pa
 def draw_row(curves: Sequence[Curve], theory: TheoryOf, path: Path) -> None:
     """Draw the charts of one row beside each other, 1200 pixels wide."""
     with figure_of((14.1, 4.7)) as figure:
-        figure.subplots_adjust(left=0.062, right=0.992, top=0.79, bottom=0.185, wspace=0.25)
+        figure.subplots_adjust(left=0.07, right=0.992, top=0.79, bottom=0.185, wspace=0.25)
         for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             draw(axes, panel, curves, theory, LIGHT)
         name = f"{curves[0].scenario.group}, {batch_size(batches=curves[0].batches)}"
