@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 
+from .servers import ask_for_no_coverage, describe, missing_servers, skip_tests
 from .started import started_sync_stores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MISSING: Final = missing_servers()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Assert the coverage only where all tests can run."""
+    ask_for_no_coverage(config, MISSING)
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is skipped, and why."""
+    return describe(MISSING)
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """Skip the tests that need a server that is missing."""
+    skip_tests(items, MISSING)
 
 
 @pytest.fixture(params=["awaited", "started"])

@@ -24,6 +24,7 @@ A, B, C = MemoryStore(), MemoryStore(), MemoryStore()
         ({"near": B, "here": A}, {"far": C}, {"near": B, "here": A}, {"far": C}),
         ({"near": A}, [B], {"near": A}, {"async-0": B}),
         ({"async-1": A}, [B], {"async-1": A}, {"async-0": B}),
+        ({"a://me:pw@host/b": A}, {"s3://b?sig=x": B}, {"a://me:***@host/b": A}, {"s3://b?sig=***": B}),
         ([A], {}, {"sync-0": A}, {}),
     ],
 )
@@ -47,6 +48,16 @@ def test_a_mapping_is_copied() -> None:
     [
         ([], [A], "a replica needs at least one sync store"),
         ({}, (), "a replica needs at least one sync store"),
+        (
+            {"a://me:one@host": A, "a://me:other@host": B},
+            (),
+            "the name 'a://me:***@host' is given twice: names may not differ in what is secret in them alone",
+        ),
+        (
+            {"a://me:one@host": A},
+            {"a://me:other@host": B},
+            "the name 'a://me:***@host' is given twice: to a sync store and to an async store",
+        ),
         ({"": A}, (), "the name of a store is not empty"),
         ([A], {"": B}, "the name of a store is not empty"),
         ({"x": A}, {"x": B}, "the name 'x' is given twice: to a sync store and to an async store"),

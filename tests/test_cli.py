@@ -23,10 +23,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_replica as replica
-from trio_replica import Blob, Ref, __main__, _cli_files, _cli_put, _cli_status, cli
+from trio_replica import Blob, Ref, __main__, _cli_check, _cli_files, _cli_put, _cli_status, cli
+from trio_replica._cli_check import check_stores
 from trio_replica._cli_files import File, OwnFiles, find_files, read_files
 from trio_replica._cli_output import Display, describe, say, write_output
 from trio_replica._cli_status import Holdings, survey
+from trio_replica._url import parse_url
+from trio_replica.config import read_config
 from trio_replica.testing import SimulatedStore
 
 from .held import PATIENCE, wait_for
@@ -70,6 +73,7 @@ class Run(Protocol):
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run the command line in this process, in an empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRIO_REPLICA_CONFIG", raising=False)
 
     def run(*arguments: str | Path) -> Ended:
         status = cli.main([str(argument) for argument in arguments])
@@ -1147,11 +1151,13 @@ def test_status_shows_the_stores_that_work(run: Run, simulated: dict[str, Simula
     assert not Path("none.db").exists()
 
 
-def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]) -> None:
     monkeypatch.setattr(_cli_status, "PAGE_SIZE", 3)
 
     async def main() -> None:
-        stores = {name: SimulatedStore(page_size=size) for name, size in (("a", 1), ("b", 3), ("c", 2), ("d", 2))}
+        simulated.update(
+            {name: SimulatedStore(page_size=size) for name, size in (("a", 1), ("b", 3), ("c", 2), ("d", 2))}
+        )
         blobs = [Blob(b"%d" % i) for i in range(50)]
         held = {
             "a": set(blobs[:40:2]),
@@ -1159,16 +1165,15 @@ def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
             "c": set[Blob](),
             "d": set(blobs[10:]),
         }
-        for name, store in stores.items():
+        for name, store in simulated.items():
             await store.put_many(held[name])
-        stores["d"].fail(OSError("away"), "list_page", after=3)
-        monkeypatch.setattr(_cli_status, "open_store", partial(_opened, stores))
-        holdings = [Holdings(name, "sync", "", keep_all=True) for name in stores]
+        simulated["d"].fail(OSError("away"), "list_page", after=3)
+        holdings = [Holdings(name, parse_url(f"dir:{name}"), "sync", "", keep_all=True) for name in simulated]
         await survey(holdings)
         listed = sorted(blob.ref for blob in held["d"])[:6]
         union = sorted({blob.ref for name in "abc" for blob in held[name]} | set(listed))
         for one in holdings[:3]:
-            refs = {blob.ref for blob in held[one.url]}
+            refs = {blob.ref for blob in held[one.name]}
             assert (one.refs, one.lacks) == (len(refs), len(set(union) - refs))
             assert list(one.lacking()) == sorted(set(union) - refs)
             assert one.problem == ""
@@ -1178,12 +1183,6 @@ def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
             one.__exit__(None, None, None)
 
     trio.run(main)
-
-
-@asynccontextmanager
-async def _opened(stores: dict[str, SimulatedStore], name: str) -> AsyncGenerator[SimulatedStore, None]:
-    await trio.lowlevel.checkpoint()
-    yield stores[name]
 
 
 def test_a_store_that_lists_nonsense_ends_a_survey(run: Run, simulated: dict[str, SimulatedStore]) -> None:
@@ -1236,15 +1235,355 @@ def test_a_data_folder_that_is_a_file(run: Run) -> None:
 def test_help_and_version(run: Run) -> None:
     ended = run("--help")
     assert (ended.status, ended.err) == (0, "")
-    options = (b"--sync", b"--async", b"--queue-size")
-    assert all(part in ended.out for part in (b"Usage: trio-replica", b"put", b"get", b"ls", b"status", *options))
-    for command in ("put", "get", "ls", "status"):
+    options = (b"--sync", b"--async", b"--config", b"--queue-size")
+    assert all(
+        part in ended.out
+        for part in (b"Usage: trio-replica", b"put", b"get", b"ls", b"status", b"check", b"init", *options)
+    )
+    for command in ("put", "get", "ls", "status", "check"):
         ended = run(command, "--help")
         assert ended.status == 0
         assert all(part in ended.out for part in (b"Usage: trio-replica %b " % command.encode(), *options))
     ended = run("--version")
     assert (ended.status, ended.err) == (0, "")
     assert re.fullmatch(rb"trio-replica, version [0-9].*\n", ended.out)
+
+
+# The configuration file
+
+FIRST_MATCHES = pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (["sync", "config", "variable", "file"], "sync"),
+        (["config", "variable", "file"], "config"),
+        (["variable", "file"], "variable"),
+        (["file"], "file"),
+        ([], "default"),
+        (["sync"], "sync"),
+        (["config"], "config"),
+        (["variable"], "variable"),
+    ],
+)
+"""What says which stores to use, and which of it counts."""
+
+
+@FIRST_MATCHES
+@pytest.mark.parametrize("is_before", [True, False], ids=["before the command", "after it"])
+def test_which_stores_are_used(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given: list[str], used: str, *, is_before: bool
+) -> None:
+    for name in ("config", "variable", "file"):
+        path = Path("trio-replica.toml" if name == "file" else f"{name}.toml")
+        if name in given:
+            path.write_text(f'[sync]\nlocal = "dir:{name}"\n')
+    if "variable" in given:
+        monkeypatch.setenv("TRIO_REPLICA_CONFIG", "variable.toml")
+    options = [
+        *(["--sync", "dir:sync"] if "sync" in given else []),
+        *(["--config", "config.toml"] if "config" in given else []),
+    ]
+    printed = write({"data": b"data"})
+    assert run(*(options if is_before else []), "put", *([] if is_before else options), "data") == (0, printed, "")
+    folders = {path.name for path in Path().iterdir() if path.is_dir()}
+    assert folders == {DATA if used == "default" else used}
+    ref = hashlib.sha256(b"data").hexdigest()
+    assert run(*options, "ls") == (0, f"{ref}\n".encode(), "")
+    assert run(*options, "get", ref[:5]) == (0, b"data", "")
+
+
+def test_an_empty_variable_names_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_REPLICA_CONFIG", "")
+    write({"data": b"data"})
+    assert run("put", "data").status == 0
+    assert Path(DATA).is_dir()
+
+
+def test_the_stores_of_a_file_have_their_names_there(run: Run) -> None:
+    Path("folder").mkdir()
+    Path("folder", "x.toml").write_text('[sync]\nnear = "dir:a"\n[async]\n"far away" = "sqlite:b.db"\n')
+    write({"data": b"data"})
+    assert run("put", "data", "--config", "folder/x.toml").status == 0
+    assert sorted(os.listdir("folder")) == ["a", "b.db", "x.toml"]
+    shutil.rmtree("folder/a/blobs")
+    os.mkdir("folder/a/blobs")
+    ended = run("status", "--config", "folder/x.toml")
+    rows = [row.rsplit(maxsplit=3) for row in ended.out.decode().splitlines()[1:]]
+    assert rows[:2] == [["near", "sync", "0", "1"], ["far away", "async", "1", "0"]]
+    assert ended.out.decode().splitlines()[3] == "near lacks"
+    shutil.rmtree("folder/a")
+    assert run("ls", "--config", "folder/x.toml").problems == [
+        f"there is no store dir:{Path.cwd()}/folder/a: {Path.cwd()}/folder/a/blobs: No such file or directory"
+    ]
+
+
+def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def noting(*stores: Any, **options: Any) -> Any:
+        opened.append(options)
+        return replica.open(*stores, **options)
+
+    monkeypatch.setattr("trio_replica._url.open_replica", noting)
+    monkeypatch.setattr("trio_replica._cli_stores.open_replica", noting)
+    write({"data": b"data"})
+    for options, text, used in (
+        ([], "", {"queue_size": 64}),
+        ([], "queue_size = 5\ngrace = 1\nverify = false\n", {"queue_size": 5, "grace": 1, "verify": False}),
+        (["--queue-size", "7"], "queue_size = 5\nhedge_delay = 2\n", {"queue_size": 7, "hedge_delay": 2}),
+    ):
+        Path("x.toml").write_text(text + '[sync]\na = "dir:a"\n')
+        for command in (["put", "data"], ["ls"], ["get", hashlib.sha256(b"data").hexdigest()]):
+            assert run(*command, "--config", "x.toml", *options).status == 0
+            reading = {name: value for name, value in used.items() if name in {"verify", "hedge_delay"}}
+            assert opened[-1] == (used if command[0] == "put" else reading)
+
+
+@pytest.mark.parametrize("command", [["put", "data"], ["get", "00"], ["ls"], ["status"], ["check"]])
+def test_a_bad_file_is_one_line(run: Run, command: list[str]) -> None:
+    Path("bad.toml").write_text('[sync]\na = "dir:a"\n[async]\nb = { url = "s3://b", request = 5 }\n[x]\n')
+    ended = run(*command, "--config", "bad.toml")
+    known = "queue_size, batch_size, grace, hedge_delay, verify, sync, async"
+    assert (ended.status, ended.out, ended.problems) == (1, b"", [f"bad.toml:5: x is unknown; known are {known}"])
+    ended = run(*command, "--config", "none.toml")
+    assert ended.problems == ["none.toml: there is no such file; trio-replica init writes an example"]
+    Path("trio-replica.toml").symlink_to("nowhere")
+    assert run(*command).problems == ["trio-replica.toml: there is no such file; trio-replica init writes an example"]
+
+
+def test_stores_elsewhere_are_not_looked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = SimulatedStore()
+
+    @asynccontextmanager
+    async def open_object_store(_: str) -> AsyncGenerator[SimulatedStore, None]:
+        await trio.lowlevel.checkpoint()
+        yield away
+
+    monkeypatch.setattr("trio_replica._url.open_object_store", open_object_store)
+    printed = write({"data": b"data"})
+    url = "s3://bucket?secret_access_key=hunter2"
+    assert run("put", "--sync", url, "data") == (0, printed, "")
+    assert [str(ref) for ref in away.blobs] == [printed[:64].decode()]
+    ended = run("status", "--sync", "memory:", "--async", url)
+    assert (ended.status, ended.err) == (0, "")
+    assert "s3://bucket?secret_access_key=***" in ended.out.decode()
+    assert b"hunter2" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["ls", "--sync", "s3:me:hunter2@b"], "the URL of such a store is s3://BUCKET/PREFIX"),
+        (["ls", "--sync", "x://me:hunter2@b"], "unknown store 'x:…'"),
+        (["ls", "--sync", "https://b?sig=hunter2"], "unknown store 'https://b?sig=***'"),
+        (["ls", "a://me:hunter2@b"], "unexpected extra argument (a://me:***@b)"),
+        (["a://me:hunter2@b"], "No such command 'a://me:***@b'"),
+        (
+            ["ls", "--sync", "s3://b?sig=hunter2", "--sync", "s3://b?sig=hunter3"],
+            "the store s3://b?sig=*** is given twice",
+        ),
+        (["ls", "--async", "s3://b?sig=hunter2"], "an --async store needs a --sync store beside it"),
+    ],
+)
+def test_what_is_wrong_with_arguments_shows_no_secrets(run: Run, arguments: list[str], problem: str) -> None:
+    ended = run(*arguments)
+    assert ended.status == 2
+    assert problem in " ".join(ended.err.split())
+    assert "hunter" not in ended.err
+
+
+def test_a_package_is_missing_for_a_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tenacity", None)
+    ended = run("ls", "--sync", "s3://b")
+    assert (ended.status, "pip install 'trio-replica[retry]'" in " ".join(ended.err.split())) == (2, True)
+    Path("x.toml").write_text('[sync]\na = "s3://b"\n')
+    assert run("ls", "--config", "x.toml").problems == [
+        "to retry takes more: pip install 'trio-replica[retry]'; or leave it out with retry=false"
+    ]
+
+
+# init
+
+
+def test_init_writes_an_example_that_works(run: Run) -> None:
+    ended = run("init")
+    assert (ended.status, ended.out) == (0, b"")
+    assert ended.problems == ["wrote trio-replica.toml; trio-replica check tries the stores that it names"]
+    assert os.stat("trio-replica.toml").st_mode & 0o777 == 0o600
+    assert run("check").status == 0
+    printed = write({"data": b"data"})
+    assert run("put", "data") == (0, printed, "")
+    assert run("status").out.decode().split()[4:] == ["local", "sync", "1", "0", "copy", "async", "1", "0"]
+    assert sorted(os.listdir()) == ["data", "trio-replica-copy", "trio-replica.db", "trio-replica.toml"]
+
+
+def test_all_that_is_commented_out_in_the_example_is_good(run: Run) -> None:
+    run("init", "all.toml")
+    text = Path("all.toml").read_text()
+    everything = re.sub(r"(?m)^#(?=\S)", "", text)
+    assert everything.count("\n#") < text.count("\n#") - 9
+    Path("all.toml").write_text(everything)
+    kept = read_config("all.toml")
+    assert list(kept.options) == ["queue_size", "batch_size", "grace", "hedge_delay", "verify"]
+    assert list(kept.sync) == ["local", "second"]
+    assert list(kept.async_) == ["copy", "offsite", "database", "minio"]
+    for url in (*kept.sync.values(), *kept.async_.values()):
+        url.open()
+
+
+def test_init_overwrites_nothing(run: Run) -> None:
+    Path("mine.toml").write_text("mine")
+    ended = run("init", "mine.toml")
+    assert (ended.status, ended.problems) == (1, ["mine.toml is there already: it is not overwritten"])
+    assert Path("mine.toml").read_text() == "mine"
+    Path("link").symlink_to("nowhere")
+    assert run("init", "link").problems == ["link is there already: it is not overwritten"]
+    assert run("init", "none/x.toml").problems == ["none/x.toml: No such file or directory"]
+    assert sorted(os.listdir()) == ["link", "mine.toml"]
+
+
+def test_init_leaves_no_part_of_a_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_cli_files, "write_all", refuse)
+    ended = run("init")
+    assert (ended.status, ended.problems) == (1, ["trio-replica.toml: No space left on device"])
+    assert os.listdir() == []
+
+
+# check
+
+CHECK_HEAD = r"STORE +ROUND TRIP  OUTCOME\n"
+OK = r" +[0-9]+\.[0-9] ms  ok\n"
+
+
+def test_check_tries_every_store(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    names = ["good", "no-put", "no-get", "no-delete", "wrong", "lost"]
+    for name in names:
+        simulated[name] = SimulatedStore()
+    for name in ("put", "get", "delete"):
+        simulated[f"no-{name}"].fail(OSError("a://me:hunter2@host"), name)
+
+    class Wrong(SimulatedStore):
+        async def get(self, ref: Ref) -> bytes:
+            return await super().get(ref) + b"x"
+
+    class Lost(SimulatedStore):
+        async def delete(self, ref: Ref) -> bool:
+            await super().delete(ref)
+            return False
+
+    simulated["wrong"], simulated["lost"] = Wrong(), Lost()
+    Path("no.db").write_bytes(b"no database" * 1000)
+    Path("file").write_bytes(b"")
+    lines = [f'"{name}" = "dir:{name}"' for name in names]
+    Path("x.toml").write_text(
+        "[sync]\n" + "\n".join(lines[:3]) + '\nno-db = "sqlite:no.db"\nno-folder = "sqlite:file/x"\n'
+        "[async]\n" + "\n".join(lines[3:]) + "\n"
+    )
+    for name in names:
+        simulated[f"{Path.cwd()}/{name}"] = simulated[name]
+    ended = run("check", "--config", "x.toml")
+    assert (ended.status, ended.err) == (1, "")
+    failed = "a://me:***@host"
+    head, good, *rows = ended.out.decode().splitlines(keepends=True)
+    assert re.fullmatch(CHECK_HEAD, head)
+    assert re.fullmatch("good" + OK, good)
+    assert [row.split(maxsplit=2)[0] for row in rows] == [*names[1:3], "no-db", "no-folder", *names[3:]]
+    outcomes = {row.split()[0]: row.split("failed: ")[1].rstrip("\n") for row in rows}
+    assert outcomes["no-put"] == f"put: OSError: {failed}"
+    assert outcomes["no-get"] == f"get: OSError: {failed}"
+    assert outcomes["no-delete"] == f"delete: OSError: {failed}"
+    assert re.fullmatch("get: blob .* is corrupt: its bytes are those of .*", outcomes["wrong"])
+    assert outcomes["lost"] == "delete: the blob was not there any more"
+    assert outcomes["no-db"].startswith("DatabaseError: SQLITE_NOTADB: ")
+    assert outcomes["no-folder"].startswith("OperationalError: SQLITE_CANTOPEN: ")
+    assert {len(simulated[name].blobs) for name in names if name != "no-delete"} == {0}
+
+
+def test_check_repeats_nothing(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    simulated[f"{os.path.realpath('.')}/a"] = SimulatedStore()
+    simulated[f"{os.path.realpath('.')}/a"].fail(OSError("away"), "put", count=1)
+    Path("x.toml").write_text('[sync]\na = { url = "dir:a", retry = true }\n')
+    ended = run("check", "--config", "x.toml")
+    assert ended.out.endswith(b"failed: put: OSError: away\n")
+
+
+def test_check_of_the_default_stores_creates_them(run: Run) -> None:
+    ended = run("check")
+    assert (ended.status, ended.err) == (0, "")
+    assert re.fullmatch(f"{CHECK_HEAD}{SYNC}{OK}{ASYNC}{OK}", ended.out.decode())
+    assert run("ls") == (0, b"", "")
+    assert sorted(os.listdir(DATA)) == ["blobs.db", "copy"]
+
+
+def test_check_of_named_stores(run: Run) -> None:
+    ended = run("check", "--sync", "memory:", "--async", "dir:a")
+    assert (ended.status, ended.err) == (0, "")
+    assert re.fullmatch(f"{CHECK_HEAD}memory:{OK}dir:a  {OK}", ended.out.decode())
+
+
+def test_check_says_what_a_bad_option_is(run: Run) -> None:
+    ended = run("check", "--sync", "s3://b?requests=0", "--async", "memory:")
+    assert (ended.status, ended.err) == (1, "")
+    _, bad, good = ended.out.decode().splitlines(keepends=True)
+    assert bad.endswith("failed: ValueError: requests is at least 1, not 0: s3://b\n")
+    assert re.fullmatch(f"memory: +{OK}", good)
+
+
+@pytest.mark.usefixtures("_sigint")
+@pytest.mark.parametrize("operation", ["put", "get"])
+def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, SimulatedStore], operation: str) -> None:
+    class Interrupting(SimulatedStore):
+        async def _interrupt(self) -> NoReturn:
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+
+        async def put(self, blob: Blob | BytesLike) -> PutResult:
+            result = await super().put(blob)
+            if operation == "put":
+                await self._interrupt()
+            return result
+
+        async def get(self, ref: Ref) -> NoReturn:
+            await self._interrupt()
+
+    simulated["a"], simulated["b"] = Interrupting(), SimulatedStore()
+    ended = run("check", "--sync", "dir:a", "--sync", "dir:b")
+    assert (ended.status, ended.problems) == (130, ["interrupted"])
+    assert [call.operation for call in simulated["a"].calls][-1] == "delete"
+    assert simulated["a"].blobs == {}
+    assert simulated["b"].calls == []
+    simulated["a"] = Interrupting()
+    simulated["a"].fail(OSError("away"), "delete")
+    ended = run("check", "--sync", "dir:a")
+    (ref,) = simulated["a"].blobs
+    left = f"the test blob {ref} may be left: delete: OSError: away"
+    assert (ended.status, ended.problems) == (130, [left, "interrupted"])
+
+
+async def test_a_deletion_that_hangs_ends(
+    simulated: dict[str, SimulatedStore],
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def note(line: str) -> None:  # without a thread, for which a mock clock does not wait
+        lines.append(line)
+        await trio.lowlevel.checkpoint()
+
+    lines: list[str] = []
+    monkeypatch.setattr(_cli_check, "_print", note)
+    store = simulated["a"] = SimulatedStore()
+    store.hang("delete")
+    assert not await check_stores({"a": parse_url("dir:a")})
+    assert trio.current_time() == 10
+    assert lines[1].split(maxsplit=1) == ["a", "failed: delete: took more than 10 seconds"]
+    store.hang("get")
+    with trio.move_on_after(5):
+        await check_stores({"a": parse_url("dir:a")})
+    assert trio.current_time() == 25
+    assert capfd.readouterr().err.endswith(" may be left: delete: took more than 10 seconds\n")
 
 
 # Words

@@ -79,11 +79,21 @@ def cancelled() -> trio.Cancelled:
 # What they are
 
 
+def test_what_they_say_of_a_failure_has_no_secrets() -> None:
+    failure = OSError("can't reach postgresql://me:hunter2@host/db")
+    group = ExceptionGroup("token=hunter2", [failure])
+    shown = "can't reach postgresql://me:***@host/db"
+    assert str(StoreError("put", None, {"far": failure})) == f"put failed: far: OSError: {shown}"
+    assert str(PoisonedError({"far": failure})) == f"the replica is poisoned: far: OSError: {shown}"
+    assert "hunter2" not in str(StoreError("put", None, {"far": group}))
+    assert f"[OSError: {shown}]" in str(StoreError("put", None, {"far": group}))
+
+
 def test_all_are_replica_errors() -> None:
     errors = [
         value for value in vars(trio_replica).values() if isinstance(value, type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 5
+    assert len(errors) == 6
     assert all(issubclass(error, ReplicaError) for error in errors)
 
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import trio
 import trio.testing
 
 import trio_replica as replica
-from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, SqliteStore, _url
-from trio_replica._url import SCHEMES, split_url
+from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, RetryingDeletableStore, SqliteStore, _url
+from trio_replica._url import check_places, parse_url
+from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    from trio.testing import MockClock
+
     from trio_replica import DeletableStore
 
-KNOWN = "memory:, dir:PATH, sqlite:PATH"
+KNOWN = (
+    "memory:, dir:PATH, sqlite:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, "
+    "postgresql://USER@HOST/DATABASE, postgres://USER@HOST/DATABASE"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -89,15 +95,9 @@ async def test_a_store_in_memory_is_new() -> None:
         assert not await other.contains(Ref.of(b"hello"))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_split_url(scheme: str) -> None:
-    path = "" if scheme == "memory" else "some/path"
-    assert split_url(f"{scheme}:{path}") == (scheme, path)
-
-
 @pytest.mark.parametrize(
     "url",
-    ["", "blobs", "/blobs", "./blobs.db", "s3://bucket/prefix", "file:///x", "DIR:x", " dir:x", ":x", "dir", "memory"],
+    ["", "blobs", "/blobs", "./blobs.db", "https://host/x", "file:///x", "DIR:x", " dir:x", ":x", "dir", "memory"],
 )
 def test_an_unknown_scheme_lists_the_known_ones(url: str) -> None:
     with pytest.raises(ValueError) as caught:
@@ -134,6 +134,177 @@ def test_a_url_that_is_no_str(junk: Any) -> None:
         replica.open_store(junk)
     with pytest.raises(TypeError, match=rf"^the URL of a store is a str, not {type(junk).__name__}$"):
         replica.open_urls([junk])
+
+
+# A store on another machine
+
+
+class OpenedWith(NamedTuple):
+    """A call of a function that opens a store."""
+
+    function: str
+    arguments: tuple[object, ...]
+    options: dict[str, object]
+
+
+@pytest.fixture
+def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[OpenedWith]:
+    """Note what is opened; each store is one in memory."""
+    calls: list[OpenedWith] = []
+
+    def fake(function: str) -> Any:
+        def open_it(*arguments: object, **options: object) -> Any:
+            calls.append(OpenedWith(function, arguments, options))
+            return open_store("memory:")
+
+        return open_it
+
+    open_store = replica.open_store
+    for function in ("open_object_store", "open_postgres", "open_directory", "open_sqlite"):
+        monkeypatch.setattr(_url, function, fake(function))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("url", "function", "theirs"),
+    [
+        ("s3://bucket/some/prefix", "open_object_store", "s3://bucket/some/prefix"),
+        ("gs://bucket", "open_object_store", "gs://bucket"),
+        ("az://c/p?account_name=x&retry=true", "open_object_store", "az://c/p?account_name=x"),
+        ("s3://b?retry=1", "open_object_store", "s3://b"),
+        ("s3://b?retry=true&region=x&retry_seconds=5&a=b%26c=", "open_object_store", "s3://b?region=x&a=b%26c="),
+        ("s3://b?r%65try=true&retries=5&retry_timeout=3", "open_object_store", "s3://b?retries=5&retry_timeout=3"),
+        ("postgresql://me:pw@host/db", "open_postgres", "postgresql://me:pw@host/db"),
+        ("postgres://me:p?retry=x@host/db?retry=true", "open_postgres", "postgres://me:p?retry=x@host/db"),
+        (
+            "postgres://me:p%3Fw@host?retry=1&sslmode=require",
+            "open_postgres",
+            "postgres://me:p%3Fw@host?sslmode=require",
+        ),
+        ("postgresql:///db?host=/tmp/x@y", "open_postgres", "postgresql:///db?host=/tmp/x@y"),
+        ("postgresql://", "open_postgres", "postgresql://"),
+        ("postgresql://?service=x", "open_postgres", "postgresql://?service=x"),
+    ],
+)
+async def test_a_remote_store_retries(opened_with: list[OpenedWith], url: str, function: str, theirs: str) -> None:
+    async with replica.open_store(url) as store:
+        assert opened_with == [OpenedWith(function, (theirs,), {})]
+        assert isinstance(store, RetryingDeletableStore)
+        ref, _ = await store.put(b"hello")
+        assert await store.delete(ref)
+
+
+@pytest.mark.parametrize(
+    ("url", "theirs"),
+    [
+        ("s3://b/p?retry=false", "s3://b/p"),
+        ("s3://b?region=x&retry=0", "s3://b?region=x"),
+        ("postgresql://h/db?retry=false", "postgresql://h/db"),
+    ],
+)
+async def test_a_remote_store_may_be_told_not_to_retry(opened_with: list[OpenedWith], url: str, theirs: str) -> None:
+    async with replica.open_store(url) as store:
+        assert type(store) is MemoryStore
+    assert opened_with[0].arguments == (theirs,)
+
+
+async def test_the_budget_of_the_retries(opened_with: list[OpenedWith], autojump_clock: MockClock) -> None:
+    url = parse_url("s3://b?retry_attempts=3&retry_seconds=7.5")
+    assert url.retry == {"attempts": 3, "seconds": 7.5}
+    async with replica.open_store("s3://b?retry_seconds=7.5") as store:
+        vars(store)["_store"] = away = SimulatedStore()
+        away.fail(OSError("away"))
+        with pytest.raises(OSError, match="away"):
+            await store.put(b"hello")
+    assert trio.current_time() == 7.5
+
+
+async def test_options_beside_the_url(opened_with: list[OpenedWith]) -> None:
+    for url in ("s3://b?retry_attempts=5", "postgresql://h", "dir:a?retry=false", "sqlite:b"):
+        parsed = parse_url(url, {"durable": False, "retry": True, "retry_attempts": 9})
+        assert parsed.retry == {"attempts": 5 if "s3" in url else 9}
+        async with parsed.open() as store:
+            assert isinstance(store, RetryingDeletableStore)
+        async with parsed.open(retry=False) as store:
+            assert type(store) is MemoryStore
+    assert [call.options for call in opened_with] == [{"durable": False}] * 8
+    opened = ["s3://b", "postgresql://h", "a?retry=false", "b"]
+    assert [call.arguments for call in opened_with[::2]] == [(path,) for path in opened]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("s3:bucket", "the URL of such a store is s3://BUCKET/PREFIX"),
+        ("postgres:/me:secret@host", "the URL of such a store is postgres://USER@HOST/DATABASE"),
+        ("s3://b/p?sig=sec ret", "the URL of such a store is s3://BUCKET/PREFIX; a space in it is %20"),
+        ("az://b/p\n?sig=secret", "the URL of such a store is az://CONTAINER/PREFIX; a space in it is %20"),
+        ("gs://b\0", "the URL of such a store is gs://BUCKET/PREFIX; a space in it is %20"),
+        ("s3://b?retry=maybe", "retry is true or false, not 'maybe'"),
+        ("s3://b?retry", "retry is given once, as retry=VALUE"),
+        ("s3://b?retry=true&retry=true", "retry is given once, as retry=VALUE"),
+        ("s3://b?retry_attempts=x", "retry_attempts is a whole number, not 'x'"),
+        ("s3://b?retry_seconds=", "retry_seconds is a number of seconds, not ''"),
+        ("s3://b?retry_attempts=0", "retry_attempts is at least 1, not 0"),
+        ("s3://b?retry_seconds=nan", "retry_seconds is 0 or more seconds, not nan"),
+        ("s3://b?retry=false&retry_attempts=3", "retry_attempts and retry_seconds are for a store with retry=true"),
+        ("redis://me:secret@host/1", f"unknown store 'redis:…': a store's URL is one of {KNOWN}"),
+        ("me:secret@host", f"unknown store 'me:…': a store's URL is one of {KNOWN}"),
+        ("http://host/?sig=secret", f"unknown store 'http://host/?sig=***': a store's URL is one of {KNOWN}"),
+    ],
+)
+def test_what_is_wrong_with_a_remote_url(url: str, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replica.open_store(url)
+    assert str(caught.value) == problem
+
+
+def test_what_a_store_refuses_is_said_before_any_is_opened(here: Path) -> None:
+    with pytest.raises(ValueError, match="requests is at least 1, not 0"):
+        replica.open_urls(["dir:a"], ["s3://bucket?requests=0"])
+    with pytest.raises(ValueError, match="nothing but a bucket's name first"):
+        replica.open_urls(["dir:a", "s3://me:secret@bucket"])
+    assert os.listdir(here) == []
+
+
+def test_a_url_is_shown_without_its_secrets() -> None:
+    url = parse_url("postgresql://me:secret@host/db?sslpassword=secret&retry=true", {"durable": False})
+    assert repr(url) == "<StoreUrl 'postgresql://me:***@host/db?sslpassword=***'>"
+    assert repr(parse_url("dir:password=x")) == "<StoreUrl 'dir:password=x'>"  # a path has none
+
+
+def test_urls_that_are_one_store() -> None:
+    for one, other in [
+        ("s3://b/p", "s3://b/p/"),
+        ("s3://b/p?secret_access_key=x", "s3://b/p?secret_access_key=y&retry=false"),
+        ("s3://b/a%20b", "s3://b/a%20b/?region=x"),
+        ("s3://b?endpoint=http://h:1/", "s3://b/?endpoint=http%3A%2F%2FH:1"),
+        ("postgresql://a:x@h/db", "postgres://b:y@H:5432/db"),
+        ("postgresql://a@h", "postgresql://h/a"),
+        ("postgresql:///db?host=h", "postgresql://h/?dbname=db&user=x"),
+        ("postgresql:///?user=me&host=h,i", "postgresql://me:pw@h:5432,i:5432"),
+        ("postgresql://h/db?port=7", "postgresql://h:7/db"),
+    ]:
+        with pytest.raises(ValueError, match=r"^one store is given twice: as '.*' and as '.*'$") as caught:
+            check_places(map(parse_url, [one, "memory:", other]))
+        assert "=x" not in str(caught.value).replace("region=x", "").replace("user=x", "")
+
+
+def test_urls_that_are_different_stores() -> None:
+    for one, other in [
+        ("s3://b/p", "s3://b/q"),
+        ("s3://b/p", "gs://b/p"),
+        ("s3://b?endpoint=http://h:1", "s3://b?endpoint=http://h:2"),
+        ("az://c?account_name=a", "az://c?account_name=b"),
+        ("postgresql://h/db", "postgresql://h/other"),
+        ("postgresql://h/db", "postgresql://h:5433/db"),
+        ("postgresql://h/db", "postgresql://i/db"),
+        ("postgresql://?service=a", "postgresql://?service=b"),
+        ("postgresql://h/db?options=-csearch_path%3Da", "postgresql://h/db?options=-csearch_path%3Db"),
+        ("dir:a", "sqlite:a"),
+    ]:
+        check_places(map(parse_url, [one, other]))
+    check_places([parse_url("s3://b", {"endpoint": "http://h"}), parse_url("s3://b", {"endpoint": "http://i"})])
 
 
 # A replica
@@ -283,6 +454,20 @@ async def test_two_stores_in_memory_are_two() -> None:
         ({}, (), {}, ValueError("a replica needs at least one sync store")),
         (["dir:a", "nowhere"], (), {}, ValueError(f"unknown store 'nowhere': a store's URL is one of {KNOWN}")),
         (["dir:a"], ["sqlite:"], {}, ValueError("the URL of such a store is sqlite:PATH, not 'sqlite:'")),
+        (
+            "postgresql://me:secret@host",
+            (),
+            {},
+            TypeError(
+                "sync stores are an iterable of URLs or a mapping of names to URLs, not 'postgresql://me:***@host'"
+            ),
+        ),
+        (
+            ["s3://b?sig=x"],
+            ["s3://b?sig=y"],
+            {},
+            ValueError("one store is given twice: as 's3://b?sig=***' and as 's3://b?sig=***'"),
+        ),
         ({"": "dir:a"}, (), {}, ValueError("the name of a store is not empty")),
         ({1: "dir:a"}, (), {}, TypeError("the name of a store is a str, not 1")),
         (

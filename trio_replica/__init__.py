@@ -11,8 +11,12 @@ from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStati
 from ._store import DeletableStore, PutResult, StartableStore, Store
 from ._threads import Call, StoreThreads, open_store_threads
 from ._url import open_store, open_urls
+from .config import ConfigError, open_config
 from .stores.directory import DirectoryStore, open_directory
 from .stores.memory import MemoryStore
+from .stores.object_store import ObjectStore, open_object_store
+from .stores.postgres import PostgresStore, open_postgres
+from .stores.retrying import RetryingDeletableStore, RetryingStatistics, RetryingStore
 from .stores.sqlite import SqliteStore, open_sqlite
 
 __all__ = [
@@ -21,17 +25,23 @@ __all__ = [
     "BlobNotFoundError",
     "Call",
     "Cancel",
+    "ConfigError",
     "CorruptBlobError",
     "DeletableStore",
     "DirectoryStore",
     "Done",
     "MemoryStore",
+    "ObjectStore",
     "PoisonedError",
+    "PostgresStore",
     "PutResult",
     "Ref",
     "ReplicaError",
     "ReplicaStatistics",
     "ReplicaStore",
+    "RetryingDeletableStore",
+    "RetryingStatistics",
+    "RetryingStore",
     "SqliteStore",
     "StartableStore",
     "Store",
@@ -39,7 +49,10 @@ __all__ = [
     "StoreThreads",
     "SyncStoreStatistics",
     "open",
+    "open_config",
     "open_directory",
+    "open_object_store",
+    "open_postgres",
     "open_sqlite",
     "open_store",
     "open_store_threads",

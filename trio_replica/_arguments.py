@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
+from ._secrets import redacted
 from ._store import Store
 
 Stores: TypeAlias = Iterable[Store] | Mapping[str, Store]
 
 
 def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, Store], dict[str, Store]]:
-    """Return the sync stores and the async stores by name, in their order.
+    """Return the sync stores and the async stores by name, in their order; of names that are URLs, without secrets.
 
     Raises:
       ValueError: if there is no sync store, a name is empty, or a name or a store is given twice.
@@ -61,24 +62,36 @@ def check_seconds(name: str, seconds: float) -> None:
 
 def _named(stores: Stores, kind: str) -> dict[str, Store]:
     if isinstance(stores, str) or not isinstance(stores, Iterable):
-        raise TypeError(
-            f"{kind}_stores is an iterable of stores or a mapping of names to stores, not {stores!r}{_hint(stores)}"
-        )
-    named = dict(stores) if isinstance(stores, Mapping) else {f"{kind}-{i}": store for i, store in enumerate(stores)}
-    for name, store in named.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a store is a str, not {name!r}")
-        if not name:
-            raise ValueError("the name of a store is not empty")
+        shape = f"{kind}_stores is an iterable of stores or a mapping of names to stores"
+        raise TypeError(f"{shape}, not {_shown(stores)}{_hint(stores)}")
+    given = stores if isinstance(stores, Mapping) else {f"{kind}-{i}": store for i, store in enumerate(stores)}
+    named: dict[str, Store] = {}
+    for name, store in given.items():
+        shown = _shown_name(name)
         if not isinstance(store, Store):
-            raise TypeError(f"{name} is of type {type(store).__name__}, not a Store{_hint(store)}")
+            raise TypeError(f"{shown} is of type {type(store).__name__}, not a Store{_hint(store)}")
+        if shown in named:
+            raise ValueError(f"the name {shown!r} is given twice: names may not differ in what is secret in them alone")
+        named[shown] = store
     return named
+
+
+def _shown_name(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a store is a str, not {_shown(name)}")
+    if not name:
+        raise ValueError("the name of a store is not empty")
+    return redacted(name)
 
 
 def _hint(given: object) -> str:
     """Return what whoever gave this in place of a store, or stores, may have meant."""
     if isinstance(given, str):
-        return f": use open_store({given!r})"
+        return f": use open_store({redacted(given)!r})"
     if isinstance(given, Store):
         return ": put it in a list"
     return ": enter it first, with `async with`" if hasattr(given, "__aenter__") else ""
+
+
+def _shown(given: object) -> str:
+    return repr(redacted(given)) if isinstance(given, str) else redacted(repr(given))

@@ -123,6 +123,28 @@ def write_file(path: str, data: bytes) -> None:
         raise CommandError(f"{printable(path)}: {error.strerror}") from error
 
 
+def write_new_file(path: str, data: bytes) -> None:
+    """Write `data` to a file that is not there yet, and that nobody else may read.
+
+    Raises:
+      CommandError: if it is there, or the system refuses.
+
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise CommandError(f"{printable(path)} is there already: it is not overwritten") from None
+    except OSError as error:
+        raise CommandError(f"{printable(path)}: {error.strerror}") from error
+    try:
+        write_all(file, data)
+    except OSError as error:
+        os.unlink(path)
+        raise CommandError(f"{printable(path)}: {error.strerror}") from error
+    finally:
+        os.close(file)
+
+
 def sum_line(path: str, ref: Ref) -> bytes:
     """Return the line that ``sha256sum`` prints for a file."""
     name = os.fsencode(path)

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ._errors import ReplicaError
+from ._secrets import redacted
+from .config import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -74,12 +76,15 @@ def printable(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return what `error` says, for somebody who sees nothing else of it."""
+    """Return what `error` says, without secrets, for somebody who sees nothing else of it."""
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
-    if isinstance(error, (ReplicaError, CommandError)):
+    if isinstance(error, (ConfigError, CommandError)):  # these have none
         return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = redacted(str(error))
+    if isinstance(error, (ReplicaError, ModuleNotFoundError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @final

@@ -11,13 +11,13 @@ from ._blob import REF_SIZE, Ref
 from ._cli_output import describe
 from ._store import concurrently
 from ._union import check_page, union
-from ._url import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from ._store import Store
+    from ._url import StoreUrl
 
 PAGE_SIZE: Final = 10_000
 """Refs that a store is asked for at once, and that are in memory for it: about 1 MB."""
@@ -31,6 +31,7 @@ class Holdings:
     """What has been found out about one store. A context manager, for what is kept may be in a temporary file.
 
     Args:
+      name: what it is called.
       url: the store.
       kind: what it is in the replica.
       problem: why it can't be opened, if that is known already.
@@ -38,8 +39,8 @@ class Holdings:
 
     """
 
-    def __init__(self, url: str, kind: str, problem: str, *, keep_all: bool) -> None:
-        self.url = url
+    def __init__(self, name: str, url: StoreUrl, kind: str, problem: str, *, keep_all: bool) -> None:
+        self.name = name
         self.kind = kind
         self.problem = problem
         self.refs = 0
@@ -50,6 +51,7 @@ class Holdings:
         """Refs that it holds and that have not been counted yet."""
         self._kept = SpooledTemporaryFile(1024 * 1024)  # noqa: SIM115  (closed by __exit__)
         self._keep_all = keep_all
+        self._url = url
         self._store: Store | None = None
         self._after = Ref.ZERO
 
@@ -71,7 +73,7 @@ class Holdings:
         """Open the store until `stack` is left; or note why not."""
         if not self.problem:
             try:
-                self._store = await stack.enter_async_context(open_store(self.url))
+                self._store = await stack.enter_async_context(self._url.open())
             except Exception as error:  # a store may raise anything
                 self.problem = describe(error)
 

@@ -13,15 +13,17 @@ import click
 from ._cli_files import OwnFiles
 from ._cli_output import CommandError, describe, say
 from ._replica import open as open_replica
-from ._url import open_store, open_urls, split_url
+from ._url import open_opening, parse_url
+from .config import read_config
 from .stores._files import make_folders
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ._replica import ReplicaStore
     from ._store import Store
+    from ._url import OpeningStore, StoreUrl
 
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
@@ -32,25 +34,36 @@ DEFAULT_SYNC: Final = f"sqlite:{DATA_FOLDER}/blobs.db"
 DEFAULT_ASYNC: Final = f"dir:{DATA_FOLDER}/copy"
 
 QUEUE_SIZE: Final = 64
-"""Blobs that wait for an async store, if the options don't say. More than the library's 10, because a put of files
+"""Blobs that wait for an async store, if nothing else is said. More than the library's 10, because a put of files
 bounds the bytes too, and a worker writes as many together."""
+
+
+_DEFAULTS: Final = {"queue_size": QUEUE_SIZE}
+
+CONFIG_FILE: Final = "trio-replica.toml"
+"""The configuration file that is looked for in the current folder."""
+
+CONFIG_VARIABLE: Final = "TRIO_REPLICA_CONFIG"
+"""The environment variable that names another one."""
 
 
 @dataclass
 class Options:
     """What the options have said so far: they may stand before the name of a command and after it."""
 
-    sync: list[str] = field(default_factory=list)
-    async_: list[str] = field(default_factory=list)
-    queue_size: int = QUEUE_SIZE
+    sync: list[StoreUrl] = field(default_factory=list)
+    async_: list[StoreUrl] = field(default_factory=list)
+    config: str | None = None
+    queue_size: int | None = None
 
 
 class Stores(NamedTuple):
-    """The stores of one command, by their URLs, which are also their names in the replica."""
+    """The stores of one command, by their names: those of the configuration, or their URLs without secrets."""
 
-    sync: list[str]
-    async_: list[str]
-    queue_size: int
+    sync: Mapping[str, StoreUrl]
+    async_: Mapping[str, StoreUrl]
+    options: Mapping[str, Any]
+    """Of the replica."""
     are_default: bool
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
@@ -60,9 +73,18 @@ class Stores(NamedTuple):
           OSError: if the folder can't be created.
 
         """
+        self.prepare()
+        return open_opening(_opening(self.sync), _opening(self.async_), self.options)
+
+    def prepare(self) -> None:
+        """Create the folder of the default stores, if they are that. Blocks.
+
+        Raises:
+          OSError: if the folder can't be created.
+
+        """
         if self.are_default:
             make_folders(os.path.abspath(DATA_FOLDER), durable=True)
-        return open_urls(_by_name(self.sync), _by_name(self.async_), queue_size=self.queue_size)
 
     def open_to_read(self) -> AbstractAsyncContextManager[ReplicaStore]:
         """Open a replica of the sync stores, none of which is created. Blocks.
@@ -71,10 +93,10 @@ class Stores(NamedTuple):
           CommandError: if one is not there.
 
         """
-        for url in self.sync:
+        for url in self.sync.values():
             if problem := absence(url):
                 raise CommandError(problem)
-        return open_urls(_by_name(self.sync))
+        return open_opening(_opening(self.sync), {}, self._options_to_read())
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
@@ -87,65 +109,71 @@ class Stores(NamedTuple):
         problems: list[str] = []
         async with AsyncExitStack() as stack:
             stores: dict[str, Store] = {}
-            for url in self.sync:
+            for name, url in self.sync.items():
                 if problem := absence(url):
                     problems.append(problem)
                     continue
                 try:
-                    stores[url] = await stack.enter_async_context(open_store(url))
+                    stores[name] = await stack.enter_async_context(url.open())
                 except Exception as error:  # a store may raise anything
                     problems.append(describe(error))
             if not stores:
                 raise CommandError("; ".join(problems))
             for problem in problems:
                 say(problem)
-            yield await stack.enter_async_context(open_replica(stores))
+            yield await stack.enter_async_context(open_replica(stores, **self._options_to_read()))
 
     def own_files(self) -> OwnFiles:
         """Return the files of these stores, and of what this process prints. Blocks."""
-        places = [split_url(url) for url in (*self.sync, *self.async_)]
-        folders = [path for scheme, path in places if scheme == "dir"]
-        databases = [path for scheme, path in places if scheme == "sqlite"]
+        urls = (*self.sync.values(), *self.async_.values())
+        folders = [url.path for url in urls if url.scheme == "dir"]
+        databases = [url.path for url in urls if url.scheme == "sqlite"]
         outputs = [file.fileno() for file in (sys.stdout, sys.stderr) if file is not None]
         return OwnFiles([*folders, DATA_FOLDER] if self.are_default else folders, databases, outputs)
 
+    def _options_to_read(self) -> dict[str, Any]:
+        return {option: self.options[option] for option in ("hedge_delay", "verify") if option in self.options}
 
-def absence(url: str) -> str:
-    """Return what says that a store is not there, so that opening it would create it; empty if it is. Blocks."""
-    scheme, path = split_url(url)
-    if scheme != "memory":
+
+def absence(url: StoreUrl) -> str:
+    """Return what says that a store is not there, so that opening it would create it; empty if it is. Blocks.
+
+    One on another machine is taken to be there: to open it does not create it, or no more than a table.
+    """
+    if url.scheme in {"dir", "sqlite"}:
         try:
-            os.stat(os.path.join(path, "blobs") if scheme == "dir" else path)
+            os.stat(os.path.join(url.path, "blobs") if url.scheme == "dir" else url.path)
         except OSError as error:
-            return f"there is no store {url}: {describe(error)}"
+            return f"there is no store {url.shown}: {describe(error)}"
     return ""
 
 
 def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
-    """Return the stores that the options choose, or else the default ones. Blocks.
+    """Return the stores that the options choose, or else a configuration file, or else the default ones. Blocks.
 
     Raises:
       click.UsageError: if there are only async stores, or one is given twice.
+      ConfigError: if the file is bad.
       CommandError: if the default ones are not there, unless they are `to_create`.
 
     """
     options = context.find_root().ensure_object(Options)
+    queue_size = {} if options.queue_size is None else {"queue_size": options.queue_size}
     if options.async_ and not options.sync:
         raise click.UsageError("an --async store needs a --sync store beside it", context)
-    places: set[tuple[str, str]] = set()
-    for url in (*options.sync, *options.async_):
-        scheme, path = split_url(url)
-        place = (scheme, os.path.realpath(path))
-        if place in places:
-            raise click.UsageError(f"the store {url} is given twice", context)
-        places.add(place)
     if options.sync:
-        return Stores(options.sync, options.async_, options.queue_size, are_default=False)
+        _check_once(context, [*options.sync, *options.async_])
+        return Stores(_by_name(options.sync), _by_name(options.async_), _DEFAULTS | queue_size, are_default=False)
+    path = options.config or os.environ.get(CONFIG_VARIABLE)
+    if path or os.path.lexists(CONFIG_FILE):
+        config = read_config(path or CONFIG_FILE)
+        return Stores(config.sync, config.async_, {**_DEFAULTS, **config.options, **queue_size}, are_default=False)
     if not to_create and not os.path.isdir(DATA_FOLDER):
         raise CommandError(
             f"there is no {DATA_FOLDER}/ here: put files first (trio-replica put PATH), or name a store (--sync URL)"
         )
-    return Stores([DEFAULT_SYNC], [DEFAULT_ASYNC], options.queue_size, are_default=True)
+    sync, async_ = _by_name([parse_url(DEFAULT_SYNC)]), _by_name([parse_url(DEFAULT_ASYNC)])
+    return Stores(sync, async_, _DEFAULTS | queue_size, are_default=True)
 
 
 def store_options(command: CommandT) -> CommandT:
@@ -158,6 +186,14 @@ def store_options(command: CommandT) -> CommandT:
             expose_value=False,
             callback=_set_queue_size,
             help=f"The blobs that wait for one async store before a put waits; {QUEUE_SIZE} by default.",
+        ),
+        click.option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(),
+            expose_value=False,
+            callback=_set_config,
+            help=f"The file that names the stores, if no --sync does; {CONFIG_FILE} by default.",
         ),
         click.option(
             "--async",
@@ -184,10 +220,15 @@ def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable
     options = context.find_root().ensure_object(Options)
     for url in urls:
         try:
-            split_url(url)
-        except ValueError as error:
+            parsed = parse_url(url)
+        except (ValueError, ModuleNotFoundError) as error:
             raise click.BadParameter(str(error), context, parameter) from None
-        (options.sync if parameter.name == "sync" else options.async_).append(url)
+        (options.sync if parameter.name == "sync" else options.async_).append(parsed)
+
+
+def _set_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        context.find_root().ensure_object(Options).config = path
 
 
 def _set_queue_size(context: click.Context, _: click.Parameter, queue_size: int | None) -> None:
@@ -195,5 +236,16 @@ def _set_queue_size(context: click.Context, _: click.Parameter, queue_size: int 
         context.find_root().ensure_object(Options).queue_size = queue_size
 
 
-def _by_name(urls: Iterable[str]) -> dict[str, str]:
-    return {url: url for url in urls}
+def _check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
+    for count, url in enumerate(urls):
+        # Even where each is a store of its own, they can't have one name.
+        if any(url.place == other.place or url.shown == other.shown for other in urls[:count]):
+            raise click.UsageError(f"the store {url.shown} is given twice", context)
+
+
+def _by_name(urls: Iterable[StoreUrl]) -> dict[str, StoreUrl]:
+    return {url.shown: url for url in urls}
+
+
+def _opening(urls: Mapping[str, StoreUrl]) -> dict[str, OpeningStore]:
+    return {name: url.open() for name, url in urls.items()}

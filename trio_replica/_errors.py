@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ._secrets import redacted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -116,7 +118,15 @@ def closed_error() -> trio.ClosedResourceError:
 
 def describe_failures(failures: Mapping[str, BaseException]) -> str:
     """Return each failed store with its error, for one line of a log."""
-    return "; ".join(f"{name}: {_described(failure)}" for name, failure in failures.items())
+    return "; ".join(f"{name}: {describe_failure(failure)}" for name, failure in failures.items())
+
+
+def describe_failure(failure: BaseException) -> str:
+    """Return the kind of a failure and what it says, without secrets, in one line."""
+    text = " ".join(_shown(str, failure).split())
+    if isinstance(failure, BaseExceptionGroup):
+        text += f" [{'; '.join(describe_failure(part) for part in failure.exceptions)}]"
+    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
 
 
 def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Cancelled | None]:
@@ -153,13 +163,6 @@ def _find(raised: BaseException, kinds: tuple[type[BaseException], ...]) -> Base
     return next((found for part in raised.exceptions if (found := _find(part, kinds)) is not None), None)
 
 
-def _described(failure: BaseException) -> str:
-    text = " ".join(_shown(str, failure).split())
-    if isinstance(failure, BaseExceptionGroup):
-        text += f" [{'; '.join(_described(part) for part in failure.exceptions)}]"
-    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
-
-
 def _combined(failures: list[BaseException]) -> BaseException:
     return failures[0] if len(failures) == 1 else BaseExceptionGroup("several stores failed", failures)
 
@@ -188,6 +191,6 @@ def _picklable(argument: Any) -> Any:
 
 def _shown(show: Callable[[BaseException], str], failure: BaseException) -> str:
     try:
-        return show(failure)
+        return redacted(show(failure))
     except Exception as exc:  # an exception whose own __str__ or __repr__ fails
         return f"<{show.__name__} raised {type(exc).__name__}>"

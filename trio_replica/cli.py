@@ -14,12 +14,15 @@ import click
 import trio
 
 from ._blob import REF_SIZE, Ref
-from ._cli_files import write_file
+from ._cli_check import check_stores
+from ._cli_files import write_file, write_new_file
+from ._cli_init import EXAMPLE
 from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
 from ._cli_put import put_files
 from ._cli_status import SHOWN, Holdings, survey
-from ._cli_stores import absence, chosen_stores, store_options
+from ._cli_stores import CONFIG_FILE, absence, chosen_stores, store_options
 from ._errors import BlobNotFoundError, PoisonedError, describe_failures
+from ._secrets import redacted
 from ._store import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -69,8 +72,13 @@ def _checked_ref(context: click.Context, parameter: click.Parameter, text: str |
 def commands() -> None:
     """Keep files in several stores at once, each under the SHA-256 of its content.
 
-    A URL is dir:PATH, sqlite:PATH or memory:. Without any, the stores are two in the folder trio-replica-data: a SQLite
-    database and, async, a directory. They are on one disk, so that is a demonstration and no backup.
+    A URL is dir:PATH, sqlite:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX,
+    postgresql://USER@HOST/DATABASE or memory:. The stores are those that --sync and --async name; or else those in
+    the file that --config names, or else the variable TRIO_REPLICA_CONFIG; or else those in trio-replica.toml, if it
+    is here: see init.
+
+    Without any, they are two in the folder trio-replica-data: a SQLite database and, async, a directory. They are on
+    one disk, so that is a demonstration and no backup.
     """
 
 
@@ -120,13 +128,36 @@ def list_refs(context: click.Context, after: Ref, limit: int) -> int:
 def status(context: click.Context, *, keep_all: bool) -> int:
     """Print how many refs each store holds, and which it lacks of those that the others hold."""
     stores = chosen_stores(context)
-    kinds = [(url, "sync") for url in stores.sync] + [(url, "async") for url in stores.async_]
+    kinds = (("sync", stores.sync), ("async", stores.async_))
     with ExitStack() as stack:
-        holdings = [stack.enter_context(Holdings(url, kind, absence(url), keep_all=keep_all)) for url, kind in kinds]
+        holdings = [
+            stack.enter_context(Holdings(name, url, kind, absence(url), keep_all=keep_all))
+            for kind, urls in kinds
+            for name, url in urls.items()
+        ]
         _run(survey, holdings)
         for line in _status_lines(holdings):
             write_output(f"{printable(line)}\n".encode())
     return FAILED if any(one.problem for one in holdings) else 0
+
+
+@commands.command()
+@store_options
+@click.pass_context
+def check(context: click.Context) -> int:
+    """Open every store, and write, read and delete a test blob in each. The round trip is the time of these three."""
+    stores = chosen_stores(context, to_create=True)
+    stores.prepare()
+    return 0 if _run(check_stores, {**stores.sync, **stores.async_}) else FAILED
+
+
+@commands.command()
+@click.argument("file", default=CONFIG_FILE, type=click.Path())
+def init(file: str) -> int:
+    """Write an example of a configuration file, which works as it stands, with comments."""
+    write_new_file(file, EXAMPLE.encode())
+    say(f"wrote {printable(file)}; trio-replica check tries the stores that it names")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_status: int = commands.main(arguments, "trio-replica", standalone_mode=False)
     except click.UsageError as error:
-        error.show()
+        click.UsageError(redacted(error.format_message()), error.ctx).show()
         return error.exit_code
     except click.Abort:  # Click's KeyboardInterrupt, of the moment before there is a command
         say("interrupted")
@@ -220,14 +251,14 @@ async def _list(stores: Stores, after: Ref, limit: int) -> None:
 
 
 def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:
-    width = max(len(one.url) for one in holdings)
+    width = max(len(one.name) for one in holdings)
     yield f"{'STORE':{width}}  {'KIND':5}  {'REFS':>10}  {'LACKS':>10}"
     for one in holdings:
         found = f"{one.refs:>10}  {one.lacks:>10}" if not one.problem else f"failed: {one.problem}"
-        yield f"{one.url:{width}}  {one.kind:5}  {found}"
+        yield f"{one.name:{width}}  {one.kind:5}  {found}"
     for one in holdings:
         if one.lacks and not one.problem:
-            yield f"{one.url} lacks"
+            yield f"{one.name} lacks"
             more = one.lacks
             for ref in one.lacking():
                 yield f"  {ref}"

@@ -1,0 +1,38 @@
+"""What the tests need to know of a server that speaks S3, and to do to it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import boto3
+
+ACCESS_KEY: Final = "AKIDTEST"
+SECRET_KEY: Final = "SECRETTEST"
+
+
+class S3Server:
+    """One that is running, with a user."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def options(self, **options: str) -> dict[str, str]:
+        """Return the options of a store that is there."""
+        here = {
+            "endpoint": self.endpoint,
+            "allow_http": "true",
+            "region": "us-east-1",
+            "access_key_id": ACCESS_KEY,
+            "secret_access_key": SECRET_KEY,
+        }
+        return here | options
+
+    def url(self, place: str, **options: str) -> str:
+        """Return the URL of the store in `place`, a bucket and a prefix."""
+        return f"s3://{place}?{urlencode(self.options(**options))}"
+
+    def client(self, **options: str) -> Any:
+        """Return another client than ours."""
+        options = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY} | options
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **options)

@@ -1,0 +1,44 @@
+"""The real servers that some tests need, and what becomes of a run of the tests where one is missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from . import ceph_server, postgres_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+SERVERS: Final[Mapping[str, Callable[[], str | None]]] = {
+    "ceph": ceph_server.missing,
+    "postgres": postgres_server.missing,
+}
+"""For each marker of tests that need a server: what returns why there can be none, or None if there can."""
+
+
+def missing_servers() -> dict[str, str]:
+    """Return why there can be no such server, by the marker of the tests that need it."""
+    return {marker: reason for marker, missing in SERVERS.items() if (reason := missing()) is not None}
+
+
+def skip_tests(items: Iterable[pytest.Item], missing: Mapping[str, str]) -> None:
+    """Skip the tests that need a server that is missing."""
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def ask_for_no_coverage(config: pytest.Config, missing: Mapping[str, str]) -> None:
+    """Have the coverage measured, but not asserted, where a server is missing: some code only its tests reach."""
+    if missing:
+        coverage: Any = config.pluginmanager.getplugin("_cov")  # pytest-cov, which has options of its own by now
+        coverage.options.cov_fail_under = 0
+
+
+def describe(missing: Mapping[str, str]) -> list[str]:
+    """Return lines that say what is skipped, and why, and what that means."""
+    lines = [f"tests marked {marker} are skipped: {reason}" for marker, reason in missing.items()]
+    return [*lines, "so the coverage is not asserted"] if lines else []

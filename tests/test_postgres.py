@@ -1,0 +1,965 @@
+"""The PostgreSQL store, against a real server: its format, its errors, and each caller's true outcome."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import random
+import signal
+import threading
+from contextlib import AsyncExitStack, closing, contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import psycopg
+import pytest
+import trio
+import trio.testing
+from psycopg import errors
+
+from trio_replica import Blob, BlobNotFoundError, PostgresStore, PutResult, Ref, ReplicaError, open_postgres
+from trio_replica.stores import _postgres, _postgres_session, _postgres_sql, postgres
+from trio_replica.stores._postgres_session import Session
+from trio_replica.testing import StoreContract
+
+from .common import Ended as Task
+from .held import PATIENCE, Ended, Held, in_one_batch
+from .postgres_server import PostgresServer, find_programs, postgres_server
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+pytestmark = pytest.mark.postgres
+
+DATA = b"blob"
+REF = Ref.of(DATA)
+BAD = b"bad"
+SCHEMA = "CREATE TABLE blobs (ref BYTEA PRIMARY KEY NOT NULL, data BYTEA NOT NULL)"
+REFUSAL = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{}', DETAIL = 'at length'; END $$;
+CREATE {} TRIGGER refusal AFTER INSERT ON blobs {} FOR EACH ROW WHEN (NEW.data = 'bad') EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[PostgresServer]:
+    programs = find_programs()
+    assert programs is not None
+    with postgres_server(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: PostgresServer) -> PostgresServer:
+    """The server, and nothing in it."""
+    running.query(
+        "DROP SCHEMA public CASCADE",
+        "CREATE SCHEMA public",
+        "DROP ROLE IF EXISTS guest",
+        "DROP DATABASE IF EXISTS another",
+        "CREATE ROLE guest LOGIN PASSWORD 'secret'",
+        "GRANT USAGE ON SCHEMA public TO guest",
+    )
+    return running
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one writer and one reader, so that what waits is one batch."""
+    monkeypatch.setattr(postgres, "WRITERS", 1)
+    monkeypatch.setattr(postgres, "READERS", 1)
+
+
+class TestPostgresStore(StoreContract):
+    is_persistent = True
+    largest = 16 * 1024 * 1024
+
+    @pytest.fixture(autouse=True)
+    def _keep_server(self, server: PostgresServer) -> None:
+        self.server = server
+
+    def open_store(self) -> AbstractAsyncContextManager[PostgresStore]:
+        return open_postgres(self.server.conninfo())
+
+
+class TestPostgresStoreThatIsNotDurable(TestPostgresStore):
+    largest = 2 * 1024 * 1024
+
+    def open_store(self) -> AbstractAsyncContextManager[PostgresStore]:
+        return open_postgres(self.server.conninfo(), durable=False)
+
+
+def check_error(
+    server: PostgresServer, ended: Ended | BaseException | None, kind: type[psycopg.Error], *parts: str
+) -> None:
+    """Check that a call failed with a line that has the store's name and these parts, and survives pickle and copy."""
+    error = ended.error if isinstance(ended, outcome.Error) else ended
+    assert type(error) is kind, ended
+    assert isinstance(error, psycopg.Error)
+    line = str(error)
+    assert [part for part in (f"127.0.0.1:{server.port}/", *parts) if part not in line] == []
+    assert line.count("postgresql://") == 1
+    assert "\n" not in line
+    assert "secret" not in repr(error)
+    assert error.pgconn is None
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is kind
+        assert again.args == error.args
+        assert again.diag.sqlstate == error.diag.sqlstate
+
+
+async def open_and_close(conninfo: str, **options: Any) -> None:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_postgres(conninfo, **options))
+
+
+async def check_opening(server: PostgresServer, conninfo: str, kind: type[psycopg.Error], *parts: str) -> None:
+    with pytest.raises(psycopg.Error) as info:
+        await open_and_close(conninfo)
+    check_error(server, info.value, kind, *parts)
+
+
+async def read_all(server: PostgresServer) -> dict[Ref, bytes]:
+    async with open_postgres(server.conninfo()) as store:
+        found = await store.get_many([ref async for ref in store.list_refs()])
+    assert all(Ref.of(data) == ref for ref, data in found.items())
+    return found
+
+
+async def wait_until(server: PostgresServer, condition: str) -> None:
+    """Wait until a query says so."""
+    with trio.fail_after(PATIENCE):
+        while (await trio.to_thread.run_sync(server.query, condition))[0][0] is not True:
+            pass
+
+
+def waiting(count: int = 1) -> str:
+    """Return the condition that so many statements of stores wait for a lock."""
+    return (
+        f"SELECT count(*) = {count} FROM pg_stat_activity "
+        "WHERE application_name = 'trio_replica' AND wait_event_type = 'Lock'"
+    )
+
+
+def backends(server: PostgresServer) -> set[int]:
+    """Return the ids of the processes that serve the connections of stores."""
+    rows = server.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'trio_replica'")
+    return {pid for (pid,) in rows}
+
+
+@contextmanager
+def locked(server: PostgresServer) -> Generator[psycopg.Connection[Any], None, None]:
+    """Lock the table, for a block or until the connection that this yields commits."""
+    with closing(server.connect()) as connection:
+        connection.execute("BEGIN")
+        connection.execute("LOCK TABLE blobs IN ACCESS EXCLUSIVE MODE")
+        yield connection
+
+
+OPERATIONS: list[Callable[[PostgresStore], Awaitable[object]]] = [
+    lambda store: store.put(DATA),
+    lambda store: store.put_many([DATA, b"new"]),
+    lambda store: store.replace(DATA),
+    lambda store: store.delete(REF),
+    lambda store: store.get(Ref.ZERO),
+    lambda store: store.get_many([Ref.ZERO]),
+    lambda store: store.contains(Ref.ZERO),
+    lambda store: store.list_page(Ref.ZERO, 1),
+]
+READS = OPERATIONS[4:]
+
+
+# What is in the database
+
+
+async def test_the_format_of_the_database(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        assert await store.put_many([DATA, b""]) == [(REF, True), (Ref.of(b""), True)]
+        assert repr(store) == f"<PostgresStore {server.name!r}>"
+    assert server.query("SELECT ref, data FROM blobs ORDER BY ref") == [(Ref.of(b""), b""), (REF, DATA)]
+    shape = "SELECT attname, attstorage FROM pg_attribute WHERE attrelid = 'blobs'::regclass AND attnum > 0"
+    made = server.query(shape)
+    assert server.query("DROP TABLE blobs", SCHEMA, shape) == made
+
+
+async def test_a_database_of_another_program_is_used(server: PostgresServer) -> None:
+    server.query(SCHEMA, "CREATE TABLE other (a int)", "INSERT INTO other VALUES (1)")
+    server.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x{DATA.hex()}')")
+    async with open_postgres(server.conninfo()) as store:
+        assert await store.put_many([DATA, b"new"]) == [(REF, False), (Ref.of(b"new"), True)]
+        assert server.query("SELECT data FROM blobs ORDER BY length(data)") == [(b"new",), (DATA,)]
+        assert await store.get(REF) == DATA
+    assert server.query("SELECT a FROM other") == [(1,)]
+
+
+async def test_replace_and_delete(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        server.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
+        assert await store.put(DATA) == (REF, False)
+        assert await store.get(REF) == b"\0"
+        await store.replace(DATA)
+        assert await store.get(REF) == DATA
+        assert await store.delete(REF)
+        assert not await store.delete(REF)
+        await store.replace(DATA)
+        assert await store.get(REF) == DATA
+
+
+async def test_5000_refs_are_listed_in_order(server: PostgresServer) -> None:
+    blobs = [Blob(b"%d" % i) for i in range(5000)]
+    refs = sorted(blob.ref for blob in blobs)
+    async with open_postgres(server.conninfo(), durable=False) as store:
+        await store.put(blobs[7])
+        results = await store.put_many([*blobs, blobs[3]])
+        assert results == [PutResult(b.ref, b is not blobs[7]) for b in blobs] + [PutResult(blobs[3].ref, False)]
+        assert [ref async for ref in store.list_refs()] == refs
+        assert await store.list_page(Ref.ZERO, 2**70) == refs
+        assert await store.list_page(refs[4990], 5) == refs[4991:4996]
+        assert await store.list_page(refs[-1], 5) == []
+        assert await store.get_many([*refs, Ref.ZERO]) == {blob.ref: blob.data for blob in blobs}
+
+
+async def test_a_put_of_many_large_and_small_blobs(server: PostgresServer) -> None:
+    source = random.Random(1)
+    blobs = [source.randbytes(size) for size in [100, 600_000, 3_000_000, 0, 400_000, 500_000, 2_000_000, 50]]
+    async with open_postgres(server.conninfo()) as store:
+        assert await store.put_many(blobs) == [(Ref.of(blob), True) for blob in blobs]
+        assert await store.put_many(blobs) == [(Ref.of(blob), False) for blob in blobs]
+    assert await read_all(server) == {Ref.of(blob): blob for blob in blobs}
+
+
+async def test_a_database_in_sql_ascii_and_a_schema_of_ones_own(server: PostgresServer) -> None:
+    server.query("CREATE DATABASE another ENCODING 'SQL_ASCII' TEMPLATE template0")
+    conninfo = server.conninfo(dbname="another")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA mine")
+    conninfo = server.conninfo(dbname="another", options="-c search_path=mine")
+    async with open_postgres(conninfo) as store:
+        assert await store.put(DATA) == (REF, True)
+        assert await store.get(REF) == DATA
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        assert connection.execute("SELECT ref FROM mine.blobs").fetchall() == [(REF,)]
+
+
+OTHER_TABLES = [
+    "CREATE TABLE blobs (id int PRIMARY KEY, name text)",
+    "CREATE TABLE blobs (ref text PRIMARY KEY NOT NULL, data bytea NOT NULL)",
+    "CREATE TABLE blobs (ref bytea NOT NULL, data bytea NOT NULL)",
+    "CREATE TABLE blobs (ref bytea UNIQUE NOT NULL, data bytea NOT NULL)",
+    "CREATE TABLE blobs (ref bytea PRIMARY KEY NOT NULL, data bytea)",
+    "CREATE TABLE blobs (ref bytea NOT NULL, data bytea NOT NULL, PRIMARY KEY (ref, data))",
+    "CREATE TABLE blobs (ref bytea PRIMARY KEY DEFERRABLE NOT NULL, data bytea NOT NULL)",
+    "CREATE TABLE blobs (ref bytea PRIMARY KEY NOT NULL, data bytea NOT NULL, more int)",
+    "CREATE TABLE blobs (data bytea NOT NULL, ref bytea PRIMARY KEY NOT NULL)",
+    "CREATE VIEW blobs AS SELECT ''::bytea AS ref, ''::bytea AS data",
+]
+
+
+@pytest.mark.parametrize("table", OTHER_TABLES)
+async def test_another_table_blobs_is_left_alone(server: PostgresServer, table: str) -> None:
+    server.query(table)
+    with pytest.raises(ReplicaError, match=r"^the database has another table blobs than a store's") as info:
+        await open_and_close(server.conninfo())
+    assert SCHEMA in str(info.value)
+    assert str(info.value).endswith(f": {server.name}")
+
+
+async def test_a_partitioned_table_is_one_too(server: PostgresServer) -> None:
+    server.query(f"{SCHEMA} PARTITION BY HASH (ref)")
+    server.query("CREATE TABLE part PARTITION OF blobs FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    async with open_postgres(server.conninfo()) as store:
+        assert await store.put_many([DATA, b"new"]) == [(REF, True), (Ref.of(b"new"), True)]
+        assert await store.put(DATA) == (REF, False)
+
+
+async def test_a_table_that_was_changed_into_the_right_shape(server: PostgresServer) -> None:
+    server.query(
+        "CREATE TABLE blobs (id int, ref bytea, data bytea NOT NULL)",
+        "ALTER TABLE blobs DROP COLUMN id",
+        "ALTER TABLE blobs ADD PRIMARY KEY (ref)",
+    )
+    async with open_postgres(server.conninfo()) as store:
+        assert await store.put(DATA) == (REF, True)
+
+
+async def test_an_unlogged_table_is_not_durable(server: PostgresServer) -> None:
+    server.query(SCHEMA.replace("TABLE", "UNLOGGED TABLE"))
+    with pytest.raises(ReplicaError, match=f"^the table blobs is UNLOGGED, .*: {server.name}: ALTER TABLE blobs SET L"):
+        await open_and_close(server.conninfo())
+    async with open_postgres(server.conninfo(), durable=False) as store:
+        assert await store.put(DATA) == (REF, True)
+
+
+async def test_racing_creators(server: PostgresServer) -> None:
+    async def create() -> None:
+        async with open_postgres(server.conninfo()) as store:
+            results.append(await store.put(DATA))
+
+    results: list[PutResult] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(create)
+    assert sorted(results) == [(REF, False)] * 5 + [(REF, True)]
+
+
+async def test_another_program_creates_the_table_at_the_same_time(server: PostgresServer) -> None:
+    for columns, expected in [("ref bytea PRIMARY KEY, data bytea NOT NULL", ""), ("a int", "another table blobs")]:
+        server.query("DROP TABLE IF EXISTS blobs")
+        ended: list[str] = []
+
+        async def create(ended: list[str] = ended) -> None:
+            try:
+                async with open_postgres(server.conninfo()) as store:
+                    await store.put(DATA)
+            except ReplicaError as error:
+                ended.append(str(error))
+            else:
+                ended.append("")
+
+        with closing(server.connect()) as other:
+            other.execute("BEGIN")
+            other.execute(f"CREATE TABLE blobs ({columns})".encode())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(create)
+                await wait_until(server, waiting(postgres.WRITERS))
+                other.execute("COMMIT")
+        assert len(ended) == 1
+        assert expected in ended[0]
+        assert bool(expected) == bool(ended[0])
+
+
+# Durability
+
+
+async def flushes(server: PostgresServer, store: PostgresStore, operation: Callable[[], Awaitable[object]]) -> bool:
+    """Return whether an operation has what was committed before on disk, though it may have come without a sync.
+
+    The log writer is asleep for long, so nobody else writes it there.
+    """
+    with closing(server.connect()) as other:
+        other.execute("SET synchronous_commit = off")
+        other.execute("CREATE TABLE IF NOT EXISTS noise (a int)")
+        ((before,),) = other.execute("INSERT INTO noise VALUES (1) RETURNING pg_current_wal_insert_lsn()").fetchall()
+        await operation()
+        ((flushed,),) = other.execute("SELECT pg_current_wal_flush_lsn() > %s", (before,)).fetchall()
+    assert isinstance(flushed, bool)
+    return flushed
+
+
+@pytest.mark.parametrize("commit", ["on", "off", "local"])
+@pytest.mark.parametrize("durable", [True, False])
+async def test_what_is_there_already_is_synced_unless_durable_is_false(
+    server: PostgresServer, commit: str, *, durable: bool
+) -> None:
+    conninfo = server.conninfo(options=f"-c synchronous_commit={commit}")
+    operations: list[Callable[[PostgresStore], Awaitable[object]]] = [
+        lambda store: store.put(b"new"),
+        lambda store: store.put(DATA),
+        lambda store: store.put_many([DATA, DATA]),
+        lambda store: store.delete(Ref.ZERO),
+        lambda store: store.replace(DATA),
+    ]
+    with server.restarted(wal_writer_delay="10s", autovacuum="off"):
+        async with open_postgres(conninfo, durable=durable) as store:
+            await store.put(DATA)
+            assert [await flushes(server, store, partial(one, store)) for one in operations] == [durable] * 5
+
+
+async def test_what_writes_nothing_leaves_no_trace(server: PostgresServer) -> None:
+    position = "SELECT pg_current_wal_insert_lsn()::text"
+    with server.restarted(autovacuum="off"):
+        async with open_postgres(server.conninfo(), durable=False) as store:
+            await store.put(DATA)
+            await store.put(DATA)  # what it looks at it may tidy up
+            before = server.query("CHECKPOINT", position)
+            assert await store.put(DATA) == (REF, False)
+            assert not await store.delete(Ref.ZERO)
+            assert server.query(position) == before
+        async with open_postgres(server.conninfo()) as store:
+            before = server.query(position)
+            assert await store.put_many([]) == []
+            assert server.query(position) == before
+
+
+async def test_a_server_that_does_not_sync_is_refused(server: PostgresServer) -> None:
+    with server.restarted(fsync="off"):
+        with pytest.raises(ReplicaError, match=f"^the server runs with fsync = off, .*: {server.name}: turn it on, or"):
+            await open_and_close(server.conninfo())
+        async with open_postgres(server.conninfo(), durable=False) as store:
+            assert await store.put(DATA) == (REF, True)
+
+
+# Errors, each one line with a remedy
+
+
+async def test_a_wrong_password(server: PostgresServer) -> None:
+    conninfo = f"postgresql://guest:not%20the%20secret@127.0.0.1:{server.port}/postgres"
+    line = 'password authentication failed for user "guest": ', "check the user, and the password"
+    await check_opening(server, conninfo, psycopg.OperationalError, *line)
+
+
+async def test_a_password_from_the_environment(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.query(SCHEMA, "GRANT SELECT, INSERT, UPDATE, DELETE ON blobs TO guest")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    async with open_postgres(server.conninfo("guest")) as store:
+        assert await store.put(DATA) == (REF, True)
+        assert await store.put(DATA) == (REF, False)
+        assert await store.delete(REF)
+        assert not await store.delete(REF)
+        assert "secret" not in repr(store)
+        assert "secret" not in repr(store._writers)
+
+
+async def test_no_password(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSFILE", "/dev/null")
+    await check_opening(server, server.conninfo("guest"), psycopg.OperationalError, "no password supplied", "~/.pgpass")
+
+
+async def test_no_such_database(server: PostgresServer) -> None:
+    line = 'database "nowhere" does not exist: ', "createdb"
+    await check_opening(server, server.conninfo(dbname="nowhere"), psycopg.OperationalError, *line)
+
+
+async def test_tls_that_the_server_does_not_offer(server: PostgresServer) -> None:
+    line = "server does not support SSL, but SSL was required: ", "sslmode=prefer"
+    await check_opening(server, server.conninfo(sslmode="require"), psycopg.OperationalError, *line)
+
+
+async def test_tls_that_the_server_requires(server: PostgresServer) -> None:
+    line = "no pg_hba.conf entry for host", "sslmode=require"
+    await check_opening(server, server.conninfo("tls_only"), psycopg.OperationalError, *line)
+
+
+async def test_no_table_and_no_right_to_create_one(server: PostgresServer) -> None:
+    line = "permission denied for schema public: ", "GRANT"
+    await check_opening(server, server.conninfo("guest", "secret"), errors.InsufficientPrivilege, *line)
+
+
+async def test_no_right_to_write(server: PostgresServer) -> None:
+    server.query(SCHEMA, "GRANT SELECT ON blobs TO guest")
+    async with open_postgres(server.conninfo("guest", "secret")) as store:
+        with pytest.raises(psycopg.Error) as info:
+            await store.put(DATA)
+        check_error(server, info.value, errors.InsufficientPrivilege, "permission denied for table blobs: ", "GRANT")
+        with pytest.raises(BlobNotFoundError):
+            await store.get(REF)
+
+
+async def test_a_standby(server: PostgresServer) -> None:
+    server.query(SCHEMA)
+    with server.as_standby():
+        line = (
+            "the server is read-only: a standby, or default_transaction_read_only: ",
+            "target_session_attrs=read-write",
+        )
+        await check_opening(server, server.conninfo(), errors.ReadOnlySqlTransaction, *line)
+
+
+async def test_a_store_that_becomes_read_only(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store.put(DATA)
+        with server.restarted(default_transaction_read_only="on"):
+            for operation in OPERATIONS:
+                with pytest.raises(psycopg.Error) as info:
+                    await operation(store)
+                check_error(server, info.value, errors.ReadOnlySqlTransaction, "the server is read-only")
+        assert await store.get(REF) == DATA
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_a_session_that_becomes_read_only(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store._writers.run(lambda connection: connection.execute("SET default_transaction_read_only = on"))
+        for operation in OPERATIONS[:4]:
+            with pytest.raises(psycopg.Error) as info:
+                await operation(store)
+            line = " in a read-only transaction: ", "target_session_attrs=read-write"
+            check_error(server, info.value, errors.ReadOnlySqlTransaction, *line)
+
+
+async def test_a_table_that_has_been_dropped_is_never_one_that_lacks_a_blob(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        server.query("DROP TABLE blobs")
+        for operation in OPERATIONS:
+            with pytest.raises(psycopg.Error) as info:
+                await operation(store)
+            check_error(server, info.value, errors.UndefinedTable, 'relation "blobs" does not exist: ', "dropped")
+
+
+async def test_a_ref_of_31_bytes_fails_the_listing(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        server.query(rf"INSERT INTO blobs VALUES ('\x{REF[:31].hex()}', '')")
+        with pytest.raises(ReplicaError, match=f"^a ref is exactly 32 bytes, not 31: {server.name}$"):
+            await store.list_page(Ref.ZERO, 10)
+
+
+async def test_a_blob_that_no_row_can_hold_is_refused_alone(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_postgres, "SIZE_LIMIT", 1000)
+    async with open_postgres(server.conninfo()) as store:
+        for attempt in (store.put, store.replace, lambda blob: store.put_many([DATA, blob, b""])):
+            with pytest.raises(psycopg.DataError) as info:
+                await attempt(bytes(1001))
+            check_error(server, info.value, psycopg.DataError, "a blob of 1001 bytes, where a row holds at most 1000: ")
+        assert await store.put_many([bytes(1000)]) == [(Ref.of(bytes(1000)), True)]
+    assert len(await read_all(server)) == 1
+
+
+# One transaction for all that wait, and each caller's own true outcome
+
+
+async def put_in_one_batch(store: PostgresStore, *blobs: bytes) -> list[Ended]:
+    return await in_one_batch(store._writers, *[partial(store.put, blob) for blob in blobs])
+
+
+async def read_in_one_batch(store: PostgresStore, *calls: Callable[[], Awaitable[object]]) -> list[Ended]:
+    readers: Any = SimpleNamespace(run=store._read)
+    return await in_one_batch(readers, *calls)
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_what_waits_is_one_transaction_and_one_query(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(refs: list[Ref], connection: psycopg.Connection[Any]) -> dict[Ref, bytes]:
+        counts.append(len(refs))
+        return select(refs, connection)
+
+    counts: list[int] = []
+    select = _postgres_sql.select
+    monkeypatch.setattr(_postgres_sql, "select", counted)
+    blobs = [b"%d" % i for i in range(100)]
+    async with open_postgres(server.conninfo()) as store:
+        for ended, blob in zip(await put_in_one_batch(store, *blobs), blobs, strict=True):
+            assert ended.unwrap() == (Ref.of(blob), True)
+        assert server.query("SELECT count(*), count(DISTINCT xmin::text) FROM blobs") == [(100, 1)]
+        gets = [partial(store.get, Ref.of(blob)) for blob in [*blobs, b"0", b"missing"]]
+        *ended_gets, missing = await read_in_one_batch(store, *gets)
+        assert [one.unwrap() for one in ended_gets] == [*blobs, b"0"]
+        assert isinstance(missing, outcome.Error)
+        assert type(missing.error) is BlobNotFoundError
+        assert counts == [101]
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_of_equal_puts_in_one_batch_one_is_added(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store.put(b"old")
+        ended = await in_one_batch(
+            store._writers,
+            partial(store.put, b"old"),
+            partial(store.put, b"new"),
+            partial(store.put_many, [b"newer", b"new", b"newer", b"old"]),
+            partial(store.put, b"newer"),
+        )
+        results = [ended[0].unwrap(), ended[1].unwrap(), *ended[2].unwrap(), ended[3].unwrap()]
+        assert [added for _, added in results] == [False, True, True, False, False, False, False]
+
+
+async def test_64_racing_puts_of_one_blob_through_two_stores(server: PostgresServer) -> None:
+    async def put(store: PostgresStore) -> None:
+        results.append(await store.put(DATA))
+
+    results: list[PutResult] = []
+    async with open_postgres(server.conninfo()) as one, open_postgres(server.conninfo()) as two:
+        async with trio.open_nursery() as nursery:
+            for i in range(64):
+                nursery.start_soon(put, (one, two)[i % 2])
+    assert sorted(results) == [(REF, False)] * 63 + [(REF, True)]
+
+
+@pytest.mark.parametrize("size", [100, 20_000])  # one statement, and many in one transaction
+async def test_puts_of_the_same_blobs_in_opposite_orders_do_not_lock_each_other_out(
+    server: PostgresServer, size: int
+) -> None:
+    async def put(store: PostgresStore, blobs: list[Blob]) -> None:
+        added.extend(result.ref for result in await store.put_many(blobs) if result.added)
+
+    for round_ in range(3):
+        blobs = sorted((Blob(b"%d %d " % (round_, i) + bytes(size)) for i in range(300)), key=lambda blob: blob.ref)
+        added: list[Ref] = []
+        async with open_postgres(server.conninfo()) as one, open_postgres(server.conninfo()) as two:
+            async with trio.open_nursery() as nursery:
+                for store in (one, two):
+                    nursery.start_soon(put, store, blobs)
+                    nursery.start_soon(put, store, blobs[::-1])
+        assert sorted(added) == [blob.ref for blob in blobs]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("at", ["", "CONSTRAINT"])
+@pytest.mark.parametrize(("code", "kind"), [("23514", errors.CheckViolation), ("53100", errors.DiskFull)])
+async def test_a_bad_call_does_not_fail_its_neighbours(
+    server: PostgresServer, at: str, code: str, kind: type[psycopg.Error]
+) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        server.query(REFUSAL.format(code, at, at and "DEFERRABLE INITIALLY DEFERRED"))
+        before, bad, many, again, after = await in_one_batch(
+            store._writers,
+            partial(store.put, b"before"),
+            partial(store.put, BAD),
+            partial(store.put_many, [b"first", BAD, b"last"]),
+            partial(store.put, b"first"),
+            partial(store.put, b"after"),
+        )
+        assert before.unwrap() == (Ref.of(b"before"), True)
+        assert again.unwrap() == (Ref.of(b"first"), True)  # that of the many was undone
+        assert after.unwrap() == (Ref.of(b"after"), True)
+        for one in (bad, many):
+            check_error(server, one, kind, "refused: ")
+            assert isinstance(one, outcome.Error)
+            assert "at length" not in str(one.error)
+        assert await store.put(b"next") == (Ref.of(b"next"), True)
+    assert {*(await read_all(server)).values()} == {b"before", b"first", b"after", b"next"}
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_a_put_of_many_is_undone_as_a_whole(server: PostgresServer) -> None:
+    blobs = sorted([Blob(bytes([i]) * 600_000) for i in range(5)], key=lambda blob: blob.ref)
+    async with open_postgres(server.conninfo()) as store:
+        server.query(REFUSAL.format("23514", "", "").replace("NEW.data = 'bad'", f"NEW.ref = '\\x{blobs[-1].ref}'"))
+        with pytest.raises(psycopg.Error) as info:
+            await store.put_many(blobs)
+        check_error(server, info.value, errors.CheckViolation, "refused: ")
+        assert await store.list_page(Ref.ZERO, 10) == []
+        assert await store.put_many(blobs[:-1]) == [(blob.ref, True) for blob in blobs[:-1]]
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_puts_deletes_and_replacements_in_one_batch(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store.put_many([b"gone", b"kept"])
+        ended = await in_one_batch(
+            store._writers,
+            partial(store.delete, Ref.of(b"gone")),
+            partial(store.put, b"new"),
+            partial(store.delete, REF),
+            partial(store.replace, b"kept"),
+        )
+        assert [one.unwrap() for one in ended] == [True, (Ref.of(b"new"), True), False, None]
+    assert {*(await read_all(server)).values()} == {b"kept", b"new"}
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_a_damaged_row_does_not_fail_its_neighbours(server: PostgresServer) -> None:
+    large = random.Random(3).randbytes(5000)
+    async with open_postgres(server.conninfo()) as store:
+        await store.put_many([large, b"good"])
+        server.damage(*server.query("SELECT reltoastrelid::regclass::text FROM pg_class WHERE relname = 'blobs'")[0])
+        good, damaged, missing = await read_in_one_batch(
+            store, *[partial(store.get, ref) for ref in (Ref.of(b"good"), Ref.of(large), REF)]
+        )
+        assert good.unwrap() == b"good"
+        check_error(server, damaged, errors.DataCorrupted, "invalid page in block")
+        assert isinstance(missing, outcome.Error)
+        assert type(missing.error) is BlobNotFoundError
+        with pytest.raises(errors.DataCorrupted):
+            await store.get_many([Ref.of(large)])
+
+
+# Locks, silence, and reads that nobody waits for
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_cancelled_read_cancels_its_statement(
+    server: PostgresServer, read: Callable[[PostgresStore], Awaitable[object]]
+) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store.put(DATA)
+        served_by = backends(server)
+        with locked(server):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, store)
+                await wait_until(server, waiting())
+                nursery.cancel_scope.cancel()
+            await wait_until(server, waiting(0))
+        assert [await store.get(REF) for _ in range(10)] == [DATA] * 10  # none is hit by what was meant for another
+        assert backends(server) == served_by
+
+
+async def test_a_cancelled_read_does_not_keep_the_block_open(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()):
+        pass
+    with locked(server), trio.fail_after(PATIENCE):
+        async with open_postgres(server.conninfo()) as store, trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(store.list_page, Ref.ZERO, 10)
+            await wait_until(server, waiting(postgres.READERS))
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_a_statement_goes_on_while_somebody_waits_for_it(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(scope: trio.CancelScope) -> None:
+        with scope:
+            results.append(await store.get(REF))
+
+    def captured(session: Session, request: Callable[[Any], Any], is_wanted: Callable[[], bool]) -> Ended:
+        def asked() -> bool:
+            answers.append(is_wanted())
+            looks.release()
+            return answers[-1]
+
+        return really(session, request, asked)
+
+    really = Session.captured
+    answers: list[bool] = []
+    looks = threading.Semaphore(0)
+    results: list[bytes] = []
+    scopes = [trio.CancelScope(), trio.CancelScope(), trio.CancelScope()]
+    async with open_postgres(server.conninfo()) as store:
+        await store.put(DATA)
+        monkeypatch.setattr(Session, "captured", captured)
+        async with trio.open_nursery() as nursery:
+            with locked(server) as other:
+                nursery.start_soon(read_in_one_batch, store, *[partial(get, scope) for scope in scopes])
+                await wait_until(server, waiting())
+                scopes[0].cancel()
+                scopes[2].cancel()
+                looks = threading.Semaphore(0)
+                for _ in range(3):
+                    assert await trio.to_thread.run_sync(looks.acquire, True, PATIENCE)
+                other.execute("COMMIT")
+        assert results == [DATA]
+        assert {*answers} == {True}
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServer) -> None:
+    async def read(scope: trio.CancelScope) -> None:
+        with scope:
+            await store._read(ran.append)
+
+    ran: list[object] = []
+    scopes = [trio.CancelScope(), trio.CancelScope()]
+    async with open_postgres(server.conninfo()) as store, trio.open_nursery() as nursery:
+        with Held() as held:
+            reads = [partial(store._read, held), *[partial(read, scope) for scope in scopes]]
+            nursery.start_soon(read_in_one_batch, store, *reads)
+            await held.wait_running()
+            scopes[0].cancel()
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(ran) == 1
+
+
+async def test_a_call_that_waits_for_too_long_fails(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+        await store.put(DATA)
+        served_by = backends(server)
+        with locked(server):
+            for operation in OPERATIONS:
+                with pytest.raises(psycopg.Error) as info:
+                    await operation(store)
+                line = "canceling statement due to user request: ", "answer_timeout is how long to wait"
+                check_error(server, info.value, errors.QueryCanceled, *line)
+        assert await store.put_many([DATA, b"new"]) == [(REF, False), (Ref.of(b"new"), True)]
+        assert backends(server) == served_by
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_calls_that_waited_together_for_too_long_fail_together(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(function: Callable[..., Any], *arguments: object) -> Any:
+        calls.append(function)
+        return function(*arguments)
+
+    calls: list[Callable[..., Any]] = []
+    monkeypatch.setattr(_postgres_sql, "insert_all", partial(counted, _postgres_sql.insert_all))
+    monkeypatch.setattr(_postgres_sql, "select", partial(counted, _postgres_sql.select))
+    async with open_postgres(server.conninfo(options="-c lock_timeout=100")) as store:
+        await store.put(DATA)
+        calls.clear()
+        with locked(server):
+            ended = await put_in_one_batch(store, b"one", b"two", b"three")
+            ended += await read_in_one_batch(store, *[partial(store.get, REF)] * 3)
+        assert len(calls) == 2
+        for one in ended:
+            check_error(server, one, errors.LockNotAvailable, "canceling statement due to lock timeout: ", "the lock")
+        assert len({id(one.error) for one in ended if isinstance(one, outcome.Error)}) == 6
+        assert await store.list_page(Ref.ZERO, 10) == [REF]
+
+
+async def test_a_commit_that_a_standby_does_not_confirm_is_no_put(server: PostgresServer) -> None:
+    server.query(SCHEMA)
+    with server.restarted(synchronous_standby_names="absent"):
+        async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+            for _ in range(2):  # the second time it is there
+                with pytest.raises(psycopg.Error) as info:
+                    await store.put(DATA)
+                check_error(server, info.value, errors.QueryCanceled, "the statement was cancelled as it ended: ")
+                assert await store.get(REF) == DATA
+
+
+@contextmanager
+def stopped(*processes: int) -> Generator[None, None, None]:
+    """Have processes that do nothing any more, for a block: their machine takes what is sent to them."""
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_a_server_that_does_not_answer_is_let_go(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_postgres_session, "CANCEL_SECONDS", 0.15)
+    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+        for operation in OPERATIONS:
+            await store.put(DATA)
+            await store.contains(REF)
+            with stopped(*backends(server)):
+                with pytest.raises(psycopg.Error) as info:
+                    await operation(store)
+            line = "no answer for 0.15 seconds, after the statement was cancelled: ", "the next call connects again"
+            check_error(server, info.value, psycopg.OperationalError, *line)
+
+
+async def test_a_server_that_takes_no_requests_is_let_go(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_postgres_session, "CANCEL_SECONDS", 0.15)
+    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+        await store.put(DATA)
+        with locked(server), stopped(server.pid):
+            with pytest.raises(psycopg.Error) as info:
+                await store.get(REF)
+        line = "no answer, and the statement could not be cancelled: ", "the next call connects again"
+        check_error(server, info.value, psycopg.OperationalError, *line)
+        assert await store.get(REF) == DATA
+
+
+# A server that is restarted
+
+
+async def test_a_restart_between_two_calls_is_not_noticed(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        for operation in OPERATIONS[:4]:
+            await operation(store)
+            server.restart()
+        await store.put(DATA)
+        for read in (store.get, store.contains):
+            server.restart()
+            assert await read(REF)
+
+
+async def test_a_connection_that_an_administrator_ends(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        with locked(server):
+            async with trio.open_nursery() as nursery:
+                ended = Task(nursery, store.put, DATA)
+                await wait_until(server, waiting())
+                server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        check_error(server, ended.error, errors.AdminShutdown, "terminating connection due to administrator command: ")
+
+
+async def test_calls_under_way_fail_when_the_server_is_killed_and_the_next_ones_connect_again(
+    server: PostgresServer,
+) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store.put(b"before")
+        async with trio.open_nursery() as nursery:
+            with locked(server):
+                calls = [Task(nursery, operation, store) for operation in OPERATIONS]
+                await wait_until(server, waiting(postgres.WRITERS + postgres.READERS))
+                server.kill()
+        for call in calls:
+            check_error(server, call.error, psycopg.OperationalError, ": postgresql://")
+        assert any("the next call connects again; a write under way may" in str(call.error) for call in calls)
+        for operation in OPERATIONS:
+            with pytest.raises(psycopg.Error) as info:
+                await operation(store)
+            check_error(server, info.value, psycopg.OperationalError, "Connection refused: ", "start the server")
+        server.start()
+        assert await store.put(DATA) == (REF, True)
+        assert await store.get(Ref.of(b"before")) == b"before"
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_a_batch_whose_connection_is_lost_fails_with_that(server: PostgresServer) -> None:
+    async def end_connection() -> object:
+        end = "SELECT pg_terminate_backend(pg_backend_pid())"
+        return await store._writers.run(lambda connection: connection.execute(end))
+
+    async with open_postgres(server.conninfo()) as store:
+        put, *ended = await in_one_batch(
+            store._writers,
+            partial(store.put, DATA),
+            end_connection,
+            partial(store.delete, REF),
+            partial(store.replace, DATA),
+        )
+        assert put.unwrap() == (REF, True)
+        for one in ended:
+            check_error(server, one, errors.AdminShutdown, "terminating connection due to administrator command: ")
+        assert await store.put(DATA) == (REF, False)
+
+
+async def test_every_acknowledged_blob_is_there_after_the_server_was_killed(server: PostgresServer) -> None:
+    async def put(round_: int, worker: int) -> None:
+        i = 0
+        while True:
+            i += 1
+            data = b"%d %d %d " % (round_, worker, i) * 2 ** (i % 12)
+            try:
+                ref, added = await store.put(data) if i % 5 else (await store.put_many([data, data[:-1]]))[0]
+            except psycopg.OperationalError as error:
+                failures.append(error)
+                return
+            assert added
+            acknowledged.add(ref)
+            if len(acknowledged) == enough:
+                killed.set()
+
+    acknowledged: set[Ref] = set()
+    failures: list[psycopg.OperationalError] = []
+    async with open_postgres(server.conninfo()) as store:
+        for round_ in range(3):
+            enough = len(acknowledged) + 200
+            killed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for worker in range(24):
+                    nursery.start_soon(put, round_, worker)
+                await killed.wait()
+                await trio.to_thread.run_sync(server.kill)
+            server.start()
+            assert acknowledged <= {ref async for ref in store.list_refs()}
+    assert acknowledged <= (await read_all(server)).keys()
+    assert len(failures) == 3 * 24
+
+
+# The end
+
+
+async def test_another_trio_run_is_refused(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        for operation in OPERATIONS:
+            with pytest.raises(RuntimeError, match=r"belongs to the trio\.run that opened it"):
+                await trio.to_thread.run_sync(partial(trio.run, operation, store))
+
+
+async def test_closed(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        await store.put(DATA)
+        assert len(backends(server)) == postgres.WRITERS + postgres.READERS
+    await wait_until(server, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'trio_replica'")
+    for operation in OPERATIONS:
+        with pytest.raises(trio.ClosedResourceError, match=server.name):
+            await operation(store)
+
+
+def test_a_server_that_does_not_start_says_why(server: PostgresServer) -> None:
+    server.stop()
+    with pytest.raises(RuntimeError, match="unrecognized configuration parameter"):
+        server.start(nonsense="yes")
+    server.start()

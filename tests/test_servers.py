@@ -1,0 +1,95 @@
+"""What becomes of a run of the tests where a server is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from . import conftest, postgres_server
+from .servers import SERVERS, ask_for_no_coverage, describe, missing_servers, skip_tests
+
+pytest_plugins = ["pytester"]
+
+TESTS = """
+import pytest
+
+def test_that_runs():
+    pass
+
+@pytest.mark.postgres
+def test_that_needs_a_server():
+    raise AssertionError
+"""
+
+
+def test_the_newest_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    monkeypatch.setattr(postgres_server, "INSTALLED", [f"{tmp_path}/*/bin", f"{tmp_path}/none/*"])
+    assert postgres_server.find_programs() is None
+    assert missing_servers()["postgres"] == "no PostgreSQL server is installed (apt-get install postgresql)"
+    for version in ("9.6", "17", "15"):
+        folder = tmp_path / version / "bin"
+        folder.mkdir(parents=True)
+        (folder / "initdb").touch()
+    (tmp_path / "18" / "bin").mkdir(parents=True)  # the client alone
+    assert postgres_server.find_programs() == tmp_path / "17" / "bin"
+    assert postgres_server.missing() is None
+    monkeypatch.setattr(shutil, "which", lambda program: str(tmp_path / "9.6" / "bin" / program))
+    assert postgres_server.find_programs() == tmp_path / "9.6" / "bin"
+
+
+def test_every_server_has_a_marker(request: pytest.FixtureRequest) -> None:
+    markers = {line.partition(":")[0] for line in request.config.getini("markers")}
+    assert markers >= set(SERVERS)
+
+
+CONFTEST = """
+from tests.servers import ask_for_no_coverage
+
+def pytest_configure(config):
+    ask_for_no_coverage(config, {})
+"""
+
+
+@pytest.mark.parametrize(("missing", "status"), [({"postgres": "not there"}, 0), ({}, 1)])
+def test_where_a_server_is_missing_the_coverage_is_not_asserted(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, missing: dict[str, str], status: int
+) -> None:
+    options = SimpleNamespace(cov_fail_under=100)
+    plugins = SimpleNamespace(getplugin={"_cov": SimpleNamespace(options=options)}.get)
+    config: Any = SimpleNamespace(pluginmanager=plugins)
+    ask_for_no_coverage(config, missing)
+    assert options.cov_fail_under == 100 * status
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    pytester.makeconftest(CONFTEST.replace("{}", repr(missing)))
+    pytester.makepyfile("def test_that_runs():\n    pass\n\n\ndef never_run():\n    pass\n")
+    assert pytester.runpytest_subprocess("--cov", "--cov-fail-under=100").ret == status
+
+
+def test_what_is_missing_is_said() -> None:
+    assert describe({}) == []
+    assert describe({"postgres": "not there"}) == [
+        "tests marked postgres are skipped: not there",
+        "so the coverage is not asserted",
+    ]
+    assert conftest.pytest_report_header() == describe(conftest.MISSING)
+
+
+def test_the_tests_that_need_a_missing_server_are_skipped(pytester: pytest.Pytester) -> None:
+    class Missing:
+        def pytest_configure(self, config: pytest.Config) -> None:
+            config.addinivalue_line("markers", "postgres: as here")
+
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            skip_tests(items, {"postgres": "not there", "another": "nor that"})
+
+    pytester.makepyfile(TESTS)
+    result = pytester.inline_run("-p", "no:cacheprovider", "-rs", plugins=[Missing()])
+    passed, skipped, failed = result.listoutcomes()
+    assert [report.nodeid.partition("::")[2] for report in passed] == ["test_that_runs"]
+    assert [str(report.longrepr).partition("Skipped: ")[2] for report in skipped] == ["not there')"]
+    assert failed == []

@@ -1,0 +1,255 @@
+"""A replica that a file describes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
+
+from ._errors import ReplicaError
+from ._secrets import redacted
+from ._toml_lines import key_lines
+from ._url import LOCAL, check_places, check_replica, open_opening, option_kinds, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from ._replica import ReplicaStore
+    from ._toml_lines import Key
+    from ._url import OpeningStore, StoreUrl
+
+OPTIONS: Final[Mapping[str, tuple[type, ...]]] = {
+    "queue_size": (int,),
+    "batch_size": (int,),
+    "grace": (float, int),
+    "hedge_delay": (float, int),
+    "verify": (bool,),
+}
+"""What a file may say of the replica itself."""
+
+_KINDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    dict: "a table",
+    list: "an array",
+}
+"""What the types of values are called. The others are those of dates and times."""
+
+
+class ConfigError(ReplicaError, ValueError):
+    """A configuration file can't be used. It is said in one line, with the file, the line in it, and the key."""
+
+    def __init__(self, path: str, line: int | None, problem: str) -> None:
+        place = path if line is None else f"{path}:{line}"
+        super().__init__(f"{place}: {problem}")
+        self.path = path
+        """The file, as it was given."""
+        self.line = line
+        """The line, counted from 1; None if the problem has none."""
+        self.problem = problem
+        """What is wrong."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.path, self.line, self.problem
+
+
+def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[ReplicaStore]:
+    """Open the replica that a TOML file describes, with stores of its own, which the block opens and closes.
+
+    As in ``async with open_config("trio-replica.toml") as store: …``. The file::
+
+        queue_size = 64            # also batch_size, grace, hedge_delay, verify: what `open` takes
+
+        [sync]                     # names of stores, and their URLs: what `open_store` takes
+        local = "sqlite:blobs.db"  # a path is relative to the folder of the file
+
+        [async]
+        offsite = { url = "s3://bucket/prefix", requests = 8, retry_seconds = 300 }
+
+    A table in place of a URL has the URL and options: keyword arguments of the function that opens the store
+    (`open_directory`, `open_sqlite`, `open_object_store`, `open_postgres`), ``retry``, ``retry_attempts`` and
+    ``retry_seconds``. What the URL says itself counts more. Credentials need not be in the file: the clients find them
+    in the environment.
+
+    The file is read when this is called, which blocks.
+
+    Raises:
+      TypeError: at once, if `path` is no path.
+      ConfigError: at once, if there is no such file, or it is no TOML, has an unknown key or a value of a wrong type,
+        or describes no replica.
+      ModuleNotFoundError: at once, if a store takes a package that is not installed.
+      Exception: on entering the block, what opening a store raises; those opened before it have been closed.
+      PoisonedError: when the block ends; see `open`.
+
+    """
+    return read_config(path).open()
+
+
+@final
+@dataclass(frozen=True)
+class Config:
+    """What a file says."""
+
+    sync: Mapping[str, StoreUrl]
+    async_: Mapping[str, StoreUrl]
+    options: Mapping[str, Any]
+    """Keyword arguments of `open`."""
+    _file: _File
+
+    def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
+        """Open the replica for a block: see `open_config`."""
+        sync, async_ = self._opening("sync", self.sync), self._opening("async", self.async_)
+        return open_opening(sync, async_, self.options)
+
+    def _opening(self, kind: str, urls: Mapping[str, StoreUrl]) -> dict[str, OpeningStore]:
+        opening = {}
+        for name, url in urls.items():
+            with self._file.locating((kind, name)):
+                opening[name] = url.open()
+        return opening
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Return what a configuration file says, and that fits together. Blocks.
+
+    Raises:
+      TypeError, ConfigError, ModuleNotFoundError: see `open_config`.
+
+    """
+    file = _File(os.fsdecode(path))
+    file.check_keys((), file.document, (*OPTIONS, "sync", "async"))
+    options = {option: file.document[option] for option in OPTIONS if option in file.document}
+    for option, value in options.items():
+        file.check_kind((option,), value, OPTIONS[option])
+        with file.locating((option,)):
+            check_replica(["a store"], (), {option: value})
+    sync, async_ = file.stores("sync"), file.stores("async")
+    if not sync:
+        raise file.error(("sync",), 'needs a store: NAME = "URL"')
+    names: dict[str, list[str]] = {"sync": [], "async": []}
+    urls: list[StoreUrl] = []
+    for kind, name, url in (
+        *(("sync", *item) for item in sync.items()),
+        *(("async", *item) for item in async_.items()),
+    ):
+        names[kind].append(name)
+        urls.append(url)
+        with file.locating((kind, name)):
+            check_replica(names["sync"], names["async"], {})
+            check_places(urls)
+    return Config(sync, async_, options, file)
+
+
+@final
+class _File:
+    """A file that was read, and the errors that are in it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lines: dict[Key, int] = {}
+        try:
+            with open(path, "rb") as file:
+                text = file.read().decode().replace("\r\n", "\n")
+            self.document = tomllib.loads(text)
+        except FileNotFoundError:
+            raise ConfigError(path, None, "there is no such file; trio-replica init writes an example") from None
+        except OSError as error:
+            raise ConfigError(path, None, f"it can't be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise ConfigError(path, line, "the file is not UTF-8") from None
+        except tomllib.TOMLDecodeError as error:
+            raise _no_toml(path, text, str(error)) from None
+        self._lines.update(key_lines(text))
+
+    def error(self, key: Key, problem: str) -> ConfigError:
+        """Return the error that there is a problem with the value of a key, at its line or that of its table."""
+        line = next((self._lines[key[:size]] for size in range(len(key), 0, -1) if key[:size] in self._lines), None)
+        return ConfigError(self.path, line, f"{_shown(key)} {problem}")
+
+    @contextmanager
+    def locating(self, key: Key) -> Generator[None, None, None]:
+        """Turn what is raised because a value is bad into an error at its line."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise self.error(key, f"can't be used: {redacted(str(error))}") from None
+
+    def check_keys(self, table: Key, value: Mapping[str, Any], known: Iterable[str]) -> None:
+        """Check that a table has only known keys."""
+        known = list(known)
+        for key in value:
+            if key not in known:
+                similar = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean {similar[0]}?" if similar else f"known are {', '.join(known)}"
+                raise self.error((*table, key), f"is unknown; {hint}")
+
+    def check_kind(self, key: Key, value: object, kinds: tuple[type, ...]) -> None:
+        """Check the type of a value."""
+        if type(value) not in kinds:
+            shape = " or ".join(_KINDS[kind] for kind in kinds if kind is not int or float not in kinds)
+            raise self.error(key, f"has to be {shape}, not {_kind(value)}")
+
+    def stores(self, kind: str) -> dict[str, StoreUrl]:
+        """Return the stores of one kind, by their names without secrets."""
+        table = self.document.get(kind, {})
+        if not isinstance(table, dict):
+            raise self.error((kind,), f"has to be a table of stores, [{kind}], not {_kind(table)}")
+        stores: dict[str, StoreUrl] = {}
+        for name, value in table.items():
+            key, shown = (kind, name), redacted(name)
+            if shown in stores:
+                raise self.error(key, "differs from another name in what is secret in it alone")
+            stores[shown] = self._store(key, value)
+            self._lines.setdefault((kind, shown), self._lines[key])
+        return stores
+
+    def _store(self, key: Key, value: object) -> StoreUrl:
+        if isinstance(value, str):
+            return self._url(key, value, {})
+        if not isinstance(value, dict):
+            raise self.error(key, f"has to be a URL in quotes, or a table with one, not {_kind(value)}")
+        if "url" not in value:
+            raise self.error(key, 'has no url: add url = "…"')
+        self.check_kind((*key, "url"), value["url"], (str,))
+        options = {option: value[option] for option in value if option != "url"}
+        url = self._url((*key, "url"), value["url"], {})
+        known, others = option_kinds(url.scheme)
+        if others is None:
+            self.check_keys(key, value, ["url", *known])
+        for option, given in options.items():
+            self.check_kind((*key, option), given, known.get(option, others or ()))
+        return self._url(key, value["url"], options)
+
+    def _url(self, key: Key, url: str, options: Mapping[str, Any]) -> StoreUrl:
+        scheme, colon, path = url.partition(":")
+        if scheme in LOCAL and path and not path.startswith("//"):
+            url = scheme + colon + os.path.join(os.path.dirname(os.path.abspath(self.path)), path)
+        with self.locating(key):
+            return parse_url(url, options)
+
+
+def _no_toml(path: str, text: str, reason: str) -> ConfigError:
+    """Return the error for what `tomllib` says, which ends with the line and the column, or says that it is the end."""
+    place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", reason)
+    if place is None:
+        return ConfigError(path, None, f"the file is no TOML: {redacted(reason)}")
+    line = int(place[1]) if place[1] else text.rstrip("\n").count("\n") + 1
+    return ConfigError(path, line, f"the file is no TOML: {redacted(reason[: place.start()])}")
+
+
+def _shown(key: Key) -> str:
+    """Return a key as it would be written, without secrets, for a name may be a URL."""
+    parts = [part if re.fullmatch("[A-Za-z0-9_-]+", part) else f'"{redacted(part)}"' for part in key]
+    return ".".join(parts)
+
+
+def _kind(value: object) -> str:
+    return next((shape for kind, shape in _KINDS.items() if type(value) is kind), "a date or time")

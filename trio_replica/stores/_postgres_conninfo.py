@@ -1,0 +1,62 @@
+"""What names a PostgreSQL database: libpq's connection strings, taken apart without showing a password."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
+
+DEFAULTS: Final = {
+    "connect_timeout": "10",  # seconds, for each address
+    "keepalives_idle": "10",  # seconds of silence after which the server's machine is asked whether it is there,
+    "keepalives_interval": "5",  # seconds between such questions,
+    "keepalives_count": "3",  # and unanswered ones that mean that it is not
+    "tcp_user_timeout": "25000",  # milliseconds that what was sent may be unacknowledged: as long as those together
+    "fallback_application_name": "trio_replica",
+}
+"""The parameters that the conninfo and the environment leave to libpq, which would wait for ever."""
+
+
+def parse(conninfo: str) -> tuple[str, str]:
+    """Return the whole conninfo to connect with, and the name of the database: its URL without user and password.
+
+    Raises:
+      TypeError: if it is no `str`.
+      ValueError: if libpq can't parse it, or not as it was meant. It shows nothing that may be part of a password.
+
+    """
+    if not isinstance(conninfo, str):
+        raise TypeError(f"a conninfo is a str, not {type(conninfo).__name__}")
+    try:
+        given = {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
+    except (psycopg.Error, UnicodeError) as error:
+        reason = re.sub(r'".*"', '"…"', str(error).strip())
+        raise ValueError(f"the conninfo of a PostgreSQL database can't be parsed: {reason}") from None
+    known = {option.keyword.decode(): option.val.decode() for option in Conninfo.get_defaults() if option.val}
+    known.update(given)
+    host, port = known.get("host") or known.get("hostaddr", ""), known.get("port", "")
+    database = known.get("dbname") or known.get("user", "")
+    if not re.fullmatch(r"[0-9,]*", port) or ("://" in conninfo and "@" in host + database):
+        raise ValueError(
+            "the conninfo has no proper host and port: in a URL, a password's @, / and : are %40, %2F, %3A"
+        )
+    missing = {key: value for key, value in DEFAULTS.items() if key not in known}
+    # With SQL_ASCII, which some databases are in, psycopg would take all texts for bytes.
+    conninfo = make_conninfo(conninfo, **missing, client_encoding="utf8")
+    return conninfo, _url(host.split(","), port.split(","), database, given.get("service"))
+
+
+def _url(hosts: list[str], ports: list[str], database: str, service: str | None) -> str:
+    if service is not None:  # it says the rest
+        return f"postgresql:///?service={quote(service)}"
+    if len(ports) == 1:
+        ports *= len(hosts)
+    addresses = [
+        (f"[{host}]" if ":" in host else quote(host, safe="")) + (port and f":{port}")
+        for host, port in zip(hosts, ports, strict=False)  # libpq refuses that, when it connects
+    ]
+    return f"postgresql://{','.join(addresses)}/{quote(database)}"

@@ -1,0 +1,79 @@
+"""One line for each error of PostgreSQL: what is wrong, with which store, and what to do about it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+_ADDRESS: Final = re.compile(
+    r"(- host: .*?, hostaddr: \S+: )?(connection (failed|is bad): |consuming input failed: )*"
+    r'(connection to server .*?"(, port \d+)? failed: )?'
+    r"((FATAL|ERROR):\s+)?"
+)
+"""What stands before the reason in a line of libpq's, and of psycopg's when it has tried several addresses."""
+
+_ASIDES: Final = ("\t", "DETAIL: ", "HINT: ", "Multiple connection attempts failed")
+"""What begins a line that is no reason."""
+
+_LOST: Final = "the next call connects again; a write under way may or may not have been done: repeat it"
+
+_REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
+    # By its class. Errors of statements have one each.
+    (errors.InsufficientPrivilege, "GRANT the user SELECT, INSERT, UPDATE and DELETE on the table, or have it created"),
+    (errors.UndefinedTable, "it was dropped, or is not in the search_path: create it, or open the store anew"),
+    (
+        errors.ReadOnlySqlTransaction,
+        "name the primary server; of several hosts, target_session_attrs=read-write finds it",
+    ),
+    (errors.DiskFull, "make room on the server's disk"),
+    (errors.QueryCanceled, "pg_stat_activity tells what holds a lock; answer_timeout is how long to wait"),
+    (errors.LockNotAvailable, "pg_stat_activity tells what holds the lock"),
+    (psycopg.errors.ConnectionTimeout, "check the host and the port; connect_timeout is how many seconds to wait"),
+    # By its words. Errors of connecting have no class, and an old or a translated server may use others.
+    (
+        "(password|authentication) failed|no password",
+        "check the user, and the password, in the conninfo, PGPASSWORD or ~/.pgpass",
+    ),
+    ('role ".*" does not exist', "check the user"),
+    ('database ".*" does not exist', "check its name, or create it: createdb"),
+    ("no encryption|SSL off", "check pg_hba.conf; if the server takes TLS only: sslmode=require"),
+    ("pg_hba.conf", "let this user in from here, in the server's pg_hba.conf"),
+    ("does not support SSL", "it has no TLS: turn on ssl there, or do without: sslmode=prefer"),
+    ("certificate", "sslrootcert names the file of the authority that signed the server's certificate"),
+    ("invalid response to SSL|expected authentication", "that is no PostgreSQL server: check the host and the port"),
+    ("refused|No such file", "start the server, or check the host and the port"),
+    ("resolve host", "check the host"),
+    ("starting up|shutting down|recovery mode|not (yet )?accepting", "try again when it is up"),
+    ("too many clients|connection slots|too many connections", "raise max_connections of the server"),
+    ("closed the connection|terminating connection|connection is (lost|closed)|reset by peer|no answer", _LOST),
+]
+
+
+def named(error: BaseException, name: str) -> BaseException:
+    """Return `error`; one of psycopg's as a line that has the store's name and a remedy.
+
+    It keeps its class and its `diag`, and lets go of its connection, which knows the password.
+    """
+    if not isinstance(error, psycopg.Error) or name in str(error):
+        return error
+    text = error.diag.message_primary or "; ".join(_reasons(str(error))) or type(error).__name__
+    named = copy.copy(error)
+    named.args = (": ".join(filter(None, [" ".join(text.split()), name, _remedy(error, text)])),)
+    return named.with_traceback(error.__traceback__)
+
+
+def _reasons(text: str) -> list[str]:
+    """Return the reasons in a text of libpq's, each once, without addresses and hints."""
+    lines = [line for line in text.splitlines() if not line.startswith(_ASIDES)]
+    return list(dict.fromkeys(filter(None, (_ADDRESS.sub("", line, count=1) for line in lines))))
+
+
+def _remedy(error: psycopg.Error, text: str) -> str:
+    for sign, remedy in _REMEDIES:
+        if isinstance(error, sign) if isinstance(sign, type) else re.search(sign, text):
+            return remedy
+    return ""
