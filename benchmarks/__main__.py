@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.console import Console
 
-from . import _machine, _memory, _report, _work, overhead, peers, stores
+from . import _machine, _memory, _report, _servers, _work, overhead, peers, stores
 from ._options import folder_option, only_option, quick_option
 from ._rounds import Folders, measure
 from .queueing.commands import advise, measure_queue
@@ -99,6 +99,8 @@ def measure_stores(callers: tuple[int, ...], sizes: tuple[str, ...], **options: 
     """Compare the stores with each other, and with plain files and databases."""
     if options["quick"]:
         callers, sizes = callers[:1], sizes[:1]
+    for name, reason in _servers.missing().items():
+        click.echo(f"what needs {name} is left out: {reason}")
     _run("stores", stores.comparisons(callers, sizes), **options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import cycle
 from queue import SimpleQueue
@@ -12,15 +13,18 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import trio
+from botocore.config import Config
 
 from trio_replica import Ref
 
 from . import _work
+from ._servers import BUCKET
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ._rounds import Run
+    from ._servers import Ceph
 
 INSERT: Final = "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO NOTHING"
 
@@ -103,6 +107,32 @@ def gets_from_sqlite(connections: int, callers: int, size: int) -> Run:
             result = await _work.rate(callers, get, seconds)
             for connection in opened:
                 connection.close()
+        return result
+
+    return run
+
+
+def puts_with_boto3(ceph: Ceph, threads: int, size: int) -> Run:
+    """Put new objects, only if there is none of the name, from some threads with one client, and nothing else."""
+
+    async def run(_: Path, seconds: float) -> float:  # noqa: ASYNC124  (a run is one)
+        payload = _work.payloads(size)
+        prefix = ceph.new_prefix()
+        client = ceph.boto3_client(Config(max_pool_connections=threads))
+
+        def put_some(_: int) -> int:
+            blobs = 0
+            while perf_counter() < end:
+                data = payload()
+                client.put_object(Bucket=BUCKET, Key=f"{prefix}/b:{Ref.of(data)}", Body=data, IfNoneMatch="*")
+                blobs += 1
+            return blobs
+
+        with closing(client), ThreadPoolExecutor(threads) as pool:
+            began = perf_counter()
+            end = began + seconds
+            blobs = sum(pool.map(put_some, range(threads)))
+            result = blobs / (perf_counter() - began)
         return result
 
     return run

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-PACKAGES: Final = ("trio-replica", "trio", "outcome", "disk-objectstore", "diskcache", "hashfs", "lmdb")
+PACKAGES: Final = (
+    "trio-replica",
+    "trio",
+    "outcome",
+    "obstore",
+    "psycopg",
+    "boto3",
+    "disk-objectstore",
+    "diskcache",
+    "hashfs",
+    "lmdb",
+)
 
 VOLATILE: Final = frozenset({"tmpfs", "ramfs"})
 """File systems in memory, on which an fsync does nothing."""

@@ -12,6 +12,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -52,6 +53,8 @@ class Comparison:
     variants: Sequence[Variant]
     notes: str = ""
     """What the notes of the variants say, if they have any."""
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What is entered before the first run, and left after the last: a server that the variants need."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,16 @@ def measure(
     """Run the variants in turn, `rounds` times each, for at least `seconds` a run. `began` is told what is run."""
     rates: dict[str, list[float]] = {variant.name: [] for variant in comparison.variants}
     folders.make_room()
-    for number in range(rounds):
-        order = comparison.variants if number % 2 == 0 else list(reversed(comparison.variants))
-        for variant in order:
-            began(f"{comparison.group}, {comparison.work}: {variant.name}, round {number + 1} of {rounds}")
-            gc.collect()
-            try:
-                rates[variant.name].append(trio.run(variant.run, folders.new(), seconds))
-            except BaseExceptionGroup as group:  # of a nursery
-                if group.subgroup(KeyboardInterrupt):
-                    raise KeyboardInterrupt from None
-                raise
+    with comparison.within():
+        for number in range(rounds):
+            order = comparison.variants if number % 2 == 0 else list(reversed(comparison.variants))
+            for variant in order:
+                began(f"{comparison.group}, {comparison.work}: {variant.name}, round {number + 1} of {rounds}")
+                gc.collect()
+                try:
+                    rates[variant.name].append(trio.run(variant.run, folders.new(), seconds))
+                except BaseExceptionGroup as group:  # of a nursery
+                    if group.subgroup(KeyboardInterrupt):
+                        raise KeyboardInterrupt from None
+                    raise
     return Measured(comparison, rates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import _by_hand, _work
+from . import _by_hand, _servers, _work
 from ._rounds import Comparison, Variant
 
 if TYPE_CHECKING:
@@ -14,11 +14,20 @@ if TYPE_CHECKING:
 
 def comparisons(callers: Sequence[int], sizes: Sequence[str]) -> Iterator[Comparison]:
     """Return the comparisons: first those with a figure that the library promises, then all the rest."""
+    missing = _servers.missing()
     yield from _promised()
+    if "ceph" not in missing:
+        yield promised_of_ceph()
+    if "postgres" not in missing:
+        yield promised_of_postgres()
     for size in sizes:
         for number in callers:
             yield _puts(number, size)
             yield _gets(number, size)
+    if not missing:
+        for number in callers:
+            yield _on_servers("put", number)
+            yield _on_servers("get", number)
 
 
 def _promised() -> Iterator[Comparison]:
@@ -49,6 +58,53 @@ def _promised() -> Iterator[Comparison]:
             Variant("plain files, the same fsyncs, 1 caller", _by_hand.puts_into_files(size, durable=True)),
             Variant("directory store, 64 callers", _work.puts(_work.directory, 64, size), at_least=2.5),
         ],
+    )
+
+
+def promised_of_ceph() -> Comparison:
+    """Return the comparison with a promise that takes a Ceph."""
+    ceph, size = _servers.Ceph(), _work.SIZES["4 KiB"]
+    return Comparison(
+        "promised",
+        "Ceph's S3 gateway, put, 4 KiB, 16 callers",
+        "blobs/s",
+        [
+            Variant("boto3, 16 threads", _by_hand.puts_with_boto3(ceph, 16, size)),
+            Variant("object store", _work.puts(ceph.open_store, 16, size), at_least=2),
+        ],
+        within=ceph.running,
+    )
+
+
+def promised_of_postgres() -> Comparison:
+    """Return the comparison with a promise that takes a PostgreSQL."""
+    postgres, size = _servers.Postgres(), _work.SIZES["4 KiB"]
+    return Comparison(
+        "promised",
+        "PostgreSQL put of many, 4 KiB, 1 caller",
+        "blobs/s",
+        [
+            Variant("put", _work.puts(postgres.open_store, 1, size)),
+            Variant("put_many of 1000", _work.puts_of_many(postgres.open_store, 1000, size), at_least=5),
+        ],
+        within=postgres.running,
+    )
+
+
+def _on_servers(operation: str, callers: int) -> Comparison:
+    """Compare stores on servers, which run on the same processors as the callers, with a database in a file."""
+    ceph, postgres = _servers.Ceph(), _servers.Postgres()
+    work, size = {"put": _work.puts, "get": _work.gets}[operation], _work.SIZES["4 KiB"]
+    return Comparison(
+        f"servers' {operation}",
+        f"4 KiB, {callers} callers",
+        "blobs/s",
+        [
+            Variant("sqlite", work(_work.sqlite, callers, size)),
+            Variant("PostgreSQL", work(postgres.open_store, callers, size)),
+            Variant("Ceph's S3 gateway", work(ceph.open_store, callers, size)),
+        ],
+        within=partial(_servers.both, ceph, postgres),
     )
 
 

@@ -145,11 +145,35 @@ def test_the_cost_of_an_fsync_is_measured_and_leaves_nothing(tmp_path: Path) -> 
 def test_every_promise_of_the_library_is_measured() -> None:
     promised = [
         variant.at_least
-        for comparison in (*overhead._promised(1), *stores._promised())
+        for comparison in (
+            *overhead._promised(1),
+            *stores._promised(),
+            stores.promised_of_ceph(),
+            stores.promised_of_postgres(),
+        )
         for variant in comparison.variants
         if variant.at_least is not None
     ]
-    assert promised == [0.8 / 2, 0.8 / 3, 1.7, 0.8, 0.65, 0.5, 0.9, 1 / 5, 0.6, 0.6, 0.6, 1 / 2.5, 1 / 1.2, 4, 6, 2.5]
+    assert promised == [
+        0.8 / 2,
+        0.8 / 3,
+        1.7,
+        0.8,
+        0.65,
+        0.5,
+        0.9,
+        1 / 5,
+        0.6,
+        0.6,
+        0.6,
+        1 / 2.5,
+        1 / 1.2,
+        4,
+        6,
+        2.5,
+        2,
+        5,
+    ]
 
 
 @pytest.mark.parametrize(
