@@ -216,6 +216,7 @@ WRONG = [
         "[sync.a]\nurl = 's3://b'\nsecret_access_key = 5",
         ":3: sync.a.secret_access_key has to be a text in quotes or true or false, not a whole number",
     ),
+    ("[sync.a]\nurl = 's3://b'\nrequest = 8", ":3: sync.a.request is unknown; did you mean requests?"),
     ("[sync.a]\nurl = 's3://b'\nrequests = 1.5", ":3: sync.a.requests has to be a whole number, not a number"),
     ("[sync.a]\nretry = 1\nurl = 'dir:a'", ":2: sync.a.retry has to be true or false, not a whole number"),
     # Values

@@ -7,14 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
 import trio_replica as replica
-from trio_replica import MemoryStore, Ref
+from trio_replica import ConfigError, MemoryStore, Ref
+from trio_replica.config import read_config
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
-    import pytest
     from trio.testing import MockClock
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,21 @@ async def test_the_lifespan(tmp_path: Path) -> None:
 
 TestListStore = run(OWN_STORE)["TestListStore"]
 """The README's own store passes the contract."""
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    (document,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "trio-replica.toml"
+    path.write_text(document)
+    config = read_config(path)
+    assert config.sync["local"].shown == f"sqlite:{tmp_path}/blobs.db"
+    assert config.async_["second"].retry == {}
+    assert config.async_["offsite"].retry == {"seconds": 300}
+    path.write_text(document.replace("requests", "request"))
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    said = str(caught.value).replace(f"{tmp_path}/", "")
+    assert said in " ".join(README.split())
 
 
 def test_the_test_command_is_that_of_ci() -> None:

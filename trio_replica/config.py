@@ -187,9 +187,14 @@ class _File:
         known = list(known)
         for key in value:
             if key not in known:
-                similar = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean {similar[0]}?" if similar else f"known are {', '.join(known)}"
-                raise self.error((*table, key), f"is unknown; {hint}")
+                self.check_similar((*table, key), known)
+                raise self.error((*table, key), f"is unknown; known are {', '.join(known)}")
+
+    def check_similar(self, key: Key, known: Iterable[str]) -> None:
+        """Check that the last part of a key is not the misspelling of a known one."""
+        similar = difflib.get_close_matches(key[-1], known, 1)
+        if similar:
+            raise self.error(key, f"is unknown; did you mean {similar[0]}?")
 
     def check_kind(self, key: Key, value: object, kinds: tuple[type, ...]) -> None:
         """Check the type of a value."""
@@ -225,6 +230,8 @@ class _File:
         if others is None:
             self.check_keys(key, value, ["url", *known])
         for option, given in options.items():
+            if option not in known and type(given) not in (others or ()):
+                self.check_similar((*key, option), known)
             self.check_kind((*key, option), given, known.get(option, others or ()))
         return self._url(key, value["url"], options)
 
