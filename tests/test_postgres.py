@@ -226,7 +226,7 @@ async def test_5000_refs_are_listed_in_order(server: PostgresServer) -> None:
 
 async def test_a_put_of_many_large_and_small_blobs(server: PostgresServer) -> None:
     source = random.Random(1)
-    blobs = [source.randbytes(size) for size in [100, 600_000, 3_000_000, 0, 400_000, 500_000, 2_000_000, 50]]
+    blobs = [source.randbytes(size) for size in [100, 600_000, 16 * 1024 * 1024, 0, 400_000, 500_000, 2_000_000, 50]]
     async with open_postgres(server.conninfo()) as store:
         assert await store.put_many(blobs) == [(Ref.of(blob), True) for blob in blobs]
         assert await store.put_many(blobs) == [(Ref.of(blob), False) for blob in blobs]
