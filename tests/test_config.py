@@ -177,6 +177,7 @@ WRONG = [
     ('[sync]\n\na = "', ":3: the file is no TOML: Unterminated string"),
     ('[sync]\na = "memory:"\na = 1', ":3: the file is no TOML: Cannot overwrite a value"),
     ("[sync]\n[sync]\n", ":2: the file is no TOML: Cannot declare ('sync',) twice"),
+    ("a = " + "[" * 3000 + "]" * 3000, ": its arrays or tables are nested too deeply"),
     ('a = """x\n\n', ":1: the file is no TOML: Unterminated string"),
     # Keys
     ("queue = 1", ":1: queue is unknown; did you mean queue_size?"),

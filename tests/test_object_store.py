@@ -783,7 +783,7 @@ async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     secrets = {
         "access_key_id": "AKIDofAPerson",
         "secret_access_key": "s3cret+/key=",
-        "session_token": "t0ken&of=a session",
+        "session_token": "t0ken&of=a session" * 20,  # longer than what is quoted of an answer
     }
     said: list[object] = []
 
@@ -802,7 +802,7 @@ async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
                 said += [caught.value, repr(caught.value), pickle.dumps(caught.value)]
     assert str(said[-3]) == line_of(scripted, "the server answered 400 Bad: *** *** ***")
     shown = " ".join(map(str, said)) + caplog.text
-    assert not [secret for secret in secrets.values() if secret in shown]
+    assert not [secret for secret in secrets.values() if secret[:12] in shown]
 
 
 # Other clouds

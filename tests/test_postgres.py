@@ -839,6 +839,20 @@ async def test_a_server_that_takes_no_requests_is_let_go(
         assert await store.get(REF) == DATA
 
 
+@pytest.mark.usefixtures("one_thread")
+async def test_a_libpq_that_would_wait_for_ever_cancels_nothing(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
+    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+        await store.put(DATA)
+        with locked(server), pytest.raises(psycopg.Error) as info:
+            await store.get(REF)
+        line = "no answer, and this libpq can't cancel a statement in a limited time: ", "the next call connects again"
+        check_error(server, info.value, psycopg.OperationalError, *line)
+        assert await store.get(REF) == DATA
+
+
 # A server that is restarted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import socket
 import subprocess
@@ -88,6 +89,8 @@ def test_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         "secret=1",
         "postgresql://user:sec%zret@db.example/blobs",
         "postgresql://user@[::secret/blobs",
+        "postgresql://user:x\nsecret%zz@db.example/blobs",
+        "postgresql://user@db.example/blobs?x%0Asecret=1",
         "postgresql://user@db.example/blobs?secret=1",
         "postgresql://user:pass@secret@db.example/blobs",
         "postgresql://user:pass/secret@db.example/blobs",
@@ -100,7 +103,13 @@ async def test_a_bad_conninfo_is_refused_without_being_shown(conninfo: str) -> N
     with pytest.raises(ValueError, match=r"^the conninfo [^\n]+$") as info:
         await open_and_close(conninfo)
     assert "secret" not in str(info.value)
-    assert info.value.__suppress_context__ or info.value.__context__ is None
+    assert info.value.__context__ is None
+
+
+def test_a_password_of_the_environment_that_is_no_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "PGPASSWORD", os.fsdecode(b"p\xe4ss"))
+    _, name = parse("postgresql://user@db.example/blobs")
+    assert name == "postgresql://db.example:5432/blobs"
 
 
 async def test_bad_arguments() -> None:
@@ -273,9 +282,18 @@ async def test_psycopg_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch)
     for module in [module for module in sys.modules if module.startswith("trio_replica.stores._postgres")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ImportError, match=r"pip install 'trio-replica\[postgres\]'$") as info:
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trio-replica\[postgres\]'$") as info:
         await open_and_close("postgresql://")
     assert info.value.name == "psycopg"
+
+
+async def test_libpq_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [module for module in sys.modules if module.startswith(("trio_replica.stores._postgres", "psycopg"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setenv("PSYCOPG_IMPL", "nothing")
+    with pytest.raises(ImportError, match=r"pip install 'trio-replica\[postgres\]'$") as info:
+        await open_and_close("postgresql://")
+    assert type(info.value) is ImportError
 
 
 def test_the_library_does_not_import_psycopg() -> None:

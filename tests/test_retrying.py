@@ -271,6 +271,7 @@ async def test_callers_do_not_wait_for_each_other(autojump_clock: MockClock) -> 
         TimeoutError("x"),
         ReplicaError("x"),
         StoreError("put", None, {"x": OSError("y")}),
+        StoreError("get", None, {"x": CorruptBlobError(Ref.ZERO, Ref.of(b"")), "y": OSError("y")}),
         trio.BrokenResourceError("x"),
         sqlite3.OperationalError("x"),
         psycopg.OperationalError("x"),
@@ -297,6 +298,7 @@ async def test_what_may_pass_is_repeated(autojump_clock: MockClock, error: Excep
         BlobNotFoundError(BLOB.ref),
         CorruptBlobError(BLOB.ref, Ref.ZERO),
         PoisonedError({"x": OSError("y")}),
+        StoreError("get", None, {"x": CorruptBlobError(Ref.ZERO, Ref.of(b"")), "y": trio.ClosedResourceError()}),
         trio.ClosedResourceError("x"),
         TypeError("x"),
         ValueError("x"),
@@ -520,6 +522,15 @@ def test_bad_arguments(arguments: list[Any], options: dict[str, Any], expected: 
     with pytest.raises(type(expected)) as caught:
         RetryingStore(*arguments, **options)
     assert str(caught.value) == str(expected)
+
+
+async def test_one_of_a_class_of_ones_own() -> None:
+    class Named(RetryingStore):
+        pass
+
+    retrying = Named(MemoryStore())
+    assert type(retrying) is Named
+    assert (await retrying.put(BLOB)).added
 
 
 def test_one_that_deletes_takes_one_that_deletes() -> None:

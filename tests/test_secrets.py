@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         (r"'password=\'my p\\\'w\' user=u'", r"'password=\'***\' user=u'"),
         ("password='my pw", "password='***"),
         ("AccountName=me;AccountKey=pw==", "AccountName=me;AccountKey=***"),
+        ("PGPASSWORD:pw", "PGPASSWORD:***"),
         # Headers
         ("Authorization: AWS4 Credential=AK, Signature=x\nHost: h", "Authorization: ***\nHost: h"),
         ("x-amz-security-token: abc\nHost: h", "x-amz-security-token: ***\nHost: h"),
@@ -317,6 +318,8 @@ def test_a_text_without_any_form_of_a_secret_is_shown_as_it_is(text: str) -> Non
         "password\\'",
         "a]",
         "token=x&",
+        "token:abc,",
+        "%25",
     ],
 )
 def test_long_texts_take_time_in_proportion(piece: str) -> None:

@@ -128,6 +128,15 @@ def test_a_url_that_names_a_host(url: str) -> None:
     replica.open_store("dir:///absolute/path")
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite://user:hunter2@host/db", "memory://user:hunter2@host", "memory:password=hunter2"]
+)
+def test_a_secret_in_a_local_url_is_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\*\*\*") as caught:
+        replica.open_store(url)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize("junk", [None, 5, b"memory:", MemoryStore(), ["memory:"]])
 def test_a_url_that_is_no_str(junk: Any) -> None:
     with pytest.raises(TypeError, match=rf"^the URL of a store is a str, not {type(junk).__name__}$"):
@@ -296,6 +305,11 @@ def test_urls_that_are_different_stores() -> None:
         ("s3://b/p", "gs://b/p"),
         ("s3://b?endpoint=http://h:1", "s3://b?endpoint=http://h:2"),
         ("az://c?account_name=a", "az://c?account_name=b"),
+        ("az://c?azure_storage_account_name=a", "az://c?azure_storage_account_name=b"),
+        ("s3://b?aws_endpoint_url=http://h:1", "s3://b?aws_endpoint_url=http://h:2"),
+        ("gs://b?base_url=http://h:1", "gs://b?base_url=http://h:2"),
+        ("postgresql:///db?hostaddr=10.0.0.1", "postgresql:///db?hostaddr=10.0.0.2"),
+        ("postgresql:///db?host=/tmp/a", "postgresql:///db?host=/tmp/A"),
         ("postgresql://h/db", "postgresql://h/other"),
         ("postgresql://h/db", "postgresql://h:5433/db"),
         ("postgresql://h/db", "postgresql://i/db"),

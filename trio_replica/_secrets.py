@@ -26,6 +26,7 @@ _PUBLIC: Final = ("requireauth", "skipsignature")
 """Options of libpq and of obstore that only sound like secrets."""
 
 _CODE = r"%(?:25)*"  # what begins a character that was percent-encoded, once or several times
+_ENCODED_PERCENT: Final = re.compile("%(?:25)+")
 _PLAIN: Final = (re.compile(r"://"), re.compile(r":"), re.compile(r"@"))
 _ENCODED: Final = (
     re.compile(rf"{_CODE}3A(?:/|{_CODE}2F){{2}}|:(?:{_CODE}2F){{2}}", re.IGNORECASE),
@@ -36,7 +37,7 @@ _ENCODED: Final = (
 
 _NO_PORT: Final = re.compile(r"://[^\s/@:\[]*:(?=\S)(?![0-9]{1,5}(?!\w))")
 """What stands before a password, and not before a port."""
-_BARE: Final = re.compile(r"\A(\W*(?!(?:dir|sqlite|mailto):)[\w.+-]+:(?!//))(\S+)(?=@)")
+_BARE: Final = re.compile(r"\A(\W*(?!(?:dir|sqlite|mailto):)\w[\w.+-]*:(?!//))(\S+)(?=@)")
 """What stands before an address without a scheme, or with half of one. A path may have an at sign."""
 
 # A name, encoded or not, and what stands between it and its value, if it has one. Or an encoded character that is part
@@ -80,7 +81,8 @@ def redacted(text: str) -> str:
 
     Those are the passwords of URLs, and the values of what is named like a secret: options of a URL, parameters of a
     conninfo, headers, fields of JSON, XML or what `repr` shows; anywhere in a text, and also percent-encoded. A value
-    ends at a space, if it is not in quotes. Of a text that has no such form nothing is known:
+    ends at a space, if it is not in quotes. A name of one word before a colon and a space is taken for prose,
+    ``password: wrong``, and what follows is shown. Of a text that has no such form nothing is known:
     what is secret in it stays. In doubt too much is hidden. To redact a text again changes nothing.
     """
     while (shown := _without_passwords(_without_values(_without_elements(text)))) != text:
@@ -90,7 +92,7 @@ def redacted(text: str) -> str:
 
 def names_secret(name: str) -> bool:
     """Whether a value of this name, of an option say, is secret."""
-    while (decoded := unquote(name)) != name:
+    while (decoded := unquote(_ENCODED_PERCENT.sub("%", name))) != name:
         name = decoded
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     joined = "".join(words).lower()
@@ -168,8 +170,9 @@ def _value(text: str, named: re.Match[str]) -> tuple[int, int]:
     value = _value_pattern(named, is_option=is_option).match(text, named.end())
     assert value is not None  # each matches nothing as well
     kind = value.lastgroup
-    if kind == "word" and named["colon"] and not named["end"] and not re.search("[_-]", name):
-        return none  # prose: "InvalidPassword: …"
+    is_prose = named["colon"] and named["equals"][-1].isspace() and not named["end"] and not re.search("[_-]", name)
+    if kind == "word" and is_prose:
+        return none  # "InvalidPassword: the password is wrong"
     return value.span("quoted" if kind == "quoted" else 0)
 
 

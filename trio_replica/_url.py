@@ -49,6 +49,9 @@ RETRY_OPTIONS: Final = {"retry": bool, "retry_attempts": int, "retry_seconds": f
 """What a URL, or a configuration, may say of any store, and what it is."""
 
 _YES_OR_NO: Final = {"true": True, "1": True, "false": False, "0": False}
+_SERVERS: Final = ("endpoint", "endpoint_url", "base_url", "account_name")
+"""How the options of obstore end that say which server a bucket is on."""
+
 _POSTGRES_PORT: Final = "5432"
 _TYPES: Final = {"bool": (bool,), "int": (int,), "float": (float, int), "str | bool": (str, bool)}
 """What the types of options are called, where the modules say it, and what a file may have for them."""
@@ -93,7 +96,7 @@ def open_urls(
     Raises:
       TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder, database or prefix of a
         bucket is given twice.
-      ModuleNotFoundError: at once, what `open_store` raises.
+      ModuleNotFoundError: what `open_store` raises: at once, but of PostgreSQL's package on entering the block.
       Exception: on entering the block, what opening a store raises; those opened before it have been closed.
       PoisonedError: when the block ends; see `open`.
 
@@ -152,8 +155,10 @@ class StoreUrl:
         address, _, query = self.path.partition("?")
         bucket, _, prefix = address.removeprefix("//").partition("/")
         options = {**self.options, **dict(_options(query))}
-        server = [str(options.get(option, "")).rstrip("/").lower() for option in ("endpoint", "account_name")]
-        return self.scheme, bucket, unquote(prefix).strip("/"), *server
+        servers = sorted(
+            str(value).rstrip("/").lower() for option, value in options.items() if option.lower().endswith(_SERVERS)
+        )
+        return self.scheme, bucket, unquote(prefix).strip("/"), *servers
 
 
 def parse_url(url: str, options: Mapping[str, Any] | None = None) -> StoreUrl:
@@ -244,9 +249,9 @@ def _opener(scheme: str) -> Callable[..., OpeningStore]:
 
 def _check_path(url: str, scheme: str, path: str) -> None:
     if bool(path) != LOCAL[scheme].endswith("PATH") or "\0" in path:
-        raise ValueError(f"the URL of such a store is {LOCAL[scheme]}, not {url!r}")
+        raise ValueError(f"the URL of such a store is {LOCAL[scheme]}, not {redacted(url)!r}")
     if path.startswith("//") and not path.startswith("///"):
-        raise ValueError(f"the URL of such a store is {LOCAL[scheme]} and can't name a host as {url!r} does")
+        raise ValueError(f"the URL of such a store is {LOCAL[scheme]} and can't name a host as {redacted(url)!r} does")
 
 
 def _check_address(scheme: str, path: str) -> None:
@@ -316,10 +321,15 @@ def _database(path: str) -> Hashable:
     user, _, rest = address.removeprefix("//").rpartition("@")
     authority, _, name = rest.partition("/")
     options = dict(_options(query))
-    hosts, ports = options.get("host") or unquote(authority), options.get("port") or _POSTGRES_PORT
-    servers = [host if re.search(r":\d+$", host) else f"{host}:{ports}" for host in hosts.lower().split(",")]
+    hosts = options.get("hostaddr") or options.get("host") or unquote(authority)
+    ports = options.get("port") or _POSTGRES_PORT
+    servers = [host if re.search(r":\d+$", host) else f"{host}:{ports}" for host in map(_host, hosts.split(","))]
     database = options.get("dbname") or unquote(name) or options.get("user") or unquote(user.partition(":")[0])
     return "postgresql", tuple(servers), database, options.get("service"), options.get("options")
+
+
+def _host(host: str) -> str:
+    return host if host.startswith("/") else host.lower()  # the folder of a socket
 
 
 def _named(kind: str, urls: Urls) -> dict[str, str]:

@@ -84,7 +84,8 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
       TypeError: at once, if `path` is no path.
       ConfigError: at once, if there is no such file, or it is no TOML, has an unknown key or a value of a wrong type,
         or describes no replica.
-      ModuleNotFoundError: at once, if a store takes a package that is not installed.
+      ModuleNotFoundError: at once, if a store takes a package that is not installed; of PostgreSQL's, on entering the
+        block.
       Exception: on entering the block, what opening a store raises; those opened before it have been closed.
       PoisonedError: when the block ends; see `open`.
 
@@ -156,18 +157,17 @@ class _File:
         self._lines: dict[Key, int] = {}
         try:
             with open(path, "rb") as file:
-                text = file.read().decode().replace("\r\n", "\n")
+                text = _decoded(path, file.read())
             self.document = tomllib.loads(text)
+            self._lines.update(key_lines(text))
         except FileNotFoundError:
             raise ConfigError(path, None, "there is no such file; trio-replica init writes an example") from None
         except OSError as error:
             raise ConfigError(path, None, f"it can't be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            raise ConfigError(path, line, "the file is not UTF-8") from None
         except tomllib.TOMLDecodeError as error:
             raise _no_toml(path, text, str(error)) from None
-        self._lines.update(key_lines(text))
+        except RecursionError:
+            raise ConfigError(path, None, "its arrays or tables are nested too deeply") from None
 
     def error(self, key: Key, problem: str) -> ConfigError:
         """Return the error that there is a problem with the value of a key, at its line or that of its table."""
@@ -241,6 +241,14 @@ class _File:
             url = scheme + colon + os.path.join(os.path.dirname(os.path.abspath(self.path)), path)
         with self.locating(key):
             return parse_url(url, options)
+
+
+def _decoded(path: str, data: bytes) -> str:
+    try:
+        return data.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+    raise ConfigError(path, line, "the file is not UTF-8")  # out here, for that error has the whole file
 
 
 def _no_toml(path: str, text: str, reason: str) -> ConfigError:

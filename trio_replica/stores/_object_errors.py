@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._secrets import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEXT_LIMIT: Final = 200
 """Characters that are shown of what a server, or the client, says."""
@@ -103,8 +106,11 @@ def says_missing(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and code is not None and code[1] in MISSING_CODES
 
 
-def explain(error: BaseException) -> str:
-    """Return what an error of the client means, and what to do about it."""
+def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -> str:
+    """Return what an error of the client means, and what to do about it.
+
+    What it quotes goes through `without_secrets` before it is shortened, for a secret that is cut would not be known.
+    """
     text, _, debug = str(error).partition("\n\nDebug source:")
     status, code = _STATUS.search(text), _CODE.search(text)
     if _LOOKS_FOR_CREDENTIALS.search(text + debug):
@@ -113,7 +119,7 @@ def explain(error: BaseException) -> str:
         for pattern, line in _BEFORE_ANY_ANSWER:
             if re.search(pattern, text + debug):
                 return line
-        return _shortened(_REQUEST.sub("", text)) or type(error).__name__
+        return _shortened(without_secrets(_REQUEST.sub("", text))) or type(error).__name__
     if code is not None and code[1] in _CODES:
         return f"{_CODES[code[1]]} ({code[1]})"
     said = f"{status[1]} {code[1]}" if code is not None else status[1]
@@ -121,7 +127,8 @@ def explain(error: BaseException) -> str:
         if re.fullmatch(pattern, status[1]):
             return f"{line} ({said})"
     message = _MESSAGE.search(text)
-    return f"the server answered {said}" + (f": {_shortened(html.unescape(message[1]))}" if message else "")
+    quoted = f": {_shortened(without_secrets(html.unescape(message[1])))}" if message else ""
+    return f"the server answered {said}{quoted}"
 
 
 def _shortened(text: str) -> str:

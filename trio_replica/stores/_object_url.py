@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from .._secrets import HIDDEN
 
@@ -75,8 +75,9 @@ class ObjectPlace:
     def without_secrets(self, text: str) -> str:
         """Return `text` without the values of options that may be secrets."""
         values = [value for option, value in self.config.items() if option not in PUBLIC]
-        parts = [part for value in values for _, part in parse_qsl(value)]  # of an Azure SAS, which is a query
-        for secret in sorted(values + parts, key=len, reverse=True):  # one may be a part of another
+        values += [part for value in values for _, part in parse_qsl(value)]  # of an Azure SAS, which is a query
+        values += [quote(value, safe="") for value in values]
+        for secret in sorted(values, key=len, reverse=True):  # one may be a part of another
             if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, HIDDEN)
         return text

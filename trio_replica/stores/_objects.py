@@ -55,7 +55,8 @@ class Objects:
         self._is_closing = False
         made = outcome.capture(_client, place)
         if isinstance(made, outcome.Error):
-            raise ValueError(self._line(explain(made.error)))  # noqa: TRY004  (of an option, whatever the client raised)
+            problem = explain(made.error, place.without_secrets)
+            raise ValueError(self._line(problem))  # noqa: TRY004  (of an option, whatever the client raised)
         self._client = made.value
 
     def check(self) -> None:
@@ -181,7 +182,7 @@ class Objects:
 
     def _failure(self, error: BaseException) -> ReplicaError:
         """Return what to raise for an error of the client, which stays behind: its text may have secrets."""
-        return ReplicaError(self._line(explain(error)))
+        return ReplicaError(self._line(explain(error, self._place.without_secrets)))
 
     def _line(self, text: str) -> str:
         return f"{self._place.name}: {self._place.without_secrets(text)}"

@@ -31,12 +31,9 @@ def parse(conninfo: str) -> tuple[str, str]:
     """
     if not isinstance(conninfo, str):
         raise TypeError(f"a conninfo is a str, not {type(conninfo).__name__}")
-    try:
-        given = {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
-    except (psycopg.Error, UnicodeError) as error:
-        reason = re.sub(r'".*"', '"…"', str(error).strip())
-        raise ValueError(f"the conninfo of a PostgreSQL database can't be parsed: {reason}") from None
-    known = {option.keyword.decode(): option.val.decode() for option in Conninfo.get_defaults() if option.val}
+    given = _parameters(conninfo)
+    defaults = Conninfo.get_defaults()
+    known = {option.keyword.decode(): option.val.decode(errors="replace") for option in defaults if option.val}
     known.update(given)
     host, port = known.get("host") or known.get("hostaddr", ""), known.get("port", "")
     database = known.get("dbname") or known.get("user", "")
@@ -48,6 +45,15 @@ def parse(conninfo: str) -> tuple[str, str]:
     # With SQL_ASCII, which some databases are in, psycopg would take all texts for bytes.
     conninfo = make_conninfo(conninfo, **missing, client_encoding="utf8")
     return conninfo, _url(host.split(","), port.split(","), database, given.get("service"))
+
+
+def _parameters(conninfo: str) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
+    except (psycopg.Error, UnicodeError) as error:
+        reason = re.sub(r'".*"', '"…"', str(error).strip(), flags=re.DOTALL)
+    # Out here, for that error has what may be part of a password.
+    raise ValueError(f"the conninfo of a PostgreSQL database can't be parsed: {reason}")
 
 
 def _url(hosts: list[str], ports: list[str], database: str, service: str | None) -> str:

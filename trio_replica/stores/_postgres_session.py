@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import outcome
 import psycopg
-from psycopg import errors
+from psycopg import capabilities, errors
 from psycopg.pq import TransactionStatus
 
 from .._errors import ReplicaError
@@ -94,6 +94,8 @@ class Connection(psycopg.Connection[Any]):
     def _cancel(self) -> None:
         # It returns when the server has signalled the process that serves this connection, so a later statement, which
         # is not sent before, can't be hit. A request whose end is unknown may: that connection is not used any more.
+        if not capabilities.has_cancel_safe():  # libpq before 17 waits for ever for that, and holds the interpreter
+            self._let_go("no answer, and this libpq can't cancel a statement in a limited time")
         try:
             self.cancel_safe(timeout=CANCEL_SECONDS)
         except psycopg.Error:

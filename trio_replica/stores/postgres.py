@@ -63,7 +63,7 @@ async def open_postgres(
         later the connection is let go.
 
     Raises:
-      ImportError: if psycopg, or libpq, is not installed.
+      ModuleNotFoundError, ImportError: if psycopg, or libpq, is not installed.
       TypeError: if `conninfo` is no `str`.
       ValueError: if libpq can't parse it, or `answer_timeout` is not more than 0.
       psycopg.Error: if the server can't be reached, or refuses, or takes no writes. Like every error of the server, it
@@ -77,7 +77,8 @@ async def open_postgres(
         from ._postgres import Database  # noqa: PLC0415  (an extra: without it the other stores still work)
     except ImportError as error:
         reason = "PostgreSQL stores need psycopg and libpq: pip install 'trio-replica[postgres]'"
-        raise ImportError(reason, name="psycopg") from error
+        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+        raise kind(reason, name="psycopg") from error
     if not answer_timeout > 0:
         raise ValueError(f"answer_timeout is more than 0 seconds, not {answer_timeout}")
     database = Database(conninfo, durable=durable, answer_timeout=answer_timeout)

@@ -13,7 +13,7 @@ import trio
 
 from .._arguments import check_seconds, check_size
 from .._blob import all_hashed, hashed
-from .._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, describe_failure
+from .._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, StoreError, describe_failure
 from .._fan_out import attempt
 from .._secrets import redacted
 from .._store import DeletableStore, Store, check_refs
@@ -118,7 +118,7 @@ class RetryingStore(Store):
 
     def __new__(cls, store: Store, **_: Any) -> Self:
         """Return one that can delete if `store` can."""
-        kind = RetryingDeletableStore if isinstance(store, DeletableStore) else cls
+        kind = RetryingDeletableStore if cls is RetryingStore and isinstance(store, DeletableStore) else cls
         return super().__new__(cast("type[Self]", kind))
 
     def __init__(
@@ -316,6 +316,8 @@ def _is_passing(error: BaseException) -> bool:
     """Whether a failure may not come again."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_passing, error.exceptions))
+    if isinstance(error, StoreError):  # of a replica within: any of its stores may get well
+        return any(map(_is_passing, error.failures.values()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, Exception) and not isinstance(error, _NEVER) and not kinds & _NEVER_OF_DATABASES
 
