@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,7 +134,8 @@ class PostgresServer:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         self._process.kill()
         for child in children:
-            os.kill(int(child), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has seen that its parent is gone
+                os.kill(int(child), signal.SIGKILL)
         self._wait()
 
     def stop(self) -> None:
