@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import tomllib
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from trio_replica._url import SCHEMES, option_kinds
 from trio_replica.config import read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
 FILE = "trio-replica.toml"
 
@@ -106,13 +107,17 @@ async def test_options_are_what_the_store_is_opened_with(
 ) -> None:
     opened: list[Any] = []
 
+    @asynccontextmanager
+    async def opening(*said: object) -> AsyncGenerator[Any, None]:
+        opened.append(said)
+        async with replica.open_store("memory:") as store:
+            yield store
+
     def open_object_store(url: str, *, requests: int = 1, request_timeout: float = 1.0, **others: str | bool) -> Any:
-        opened.append((url, requests, request_timeout, others))
-        return replica.open_store("memory:")
+        return opening(url, requests, request_timeout, others)
 
     def open_postgres(url: str, *, durable: bool = True, answer_timeout: float = 1.0) -> Any:
-        opened.append((url, durable, answer_timeout))
-        return replica.open_store("memory:")
+        return opening(url, durable, answer_timeout)
 
     monkeypatch.setattr("trio_replica._url.open_object_store", open_object_store)
     monkeypatch.setattr("trio_replica._url.open_postgres", open_postgres)
@@ -216,6 +221,21 @@ WRONG = [
     (
         "[sync.a]\nurl = 's3://b'\nsecret_access_key = 5",
         ":3: sync.a.secret_access_key has to be a text in quotes or true or false, not a whole number",
+    ),
+    (
+        "[sync]\na = 'dir:x'\n[async]\nb = 'postgresql://me@h:port/db'",
+        (
+            ":4: async.b can't be used: the conninfo has no proper host and port: "
+            "in a URL, a password's @, / and : are %40, %2F, %3A"
+        ),
+    ),
+    (
+        "[sync.a]\nurl = 'postgresql://h/db'\nanswer_timeout = -5",
+        ":1: sync.a can't be used: answer_timeout is more than 0 seconds, not -5",
+    ),
+    (
+        "[sync]\na = 'dir:x'\n[async]\nb = { url = 's3://b', endpoint = 'http://h:1' }",
+        ":4: async.b can't be used: an endpoint with http:// takes allow_http=true, for what is sent can be read: s3://b",
     ),
     ("[sync.a]\nurl = 's3://b'\nrequest = 8", ":3: sync.a.request is unknown; did you mean requests?"),
     ("[sync.a]\nurl = 's3://b'\nrequests = 1.5", ":3: sync.a.requests has to be a whole number, not a number"),

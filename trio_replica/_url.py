@@ -74,7 +74,7 @@ def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
       TypeError: if `url` is no `str`.
       ValueError: if its scheme is not one of these, or it has no path and needs one, or an option is bad. No password
         or key that is in it is shown.
-      ModuleNotFoundError: if the store takes a package that is not installed; of PostgreSQL's, on entering the block.
+      ModuleNotFoundError: if the store takes a package that is not installed.
       Exception: on entering the block, what opening the store raises.
 
     """
@@ -96,7 +96,7 @@ def open_urls(
     Raises:
       TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder, database or prefix of a
         bucket is given twice.
-      ModuleNotFoundError: what `open_store` raises: at once, but of PostgreSQL's package on entering the block.
+      ModuleNotFoundError: at once, what `open_store` raises.
       Exception: on entering the block, what opening a store raises; those opened before it have been closed.
       PoisonedError: when the block ends; see `open`.
 

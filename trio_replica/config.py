@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ._replica import ReplicaStore
     from ._toml_lines import Key
-    from ._url import OpeningStore, StoreUrl
+    from ._url import StoreUrl
 
 OPTIONS: Final[Mapping[str, tuple[type, ...]]] = {
     "queue_size": (int,),
@@ -84,8 +84,7 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
       TypeError: at once, if `path` is no path.
       ConfigError: at once, if there is no such file, or it is no TOML, has an unknown key or a value of a wrong type,
         or describes no replica.
-      ModuleNotFoundError: at once, if a store takes a package that is not installed; of PostgreSQL's, on entering the
-        block.
+      ModuleNotFoundError: at once, if a store takes a package that is not installed.
       Exception: on entering the block, what opening a store raises; those opened before it have been closed.
       PoisonedError: when the block ends; see `open`.
 
@@ -102,19 +101,11 @@ class Config:
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
     """Keyword arguments of `open`."""
-    _file: _File
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
         """Open the replica for a block: see `open_config`."""
-        sync, async_ = self._opening("sync", self.sync), self._opening("async", self.async_)
+        sync, async_ = [{name: url.open() for name, url in urls.items()} for urls in (self.sync, self.async_)]
         return open_opening(sync, async_, self.options)
-
-    def _opening(self, kind: str, urls: Mapping[str, StoreUrl]) -> dict[str, OpeningStore]:
-        opening = {}
-        for name, url in urls.items():
-            with self._file.locating((kind, name)):
-                opening[name] = url.open()
-        return opening
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -145,7 +136,11 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         with file.locating((kind, name)):
             check_replica(names["sync"], names["async"], {})
             check_places(urls)
-    return Config(sync, async_, options, file)
+    for kind, stores in (("sync", sync), ("async", async_)):
+        for name, url in stores.items():
+            with file.locating((kind, name)):
+                url.open()  # which opens nothing yet, but checks all that is said of the store
+    return Config(sync, async_, options)
 
 
 @final

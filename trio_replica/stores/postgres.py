@@ -15,6 +15,7 @@ from ._reads import start_read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike, Ref
     from .._started import Cancel, Done
@@ -36,10 +37,9 @@ ANSWER_TIMEOUT: Final = 60.0
 """Seconds: as long as a SQLite store waits for a database that is locked."""
 
 
-@asynccontextmanager
-async def open_postgres(
+def open_postgres(
     conninfo: str, *, durable: bool = True, answer_timeout: float = ANSWER_TIMEOUT
-) -> AsyncGenerator[PostgresStore, None]:
+) -> AbstractAsyncContextManager[PostgresStore]:
     """Open a store in one PostgreSQL database, in its table ``blobs``, for the block; create the table if need be.
 
     Any number of processes, on any machines, may use it at once. Other tables are left alone. It takes 4 connections,
@@ -63,12 +63,13 @@ async def open_postgres(
         later the connection is let go.
 
     Raises:
-      ModuleNotFoundError, ImportError: if psycopg, or libpq, is not installed.
-      TypeError: if `conninfo` is no `str`.
-      ValueError: if libpq can't parse it, or `answer_timeout` is not more than 0.
-      psycopg.Error: if the server can't be reached, or refuses, or takes no writes. Like every error of the server, it
-        is one line: the reason, the store's host, port and database, and a remedy. No error shows a password.
-      ReplicaError: if the database has another table ``blobs``, or the server can't be durable.
+      ModuleNotFoundError, ImportError: at once, if psycopg, or libpq, is not installed.
+      TypeError: at once, if `conninfo` is no `str`.
+      ValueError: at once, if libpq can't parse it, or `answer_timeout` is not more than 0.
+      psycopg.Error: on entering the block, if the server can't be reached, or refuses, or takes no writes. Like every
+        error of the server, it is one line: the reason, the store's host, port and database, and a remedy. No error
+        shows a password.
+      ReplicaError: on entering the block, if the database has another table ``blobs``, or the server can't be durable.
 
     .. _connection string: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
@@ -81,7 +82,11 @@ async def open_postgres(
         raise kind(reason, name="psycopg") from error
     if not answer_timeout > 0:
         raise ValueError(f"answer_timeout is more than 0 seconds, not {answer_timeout}")
-    database = Database(conninfo, durable=durable, answer_timeout=answer_timeout)
+    return _opened(Database(conninfo, durable=durable, answer_timeout=answer_timeout))
+
+
+@asynccontextmanager
+async def _opened(database: Database) -> AsyncGenerator[PostgresStore, None]:
     async with (
         open_store_threads(f"writers of {database.name}", database.serve_writes, threads=WRITERS) as writers,
         open_store_threads(f"readers of {database.name}", database.serve_reads, threads=READERS) as readers,
