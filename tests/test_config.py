@@ -250,7 +250,7 @@ WRONG = [
     ("[sync]\na = 'dir:'", ":2: sync.a can't be used: the URL of such a store is dir:PATH, not 'dir:'"),
     (
         "[sync.a]\nretry = false\nurl = 's3://b?retry=maybe'",
-        ":3: sync.a.url can't be used: retry is true or false, not 'maybe'",
+        ":3: sync.a.url can't be used: retry is true or false",
     ),
     (
         "[sync.a]\nurl = 'dir:a'\nretry_attempts = 0\nretry = true",

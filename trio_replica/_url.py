@@ -48,6 +48,9 @@ SCHEMES: Final = LOCAL | REMOTE
 RETRY_OPTIONS: Final = {"retry": bool, "retry_attempts": int, "retry_seconds": float}
 """What a URL, or a configuration, may say of any store, and what it is."""
 
+POSTGRES_OPTIONS: Final = {"durable": bool, "answer_timeout": float}
+"""What a URL may say of a PostgreSQL store beside libpq's parameters, and what it is."""
+
 _YES_OR_NO: Final = {"true": True, "1": True, "false": False, "0": False}
 _SERVERS: Final = ("endpoint", "endpoint_url", "base_url", "account_name")
 """How the options of obstore end that say which server a bucket is on."""
@@ -130,8 +133,7 @@ class StoreUrl:
     @property
     def shown(self) -> str:
         """The URL without secrets."""
-        url = f"{self.scheme}:{self.path}"
-        return redacted(url) if self.scheme in REMOTE else url
+        return redacted(f"{self.scheme}:{self.path}")
 
     @property
     def place(self) -> Hashable:
@@ -186,8 +188,11 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None) -> StoreUrl:
         _check_path(url, scheme, path)
     else:
         _check_address(scheme, path)
-        path, said = _without_ours(path)
+        path, said = _taken(path, RETRY_OPTIONS)
         ours |= said
+        if scheme.startswith("postgres"):
+            path, said = _taken(path, POSTGRES_OPTIONS)
+            options |= said
     return StoreUrl(scheme, path, options, _retry(ours, default=scheme in REMOTE))
 
 
@@ -250,6 +255,9 @@ def _opener(scheme: str) -> Callable[..., OpeningStore]:
 def _check_path(url: str, scheme: str, path: str) -> None:
     if bool(path) != LOCAL[scheme].endswith("PATH") or "\0" in path:
         raise ValueError(f"the URL of such a store is {LOCAL[scheme]}, not {redacted(url)!r}")
+    other = path.partition("://")[0]
+    if other in REMOTE and "://" in path:
+        raise ValueError(f"the URL of such a store is {LOCAL[scheme]}: for a store of {other}:// leave out {scheme}:")
     if path.startswith("//") and not path.startswith("///"):
         raise ValueError(f"the URL of such a store is {LOCAL[scheme]} and can't name a host as {redacted(url)!r} does")
 
@@ -262,19 +270,19 @@ def _check_address(scheme: str, path: str) -> None:
         raise ValueError(f"the URL of such a store is {REMOTE[scheme]}; a space in it is %20")
 
 
-def _without_ours(path: str) -> tuple[str, dict[str, Any]]:
-    """Return a path without the options that are ours, and these with their values."""
+def _taken(path: str, kinds: Mapping[str, type[bool | int | float]]) -> tuple[str, dict[str, Any]]:
+    """Return a path without the options that `kinds` has, and these with their values."""
     address, mark, query = _split_query(path)
     theirs, ours = [], {}
     for part in query.split("&") if mark else ():
         option, equals, value = part.partition("=")
         name = unquote(option)
-        if name not in RETRY_OPTIONS:
+        if name not in kinds:
             theirs.append(part)
             continue
         if not equals or name in ours:
             raise ValueError(f"{name} is given once, as {name}=VALUE")
-        ours[name] = _value(name, unquote(value))
+        ours[name] = _value(name, unquote(value), kinds[name])
     return address + (mark + "&".join(theirs) if theirs else ""), ours
 
 
@@ -287,13 +295,12 @@ def _split_query(path: str) -> tuple[str, str, str]:
     return before + address, mark, query
 
 
-def _value(option: str, text: str) -> bool | int | float:
-    kind = RETRY_OPTIONS[option]
+def _value(option: str, text: str, kind: type[bool | int | float]) -> bool | int | float:
     try:
         return _YES_OR_NO[text] if kind is bool else kind(text)
     except (KeyError, ValueError):
         shape = {bool: "true or false", int: "a whole number", float: "a number of seconds"}[kind]
-        raise ValueError(f"{option} is {shape}, not {redacted(text)!r}") from None
+        raise ValueError(f"{option} is {shape}") from None  # what is there in place of it may be a secret
 
 
 def _retry(ours: Mapping[str, Any], *, default: bool) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from .._secrets import HIDDEN
+from .._secrets import HIDDEN, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,7 +101,7 @@ def parse_object_url(url: str, limits: ClientLimits, config: Mapping[str, str | 
     if _BUCKET.fullmatch(bucket) is None:  # not shown: who writes USER:PASSWORD@BUCKET gets here
         raise ValueError(f"the URL of such a store is {scheme}://BUCKET/PREFIX, with nothing but a bucket's name first")
     prefix = unquote(path).strip("/")
-    name = f"{scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
+    name = redacted(f"{scheme}://{bucket}" + (f"/{prefix}" if prefix else ""))  # it may have options without their "?"
     if _CONTROL.search(prefix) or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix):
         raise ValueError(f"no prefix has an empty part, a dot for one, or control characters: {name!r}")
     options = _texts(config) | dict(_options(query, name))
@@ -153,7 +153,7 @@ def _limits(limits: ClientLimits, options: dict[str, str], name: str) -> ClientL
             try:
                 numbers[option] = kind(text)
             except ValueError:
-                raise ValueError(f"{option} is a number, not {text!r}: {name}") from None
+                raise ValueError(f"{option} is a number: {name}") from None  # what is there may be a secret
     try:
         return replace(limits, **numbers)
     except ValueError as error:
