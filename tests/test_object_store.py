@@ -15,6 +15,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -311,6 +312,24 @@ async def test_a_gateway_that_is_killed_and_started_again(ceph: CephServer) -> N
             ceph.start_gateway()
         assert await store.put(b"another") == (OTHER, True)
         assert await list_all(store) == sorted([REF, OTHER])
+
+
+def connections_to(port: int) -> int:
+    """Return how many established connections there are to a port of this machine, by its clients' side."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return sum(state == "01" and int(remote.rpartition(":")[2], 16) == port for _, _, remote, state, *_ in rows)
+
+
+@pytest.mark.ceph
+async def test_no_connection_is_kept_for_long(ceph: CephServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_objects, "IDLE_SECONDS", 0.5)
+    port = int(ceph.endpoint.rpartition(":")[2])
+    async with open_object_store(ceph.url(new_place())) as store:
+        await store.put_many(b"%d" % number for number in range(100))
+        assert connections_to(port) > 0
+    with trio.fail_after(PATIENCE):
+        while connections_to(port):  # noqa: ASYNC110  (the client has no event for it)
+            await trio.sleep(0.1)
 
 
 @pytest.mark.ceph

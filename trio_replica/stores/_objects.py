@@ -36,6 +36,9 @@ CREATIONS: Final = 5
 OBJECTS_AT_ONCE: Final = 10
 """Names that the client hands over at once, which may take it as many requests. More make no listing faster."""
 
+IDLE_SECONDS: Final = 10.0
+"""Seconds after which the client closes an idle connection. Without it, 16 or more stay open, also after the store."""
+
 _NAME: Final = re.compile(r"b:([0-9a-f]{64})")
 _LAST: Final = "b:" + "f" * 64
 
@@ -198,6 +201,7 @@ def _client(place: ObjectPlace) -> Client:
         "allow_http": place.allow_http,
         "timeout": _seconds(limits.request_timeout),
         "connect_timeout": _seconds(limits.connect_timeout),
+        "pool_idle_timeout": _seconds(IDLE_SECONDS),
     }
     retry_config: RetryConfig = {
         "max_retries": limits.retries,
