@@ -327,6 +327,8 @@ def test_there_is_no_file(write: Callable[[str], str], tmp_path: Path) -> None:
 def test_a_file_in_another_encoding(write: Callable[[str], str]) -> None:
     Path(FILE).write_bytes(b"# \n# \n# \xff\n")
     assert problem(FILE) == ":3: the file is not UTF-8"
+    Path(FILE).write_bytes(b"\xef\xbb\xbf[sync]\r\na = 'memory:'\r\n")
+    assert read_config(FILE).sync["a"].shown == "memory:"
 
 
 def test_a_reason_that_has_no_place(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def answered(status: str, code: str = "", message: str = "") -> str:
             answered("404 Not Found", "ContainerNotFound"),
             "there is no such bucket: create it, or correct the URL (ContainerNotFound)",
         ),
-        (answered("418 I'm a teapot"), "the server answered 418"),
+        (answered("418 I'm a teapot"), "the server answered 418: correct the endpoint, the region or the credentials"),
         (answered("400 Bad Request", "Odd", "a\n&amp;\nb"), "the server answered 400 Odd: a & b"),
         (answered("400 Bad Request", "Odd", "x" * 300), f"the server answered 400 Odd: {'x' * 200}…"),
         (

@@ -191,6 +191,7 @@ async def test_a_server_that_hangs_up() -> None:
             f"postgresql://user:secret@127.0.0.1:{port}/blobs",
             f"postgresql://127.0.0.1:{port}/blobs",
             "server closed the connection unexpectedly: ",
+            "check the host and the port, or try again later",
         )
 
 

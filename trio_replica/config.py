@@ -240,7 +240,7 @@ class _File:
 
 def _decoded(path: str, data: bytes) -> str:
     try:
-        return data.decode().replace("\r\n", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
     raise ConfigError(path, line, "the file is not UTF-8")  # out here, for that error has the whole file

@@ -32,6 +32,7 @@ _NOT_ABLE = (
     "the server can't do this; what a store needs includes to put an object only if there is none (If-None-Match)"
 )
 _NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+_REFUSED = "correct the endpoint, the region or the credentials"
 _TROUBLE = "the server is in trouble: try again later"
 
 _CODES: Final = {
@@ -127,8 +128,8 @@ def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -
         if re.fullmatch(pattern, status[1]):
             return f"{line} ({said})"
     message = _MESSAGE.search(text)
-    quoted = f": {_shortened(without_secrets(html.unescape(message[1])))}" if message else ""
-    return f"the server answered {said}{quoted}"
+    quoted = _shortened(without_secrets(html.unescape(message[1]))) if message else _REFUSED
+    return f"the server answered {said}: {quoted}"
 
 
 def _shortened(text: str) -> str:

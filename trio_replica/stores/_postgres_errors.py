@@ -20,6 +20,8 @@ _ASIDES: Final = ("\t", "DETAIL: ", "HINT: ", "Multiple connection attempts fail
 """What begins a line that is no reason."""
 
 _LOST: Final = "the next call connects again; a write under way may or may not have been done: repeat it"
+NOT_MADE: Final = "check the host and the port, or try again later"
+"""What to do about a connection that was lost before it was made."""
 
 _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     # By its class. Errors of statements have one each.
@@ -49,12 +51,13 @@ _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     ("resolve host", "check the host"),
     ("starting up|shutting down|recovery mode|not (yet )?accepting", "try again when it is up"),
     ("too many clients|connection slots|too many connections", "raise max_connections of the server"),
-    ("closed the connection|terminating connection|connection is (lost|closed)|reset by peer|no answer", _LOST),
 ]
 
+_LOSING: Final = "closed the connection|terminating connection|connection is (lost|closed)|reset by peer|no answer"
 
-def named(error: BaseException, name: str) -> BaseException:
-    """Return `error`; one of psycopg's as a line that has the store's name and a remedy.
+
+def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseException:
+    """Return `error`; one of psycopg's as a line that has the store's name and a remedy, `lost` for a lost connection.
 
     It keeps its class and its `diag`, and lets go of its connection, which knows the password.
     """
@@ -62,7 +65,7 @@ def named(error: BaseException, name: str) -> BaseException:
         return error
     text = error.diag.message_primary or "; ".join(_reasons(str(error))) or type(error).__name__
     named = copy.copy(error)
-    named.args = (": ".join(filter(None, [" ".join(text.split()), name, _remedy(error, text)])),)
+    named.args = (": ".join(filter(None, [" ".join(text.split()), name, _remedy(error, text, lost)])),)
     return named.with_traceback(error.__traceback__)
 
 
@@ -72,8 +75,8 @@ def _reasons(text: str) -> list[str]:
     return list(dict.fromkeys(filter(None, (_ADDRESS.sub("", line, count=1) for line in lines))))
 
 
-def _remedy(error: psycopg.Error, text: str) -> str:
-    for sign, remedy in _REMEDIES:
+def _remedy(error: psycopg.Error, text: str, lost: str) -> str:
+    for sign, remedy in (*_REMEDIES, (_LOSING, lost)):
         if isinstance(error, sign) if isinstance(sign, type) else re.search(sign, text):
             return remedy
     return ""

@@ -13,7 +13,7 @@ from psycopg import capabilities, errors
 from psycopg.pq import TransactionStatus
 
 from .._errors import ReplicaError
-from ._postgres_errors import named
+from ._postgres_errors import NOT_MADE, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -145,7 +145,7 @@ class Session:
             self._set_up(self._connection)
         except Exception as error:
             self.close()
-            raise named(error, self._name) from None
+            raise named(error, self._name, lost=NOT_MADE) from None
 
     def _set_up(self, connection: Connection) -> None:
         ((read_only, fsync, commit),) = connection.execute(
