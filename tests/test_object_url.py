@@ -146,12 +146,6 @@ def test_bad_limits(limits: dict[str, Any], kind: type[Exception], message: str)
     assert str(caught.value) == message
 
 
-def test_a_prefix_that_begins_with_a_slash() -> None:
-    with pytest.raises(ValueError, match=r"^no prefix has an empty part"):
-        parse("s3://b//p")
-    assert parse("s3://b/p/").prefix == "p"
-
-
 def test_options_without_a_question_mark_are_not_shown() -> None:
     assert "hunter2" not in parse("s3://b/p&secret_access_key=hunter2").name
 

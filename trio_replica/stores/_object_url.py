@@ -100,7 +100,7 @@ def parse_object_url(url: str, limits: ClientLimits, config: Mapping[str, str | 
     bucket, _, path = rest.partition("/")
     if _BUCKET.fullmatch(bucket) is None:  # not shown: who writes USER:PASSWORD@BUCKET gets here
         raise ValueError(f"the URL of such a store is {scheme}://BUCKET/PREFIX, with nothing but a bucket's name first")
-    prefix = unquote(path).removesuffix("/")
+    prefix = unquote(path).strip("/")
     name = redacted(f"{scheme}://{bucket}" + (f"/{prefix}" if prefix else ""))  # it may have options without their "?"
     if _CONTROL.search(prefix) or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix):
         raise ValueError(f"no prefix has an empty part, a dot for one, or control characters: {name!r}")
