@@ -39,7 +39,7 @@ LAYERS = [
     ["stores.retrying"],
     ["_queue"],
     ["_sync_stores"],
-    ["_replica"],
+    ["_reconcile", "_replica"],
     ["_url"],
     ["config"],
     [""],  # the public interface
@@ -47,7 +47,7 @@ LAYERS = [
     ["testing"],
     ["_cli_output"],
     ["_cli_files"],
-    ["_cli_check", "_cli_init", "_cli_put", "_cli_status", "_cli_stores"],
+    ["_cli_check", "_cli_init", "_cli_put", "_cli_reconcile", "_cli_status", "_cli_stores"],
     ["cli"],
     ["__main__"],
 ]

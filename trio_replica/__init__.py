@@ -1,10 +1,12 @@
 """Content-addressed blobs, kept in several stores at once, for programs written with Trio.
 
-`open` opens a replica of stores; `open_urls` opens its stores too. `docs/architecture.md` tells how it works.
+`open` opens a replica of stores; `open_urls` opens its stores too; `reconcile` copies to stores what they lack.
+`docs/architecture.md` tells how it works.
 """
 
 from ._blob import Blob, Ref, to_blob
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
+from ._reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
 from ._replica import ReplicaStore, open  # noqa: A004  (read as replica.open)
 from ._started import Cancel, Done
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
@@ -35,6 +37,9 @@ __all__ = [
     "PoisonedError",
     "PostgresStore",
     "PutResult",
+    "ReconcileCounts",
+    "ReconcileProblem",
+    "ReconcileReport",
     "Ref",
     "ReplicaError",
     "ReplicaStatistics",
@@ -57,5 +62,6 @@ __all__ = [
     "open_store",
     "open_store_threads",
     "open_urls",
+    "reconcile",
     "to_blob",
 ]

@@ -1,4 +1,4 @@
-"""The checks at the door of `open`."""
+"""The checks at the doors of `open` and `reconcile`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,29 @@ def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, S
       TypeError: if a name is no `str` or a store no `Store`.
 
     """
-    named_sync = _named(sync_stores, "sync")
-    named_async = _named(async_stores, "async")
+    named_sync = _named(sync_stores, "sync_stores", "sync")
+    named_async = _named(async_stores, "async_stores", "async")
     if not named_sync:
         raise ValueError("a replica needs at least one sync store")
     if twice := named_sync.keys() & named_async.keys():
         raise ValueError(f"the name {min(twice)!r} is given twice: to a sync store and to an async store")
-    names: dict[int, str] = {}
-    for name, store in (*named_sync.items(), *named_async.items()):
-        if (other := names.setdefault(id(store), name)) != name:
-            raise ValueError(f"one store is given twice: as {other!r} and as {name!r}")
+    _check_once(named_sync | named_async)
     return named_sync, named_async
+
+
+def named_peers(stores: Stores) -> dict[str, Store]:
+    """Return stores that are all alike by name, in their order; of names that are URLs, without secrets.
+
+    Raises:
+      ValueError: if there is none, a name is empty, or a name or a store is given twice.
+      TypeError: if a name is no `str` or a store no `Store`.
+
+    """
+    named = _named(stores, "stores", "store")
+    if not named:
+        raise ValueError("there are no stores")
+    _check_once(named)
+    return named
 
 
 def check_size(name: str, size: int) -> None:
@@ -60,9 +72,16 @@ def check_seconds(name: str, seconds: float) -> None:
         raise ValueError(f"{name} is 0 or more seconds, not {seconds}")
 
 
-def _named(stores: Stores, kind: str) -> dict[str, Store]:
+def _check_once(named: Mapping[str, Store]) -> None:
+    names: dict[int, str] = {}
+    for name, store in named.items():
+        if (other := names.setdefault(id(store), name)) != name:
+            raise ValueError(f"one store is given twice: as {other!r} and as {name!r}")
+
+
+def _named(stores: Stores, parameter: str, kind: str) -> dict[str, Store]:
     if isinstance(stores, str) or not isinstance(stores, Iterable):
-        shape = f"{kind}_stores is an iterable of stores or a mapping of names to stores"
+        shape = f"{parameter} is an iterable of stores or a mapping of names to stores"
         raise TypeError(f"{shape}, not {_shown(stores)}{_hint(stores)}")
     given = stores if isinstance(stores, Mapping) else {f"{kind}-{i}": store for i, store in enumerate(stores)}
     named: dict[str, Store] = {}

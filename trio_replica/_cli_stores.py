@@ -123,6 +123,18 @@ class Stores(NamedTuple):
                 say(problem)
             yield await stack.enter_async_context(open_replica(stores, **self._options_to_read()))
 
+    def all(self) -> dict[str, StoreUrl]:
+        """Return all stores, the sync ones first."""
+        return {**self.sync, **self.async_}
+
+    def with_stand_ins(self) -> dict[str, StoreUrl]:
+        """Return all stores, with an empty one in memory for each that is not there. Blocks."""
+        return {name: parse_url("memory:") if absence(url) else url for name, url in self.all().items()}
+
+    def kinds(self) -> dict[str, str]:
+        """Return what each store is in the replica."""
+        return {**dict.fromkeys(self.sync, "sync"), **dict.fromkeys(self.async_, "async")}
+
     def own_files(self) -> OwnFiles:
         """Return the files of these stores, and of what this process prints. Blocks."""
         urls = (*self.sync.values(), *self.async_.values())

@@ -19,6 +19,7 @@ from ._cli_files import write_file, write_new_file
 from ._cli_init import EXAMPLE
 from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
 from ._cli_put import put_files
+from ._cli_reconcile import Reconciling
 from ._cli_status import SHOWN, Holdings, survey
 from ._cli_stores import CONFIG_FILE, absence, chosen_stores, store_options
 from ._errors import BlobNotFoundError, PoisonedError, describe_failures
@@ -148,7 +149,23 @@ def check(context: click.Context) -> int:
     """Open every store, and write, read and delete a test blob in each. The round trip is the time of these three."""
     stores = chosen_stores(context, to_create=True)
     stores.prepare()
-    return 0 if _run(check_stores, {**stores.sync, **stores.async_}) else FAILED
+    return 0 if _run(check_stores, stores.all()) else FAILED
+
+
+@commands.command("reconcile")
+@click.option("--dry-run", is_flag=True, help="Just count what is missing: copy nothing, and create no store.")
+@store_options
+@click.pass_context
+def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
+    """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
+
+    Don't delete from the stores meanwhile: that would bring blobs back. After an interruption, run it again: it goes
+    on with what is still missing.
+    """
+    stores = chosen_stores(context, to_create=not dry_run)
+    if not dry_run:
+        stores.prepare()
+    return _run(_reconcile, stores, dry_run)
 
 
 @commands.command()
@@ -248,6 +265,14 @@ async def _list(stores: Stores, after: Ref, limit: int) -> None:
             await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
             after = page[-1]
             limit -= len(page)
+
+
+async def _reconcile(stores: Stores, dry_run: bool) -> int:
+    reconciling = Reconciling(stores.with_stand_ins() if dry_run else stores.all(), Display())
+    await reconciling.run(dry_run=dry_run)
+    lines = "".join(f"{printable(line)}\n" for line in reconciling.table(stores.kinds())).encode()
+    await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
+    return 0 if reconciling.succeeded else FAILED
 
 
 def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:
