@@ -91,13 +91,13 @@ class Reconciling:
 
     def _progress(self) -> str:
         if self._report is None:
-            return "opening the stores"
+            return "listing"
         counts = self._report.stores.values()
         refs = max(one.refs + one.missing for one in counts)
         missing, copied = sum(one.missing for one in counts), sum(one.copied for one in counts)
         size = sum(one.bytes for one in counts)
         speed = decimal(int(size / (self._display.seconds or 1)))
-        return f"{refs:,} refs, {copied:,}/{missing:,} copied, {decimal(size)} {speed}/s"
+        return f"{refs:,} refs, {copied:,}/{missing:,} copied {speed}/s"
 
 
 def _steps(ref: Ref) -> int:
