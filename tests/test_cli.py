@@ -1245,9 +1245,19 @@ def test_help_and_version(run: Run) -> None:
     options = (b"--sync", b"--async", b"--config", b"--queue-size")
     assert all(
         part in ended.out
-        for part in (b"Usage: trio-replica", b"put", b"get", b"ls", b"status", b"check", b"init", *options)
+        for part in (
+            b"Usage: trio-replica",
+            b"put",
+            b"get",
+            b"ls",
+            b"status",
+            b"check",
+            b"reconcile",
+            b"init",
+            *options,
+        )
     )
-    for command in ("put", "get", "ls", "status", "check"):
+    for command in ("put", "get", "ls", "status", "check", "reconcile"):
         ended = run(command, "--help")
         assert ended.status == 0
         assert all(part in ended.out for part in (b"Usage: trio-replica %b " % command.encode(), *options))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PROGRAM, SERVICE, LIFESPAN, OWN_STORE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROGRAM, MEND, SERVICE, LIFESPAN, OWN_STORE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def run(code: str) -> dict[str, Any]:
@@ -51,6 +51,13 @@ async def test_the_service_goes_on_after_poison(autojump_clock: MockClock, capsy
     assert trio.current_time() == 2 * 61 + 1.5
     assert len(offsite.blobs) == len(sync) == 3
     assert capsys.readouterr().out.count("an async store failed: the replica is poisoned: offsite: OSError: away") == 2
+
+
+async def test_mending(capsys: pytest.CaptureFixture[str]) -> None:
+    stores = {"one": MemoryStore(), "other": MemoryStore()}
+    await stores["one"].put(b"hello")
+    assert await run(MEND)["mend"](stores) is True
+    assert capsys.readouterr().out == "one 1 0 0 0 0\nother 0 1 1 0 5\n"
 
 
 async def test_the_lifespan(tmp_path: Path) -> None:

@@ -447,7 +447,7 @@ def test_no_command_shows_a_secret(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").write_bytes(b"data")
     (tmp_path / "x.toml").write_text(f"[sync]\n{json.dumps(url)} = {json.dumps(url)}\n")
-    for command in (["put", "data"], ["get", "00"], ["ls"], ["status"], ["check"]):
+    for command in (["put", "data"], ["get", "00"], ["ls"], ["status"], ["check"], ["reconcile"]):
         for stores in (["--sync", url], ["--sync", "memory:", "--async", url], ["--config", "x.toml"]):
             # Nothing is got from, or listed in, a memory that is new.
             if cli.main([*stores, *command]) == 0:
