@@ -17,6 +17,7 @@ import trio
 
 import trio_replica as replica
 from trio_replica import Blob, Ref, cli
+from trio_replica._cli_output import Display
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, refs
@@ -227,6 +228,26 @@ def test_a_listing_that_fails_is_an_exit_status_of_one(
         [HEAD, "dir:one sync 1 0 0 0 0", "dir:other sync 0 1 1 0 1", "dir:away sync failed: OSError: broken"],
         [],
     )
+
+
+def test_a_store_that_can_not_be_opened_is_an_exit_status_of_one(run_reconcile: Run) -> None:
+    fill("dir:one", [1])
+    Path("bad.db").write_bytes(b"no database" * 1000)
+    ended = run_reconcile("--sync", "dir:one", "--sync", "sqlite:bad.db", "--sync", "dir:other")
+    assert ended.status == 1
+    assert [ended.rows[1], ended.rows[3]] == ["dir:one sync 1 0 0 0 0", "dir:other sync 0 1 1 0 1"]
+    assert held("dir:other") == {*refs(1)}
+
+
+def test_the_bar_stands_where_the_refs_that_are_reached_do(
+    run_reconcile: Run, monkeypatch: pytest.MonkeyPatch, simulated_stores: dict[str, SimulatedStore]
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Display, "advance", lambda _, more: steps.append(more))
+    simulated_stores.update(one=simulated(*range(20)), other=simulated(*range(0, 20, 2)))
+    run_reconcile("--sync", "dir:one", "--sync", "dir:other")
+    assert all(more >= 0 for more in steps)
+    assert sum(steps) == int(str(max(refs(*range(20))))[:8], 16)
 
 
 def test_many_problems_are_counted(run_reconcile: Run, simulated_stores: dict[str, SimulatedStore]) -> None:

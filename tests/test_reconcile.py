@@ -684,11 +684,13 @@ def test_cancelled_at_every_checkpoint_and_again() -> None:
     assert steps > 50
 
 
-async def test_it_has_a_checkpoint() -> None:
+async def test_when_it_is_cancelled_already_it_touches_nothing() -> None:
+    store = SimulatedStore()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await reconcile([MemoryStore()])
+        await reconcile([store])
     assert scope.cancelled_caught
+    assert store.calls == []
 
 
 # The arguments
