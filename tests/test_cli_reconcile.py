@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trio_replica import PutResult
     from trio_replica._blob import BytesLike
 
+ROOT = Path(__file__).parent.parent
 HEAD = "STORE KIND REFS MISSING COPIED FAILED BYTES"
 
 STOPPING = """
@@ -325,6 +326,7 @@ def test_sigint_midway_and_again(run_reconcile: Run, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPING, "reconcile", *urls],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -175,6 +175,14 @@ async def test_what_comes_meanwhile_is_not_missing() -> None:
     assert called(one, "get") == []
 
 
+async def test_what_came_meanwhile_is_read_too_if_need_be() -> None:
+    rotten, receiving, lacking = await filled([1]), Receiving(b"1"), SimulatedStore()
+    rotten.corrupt(refs(1)[0])
+    report = await reconcile([rotten, receiving, lacking])
+    assert report.stores["store-2"] == ReconcileCounts(refs=0, missing=1, copied=1, failed=0, bytes=1)
+    assert lacking.blobs == {refs(1)[0]: b"1"}
+
+
 # What goes wrong with a blob
 
 

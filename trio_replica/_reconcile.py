@@ -97,9 +97,10 @@ async def reconcile(
 ) -> ReconcileReport:
     """Copy every blob that some of `stores` have and others lack to those that lack it.
 
-    A blob is read from the first store that has it; if it is corrupt there, or the get fails, from the next. What a
-    store does not list, it is asked for once more with `Store.contains`, so that stores may be put to meanwhile. But
-    don't delete from them: that would bring blobs back. Blobs that a store has are not read, so not checked.
+    A blob is read from the first store that has it, and verified; if it is corrupt there, or the get fails, from the
+    next. What a store does not list, it is asked for once more with `Store.contains`, so that stores may be put to
+    meanwhile. But don't delete from them: that would bring blobs back. Blobs that are nowhere missing are not read, so
+    not checked.
 
     Returning means that all refs have been dealt with; the report tells what is still missing. A blob that can't be
     copied does not stop the rest. A store whose listing fails is set aside: from there on it neither lacks nor gives
@@ -300,6 +301,7 @@ class _Reconciliation:
         def settle(member: _Member, ended: Ended[bool]) -> bool:
             if isinstance(ended, outcome.Value) and ended.value:
                 member.refs += 1
+                gap.having.append(member)
             else:
                 lacking.append(member)
                 self._note(member, "contains", gap.ref, ended)
