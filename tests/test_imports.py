@@ -25,13 +25,13 @@ LAYERS = [
     ["_store"],
     ["_arguments"],
     ["_union"],
-    ["_statistics"],
+    ["_scrub_report", "_statistics"],
     ["_threads"],
     ["stores"],  # the package itself, which is empty
     ["stores._files"],
     ["stores._object_errors", "stores._object_url"],
     ["stores._objects"],
-    ["stores._blob_files", "stores._sql", "stores._postgres_sql", "stores._reads"],
+    ["stores._blob_files", "stores._sql", "stores._sql_check", "stores._postgres_sql", "stores._reads"],
     ["stores._postgres_conninfo", "stores._postgres_errors", "stores._postgres_table"],
     ["stores._postgres_session"],
     ["stores._postgres"],
@@ -40,6 +40,7 @@ LAYERS = [
     ["_queue"],
     ["_sync_stores"],
     ["_reconcile", "_replica"],
+    ["_scrub"],
     ["_url"],
     ["config"],
     [""],  # the public interface
@@ -47,7 +48,7 @@ LAYERS = [
     ["testing"],
     ["_cli_output"],
     ["_cli_files"],
-    ["_cli_check", "_cli_init", "_cli_put", "_cli_reconcile", "_cli_status", "_cli_stores"],
+    ["_cli_check", "_cli_init", "_cli_put", "_cli_reconcile", "_cli_scrub", "_cli_status", "_cli_stores"],
     ["cli"],
     ["__main__"],
 ]

@@ -8,9 +8,11 @@ from ._blob import Blob, Ref, to_blob
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
 from ._replica import ReplicaStore, open  # noqa: A004  (read as replica.open)
+from ._scrub import scrub
+from ._scrub_report import ScrubCounts, ScrubFinding, ScrubReport
 from ._started import Cancel, Done
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
-from ._store import DeletableStore, PutResult, StartableStore, Store
+from ._store import DeletableStore, Integrity, PutResult, StartableStore, Store
 from ._threads import Call, StoreThreads, open_store_threads
 from ._url import open_store, open_urls
 from .config import ConfigError, open_config
@@ -32,6 +34,7 @@ __all__ = [
     "DeletableStore",
     "DirectoryStore",
     "Done",
+    "Integrity",
     "MemoryStore",
     "ObjectStore",
     "PoisonedError",
@@ -47,6 +50,9 @@ __all__ = [
     "RetryingDeletableStore",
     "RetryingStatistics",
     "RetryingStore",
+    "ScrubCounts",
+    "ScrubFinding",
+    "ScrubReport",
     "SqliteStore",
     "StartableStore",
     "Store",
@@ -63,5 +69,6 @@ __all__ = [
     "open_store_threads",
     "open_urls",
     "reconcile",
+    "scrub",
     "to_blob",
 ]

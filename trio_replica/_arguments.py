@@ -1,4 +1,4 @@
-"""The checks at the doors of `open` and `reconcile`."""
+"""The checks at the doors of `open`, `reconcile` and `scrub`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar, final
 
@@ -162,8 +163,25 @@ class Store(ABC):
         return await self.list_page(predecessor, 1) == [ref]
 
 
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """What a store has found out about itself: see `DeletableStore.check_integrity`."""
+
+    problems: tuple[str, ...] = ()
+    """What is wrong with it as a whole, in words: the first lines, if there are many. Empty if nothing is."""
+    hidden: tuple[Ref, ...] = ()
+    """Refs of blobs that it has and that neither a get nor a listing finds: up to 10,000 of them."""
+    hidden_count: int = 0
+    """How many there are."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and not self.hidden_count
+
+
 class DeletableStore(Store):
-    """A store that can also let go of a blob."""
+    """A store that can also let go of a blob, and be mended."""
 
     @abstractmethod
     async def delete(self, ref: Ref) -> bool:
@@ -192,6 +210,46 @@ class DeletableStore(Store):
         blob = await to_blob(blob)
         await self.delete(blob.ref)
         await self.put(blob)
+
+    async def set_aside(self, ref: Ref) -> str | None:
+        """Keep a copy of the bytes under `ref`, whatever they are, where no listing shows it.
+
+        Returns where that is, in words. Then the copy is as durable as a put; the blob itself is as it was. None says
+        that nothing is kept: there is no such blob, or the store, as this default, has no place for such copies. Being
+        cancelled means that a copy may have been made.
+
+        Raises:
+          TypeError: if `ref` is no `Ref`.
+          Exception: whatever the store fails with.
+
+        """
+        check_ref(ref)
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def check_integrity(self) -> Integrity:
+        """Look for what is wrong with the store as a whole and shows in no get; this default looks for nothing.
+
+        It changes nothing, and neither does being cancelled. It may take as long as reading the whole store.
+
+        Raises:
+          Exception: whatever keeps the store from telling.
+
+        """
+        await trio.lowlevel.checkpoint()
+        return Integrity()
+
+    async def mend_integrity(self) -> None:
+        """Make anew what the store derives from its blobs, such as an index; this default has nothing to do.
+
+        Returning means that this is as durable as a put. No blob is lost. Other writes may have to wait meanwhile.
+        Being cancelled means that it may or may not have been done.
+
+        Raises:
+          Exception: whatever the store fails with, or why it would lose something; then nothing has changed.
+
+        """
+        await trio.lowlevel.checkpoint()
 
 
 class StartableStore(Store):

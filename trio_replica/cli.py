@@ -20,6 +20,7 @@ from ._cli_init import EXAMPLE
 from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
 from ._cli_put import put_files
 from ._cli_reconcile import Reconciling
+from ._cli_scrub import scrub_stores
 from ._cli_status import SHOWN, Holdings, survey
 from ._cli_stores import CONFIG_FILE, absence, chosen_stores, store_options
 from ._errors import BlobNotFoundError, PoisonedError, describe_failures
@@ -140,6 +141,21 @@ def status(context: click.Context, *, keep_all: bool) -> int:
         for line in _status_lines(holdings):
             write_output(f"{printable(line)}\n".encode())
     return FAILED if any(one.problem for one in holdings) else 0
+
+
+@commands.command("scrub")
+@click.option("--repair", is_flag=True, help="Replace what is corrupt by a good copy from another store.")
+@click.option("--bytes-per-second", metavar="N", type=click.IntRange(min=1), help="Read at most so much of each store.")
+@store_options
+@click.pass_context
+def scrub_command(context: click.Context, *, repair: bool, bytes_per_second: int | None) -> int:
+    """Read every blob of every store, hash it again, and print which are corrupt.
+
+    The exit status is 1 if a blob is corrupt and not repaired, or a store or a blob could not be read.
+    """
+    stores = chosen_stores(context)
+    is_sound = _run(lambda: scrub_stores(stores, Display(), repair=repair, bytes_per_second=bytes_per_second))
+    return 0 if is_sound else FAILED
 
 
 @commands.command()

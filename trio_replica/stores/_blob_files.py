@@ -16,7 +16,7 @@ import outcome
 
 from .._blob import Ref
 from .._errors import BlobNotFoundError
-from ._files import identity, make_folder, make_folders, naming, sync
+from ._files import identity, keep_second, make_folder, make_folders, naming, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -144,6 +144,17 @@ class BlobFiles:
         if self._durable:
             sync(self._parent(ref))
         return True
+
+    def set_aside(self, ref: Ref) -> str | None:
+        """Give the file of a blob a second name, or where there are no links make a copy, and return its path."""
+        path = self._path(ref)
+        if not self.contains(ref):
+            return None
+        aside = keep_second(path, f"{self.root}/damaged", can_link=self._can_link)
+        if self._durable:
+            for name in (aside, os.path.dirname(aside), self.root):
+                sync(name)
+        return aside
 
     def _write(self, file: _NewFile) -> None:
         """Write a blob, or, if it is there already, see to that one."""

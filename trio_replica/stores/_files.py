@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,35 @@ def make_folder(path: str) -> None:
     except FileExistsError:
         if not os.path.isdir(path):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+
+
+def keep_second(path: str, folder: str, *, can_link: bool) -> str:
+    """Give a file another name in `folder`, ``NAME-1`` or the next that is free, or one that it has there already.
+
+    Where there are no links, that is the name of a copy. Returns the path.
+    """
+    make_folder(folder)
+    for number in itertools.count(1):
+        second = f"{folder}/{os.path.basename(path)}-{number}"
+        try:
+            if can_link:
+                os.link(path, second)
+            else:
+                _copy(path, second)
+        except FileExistsError:
+            if identity(second) != identity(path):
+                continue
+        break
+    return second
+
+
+def _copy(path: str, second: str) -> None:
+    with open(path, "rb") as source, open(second, "xb") as copy:
+        try:
+            shutil.copyfileobj(source, copy)
+        except BaseException:
+            os.unlink(second)
+            raise
 
 
 def sync(path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
@@ -106,6 +107,16 @@ class Objects:
     def _write(self, blob: Blob, mode: Any) -> None:
         # In one request: one of several parts can't be made to depend on what is there.
         obstore.put(self._client, _name(blob.ref), blob.data, mode=mode, use_multipart=False)
+
+    def set_aside(self, ref: Ref) -> str | None:
+        """Copy a blob's object to another name, which no listing of blobs gets to, and return that, if there is one."""
+        name = time.strftime(f"damaged:{ref}-%Y%m%dT%H%M%SZ", time.gmtime())
+        ended = outcome.capture(obstore.copy, self._client, _name(ref), name)
+        if isinstance(ended, outcome.Value):
+            return f"{name} of {self._place.name}"
+        if isinstance(ended.error, FileNotFoundError) and self._size(ref) is None:
+            return None
+        raise self._failure(ended.error)
 
     def delete(self, ref: Ref) -> bool:
         if self._size(ref) is None:

@@ -32,6 +32,15 @@ _INSERT_ALL: Final = (
 )
 _INSERT_ONE: Final = "INSERT INTO blobs (ref, data) VALUES (%b, %b) ON CONFLICT (ref) DO NOTHING RETURNING ref"
 
+_DAMAGED: Final = (
+    "CREATE TABLE IF NOT EXISTS damaged_blobs "
+    "(ref BYTEA NOT NULL, data BYTEA NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())"
+)
+_KEEP: Final = (
+    "INSERT INTO damaged_blobs (ref, data) SELECT ref, data FROM blobs WHERE ref = %(ref)b AND NOT EXISTS "
+    "(SELECT FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)"
+)
+
 
 def insert_all(blobs: Iterable[Blob], connection: psycopg.Connection) -> set[Ref]:
     """Insert those of different blobs that are not there, in one transaction, and return their refs.
@@ -82,6 +91,16 @@ def replace(blob: Blob, connection: psycopg.Connection) -> None:
         "INSERT INTO blobs (ref, data) VALUES (%b, %b) ON CONFLICT (ref) DO UPDATE SET data = excluded.data",
         (blob.ref, blob.data),
     )
+
+
+def set_aside(ref: Ref, connection: psycopg.Connection) -> bool:
+    """Copy the row of a blob to the table ``damaged_blobs``; return whether it is there now, with the same bytes."""
+    if connection.execute("SELECT to_regclass('damaged_blobs') IS NULL").fetchall() == [(True,)]:
+        connection.execute(_DAMAGED)
+    if connection.execute(_KEEP, {"ref": ref}).rowcount:
+        return True
+    flush(connection)  # it may have been kept before, by who syncs less
+    return contains(ref, connection)
 
 
 def delete(ref: Ref, connection: psycopg.Connection) -> bool:

@@ -148,6 +148,11 @@ class DirectoryStore(DeletableStore, StartableStore):
         blob = await hashed(blob)
         await self._writers.run(partial(self._files.replace, blob), size=len(blob))
 
+    async def set_aside(self, ref: Ref) -> str | None:
+        """Keep what is under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`."""
+        path: str | None = await self._writers.run(partial(self._files.set_aside, check_ref(ref)))
+        return path
+
 
 @contextmanager
 def _serve(files: BlobFiles) -> Generator[Handler[Request], None, None]:

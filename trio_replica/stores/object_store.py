@@ -186,6 +186,11 @@ class ObjectStore(DeletableStore, StartableStore):
         blob = await hashed(blob)
         await self._writers.run(partial(self._objects.replace, blob), size=ALONE)
 
+    async def set_aside(self, ref: Ref) -> str | None:
+        """Have the server copy an object to ``damaged:<64 hex>-<time>``: see `DeletableStore.set_aside`."""
+        name: str | None = await self._writers.run(partial(self._objects.set_aside, check_ref(ref)), size=ALONE)
+        return name
+
     async def _read(self, request: Request) -> Any:
         return await self._readers.run(request, size=ALONE, abandon_on_cancel=True)
 

@@ -162,5 +162,10 @@ class PostgresStore(DeletableStore, StartableStore):
         self._database.check_size([blob])
         await self._writers.run(partial(sql.replace, blob), size=len(blob))
 
+    async def set_aside(self, ref: Ref) -> str | None:
+        """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
+        is_kept: bool = await self._writers.run(partial(sql.set_aside, check_ref(ref)))
+        return f"table damaged_blobs of {self._database.name}" if is_kept else None
+
     async def _read(self, request: Callable[[Connection], Any]) -> Any:
         return await ended_call(partial(start_read, self._readers, request))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .._blob import Blob, BytesLike, Ref
     from .._fan_out import Ended
-    from .._store import PutResult
+    from .._store import Integrity, PutResult
 
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
@@ -223,6 +223,18 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Write a blob whatever is there: see `DeletableStore.replace`."""
         await self._call("replace", self._deletable.replace, await hashed(blob))
 
+    async def set_aside(self, ref: Ref) -> str | None:
+        """Keep a copy of what is under a ref: see `DeletableStore.set_aside`."""
+        return await self._call("set_aside", self._deletable.set_aside, ref)
+
+    async def check_integrity(self) -> Integrity:
+        """Look for what is wrong with the store as a whole: see `DeletableStore.check_integrity`."""
+        return await self._call("check_integrity", _without_argument(self._deletable.check_integrity), None)
+
+    async def mend_integrity(self) -> None:
+        """Make anew what the store derives from its blobs: see `DeletableStore.mend_integrity`."""
+        await self._call("mend_integrity", _without_argument(self._deletable.mend_integrity), None)
+
 
 @final
 class _Repetitions:
@@ -306,6 +318,10 @@ class _Repetitions:
         seconds = trio.current_time() - self._failed_at
         failure.add_note(f"given up after {state.attempt_number} attempts in {seconds:.3g} seconds: see RetryingStore")
         return outcome.Error(failure)
+
+
+def _without_argument(call: Callable[[], Awaitable[ResultT]]) -> Callable[[None], Awaitable[ResultT]]:
+    return lambda _: call()
 
 
 def _may_pass(ended: Ended[Any]) -> bool:

@@ -15,17 +15,22 @@ import outcome
 
 from .._blob import Ref, all_hashed, hashed
 from .._errors import BlobNotFoundError, ReplicaError
+from .._started import ended_call
 from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs
 from .._threads import Call, open_store_threads
 from ._files import file_size, identity
+from ._reads import start_read
 from ._sql import contains, delete, insert, insert_all, replace, select_rows, write_nothing
+from ._sql_check import check_integrity, mend_integrity, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 
     from .._blob import Blob, BytesLike
     from .._started import Cancel, Done
+    from .._store import Integrity
     from .._threads import Handler, StoreThreads
+    from ._reads import Read
 
     Request: TypeAlias = Callable[[sqlite3.Connection], Any]
 
@@ -36,6 +41,9 @@ BUSY_SECONDS: Final = 60.0
 
 LOG_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of write-ahead log above which it is written back and truncated, for readers can keep it from starting over."""
+
+PROGRESS_STEPS: Final = 10_000
+"""Instructions of SQLite between two looks whether a check is still wanted: about a millisecond."""
 
 ROW_OVERHEAD: Final = 64
 """Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
@@ -145,6 +153,26 @@ class SqliteStore(DeletableStore, StartableStore):
         blob = await hashed(blob)
         self._database.check_size(blob)
         await self._writer.run(partial(replace, blob), size=len(blob))
+
+    async def set_aside(self, ref: Ref) -> str | None:
+        """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
+        is_kept: bool = await self._writer.run(partial(set_aside, check_ref(ref)))
+        return f"table damaged_blobs of {self._database.path}" if is_kept else None
+
+    async def check_integrity(self) -> Integrity:
+        """Run SQLite's own check, and look up every row in the index: see `DeletableStore.check_integrity`.
+
+        It takes a thread and a connection of its own, so that reads do not wait for it. While SQLite's own check runs,
+        the log is not truncated. Being cancelled waits until it has been interrupted.
+        """
+        name = f"check of {self._database.path}"
+        async with open_store_threads(name, self._database.serve_checks) as checks:
+            integrity: Integrity = await ended_call(partial(start_read, checks, check_integrity))
+            return integrity
+
+    async def mend_integrity(self) -> None:
+        """Make the index of the refs anew (``REINDEX``): see `DeletableStore.mend_integrity`."""
+        await self._writer.run(mend_integrity)
 
 
 @final
@@ -294,6 +322,20 @@ class _Database:
             return [Ref(ref) for (ref,) in rows]
         except ValueError as error:
             raise ReplicaError(f"{error}: {self.path}") from None
+
+    # Checking
+
+    @contextmanager
+    def serve_checks(self) -> Generator[Handler[Read[Request]], None, None]:
+        with self._connection() as connection:
+            yield partial(self._check, connection)
+
+    def _check(self, connection: sqlite3.Connection, batch: Sequence[Call[Read[Request]]]) -> None:
+        self._check_present()
+        for call in batch:
+            read = call.request
+            connection.set_progress_handler(partial(getattr, read, "is_abandoned"), PROGRESS_STEPS)
+            call.outcome = self._captured(partial(_patiently, partial(read.what, connection)))
 
     # Both
 
