@@ -268,12 +268,9 @@ class _Pace:
         return await self._get(store, ref, expected)
 
     async def _get(self, store: Store, ref: Ref, expected: int) -> Blob:
-        size = 0
-        try:
-            blob = Blob(await store.get(ref))
-            self._expected = size = len(blob)
-        finally:
-            self._due += (size - expected) / self._rate
+        blob = Blob(await store.get(ref))  # if this raises, as much is paid as for the one before
+        self._due += (len(blob) - expected) / self._rate
+        self._expected = len(blob)
         return blob
 
 

@@ -7,6 +7,7 @@ notice. So the rows of the table are looked up in the index, one by one.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._blob import Ref, sha256
@@ -32,6 +33,15 @@ _KEEP: Final = """
 INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?1
 AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
 """
+
+
+class Twins(NamedTuple):
+    """Two rows of one blob: it was put again while its row was hidden."""
+
+    hidden: int
+    """The row, by its number, that is good and hidden."""
+    shown: int
+    """The other one, which the index shows."""
 
 
 class _Row(NamedTuple):
@@ -61,24 +71,54 @@ def check_integrity(connection: sqlite3.Connection) -> Integrity:
     return Integrity(tuple(problems[:PROBLEMS]), tuple(hidden), count)
 
 
-def mend_integrity(connection: sqlite3.Connection) -> None:
-    """Make the index anew from the table, all or nothing, unless that would lose what only the old one shows.
+def find_twins(connection: sqlite3.Connection) -> list[Twins]:
+    """Return the rows that can't both be in a new index, once it is sure that this would lose nothing else.
+
+    It is not part of the transaction that makes the index anew: SQLite, once it has met a damaged page in there, can't.
 
     Raises:
-      sqlite3.Error: if the table, or the index, is too damaged.
-      ReplicaError: if the table is damaged where the index may be right.
+      sqlite3.Error: if the table is too damaged.
+      ReplicaError: if it is damaged where the index may be right.
+
+    """
+    index = _index(connection)
+    if index is None:
+        return []
+    (rows,) = connection.execute("SELECT count(*) FROM blobs NOT INDEXED").fetchone()
+    if _entries(index, connection) > rows:
+        raise ReplicaError("the table has lost rows that its index still names, so the index is left as it is")
+    twins: list[Twins] = []
+    for row in _hidden_rows_found(connection):
+        (data,) = connection.execute("SELECT data FROM blobs NOT INDEXED WHERE rowid = ?", (row.rowid,)).fetchone()
+        if not isinstance(data, bytes) or sha256(data) != row.ref:
+            raise ReplicaError(
+                f"row {row.rowid} of the table is itself damaged, so the index, which may be right, is left as it is"
+            )
+        shown = connection.execute("SELECT rowid FROM blobs WHERE ref = ?", (row.ref,)).fetchone()
+        if shown is not None:
+            twins.append(Twins(row.rowid, *shown))
+    return twins
+
+
+def mend_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None:
+    """Make the index anew from the table, and for that remove the second row of `twins`: all or nothing.
+
+    Raises:
+      sqlite3.Error: if the table, or the index, is too damaged, or there are twins that were not found.
+      ReplicaError: if they have changed since they were found.
 
     """
     connection.execute("SAVEPOINT mend")
     try:
-        _mend(connection)
+        for good, shown in twins:
+            _remove_twin(good, shown, connection)
+        connection.execute("REINDEX blobs")
     except BaseException:
-        if connection.in_transaction:  # unless SQLite has undone all of it
+        with suppress(sqlite3.Error):  # SQLite may have undone all of it
             connection.execute("ROLLBACK TO mend")
-        raise
-    finally:
-        if connection.in_transaction:
             connection.execute("RELEASE mend")
+        raise
+    connection.execute("RELEASE mend")
 
 
 def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
@@ -90,26 +130,18 @@ def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
     return True
 
 
-def _mend(connection: sqlite3.Connection) -> None:
-    index = _index(connection)
-    if index is None:
-        return
-    (rows,) = connection.execute("SELECT count(*) FROM blobs NOT INDEXED").fetchone()
-    if _entries(index, connection) > rows:
-        raise ReplicaError("the table has lost rows that its index still names, so the index is left as it is")
-    for row in _hidden_rows(connection):
-        (data,) = connection.execute("SELECT data FROM blobs NOT INDEXED WHERE rowid = ?", (row.rowid,)).fetchone()
-        if not isinstance(data, bytes) or sha256(data) != row.ref:
-            raise ReplicaError(
-                f"row {row.rowid} of the table is itself damaged, so the index, which may be right, is left as it is"
-            )
-        # A put of the blob while its row was hidden has made another one. Both can't stay.
-        for (twin,) in connection.execute("SELECT rowid FROM blobs WHERE ref = ?", (row.ref,)).fetchall():
-            (other,) = connection.execute("SELECT data FROM blobs NOT INDEXED WHERE rowid = ?", (twin,)).fetchone()
-            if other != data:
-                _keep(twin, connection)
-            connection.execute("DELETE FROM blobs WHERE rowid = ?", (twin,))
-    connection.execute("REINDEX blobs")
+def _remove_twin(good: int, shown: int, connection: sqlite3.Connection) -> None:
+    """Remove a row of a blob of which another one, known to be good, will be shown; what differs is set aside."""
+    data = connection.execute(
+        "SELECT a.data = b.data FROM blobs AS a NOT INDEXED, blobs AS b NOT INDEXED "
+        "WHERE a.rowid = ? AND b.rowid = ? AND a.ref = b.ref",
+        (good, shown),
+    ).fetchone()
+    if data is None:
+        raise ReplicaError("the table has changed meanwhile: try again")
+    if not data[0]:
+        _keep(shown, connection)
+    connection.execute("DELETE FROM blobs WHERE rowid = ?", (shown,))
 
 
 def _keep(rowid: int, connection: sqlite3.Connection) -> None:
@@ -140,6 +172,15 @@ def _hidden_rows(connection: sqlite3.Connection) -> Iterator[_Row]:
             ).fetchall()
         ]
         first = high
+
+
+def _hidden_rows_found(connection: sqlite3.Connection) -> Iterator[_Row]:
+    """Yield the rows that `_hidden_rows` does, as far as the index can be searched: beyond, it shows nothing."""
+    try:
+        yield from _hidden_rows(connection)
+    except sqlite3.DatabaseError as error:  # if it is the table that is damaged, REINDEX will say so
+        if _primary(error) != sqlite3.SQLITE_CORRUPT:
+            raise
 
 
 def _index(connection: sqlite3.Connection) -> str | None:

@@ -21,7 +21,7 @@ from .._threads import Call, open_store_threads
 from ._files import file_size, identity
 from ._reads import start_read
 from ._sql import contains, delete, insert, insert_all, replace, select_rows, write_nothing
-from ._sql_check import check_integrity, mend_integrity, set_aside
+from ._sql_check import check_integrity, find_twins, mend_integrity, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
@@ -165,14 +165,17 @@ class SqliteStore(DeletableStore, StartableStore):
         It takes a thread and a connection of its own, so that reads do not wait for it. While SQLite's own check runs,
         the log is not truncated. Being cancelled waits until it has been interrupted.
         """
-        name = f"check of {self._database.path}"
-        async with open_store_threads(name, self._database.serve_checks) as checks:
-            integrity: Integrity = await ended_call(partial(start_read, checks, check_integrity))
-            return integrity
+        integrity: Integrity = await self._check(check_integrity)
+        return integrity
 
     async def mend_integrity(self) -> None:
         """Make the index of the refs anew (``REINDEX``): see `DeletableStore.mend_integrity`."""
-        await self._writer.run(mend_integrity)
+        twins = await self._check(find_twins)
+        await self._writer.run(partial(mend_integrity, twins))
+
+    async def _check(self, request: Request) -> Any:
+        async with open_store_threads(f"check of {self._database.path}", self._database.serve_checks) as checks:
+            return await ended_call(partial(start_read, checks, request))
 
 
 @final
