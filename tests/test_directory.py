@@ -943,3 +943,72 @@ async def test_a_top_folder_that_is_removed_meanwhile_is_made_again(root: Path) 
         shutil.rmtree(path_of(root, first.ref).parents[1])
         assert await store.put(blob) == (blob.ref, True)  # in another folder of the same top folder
         assert await store.put(first) == (first.ref, True)
+
+
+# Setting aside
+
+
+def rot(root: Path, data: bytes) -> None:
+    """Let a file be damaged in its place."""
+    path_of(root).unlink()
+    write(path_of(root), data)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+async def test_bad_bytes_are_set_aside(root: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    asides = [str(root / "damaged" / f"{REF}-{number}") for number in (1, 2, 3)]
+    async with open_directory(root) as store:
+        assert await store.set_aside(REF) is None
+        assert not (root / "damaged").exists()
+        write(path_of(root), b"rot")
+        assert await store.set_aside(REF) == asides[0]
+        # One that has a second name already is not given a third one.
+        assert await store.set_aside(REF) == asides[0 if has_links else 1]
+        await store.replace(DATA)
+        rot(root, b"more")
+        assert await store.set_aside(REF) == asides[1 if has_links else 2]
+        assert path_of(root).read_bytes() == b"more"
+        assert [ref async for ref in store.list_refs()] == [REF]
+        with pytest.raises(TypeError):
+            await store.set_aside(bytes(REF))  # type: ignore[arg-type]
+    kept = [b"rot", b"more"] if has_links else [b"rot", b"rot", b"more"]
+    assert [Path(aside).read_bytes() for aside in asides[: len(kept)]] == kept
+
+
+async def test_what_is_set_aside_is_on_the_disk(root: Path, disk: Disk) -> None:
+    async with open_directory(root) as store:
+        write(path_of(root), b"rot")
+        disk.events.clear()
+        await store.set_aside(REF)
+    assert disk.take(path_of(root), root / "damaged", root) == [
+        ("link", path_of(root).name),
+        ("fsync", path_of(root).name),
+        ("fsync", "damaged"),
+        ("fsync", "store"),
+    ]
+
+
+async def test_what_is_not_durable_is_set_aside_without_syncing(root: Path, disk: Disk) -> None:
+    async with open_directory(root, durable=False) as store:
+        write(path_of(root), b"rot")
+        disk.events.clear()
+        await store.set_aside(REF)
+    assert disk.take(path_of(root)) == [("link", path_of(root).name)]
+
+
+async def test_a_copy_that_fails_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with open_directory(root) as store:
+        monkeypatch.setattr(store._files, "_can_link", False)
+        monkeypatch.setattr(shutil, "copyfileobj", fail)
+        write(path_of(root), b"rot")
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            await store.set_aside(REF)
+    assert os.listdir(root / "damaged") == []

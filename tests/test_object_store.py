@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import random
+import re
 import shutil
 import ssl
 import subprocess
@@ -280,6 +281,24 @@ async def test_an_object_of_another_size_is_replaced(
     assert caplog.record_tuples == [
         ("trio_replica", logging.WARNING, f"replaced {REF} of {name}: it had 0 bytes, not 4"),
     ]
+
+
+async def test_an_object_is_set_aside(server: S3Server, url: str) -> None:
+    prefix = url.partition("?")[0].removeprefix(f"s3://{BUCKET}/")
+    async with open_object_store(url) as store:
+        assert await store.set_aside(REF) is None
+        await store.put(DATA)
+        aside = await store.set_aside(REF)
+        assert aside is not None
+        name, _, place = aside.partition(" of ")
+        assert re.fullmatch(rf"damaged:{REF}-\d{{8}}T\d{{6}}Z", name)
+        assert place == repr(store)[len("<ObjectStore '") : -2]
+        assert server.client().get_object(Bucket=BUCKET, Key=f"{prefix}/{name}")["Body"].read() == DATA
+        assert [ref async for ref in store.list_refs()] == [REF]
+        assert await store.delete(REF)
+        assert [ref async for ref in store.list_refs()] == []
+        with pytest.raises(TypeError):
+            await store.set_aside(bytes(REF))  # type: ignore[arg-type]
 
 
 # What goes wrong with real servers

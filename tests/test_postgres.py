@@ -21,7 +21,7 @@ import trio.testing
 from psycopg import errors
 
 from trio_replica import Blob, BlobNotFoundError, PostgresStore, PutResult, Ref, ReplicaError, open_postgres
-from trio_replica.stores import _postgres, _postgres_session, _postgres_sql, postgres
+from trio_replica.stores import _postgres, _postgres_session, _postgres_sql, _postgres_table, postgres
 from trio_replica.stores._postgres_session import Session
 from trio_replica.testing import StoreContract
 
@@ -208,6 +208,39 @@ async def test_replace_and_delete(server: PostgresServer) -> None:
         assert not await store.delete(REF)
         await store.replace(DATA)
         assert await store.get(REF) == DATA
+
+
+async def test_a_row_is_set_aside_once(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        place = f"table damaged_blobs of {store._database.name}"
+        assert await store.set_aside(REF) is None
+        server.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
+        assert [await store.set_aside(REF) for _ in range(2)] == [place] * 2
+        await store.replace(DATA)
+        assert await store.set_aside(REF) == place
+        assert server.query("SELECT ref, data FROM damaged_blobs ORDER BY data") == [(REF, b"\0"), (REF, DATA)]
+        assert server.query("SELECT count(*) FROM damaged_blobs WHERE at > now() - interval '1 hour'") == [(2,)]
+        assert [ref async for ref in store.list_refs()] == [REF]
+        with pytest.raises(TypeError):
+            await store.set_aside(bytes(REF))  # type: ignore[arg-type]
+
+
+async def test_two_processes_create_the_table_of_what_is_set_aside(server: PostgresServer) -> None:
+    class Late:
+        """A connection to which it looks as if the table were not there, until it creates it."""
+
+        def __init__(self, connection: psycopg.Connection) -> None:
+            self.connection = connection
+
+        def execute(self, query: str) -> Any:
+            if query.startswith("SELECT"):
+                return SimpleNamespace(fetchall=lambda: [(True,)])
+            return self.connection.execute(query)
+
+    with closing(psycopg.connect(server.conninfo(), autocommit=True)) as connection:
+        for _ in range(2):
+            _postgres_table.create_damaged_table(Late(connection))  # type: ignore[arg-type]
+    assert server.query("SELECT count(*) FROM damaged_blobs") == [(0,)]
 
 
 async def test_5000_refs_are_listed_in_order(server: PostgresServer) -> None:

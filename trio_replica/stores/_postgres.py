@@ -16,7 +16,7 @@ from .._store import PutResult
 from . import _postgres_sql as sql
 from ._postgres_conninfo import parse
 from ._postgres_session import Session
-from ._postgres_table import create_table
+from ._postgres_table import create_damaged_table, create_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -108,6 +108,14 @@ class Database:
         if not deleted:
             self._flush(connection)
         return deleted
+
+    def set_aside(self, ref: Ref, connection: Connection) -> bool:
+        """Copy the row of a blob to the table ``damaged_blobs``; return whether there is one."""
+        create_damaged_table(connection)
+        if sql.set_aside(ref, connection):
+            return True
+        self._flush(connection)  # a copy that is there already
+        return sql.contains(ref, connection)
 
     def _flush(self, connection: Connection) -> None:
         if self._durable:

@@ -32,10 +32,6 @@ _INSERT_ALL: Final = (
 )
 _INSERT_ONE: Final = "INSERT INTO blobs (ref, data) VALUES (%b, %b) ON CONFLICT (ref) DO NOTHING RETURNING ref"
 
-_DAMAGED: Final = (
-    "CREATE TABLE IF NOT EXISTS damaged_blobs "
-    "(ref BYTEA NOT NULL, data BYTEA NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())"
-)
 _KEEP: Final = (
     "INSERT INTO damaged_blobs (ref, data) SELECT ref, data FROM blobs WHERE ref = %(ref)b AND NOT EXISTS "
     "(SELECT FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)"
@@ -94,13 +90,8 @@ def replace(blob: Blob, connection: psycopg.Connection) -> None:
 
 
 def set_aside(ref: Ref, connection: psycopg.Connection) -> bool:
-    """Copy the row of a blob to the table ``damaged_blobs``; return whether it is there now, with the same bytes."""
-    if connection.execute("SELECT to_regclass('damaged_blobs') IS NULL").fetchall() == [(True,)]:
-        connection.execute(_DAMAGED)
-    if connection.execute(_KEEP, {"ref": ref}).rowcount:
-        return True
-    flush(connection)  # it may have been kept before, by who syncs less
-    return contains(ref, connection)
+    """Copy the row of a blob to the table ``damaged_blobs``; return whether it had to be: with the same bytes once."""
+    return connection.execute(_KEEP, {"ref": ref}).rowcount == 1
 
 
 def delete(ref: Ref, connection: psycopg.Connection) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from psycopg import errors
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     import psycopg
 
 SCHEMA: Final = "CREATE TABLE blobs (ref BYTEA PRIMARY KEY NOT NULL, data BYTEA NOT NULL)"
+
+_DAMAGED: Final = (
+    "CREATE TABLE damaged_blobs (ref BYTEA NOT NULL, data BYTEA NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())"
+)
+
+_FASTER: Final = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)
+"""What a CREATE TABLE fails with if another process was faster."""
 
 # The name, the type, NOT NULL, and whether it is in the primary key, of each column of the table that `blobs` means.
 _COLUMNS_OF: Final = """
@@ -29,8 +37,15 @@ def create_table(name: str, connection: psycopg.Connection, *, durable: bool) ->
     if not _check_table(name, connection, durable=durable):
         try:
             connection.execute(SCHEMA)
-        except (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation):  # another process was faster
+        except _FASTER:
             _check_table(name, connection, durable=durable)
+
+
+def create_damaged_table(connection: psycopg.Connection) -> None:
+    """Create the table of what is set aside, unless it is there."""
+    if connection.execute("SELECT to_regclass('damaged_blobs') IS NULL").fetchall() == [(True,)]:
+        with suppress(*_FASTER):
+            connection.execute(_DAMAGED)
 
 
 def _check_table(name: str, connection: psycopg.Connection, *, durable: bool) -> bool:

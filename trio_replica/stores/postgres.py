@@ -164,7 +164,7 @@ class PostgresStore(DeletableStore, StartableStore):
 
     async def set_aside(self, ref: Ref) -> str | None:
         """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
-        is_kept: bool = await self._writers.run(partial(sql.set_aside, check_ref(ref)))
+        is_kept: bool = await self._writers.run(partial(self._database.set_aside, check_ref(ref)))
         return f"table damaged_blobs of {self._database.name}" if is_kept else None
 
     async def _read(self, request: Callable[[Connection], Any]) -> Any:
