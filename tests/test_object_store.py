@@ -378,6 +378,7 @@ async def test_a_bucket_that_goes(server: S3Server) -> None:
         await assert_fails(line, store.put, DATA)
         await assert_fails(line, store.put_many, [DATA])
         await assert_fails(line, store.replace, DATA)
+        await assert_fails(line, store.set_aside, REF)
         await assert_fails(line, store.list_page, Ref.ZERO, 1)
     await assert_does_not_open(server.url(bucket), line)
 

@@ -225,7 +225,7 @@ async def test_a_row_is_set_aside_once(server: PostgresServer) -> None:
             await store.set_aside(bytes(REF))  # type: ignore[arg-type]
 
 
-async def test_two_processes_create_the_table_of_what_is_set_aside(server: PostgresServer) -> None:
+def test_two_processes_create_the_table_of_what_is_set_aside(server: PostgresServer) -> None:
     class Late:
         """A connection to which it looks as if the table were not there, until it creates it."""
 

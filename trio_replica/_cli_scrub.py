@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 STEPS: Final = 2**16
 """Steps of the bar for each store. Refs are as good as random, so the first bytes of one say how far a listing is."""
 
+_NOTHING: Final = ScrubReport({}, (), {}, {}, {})
+
 
 async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_per_second: int | None) -> bool:
     """Scrub the stores, print a line for each finding as it comes, and at last a table; return whether all is well.
@@ -36,7 +38,6 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
 
     """
     problems: dict[str, str] = {}
-    report = ScrubReport({}, (), {}, {}, {})
     async with AsyncExitStack() as stack:
         opened: dict[str, Store] = {}
         for name, url in (*stores.sync.items(), *stores.async_.items()):
@@ -47,9 +48,8 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
                 opened[name] = await stack.enter_async_context(url.open())
             except Exception as error:  # a store may raise anything
                 problems[name] = describe(error)
-        if opened:
-            scrubbing = _Scrubbing(display, len(opened))
-            report = await scrubbing.run(opened, repair=repair, bytes_per_second=bytes_per_second)
+        scrubbing = _Scrubbing(display, opened)
+        report = await scrubbing.run(repair=repair, bytes_per_second=bytes_per_second) if opened else _NOTHING
     problems |= {name: describe(failure) for name, failure in report.failures.items()}
     await display.write(_text(_table(stores, report, problems)))
     return report.is_sound and not problems
@@ -59,14 +59,15 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
 class _Scrubbing:
     """A scrub that is shown."""
 
-    def __init__(self, display: Display, stores: int) -> None:
+    def __init__(self, display: Display, stores: Mapping[str, Store]) -> None:
         self._display = display
+        self._stores = stores
         self._counts: Mapping[str, ScrubCounts] = {}
         self._steps = 0
         self._failure: Exception | None = None
-        display.begin(self._progress, STEPS * stores)
+        display.begin(self._progress, STEPS * len(stores))
 
-    async def run(self, stores: Mapping[str, Store], *, repair: bool, bytes_per_second: int | None) -> ScrubReport:
+    async def run(self, *, repair: bool, bytes_per_second: int | None) -> ScrubReport:
         report: ScrubReport | None = None
         sender, receiver = trio.open_memory_channel[ScrubFinding](math.inf)
         async with trio.open_nursery() as drawing:
@@ -75,7 +76,7 @@ class _Scrubbing:
                 writing.start_soon(self._write, receiver, drawing.cancel_scope)
                 with sender:
                     report = await scrub(
-                        stores,
+                        self._stores,
                         repair=repair,
                         bytes_per_second=bytes_per_second,
                         on_progress=self._show,
@@ -90,7 +91,9 @@ class _Scrubbing:
         assert report is not None
         return report
 
-    async def _write(self, findings: trio.MemoryReceiveChannel[ScrubFinding], everything: trio.CancelScope) -> None:
+    async def _write(  # noqa: ASYNC910  (a task of its own)
+        self, findings: trio.MemoryReceiveChannel[ScrubFinding], everything: trio.CancelScope
+    ) -> None:
         try:
             async for finding in findings:
                 became = finding.outcome and f"; {finding.outcome}"

@@ -39,13 +39,15 @@ async def scrub(
 ) -> ScrubReport:
     """Read every blob of every store, hash it again, and report what is corrupt.
 
-    The stores are scrubbed at the same time, each with up to 16 reads under way. A store that can look at itself as a
+    The stores are scrubbed at the same time, each with up to 16 reads under way, so that many blobs of each are in
+    memory. A store that can look at itself as a
     whole does so first (`DeletableStore.check_integrity`, of SQLite). What fails in one place does not stop the rest.
 
     With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Only once that
     is in hand, the bad bytes are set aside, where the store can (`DeletableStore.set_aside`), and replaced, at once
     where the store can (`DeletableStore.replace`); then the blob is read again. Without a good copy, or if the bad
-    bytes can't be set aside, nothing is touched. A blob that could not be read is not replaced.
+    bytes can't be set aside, nothing is touched. A blob that could not be read is not replaced. One that is deleted
+    in the moment of its repair may come back.
 
     Returning means that all was read that could be; `ScrubReport.is_sound` tells whether all is well. Being cancelled
     leaves no blob half repaired, in stores whose ``replace`` is atomic, and nothing running; `on_progress` has told
@@ -216,7 +218,7 @@ class _ScrubbedStore:
 
     async def _replace(self, finding: ScrubFinding, blob: Blob | None, origin: str) -> ScrubFinding:
         if blob is None:
-            return _unrepaired(finding, f"no other store has a good copy{origin}")
+            return _unrepaired(finding, f"no other store has a good copy{origin}")  # noqa: ASYNC910  (_repair has them)
         assert isinstance(self._store, DeletableStore)
         aside = await attempt(self._store.set_aside, blob.ref)
         if isinstance(aside, outcome.Error):
@@ -239,7 +241,7 @@ class _ScrubbedStore:
                 if isinstance(ended, outcome.Value):
                     return ended.value, source.name
                 reasons.append(f"{source.name}: {describe_failure(ended.error)}")
-        return None, f" ({'; '.join(reasons)})" if reasons else ""
+        return None, f" ({'; '.join(reasons)})" if reasons else ""  # noqa: ASYNC910  (there may be no other)
 
 
 @final
