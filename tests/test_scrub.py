@@ -373,14 +373,15 @@ async def test_a_listing_of_nonsense_is_a_failure(autojump_clock: MockClock) -> 
 # What comes and goes
 
 
-async def test_a_blob_that_is_deleted_meanwhile_is_no_damage(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("repair", [False, True])
+async def test_a_blob_that_is_deleted_meanwhile_is_no_damage(autojump_clock: MockClock, *, repair: bool) -> None:
     class Losing(SimulatedStore):
         async def get(self, ref: Ref) -> bytes:
             if ref == refs(1)[0]:
                 await self.delete(ref)
             return await super().get(ref)
 
-    report = await scrub([await filled(Losing(), 1, 2)], repair=True)
+    report = await scrub([await filled(Losing(), 1, 2)], repair=repair)
     assert (report.counts["store-0"].refs, report.findings, report.is_sound) == (1, (), True)
 
 
