@@ -551,10 +551,22 @@ async def test_operations_with_a_server_that_is_no_good_any_more() -> None:
         async with open_scripted(server) as store:
             await assert_fails(line, store.put, DATA)
             await assert_fails(line, store.replace, DATA)
+            await assert_fails(line, store.set_aside, REF)
             await assert_fails(line, store.get, REF)
             await assert_fails(line, store.contains, REF)
             await assert_fails(line, store.delete, REF)
             await assert_fails(line, store.list_page, Ref.ZERO, 1)
+
+
+async def test_a_copy_that_is_refused() -> None:
+    answers = [MISSING, Answer.of_error(403, "AccessDenied")]
+    with scripted_server(answering(lambda _: answers.pop(0))) as server:
+        line = (
+            "the server forbids this with these credentials: "
+            "permit them to list, get, put and delete in the bucket (403 AccessDenied)"
+        )
+        async with open_scripted(server) as store:
+            await assert_fails(line_of(server, line), store.set_aside, REF)
 
 
 async def test_an_empty_listing_is_not_taken_from_anybody() -> None:

@@ -463,6 +463,12 @@ async def test_a_store_that_mends_itself(autojump_clock: MockClock) -> None:
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
 
 
+async def test_a_store_need_not_look_at_itself() -> None:
+    store = MemoryStore()
+    assert await store.check_integrity() == Integrity()
+    await store.mend_integrity()
+
+
 async def test_a_sound_store_is_not_mended(autojump_clock: MockClock) -> None:
     store = CheckedStore()
     assert (await scrub({"store": store}, repair=True)).mended == {}

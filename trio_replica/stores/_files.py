@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 from contextlib import contextmanager, suppress
@@ -37,7 +36,8 @@ def keep_second(path: str, folder: str, *, can_link: bool) -> str:
     Where there are no links, that is the name of a copy. Returns the path.
     """
     make_folder(folder)
-    for number in itertools.count(1):
+    number = 1
+    while True:
         second = f"{folder}/{os.path.basename(path)}-{number}"
         try:
             if can_link:
@@ -46,9 +46,9 @@ def keep_second(path: str, folder: str, *, can_link: bool) -> str:
                 _copy(path, second)
         except FileExistsError:
             if identity(second) != identity(path):
+                number += 1
                 continue
-        break
-    return second
+        return second
 
 
 def _copy(path: str, second: str) -> None:
