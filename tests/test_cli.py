@@ -1257,7 +1257,7 @@ def test_help_and_version(run: Run) -> None:
             *options,
         )
     )
-    for command in ("put", "get", "ls", "status", "check", "reconcile"):
+    for command in ("put", "get", "ls", "status", "check", "reconcile", "scrub"):
         ended = run(command, "--help")
         assert ended.status == 0
         assert all(part in ended.out for part in (b"Usage: trio-replica %b " % command.encode(), *options))

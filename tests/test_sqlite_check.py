@@ -47,12 +47,11 @@ def pages(path: Path, kind: int) -> list[int]:
     return [page for page in range(1, len(data) // PAGE) if data[page * PAGE] == kind]
 
 
-def place_of(path: Path, ref: Ref, *kinds: int) -> Place:
-    """Find the ref in the pages of the table or the index."""
+def places_of(path: Path, ref: Ref, *kinds: int) -> list[Place]:
+    """Find the ref in the pages of the table or the index, and in what is free there and was it."""
     data = path.read_bytes()
     places = [Place(*divmod(found.start(), PAGE)) for found in re.finditer(re.escape(ref), data)]
-    (place,) = [place for place in places if data[place.page * PAGE] in kinds]
-    return place
+    return [place for place in places if data[place.page * PAGE] in kinds]
 
 
 def flip(path: Path, page: int, offset: int, bits: int = 1) -> None:
@@ -62,8 +61,8 @@ def flip(path: Path, page: int, offset: int, bits: int = 1) -> None:
 
 
 def flip_in_index(path: Path, ref: Ref = REF, byte: int = 31) -> None:
-    page, offset = place_of(path, ref, INDEX_LEAF, INDEX_INTERIOR)
-    flip(path, page, offset + byte)
+    for page, offset in places_of(path, ref, INDEX_LEAF, INDEX_INTERIOR):
+        flip(path, page, offset + byte)
 
 
 def rows(path: Path, statement: str) -> list[Any]:
@@ -162,7 +161,7 @@ def lose_rows(path: Path) -> str:
 
 
 def change_ref_in_table(path: Path) -> str:
-    page, offset = place_of(path, REF, TABLE_LEAF)
+    ((page, offset),) = places_of(path, REF, TABLE_LEAF)
     flip(path, page, offset)
     return "ReplicaError: row 251 of the table is itself damaged, so the index, which may be right, is left as it is"
 
