@@ -140,6 +140,31 @@ def test_no_store_works(run: Run) -> None:
     assert (ended.status, ended.out, ended.problems) == (1, b"", [NO_STORE])
 
 
+@pytest.mark.parametrize("options", [[], ["--config", "trio-replica.toml"]])
+def test_the_stores_of_a_file(run: Run, options: list[str]) -> None:
+    fill()
+    Path("trio-replica.toml").write_text(
+        '[sync]\nnear = "dir:one"\n[async]\nfar = { url = "sqlite:two.db", retry = true }\n'
+    )
+    rot_row(Ref.of(b"1"))
+    ended = run("scrub", "--repair", *options)
+    finding, _, near, far = ended.out.decode().splitlines()
+    assert finding.startswith(f"far  {Ref.of(b'1')}  ")
+    assert "; repaired from near; the bad bytes are kept: table damaged_blobs of " in finding
+    assert near.split() == ["near", "sync", "20", "31", "0", "0", "0"]
+    assert far.split() == ["far", "async", "20", "31", "1", "1", "0"]
+    assert ended.status == 0
+
+
+@pytest.mark.parametrize("arguments", [["--sync", "dir:one", "--async", "dir:./one"], ["--config", "x.toml"]])
+def test_a_store_that_is_given_twice_is_not_touched(run: Run, arguments: list[str]) -> None:
+    Path("x.toml").write_text('[sync]\nnear = "dir:one"\n[async]\nfar = "dir:./one"\n')
+    ended = run("scrub", "--repair", *arguments)
+    assert ended.status in {1, 2}
+    assert "given twice" in ended.err.splitlines()[-1]
+    assert (ended.out, os.listdir()) == (b"", ["x.toml"])
+
+
 class Bent(SimulatedStore):
     """A store that finds something wrong with itself, until it is mended."""
 

@@ -396,7 +396,7 @@ async def test_a_put_that_fails_keeps_no_blob_of_its_batch_alive(root: Path, mon
     monkeypatch.setattr(directory, "WRITERS", 1)
     path_of(root).mkdir(parents=True)  # the name of one blob is taken
     async with open_directory(root) as store:
-        bodies = [b"%d" % i for i in range(5)]
+        bodies = [b"%d of this batch" % i for i in range(5)]
         *_, bad = await in_one_batch(store._writers, *[partial(store.put, body) for body in (*bodies, DATA)])
         assert isinstance(bad, outcome.Error)
         gc.collect()

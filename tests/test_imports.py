@@ -48,8 +48,8 @@ LAYERS = [
     ["testing"],
     ["_cli_output"],
     ["_cli_files"],
-    ["_cli_check", "_cli_init", "_cli_put", "_cli_reconcile", "_cli_status", "_cli_stores"],
-    ["_cli_scrub"],
+    ["_cli_check", "_cli_init", "_cli_put", "_cli_status", "_cli_stores"],
+    ["_cli_reconcile", "_cli_scrub"],
     ["cli"],
     ["__main__"],
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sqlite3
+import tracemalloc
 from contextlib import AsyncExitStack, closing
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
@@ -126,7 +128,7 @@ async def test_sound_stores(autojump_clock: MockClock) -> None:
     await put_numbers(second, range(10))
     report = await scrub([first, second])
     assert report == ScrubReport(
-        counts={
+        stores={
             "store-0": ScrubCounts(refs=20, bytes=30, reached=max(refs(*range(20)))),
             "store-1": ScrubCounts(refs=10, bytes=10, reached=max(refs(*range(10)))),
         },
@@ -150,7 +152,7 @@ STORE = SimulatedStore()
 @pytest.mark.parametrize(
     ("stores", "options", "kind", "message"),
     [
-        ([], {}, ValueError, "there has to be at least one store"),
+        ([], {}, ValueError, "there are no stores"),
         ([STORE, STORE], {}, ValueError, "one store is given twice: as 'store-0' and as 'store-1'"),
         ({"a": STORE, "b": STORE}, {}, ValueError, "one store is given twice: as 'a' and as 'b'"),
         ({"": STORE}, {}, ValueError, "the name of a store is not empty"),
@@ -184,7 +186,7 @@ async def test_a_plain_store_is_scrubbed(autojump_clock: MockClock) -> None:
     await put_numbers(PlainStore(store), [1, 2])
     store.corrupt(*refs(2))
     report = await scrub({"plain": PlainStore(store)})
-    assert report.counts["plain"].corrupt == 1
+    assert report.stores["plain"].corrupt == 1
     assert report.findings == (finding("plain", 2),)
     assert not report.is_sound
 
@@ -197,7 +199,7 @@ async def test_what_is_corrupt_is_found_and_left_alone(autojump_clock: MockClock
     before = first.blobs, second.blobs
     report = await scrub({"a": first, "b": second})
     assert sorted(report.findings, key=lambda one: one.store) == [finding("a", 3), finding("b", 7)]
-    assert [(one.refs, one.corrupt, one.repaired, one.failed) for one in report.counts.values()] == [(10, 1, 0, 0)] * 2
+    assert [(one.refs, one.corrupt, one.repaired, one.failed) for one in report.stores.values()] == [(10, 1, 0, 0)] * 2
     assert not report.is_sound
     assert (first.blobs, second.blobs) == before
 
@@ -229,7 +231,7 @@ async def test_a_repair_sets_the_bad_bytes_aside_once_a_good_copy_is_in_hand(aut
     ]
     kept = "repaired from second; the bad bytes are kept: a drawer"
     assert report.findings == (finding("first", 1, kept, repaired=True),)
-    assert report.counts["first"] == ScrubCounts(refs=1, bytes=2, corrupt=1, repaired=1, reached=refs(1)[0])
+    assert report.stores["first"] == ScrubCounts(refs=1, bytes=2, corrupt=1, repaired=1, reached=refs(1)[0])
     assert report.is_sound
     assert (first.kept, second.kept) == ([flipped(1)], [])
     assert first.blobs == second.blobs == {refs(1)[0]: b"1"}
@@ -318,7 +320,7 @@ async def test_a_repair_that_fails(
     store.fail(AWAY, operation, after=after, count=1)
     report = await scrub({"store": store, "other": other}, repair=True)
     assert report.findings == (finding("store", 1, f"not repaired: {outcome}"),)
-    assert (report.counts["store"].corrupt, report.counts["store"].repaired) == (1, 0)
+    assert (report.stores["store"].corrupt, report.stores["store"].repaired) == (1, 0)
     assert store.blobs == {refs(1)[0]: b"1" if is_replaced else flipped(1)}
 
 
@@ -327,11 +329,11 @@ async def test_reads_that_fail_do_not_stop_the_rest(autojump_clock: MockClock) -
     other = await filled(SimulatedStore(), *range(40))
     store.fail(AWAY, "get", after=10, count=3)
     report = await scrub({"store": store, "other": other}, repair=True)
-    assert (report.counts["store"].refs, report.counts["store"].failed, report.counts["store"].corrupt) == (40, 3, 0)
+    assert (report.stores["store"].refs, report.stores["store"].failed, report.stores["store"].corrupt) == (40, 3, 0)
     assert [(one.is_corrupt, one.is_repaired, one.problem) for one in report.findings] == [
         (False, False, "it can't be read: OSError: away")
     ] * 3
-    assert report.counts["other"].failed == 0
+    assert report.stores["other"].failed == 0
     assert not report.is_sound
     assert not any(call.operation == "replace" for call in store.calls)
 
@@ -355,8 +357,8 @@ async def test_a_listing_that_fails_is_a_failure_of_its_store(
     report = await scrub({"broken": broken, "good": good})
     assert report.failures == {"broken": AWAY}
     ascending = sorted(refs(*range(10)))
-    assert (report.counts["broken"].refs, report.counts["broken"].reached) == (4, ascending[3])
-    assert (report.counts["good"].refs, report.counts["good"].reached) == (10, ascending[9])
+    assert (report.stores["broken"].refs, report.stores["broken"].reached) == (4, ascending[3])
+    assert (report.stores["good"].refs, report.stores["good"].reached) == (10, ascending[9])
     assert not report.is_sound
 
 
@@ -367,7 +369,7 @@ async def test_a_listing_of_nonsense_is_a_failure(autojump_clock: MockClock) -> 
 
     report = await scrub([await filled(Stuck(), 1)])
     assert isinstance(report.failures["store-0"], ReplicaError)
-    assert report.counts["store-0"].refs == 1
+    assert report.stores["store-0"].refs == 1
 
 
 # What comes and goes
@@ -382,7 +384,7 @@ async def test_a_blob_that_is_deleted_meanwhile_is_no_damage(autojump_clock: Moc
             return await super().get(ref)
 
     report = await scrub([await filled(Losing(), 1, 2)], repair=repair)
-    assert (report.counts["store-0"].refs, report.findings, report.is_sound) == (1, (), True)
+    assert (report.stores["store-0"].refs, report.findings, report.is_sound) == (1, (), True)
 
 
 async def test_a_blob_that_comes_back_is_no_damage(autojump_clock: MockClock) -> None:
@@ -397,7 +399,7 @@ async def test_a_blob_that_comes_back_is_no_damage(autojump_clock: MockClock) ->
             return [*refs(1)] if after < refs(1)[0] else await super().list_page(after, limit)
 
     report = await scrub([Returning()])
-    assert (report.counts["store-0"].refs, report.findings, report.is_sound) == (1, (), True)
+    assert (report.stores["store-0"].refs, report.findings, report.is_sound) == (1, (), True)
 
 
 async def test_a_blob_that_is_listed_and_not_there_is_corrupt(autojump_clock: MockClock) -> None:
@@ -431,7 +433,7 @@ async def test_a_corrupt_blob_that_is_deleted_meanwhile_is_not_brought_back(
     store.corrupt(*refs(1))
     other = await filled(Deleting(list_page=1.0), *([1] if is_good else []))
     report = await scrub([store, other], repair=True)
-    assert (report.findings, report.counts["store-0"].refs, report.is_sound) == ((), 0, True)
+    assert (report.findings, report.stores["store-0"].refs, report.is_sound) == ((), 0, True)
     assert store.blobs == {}
 
 
@@ -445,7 +447,7 @@ async def test_a_store_that_finds_trouble(autojump_clock: MockClock) -> None:
     report = await scrub({"store": store})
     assert store.asked == ["check"]
     assert report.problems == {"store": ("the index is bent",)}
-    assert report.counts == {"store": ScrubCounts(corrupt=5)}
+    assert report.stores == {"store": ScrubCounts(corrupt=5)}
     problem = "an index hides it: no get finds it, no listing shows it"
     assert report.findings == tuple(ScrubFinding("store", ref, problem, is_corrupt=True) for ref in hidden)
     assert not report.is_sound
@@ -457,7 +459,7 @@ async def test_a_store_that_mends_itself(autojump_clock: MockClock) -> None:
     report = await scrub({"store": store}, repair=True)
     assert store.asked == ["check", "mend", "check"]
     assert (report.mended, report.problems) == ({"store": ("bent",)}, {"store": ("dented",)})
-    assert report.counts == {"store": ScrubCounts(corrupt=3, repaired=3)}
+    assert report.stores == {"store": ScrubCounts(corrupt=3, repaired=3)}
     assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made anew")}
     assert not report.is_sound
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
@@ -501,7 +503,7 @@ async def test_a_store_that_can_not_be_mended_is_still_read(
     await filled(store, 7)
     report = await scrub({"store": store}, repair=True)
     assert [*report.problems["store"]] == problems
-    assert (report.counts["store"].refs, report.counts["store"].repaired) == (1, repaired)
+    assert (report.stores["store"].refs, report.stores["store"].repaired) == (1, repaired)
     assert [one.outcome for one in report.findings] == ["not repaired"] * (
         0 if found == [AWAY] else len(report.findings)
     )
@@ -515,6 +517,16 @@ async def test_a_retrying_store_passes_it_all_through(autojump_clock: MockClock)
     report = await scrub({"a": RetryingStore(inner), "b": await filled(SimulatedStore(), 1)}, repair=True)
     assert (report.mended, inner.asked) == ({"a": ("bent",)}, ["check", "check", "mend", "check"])
     assert (report.is_sound, inner.kept, inner.blobs) == (True, [flipped(1)], {refs(1)[0]: b"1"})
+
+
+async def test_a_store_that_refuses_to_mend_itself_is_not_asked_again(autojump_clock: MockClock) -> None:
+    bent = Integrity(("bent",))
+    inner = CheckedStore(bent, mending=ReplicaError("it would lose something"))
+    retrying = RetryingStore(inner)
+    report = await scrub({"a": retrying}, repair=True)
+    assert report.problems == {"a": ("bent", "it could not mend itself: ReplicaError: it would lose something")}
+    assert (inner.asked, trio.current_time()) == (["check", "mend"], 0.0)
+    assert (retrying.statistics().calls, retrying.statistics().retries) == (3, 0)  # and a page
 
 
 # Times
@@ -606,9 +618,9 @@ async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock, m
     with pytest.raises(TypeError):
         told[0][1]["one"] = ScrubCounts()  # type: ignore[index]
     report = await scrub({"one": store}, after=first)
-    assert (report.counts["one"].refs, report.findings[0].ref) == (2, second)
+    assert (report.stores["one"].refs, report.findings[0].ref) == (2, second)
     report = await scrub({"one": store}, after=second)
-    assert (report.counts["one"].refs, report.is_sound) == (1, True)
+    assert (report.stores["one"].refs, report.is_sound) == (1, True)
 
 
 async def test_a_report_keeps_some_findings_and_counts_all(
@@ -620,7 +632,7 @@ async def test_a_report_keeps_some_findings_and_counts_all(
         store.corrupt(ref)
     told: list[ScrubFinding] = []
     report = await scrub([store], on_finding=told.append)
-    assert report.counts["store-0"].corrupt == len(told) == 10
+    assert report.stores["store-0"].corrupt == len(told) == 10
     assert report.findings == tuple(told[:3])
 
 
@@ -660,6 +672,54 @@ async def test_a_scrub_that_is_cancelled_amid_a_repair_leaves_nothing_half_done(
     store.recover()
     assert (await scrub({"store": store, "other": other}, repair=True)).is_sound
     assert store.blobs == other.blobs
+
+
+async def test_when_it_is_cancelled_already_it_touches_nothing() -> None:
+    store = CheckedStore()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await scrub([store])
+    assert scope.cancelled_caught
+    assert (store.asked, store.calls) == ([], [])
+
+
+# Memory
+
+
+class Numbers(SimulatedStore):
+    """A store of refs that it makes up, the numbers up to `count`, none of which has the bytes that it names."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        await trio.lowlevel.checkpoint()
+        first = int.from_bytes(after, "big") + 1
+        return [Ref(number.to_bytes(32, "big")) for number in range(first, min(first + limit, self.count + 1))]
+
+    async def get(self, ref: Ref) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return ref
+
+
+async def peak_of(count: int) -> int:
+    """Return the most bytes that a scrub over so many corrupt blobs takes."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        report = await scrub([Numbers(count)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.stores["store-0"].corrupt == count
+    return peak
+
+
+async def test_memory_does_not_grow_with_the_number_of_refs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_scrub_report, "FINDINGS", 100)
+    few, many = await peak_of(2_000), await peak_of(10_000)
+    assert many < 1.25 * few < 2_000_000
 
 
 # Real files
@@ -714,17 +774,17 @@ async def test_a_thousand_flipped_bytes(tmp_path: Path) -> None:
         found = {name: {one.ref for one in report.findings if one.store == name} for name in stores}
         assert found == {"copy": {*all_refs[::2]}, "database": {*all_refs[1::2]}}
         assert all(one.is_corrupt for one in report.findings)
-        assert [(one.refs, one.corrupt, one.failed) for one in report.counts.values()] == [(COUNT, 500, 0)] * 2
+        assert [(one.refs, one.corrupt, one.failed) for one in report.stores.values()] == [(COUNT, 500, 0)] * 2
         assert (report.problems, report.failures, report.is_sound) == ({}, {}, False)
 
         report = await scrub(stores, repair=True)
-        assert [(one.corrupt, one.repaired) for one in report.counts.values()] == [(500, 500)] * 2
+        assert [(one.corrupt, one.repaired) for one in report.stores.values()] == [(500, 500)] * 2
         assert all(one.is_repaired for one in report.findings)
         assert report.is_sound
 
         report = await scrub(stores)
         assert (report.findings, report.is_sound) == ((), True)
-        assert [(one.refs, one.corrupt) for one in report.counts.values()] == [(COUNT, 0)] * 2
+        assert [(one.refs, one.corrupt) for one in report.stores.values()] == [(COUNT, 0)] * 2
     # The bad bytes were kept, where no listing shows them.
     assert {path.name for path in (tmp_path / "copy" / "damaged").iterdir()} == {f"{ref}-1" for ref in all_refs[::2]}
     with closing(sqlite3.connect(tmp_path / "blobs.db")) as connection:
@@ -741,7 +801,7 @@ async def test_real_copies_that_are_both_corrupt(tmp_path: Path) -> None:
         before = await copy.get(all_refs[0]), await database.get(all_refs[0])
         report = await scrub({"copy": copy, "database": database}, repair=True)
         assert (await copy.get(all_refs[0]), await database.get(all_refs[0])) == before
-    assert [(one.corrupt, one.repaired) for one in report.counts.values()] == [(500, 499), (501, 500)]
+    assert [(one.corrupt, one.repaired) for one in report.stores.values()] == [(500, 499), (501, 500)]
     assert {(one.store, one.ref) for one in report.findings if not one.is_repaired} == {
         ("copy", all_refs[0]),
         ("database", all_refs[0]),
@@ -758,5 +818,5 @@ async def test_a_large_blob_is_hashed_in_a_thread(tmp_path: Path) -> None:
         ref, _ = await copy.put(large)
         flip(tmp_path / "copy" / "blobs" / f"{ref!s:.2}" / f"{ref!s:.4}" / str(ref))
         report = await scrub([copy, first, second], repair=True)
-        assert (report.counts["store-0"].repaired, report.is_sound) == (1, True)
+        assert (report.stores["store-0"].repaired, report.is_sound) == (1, True)
         assert await copy.get(ref) == large

@@ -113,11 +113,11 @@ async def test_a_scrub_finds_and_mends_it(path: Path) -> None:
         stores = {"database": database, "memory": await good_copy()}
         report = await scrub(stores)
         assert {one.ref for one in report.findings} == {REF, ghost}  # what hides the one shows the other
-        assert (report.counts["database"].corrupt, report.is_sound) == (2, False)
+        assert (report.stores["database"].corrupt, report.is_sound) == (2, False)
         report = await scrub(stores, repair=True)
         assert [(one.ref, one.outcome) for one in report.findings] == [(REF, "repaired: its index was made anew")]
         assert report.mended == {"database": (f"row 251 missing from index {INDEX}",)}
-        assert (report.counts["database"].refs, report.is_sound) == (500, True)
+        assert (report.stores["database"].refs, report.is_sound) == (500, True)
         assert await database.get(REF) == BLOBS[250].data
         report = await scrub(stores)
         assert (report.findings, report.is_sound) == ((), True)

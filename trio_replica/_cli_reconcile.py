@@ -9,6 +9,7 @@ import trio
 from rich.filesize import decimal
 
 from ._cli_output import describe
+from ._cli_stores import open_each
 from ._reconcile import ReconcileCounts, reconcile
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ._blob import Ref
     from ._cli_output import Display
     from ._reconcile import ReconcileReport
-    from ._store import Store
     from ._url import StoreUrl
 
 STEPS: Final = 2**32
@@ -49,12 +49,7 @@ class Reconciling:
         """
         self._display.begin(self._progress, STEPS)
         async with AsyncExitStack() as stack:
-            stores: dict[str, Store] = {}
-            for name, url in self._urls.items():
-                try:
-                    stores[name] = await stack.enter_async_context(url.open())
-                except Exception as error:  # a store may raise anything
-                    self._unopened[name] = describe(error)
+            stores, self._unopened = await open_each(self._urls, stack, to_create=True)
             if stores:
                 async with trio.open_nursery() as drawing:
                     drawing.start_soon(self._display.run)

@@ -10,7 +10,7 @@ import trio
 from rich.filesize import decimal
 
 from ._cli_output import describe, printable
-from ._cli_stores import absence
+from ._cli_stores import open_each
 from ._scrub import scrub
 from ._scrub_report import ScrubCounts, ScrubFinding, ScrubReport
 
@@ -37,17 +37,8 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
       OutputError: if standard output takes no more.
 
     """
-    problems: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        opened: dict[str, Store] = {}
-        for name, url in (*stores.sync.items(), *stores.async_.items()):
-            if problem := absence(url):
-                problems[name] = problem
-                continue
-            try:
-                opened[name] = await stack.enter_async_context(url.open())
-            except Exception as error:  # a store may raise anything
-                problems[name] = describe(error)
+        opened, problems = await open_each(stores.all(), stack, to_create=False)
         scrubbing = _Scrubbing(display, opened)
         report = await scrubbing.run(repair=repair, bytes_per_second=bytes_per_second) if opened else _NOTHING
     problems |= {name: describe(failure) for name, failure in report.failures.items()}
@@ -118,18 +109,15 @@ class _Scrubbing:
 
 
 def _table(stores: Stores, report: ScrubReport, problems: Mapping[str, str]) -> Iterator[str]:
-    rows = [(name, kind) for kind, urls in (("sync", stores.sync), ("async", stores.async_)) for name in urls]
-    width = max(len(name) for name, _ in rows)
+    kinds = stores.kinds()
+    width = max(map(len, (*kinds, "STORE")))
     yield f"{'STORE':{width}}  {'KIND':5}  {'REFS':>10}  {'BYTES':>14}  {'CORRUPT':>8}  {'REPAIRED':>8}  {'FAILED':>8}"
-    for name, kind in rows:
-        one = report.counts.get(name, ScrubCounts())
-        counts = f"{one.refs:>10}  {one.bytes:>14}  {one.corrupt:>8}  {one.repaired:>8}  {one.failed:>8}"
-        problem = f"  failed: {problems[name]}" if name in problems else ""
-        yield (
-            f"{name:{width}}  {kind:5}  {counts}{problem}"
-            if name in report.counts
-            else (f"{name:{width}}  {kind:5}{problem}")
-        )
+    for name, kind in kinds.items():
+        row = f"{name:{width}}  {kind:5}"
+        if name in report.stores:
+            one = report.stores[name]
+            row += f"  {one.refs:>10}  {one.bytes:>14}  {one.corrupt:>8}  {one.repaired:>8}  {one.failed:>8}"
+        yield f"{row}  failed: {problems[name]}" if name in problems else row
     for what, lines in (("mended", report.mended), ("problem", report.problems)):
         yield from (f"{name}  {what}: {line}" for name, some in lines.items() for line in some)
 

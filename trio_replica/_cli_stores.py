@@ -106,20 +106,11 @@ class Stores(NamedTuple):
           CommandError: if none can be opened.
 
         """
-        problems: list[str] = []
         async with AsyncExitStack() as stack:
-            stores: dict[str, Store] = {}
-            for name, url in self.sync.items():
-                if problem := absence(url):
-                    problems.append(problem)
-                    continue
-                try:
-                    stores[name] = await stack.enter_async_context(url.open())
-                except Exception as error:  # a store may raise anything
-                    problems.append(describe(error))
+            stores, problems = await open_each(self.sync, stack, to_create=False)
             if not stores:
-                raise CommandError("; ".join(problems))
-            for problem in problems:
+                raise CommandError("; ".join(problems.values()))
+            for problem in problems.values():
                 say(problem)
             yield await stack.enter_async_context(open_replica(stores, **self._options_to_read()))
 
@@ -145,6 +136,26 @@ class Stores(NamedTuple):
 
     def _options_to_read(self) -> dict[str, Any]:
         return {option: self.options[option] for option in ("hedge_delay", "verify") if option in self.options}
+
+
+async def open_each(  # noqa: ASYNC910  (there may be none to open)
+    urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
+) -> tuple[dict[str, Store], dict[str, str]]:
+    """Open stores until `stack` is left. Return those that open, and of the others what is wrong, by their names.
+
+    What is not there is created only if that is `to_create`.
+    """
+    stores: dict[str, Store] = {}
+    problems: dict[str, str] = {}
+    for name, url in urls.items():
+        if not to_create and (problem := absence(url)):
+            problems[name] = problem
+            continue
+        try:
+            stores[name] = await stack.enter_async_context(url.open())
+        except Exception as error:  # a store may raise anything
+            problems[name] = describe(error)
+    return stores, problems
 
 
 def absence(url: StoreUrl) -> str:

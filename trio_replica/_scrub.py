@@ -39,9 +39,9 @@ async def scrub(
 ) -> ScrubReport:
     """Read every blob of every store, hash it again, and report what is corrupt.
 
-    The stores are scrubbed at the same time, each with up to 16 reads under way, so that many blobs of each are in
-    memory. A store that can look at itself as a
-    whole does so first (`DeletableStore.check_integrity`, of SQLite). What fails in one place does not stop the rest.
+    The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
+    memory, with `repair` twice as many, and a page of up to 1000 refs. A store that can look at itself as a whole does
+    so first (`DeletableStore.check_integrity`, of SQLite). What fails in one place does not stop the rest.
 
     With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Only once that
     is in hand, the bad bytes are set aside, where the store can (`DeletableStore.set_aside`), and replaced, at once
@@ -76,6 +76,7 @@ async def scrub(
     if repair:
         _check_repairable(named)
     log = ScrubLog(list(named), on_progress, on_finding)
+    await trio.lowlevel.checkpoint()
     scrubbed = [_ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items()]
     raised: list[BaseException] = []
 
@@ -211,7 +212,7 @@ class _ScrubbedStore:
         blob, origin = await self._good_copy(ref, sources)
         there = await attempt(self._store.contains, ref)
         if isinstance(there, outcome.Error):
-            return _unrepaired(finding, f"{describe_failure(there.error)}")
+            return _unrepaired(finding, describe_failure(there.error))
         if not there.value:
             return None
         return await self._replace(finding, blob, origin)

@@ -53,9 +53,10 @@ class ScrubFinding:
 class ScrubReport:
     """What a scrub has found. The mappings are by the names of the stores."""
 
-    counts: Mapping[str, ScrubCounts]
+    stores: Mapping[str, ScrubCounts]
+    """What was counted in each."""
     findings: tuple[ScrubFinding, ...]
-    """The first 10,000, in the order in which they were found; `counts` has all."""
+    """The first 10,000, in the order in which they were found; `stores` counts all."""
     problems: Mapping[str, tuple[str, ...]]
     """What stores found wrong with themselves as a whole, in words, and is still so."""
     mended: Mapping[str, tuple[str, ...]]
@@ -69,7 +70,7 @@ class ScrubReport:
         return not (
             self.problems
             or self.failures
-            or any(counts.failed or counts.corrupt > counts.repaired for counts in self.counts.values())
+            or any(counts.failed or counts.corrupt > counts.repaired for counts in self.stores.values())
         )
 
 
@@ -112,7 +113,7 @@ class ScrubLog:
 
     def report(self) -> ScrubReport:
         return ScrubReport(
-            counts=MappingProxyType(dict(self.counts)),
+            stores=MappingProxyType(dict(self.counts)),
             findings=tuple(self._findings),
             problems=MappingProxyType(self.problems),
             mended=MappingProxyType(self.mended),

@@ -97,6 +97,7 @@ class RetryingStore(Store):
 
     A write that failed may have been done, so that its repetition finds it done: then a put's ``added`` is False, and
     so is what a `delete` returns, although it was this call that did it. `put_many` and `get_many` are repeated whole.
+    `DeletableStore.mend_integrity` is not repeated: a store that refuses to mend itself would only refuse again.
 
     It takes the package tenacity, which the extras ``cloud``, ``postgres`` and ``retry`` install.
 
@@ -229,11 +230,12 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
 
     async def check_integrity(self) -> Integrity:
         """Look for what is wrong with the store as a whole: see `DeletableStore.check_integrity`."""
-        return await self._call("check_integrity", _without_argument(self._deletable.check_integrity), None)
+        return await self._call("check_integrity", lambda _: self._deletable.check_integrity(), None)
 
     async def mend_integrity(self) -> None:
-        """Make anew what the store derives from its blobs: see `DeletableStore.mend_integrity`."""
-        await self._call("mend_integrity", _without_argument(self._deletable.mend_integrity), None)
+        """Make anew what the store derives from its blobs: see `DeletableStore.mend_integrity`. It is not repeated."""
+        self._calls += 1
+        await self._deletable.mend_integrity()
 
 
 @final
@@ -318,10 +320,6 @@ class _Repetitions:
         seconds = trio.current_time() - self._failed_at
         failure.add_note(f"given up after {state.attempt_number} attempts in {seconds:.3g} seconds: see RetryingStore")
         return outcome.Error(failure)
-
-
-def _without_argument(call: Callable[[], Awaitable[ResultT]]) -> Callable[[None], Awaitable[ResultT]]:
-    return lambda _: call()
 
 
 def _may_pass(ended: Ended[Any]) -> bool:
