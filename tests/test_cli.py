@@ -275,7 +275,7 @@ def test_problems_are_one_line_each_and_the_rest_goes_on(run: Run, monkeypatch: 
 
 
 def test_a_file_too_large_for_a_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_replica.stores.sqlite.ROW_OVERHEAD", 1_000_000_000 - 1000)
+    monkeypatch.setattr("trio_replica.stores._sqlite.ROW_OVERHEAD", 1_000_000_000 - 1000)
     write({"before": b"1", "large": bytes(1001), "after": b"2", "largest": bytes(9999)})
     ended = run("put", "before", "large", "after")
     assert (ended.status, ended.out) == (1, line("before", b"1") + line("after", b"2"))

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, open_sqlite
-from trio_replica.stores import sqlite
+from trio_replica.stores import _sqlite
 from trio_replica.testing import StoreContract
 
 from . import child
@@ -262,7 +262,7 @@ async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> No
 
 
 async def test_a_symbolic_link_to_a_database(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "LOG_LIMIT", 100_000)
+    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 100_000)
     real = tmp_path / "real" / "real.db"
     real.parent.mkdir()
     path.symlink_to(real)
@@ -508,8 +508,8 @@ async def test_each_call_is_told_the_truth_whatever_fails(
     async def tell() -> None:  # noqa: ASYNC124  (called as the puts and gets are)
         faults.extend([("COMMIT", "SQLITE_OK"), *told])
 
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", -1)
-    monkeypatch.setattr(sqlite, "LOG_LIMIT", 0)
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", -1)
+    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 0)
     blobs = [b"first", b"second", b"third"]
     async with open_sqlite(path) as store:
         _, *ended = await in_one_batch(store._writer, tell, *[partial(store.put, blob) for blob in blobs])
@@ -538,7 +538,7 @@ async def test_a_call_that_fails_alone_is_not_tried_again(path: Path, faults: li
 
 
 async def test_a_database_that_another_process_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
     async with open_sqlite(path) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             execute(other, "BEGIN IMMEDIATE")
@@ -569,7 +569,7 @@ async def test_a_put_and_an_open_wait_for_another_process(path: Path, monkeypatc
 async def test_a_database_that_another_process_holds_can_not_be_opened(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
     query(path, SCHEMA)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         execute(other, "BEGIN EXCLUSIVE")
@@ -584,7 +584,7 @@ async def test_reads_of_a_busy_database_fail_together(
     async def tell() -> None:  # noqa: ASYNC124  (called as the puts and gets are)
         faults.append(("SELECT", "SQLITE_BUSY"))
 
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", -1)
+    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", -1)
     async with open_sqlite(path) as store:
         await store.put(DATA)
         _, *ended = await in_one_batch(
@@ -607,7 +607,7 @@ def log_size(path: Path) -> int:
 
 
 async def test_the_log_is_truncated_when_it_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "LOG_LIMIT", 200_000)
+    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 200_000)
     sizes = []
     async with open_sqlite(path) as store:
         for i in range(20):
@@ -619,7 +619,7 @@ async def test_the_log_is_truncated_when_it_is_too_large(path: Path, monkeypatch
 
 
 async def test_a_log_that_a_reader_keeps_is_not_tried_each_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "LOG_LIMIT", 200_000)
+    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 200_000)
     statements: list[str] = []
     async with open_sqlite(path) as store:
         await store.put(DATA)
@@ -664,7 +664,7 @@ class Small(sqlite3.Connection):
 
 async def test_a_blob_that_no_row_can_hold_is_refused_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Small))
-    largest, too_large = bytes(1000 - sqlite.ROW_OVERHEAD), bytes(1001 - sqlite.ROW_OVERHEAD)
+    largest, too_large = bytes(1000 - _sqlite.ROW_OVERHEAD), bytes(1001 - _sqlite.ROW_OVERHEAD)
     async with open_sqlite(path) as store:
         for attempt in (store.put, store.replace, lambda blob: store.put_many([DATA, blob])):
             with pytest.raises(sqlite3.DataError, match="a blob of 937 bytes, where a row holds at most 936") as info:

@@ -5,6 +5,7 @@
 """
 
 from ._blob import Blob, Ref, to_blob
+from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
 from ._replica import ReplicaStore, open  # noqa: A004  (read as replica.open)
@@ -12,7 +13,7 @@ from ._scrub import scrub
 from ._scrub_report import ScrubCounts, ScrubFinding, ScrubReport
 from ._started import Cancel, Done
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
-from ._store import DeletableStore, Integrity, PutResult, StartableStore, Store
+from ._store import PutResult, StartableStore, Store
 from ._threads import Call, StoreThreads, open_store_threads
 from ._url import open_store, open_urls
 from .config import ConfigError, open_config

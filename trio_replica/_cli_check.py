@@ -14,7 +14,7 @@ from ._errors import CorruptBlobError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._store import DeletableStore
+    from ._deletable import DeletableStore
     from ._url import StoreUrl
 
 BLOB_BYTES: Final = 64

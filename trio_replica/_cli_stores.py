@@ -138,7 +138,7 @@ class Stores(NamedTuple):
         return {option: self.options[option] for option in ("hedge_delay", "verify") if option in self.options}
 
 
-async def open_each(  # noqa: ASYNC910  (there may be none to open)
+async def open_each(
     urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
 ) -> tuple[dict[str, Store], dict[str, str]]:
     """Open stores until `stack` is left. Return those that open, and of the others what is wrong, by their names.
@@ -155,7 +155,7 @@ async def open_each(  # noqa: ASYNC910  (there may be none to open)
             stores[name] = await stack.enter_async_context(url.open())
         except Exception as error:  # a store may raise anything
             problems[name] = describe(error)
-    return stores, problems
+    return stores, problems  # noqa: ASYNC910  (there may be none to open)
 
 
 def absence(url: StoreUrl) -> str:

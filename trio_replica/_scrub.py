@@ -12,10 +12,11 @@ import trio
 
 from ._arguments import named_peers
 from ._blob import Blob, Ref, hashed
+from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, describe_failure
 from ._fan_out import attempt, fan_out
 from ._scrub_report import ScrubCounts, ScrubFinding, ScrubLog, ScrubReport
-from ._store import PAGE_SIZE, DeletableStore, Integrity, check_ref, concurrently
+from ._store import PAGE_SIZE, check_ref, concurrently
 from ._union import check_page
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
     from contextlib import AbstractAsyncContextManager
 
+    from ._deletable import DeletableStore
     from ._replica import ReplicaStore
-    from ._store import DeletableStore
 
     OpeningStore: TypeAlias = AbstractAsyncContextManager[DeletableStore]
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._blob import Ref, sha256
+from .._deletable import Integrity
 from .._errors import ReplicaError
-from .._store import Integrity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

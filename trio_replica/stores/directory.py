@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import outcome
 
 from .._blob import Blob, hashed, to_blobs
+from .._deletable import DeletableStore
 from .._started import StartedCalls, fan_out_started
-from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs, concurrently
+from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs, concurrently
 from .._threads import open_store_threads
 from ._blob_files import BlobFiles
 

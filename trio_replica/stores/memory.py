@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from .._blob import to_blob, to_blobs
+from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import DeletableStore, PutResult, check_page_request, check_ref, check_refs
+from .._store import PutResult, check_page_request, check_ref, check_refs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,9 +10,10 @@ import outcome
 import trio
 
 from .._blob import all_hashed, hashed
+from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
 from .._started import StartedCalls, fan_out_started
-from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs
+from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
 from .._threads import BATCH_BYTES, open_store_threads
 from ._object_url import ClientLimits, parse_object_url
 

@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 from .._blob import all_hashed, hashed
+from .._deletable import DeletableStore
 from .._started import ended_call
-from .._store import DeletableStore, PutResult, StartableStore, check_page_request, check_ref, check_refs
+from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
 from .._threads import open_store_threads
 from . import _postgres_sql as sql
 from ._reads import start_read

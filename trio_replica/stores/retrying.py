@@ -13,10 +13,11 @@ import trio
 
 from .._arguments import check_seconds, check_size
 from .._blob import all_hashed, hashed
+from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, StoreError, describe_failure
 from .._fan_out import attempt
 from .._secrets import redacted
-from .._store import DeletableStore, Store, check_refs
+from .._store import Store, check_refs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from .._blob import Blob, BytesLike, Ref
+    from .._deletable import Integrity
     from .._fan_out import Ended
-    from .._store import Integrity, PutResult
+    from .._store import PutResult
 
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")

@@ -11,8 +11,9 @@ import trio
 import trio.testing
 
 from .._blob import Blob, Ref
+from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import DeletableStore, PutResult, Store
+from .._store import PutResult, Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import trio
 
 from .._blob import to_blob, to_blobs
+from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import DeletableStore, PutResult, check_page_request, check_ref
+from .._store import PutResult, check_page_request, check_ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
