@@ -44,7 +44,9 @@ LAYERS = [
     ["_url"],
     ["config"],
     [""],  # the public interface
-    ["testing._contract", "testing._simulated"],
+    ["testing._contract_parts", "testing._simulated"],
+    ["testing._contract_deletable"],
+    ["testing._contract"],
     ["testing"],
     ["_cli_output"],
     ["_cli_files"],

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, Store, to_blob
+from trio_replica import Blob, BlobNotFoundError, Integrity, PutResult, Ref, ReplicaError, Store, to_blob
 from trio_replica.testing import (
     Batched,
     Concurrent,
@@ -346,6 +346,71 @@ class ReplacesNothing(SimulatedStore):
         await to_blob(blob)
 
 
+class MovesAside(SimulatedStore):
+    async def set_aside(self, ref: Ref) -> str | None:
+        return "elsewhere" if await self.delete(ref) else None
+
+
+class KeepsBesideTheBlobs(SimulatedStore):
+    """A store that keeps copies where its own listing shows them."""
+
+    async def set_aside(self, ref: Ref) -> str | None:
+        self.corrupt(Ref.of(b"aside" + ref), await self.get(ref))
+        return "here"
+
+
+class FindsWhatIsSetAside(SimulatedStore):
+    """A store whose gets find the copies, and whose listings don't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[Ref, bytes] = {}
+
+    async def set_aside(self, ref: Ref) -> str | None:
+        self.kept[ref] = await self.get(ref)
+        return "in a drawer"
+
+    async def get(self, ref: Ref) -> bytes:
+        return self.kept[ref] if ref in self.kept else await super().get(ref)
+
+
+class SetsAnythingAside(SimulatedStore):
+    async def set_aside(self, ref: Ref) -> str | None:
+        await super().set_aside(ref)
+        return "nowhere"
+
+
+class TakesNoRef(SimulatedStore):
+    async def set_aside(self, ref: object) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
+
+class IsAlwaysBent(SimulatedStore):
+    async def check_integrity(self) -> Integrity:
+        await trio.lowlevel.checkpoint()
+        return Integrity(("bent",))
+
+
+class ChecksByForce(SimulatedStore):
+    async def check_integrity(self) -> Integrity:
+        for ref in self.blobs:
+            await self.delete(ref)
+        return await super().check_integrity()
+
+
+class MendsByForgetting(SimulatedStore):
+    async def mend_integrity(self) -> None:
+        await super().mend_integrity()
+        for ref in sorted(self.blobs)[:1]:
+            await self.delete(ref)
+
+
+class MendsAtOnce(SimulatedStore):
+    async def mend_integrity(self) -> None:
+        pass
+
+
 class LosesCancelled(SimulatedStore):
     async def put(self, blob: Any) -> PutResult:
         try:
@@ -375,6 +440,15 @@ class LosesCancelled(SimulatedStore):
         (KeepsBuffers, ["anything_bytes_like_is_a_blob"]),
         (DeletesNothing, ["delete"]),
         (ReplacesNothing, ["replace"]),
+        (MovesAside, ["what_is_set_aside_stays_as_it_was", "deleting_and_mending_cancelled_at_once"]),
+        (KeepsBesideTheBlobs, ["what_is_set_aside_stays_as_it_was", "a_copy_that_is_set_aside_is_no_blob"]),
+        (FindsWhatIsSetAside, ["a_copy_that_is_set_aside_is_no_blob"]),
+        (SetsAnythingAside, ["what_is_missing_is_not_set_aside"]),
+        (TakesNoRef, ["what_is_set_aside_stays_as_it_was"]),
+        (IsAlwaysBent, ["a_sound_store_finds_nothing_wrong"]),
+        (ChecksByForce, ["a_sound_store_finds_nothing_wrong"]),
+        (MendsByForgetting, ["mending_a_sound_store_loses_nothing"]),
+        (MendsAtOnce, ["mending_a_sound_store_loses_nothing", "deleting_and_mending_cancelled_at_once"]),
         (LosesCancelled, ["cancelled_on_the_way"]),
     ],
 )

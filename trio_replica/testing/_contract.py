@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
@@ -13,17 +12,16 @@ import trio.testing
 from .._blob import Blob, Ref
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import PutResult, Store
+from .._store import PutResult
+from ._contract_deletable import DeletableContract
+from ._contract_parts import ABSENT, assert_raises, assert_refuses, skip, some_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
-
-ABSENT = Ref.of(b"a blob that no test puts")
 
 
-class StoreContract(ABC):
-    """The behaviours that `Store` promises, as tests for pytest-trio.
+class StoreContract(DeletableContract):
+    """The behaviours that `Store` and `DeletableStore` promise, as tests for pytest-trio.
 
     A subclass says how to open the store, and what it cannot do::
 
@@ -53,10 +51,6 @@ class StoreContract(ABC):
 
         super().__init_subclass__(**options)
         pytest.mark.trio(cls)
-
-    @abstractmethod
-    def open_store(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store for a block. It is empty when a test opens it for the first time."""
 
     # One blob
 
@@ -106,8 +100,8 @@ class StoreContract(ABC):
         bad: Any
         async with self.open_store() as store:
             for bad in ("text", None, 3, [1, 2]):
-                await _assert_raises(TypeError, store.put, bad)
-                await _assert_raises(TypeError, store.put_many, [b"good", bad])
+                await assert_raises(TypeError, store.put, bad)
+                await assert_raises(TypeError, store.put_many, [b"good", bad])
             assert [ref async for ref in store.list_refs()] == []
 
     async def test_a_missing_blob(self) -> None:
@@ -115,7 +109,7 @@ class StoreContract(ABC):
         async with self.open_store() as store:
             await store.put(b"another")
             for ref in (ABSENT, Ref.ZERO, Ref(b"\xff" * 32), Ref(b"\0" * 31 + b"\1")):
-                error = await _assert_raises(BlobNotFoundError, store.get, ref)
+                error = await assert_raises(BlobNotFoundError, store.get, ref)
                 assert isinstance(error, BlobNotFoundError)
                 assert error.ref == ref
                 assert await store.contains(ref) is False
@@ -125,16 +119,16 @@ class StoreContract(ABC):
         bad: Any
         async with self.open_store() as store:
             for bad in (str(ABSENT), bytes(ABSENT), None, 3):
-                await _assert_raises(TypeError, store.get, bad)
-                await _assert_raises(TypeError, store.contains, bad)
-                await _assert_raises(TypeError, store.get_many, [bad])
-                await _assert_raises(TypeError, store.list_page, bad, 1)
-                _assert_refuses(store.list_refs, bad)
+                await assert_raises(TypeError, store.get, bad)
+                await assert_raises(TypeError, store.contains, bad)
+                await assert_raises(TypeError, store.get_many, [bad])
+                await assert_raises(TypeError, store.list_page, bad, 1)
+                assert_refuses(store.list_refs, bad)
 
     async def test_contains(self) -> None:
         """Tells of each blob whether it is there, the first and the last included."""
         async with self.open_store() as store:
-            refs = [result.ref for result in await store.put_many(_blobs(20))]
+            refs = [result.ref for result in await store.put_many(some_blobs(20))]
             assert [await store.contains(ref) for ref in refs] == [True] * 20
             assert await store.contains(ABSENT) is False
 
@@ -154,7 +148,7 @@ class StoreContract(ABC):
 
     async def test_get_many(self) -> None:
         """What is missing is absent."""
-        blobs = _blobs(300)
+        blobs = some_blobs(300)
         async with self.open_store() as store:
             await store.put_many(blobs)
             wanted = list(map(Ref.of, blobs))
@@ -179,7 +173,7 @@ class StoreContract(ABC):
 
     async def test_many_tasks(self) -> None:
         """Puts and gets side by side do not confuse each other."""
-        blobs = _blobs(200)
+        blobs = some_blobs(200)
         async with self.open_store() as store:
 
             async def put_and_get(data: bytes) -> None:
@@ -196,7 +190,7 @@ class StoreContract(ABC):
 
     async def test_pages(self) -> None:
         """Any page from any ref is the beginning of what is left."""
-        blobs = _blobs(100)
+        blobs = some_blobs(100)
         refs = sorted(map(Ref.of, blobs))
         source = random.Random(2)  # noqa: S311
         async with self.open_store() as store:
@@ -213,7 +207,7 @@ class StoreContract(ABC):
 
     async def test_a_listing_resumes_anywhere(self) -> None:
         """The pages one after another are all refs, each once."""
-        blobs = _blobs(60)
+        blobs = some_blobs(60)
         async with self.open_store() as store:
             await store.put_many(blobs)
             listed: list[Ref] = []
@@ -228,13 +222,13 @@ class StoreContract(ABC):
         bad: Any
         async with self.open_store() as store:
             for limit in (0, -1):
-                await _assert_raises(ValueError, store.list_page, Ref.ZERO, limit)
+                await assert_raises(ValueError, store.list_page, Ref.ZERO, limit)
             for bad in ("1", 1.0, None, True):
-                await _assert_raises(TypeError, store.list_page, Ref.ZERO, bad)
+                await assert_raises(TypeError, store.list_page, Ref.ZERO, bad)
 
     async def test_puts_during_a_listing(self) -> None:
         """What was there before is listed, each ref once and in order."""
-        before, meanwhile = _blobs(100), _blobs(100, seed=3)
+        before, meanwhile = some_blobs(100), some_blobs(100, seed=3)
         async with self.open_store() as store:
             await store.put_many(before)
             listed: list[Ref] = []
@@ -250,7 +244,7 @@ class StoreContract(ABC):
     async def test_leaving_a_listing_early(self) -> None:
         """Leaves nothing behind: no warning, and the store goes on."""
         async with self.open_store() as store:
-            await store.put_many(_blobs(10))
+            await store.put_many(some_blobs(10))
             async for ref in store.list_refs():
                 assert await store.contains(ref)
                 break
@@ -306,7 +300,7 @@ class StoreContract(ABC):
 
     async def test_cancelled_on_the_way(self) -> None:
         """A blob whose put was cancelled is there or not, and never in part."""
-        blobs = _blobs(64)
+        blobs = some_blobs(64)
         async with self.open_store() as store:
             for steps, data in enumerate(blobs):
                 async with trio.open_nursery() as nursery:
@@ -325,48 +319,17 @@ class StoreContract(ABC):
     async def test_it_is_persistent(self) -> None:
         """Opened again, the store has what it had."""
         if not self.is_persistent:
-            _skip("the store is not persistent")
+            skip("the store is not persistent")
         async with self.open_store() as store:
-            refs = [result.ref for result in await store.put_many(_blobs(10))]
+            refs = [result.ref for result in await store.put_many(some_blobs(10))]
         async with self.open_store() as store:
             assert [ref async for ref in store.list_refs()] == sorted(refs)
-            assert (await store.put(_blobs(1)[0])).added is False
-
-    async def test_delete(self) -> None:
-        """What is deleted is gone, and can come again."""
-        async with self.open_store() as store:
-            if not isinstance(store, DeletableStore):
-                _skip("the store can't delete")
-            await store.put_many([b"one", b"two"])
-            with trio.testing.assert_checkpoints():
-                assert await store.delete(Ref.of(b"one")) is True
-            with trio.testing.assert_checkpoints():
-                assert await store.delete(Ref.of(b"one")) is False
-            await _assert_raises(BlobNotFoundError, store.get, Ref.of(b"one"))
-            assert [ref async for ref in store.list_refs()] == [Ref.of(b"two")]
-            assert (await store.put(b"one")).added is True
-            assert [ref async for ref in store.list_refs()] == sorted([Ref.of(b"one"), Ref.of(b"two")])
-            bad: Any = bytes(ABSENT)
-            await _assert_raises(TypeError, store.delete, bad)
-
-    async def test_replace(self) -> None:
-        """The blob is there afterwards, whether it was before or not."""
-        async with self.open_store() as store:
-            if not isinstance(store, DeletableStore):
-                _skip("the store can't replace")
-            await store.put(b"old")
-            for data in (b"old", b"new"):
-                with trio.testing.assert_checkpoints():
-                    await store.replace(data)
-                assert await store.get(Ref.of(data)) == data
-                assert (await store.put(data)).added is False
-            bad: Any = "text"
-            await _assert_raises(TypeError, store.replace, bad)
+            assert (await store.put(some_blobs(1)[0])).added is False
 
     async def test_like_a_dictionary(self) -> None:
         """Any sequence of calls does what it would do to a plain dictionary."""
         source = random.Random(4)  # noqa: S311
-        blobs = _blobs(30)
+        blobs = some_blobs(30)
         model: dict[Ref, bytes] = {}
         async with self.open_store() as store:
             for _ in range(200):
@@ -390,32 +353,3 @@ class StoreContract(ABC):
                     case _:
                         if isinstance(store, DeletableStore):
                             assert await store.delete(ref) is (model.pop(ref, None) is not None)
-
-
-def _blobs(count: int, seed: int = 0) -> list[bytes]:
-    """Return different blobs of different sizes, up to some kilobytes."""
-    source = random.Random(seed)  # noqa: S311
-    sizes = (0, 10, 1000, 5000)
-    return [b"%d %d " % (seed, number) + source.randbytes(source.choice(sizes)) for number in range(count)]
-
-
-def _skip(reason: str) -> NoReturn:
-    import pytest  # noqa: PLC0415  (as above)
-
-    pytest.skip(reason)
-
-
-async def _assert_raises(kind: type[Exception], method: Any, *arguments: Any) -> Exception:
-    try:
-        await method(*arguments)
-    except kind as error:
-        return error  # noqa: ASYNC910  (a refusal at the door needs none)
-    raise AssertionError(f"{method.__name__}{arguments!r} did not raise {kind.__name__}")
-
-
-def _assert_refuses(method: Any, *arguments: Any) -> None:
-    try:
-        method(*arguments)
-    except TypeError:
-        return
-    raise AssertionError(f"{method.__name__}{arguments!r} did not raise TypeError")
