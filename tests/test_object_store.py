@@ -27,10 +27,15 @@ import trio
 from trio_replica import (
     Blob,
     BlobNotFoundError,
+    MemoryStore,
     ObjectStore,
+    ReconcileCounts,
     Ref,
     ReplicaError,
+    RetryingStore,
     open_object_store,
+    reconcile,
+    scrub,
 )
 from trio_replica.stores import _objects
 from trio_replica.testing import StoreContract
@@ -299,6 +304,23 @@ async def test_an_object_is_set_aside(server: S3Server, url: str) -> None:
         assert [ref async for ref in store.list_refs()] == []
         with pytest.raises(TypeError):
             await store.set_aside(bytes(REF))  # type: ignore[arg-type]
+
+
+async def test_a_bucket_is_reconciled_and_scrubbed(server: S3Server, url: str) -> None:
+    prefix = url.partition("?")[0].removeprefix(f"s3://{BUCKET}/")
+    local = MemoryStore()
+    await local.put_many([DATA, b"another"])
+    async with open_object_store(url) as store:
+        stores = {"local": local, "remote": RetryingStore(store)}
+        assert (await reconcile(stores)).stores["remote"] == ReconcileCounts(0, 2, 2, 0, 11)
+        server.client().put_object(Bucket=BUCKET, Key=f"{prefix}/b:{REF}", Body=b"blub")
+        report = await scrub(stores, repair=True)
+        (finding,) = report.findings
+        assert (finding.store, finding.ref, finding.is_repaired, report.is_sound) == ("remote", REF, True, True)
+        kept = f"repaired from local; the bad bytes are kept: damaged:{REF}-"
+        assert finding.outcome.startswith(kept)
+        assert await store.get(REF) == DATA
+        assert (await scrub(stores)).findings == ()
 
 
 # What goes wrong with real servers

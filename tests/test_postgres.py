@@ -20,7 +20,20 @@ import trio
 import trio.testing
 from psycopg import errors
 
-from trio_replica import Blob, BlobNotFoundError, PostgresStore, PutResult, Ref, ReplicaError, open_postgres
+from trio_replica import (
+    Blob,
+    BlobNotFoundError,
+    MemoryStore,
+    PostgresStore,
+    PutResult,
+    ReconcileCounts,
+    Ref,
+    ReplicaError,
+    RetryingStore,
+    open_postgres,
+    reconcile,
+    scrub,
+)
 from trio_replica.stores import _postgres, _postgres_session, _postgres_sql, _postgres_table, postgres
 from trio_replica.stores._postgres_session import Session
 from trio_replica.testing import StoreContract
@@ -223,6 +236,22 @@ async def test_a_row_is_set_aside_once(server: PostgresServer) -> None:
         assert [ref async for ref in store.list_refs()] == [REF]
         with pytest.raises(TypeError):
             await store.set_aside(bytes(REF))  # type: ignore[arg-type]
+
+
+async def test_a_table_is_reconciled_and_scrubbed(server: PostgresServer) -> None:
+    local = MemoryStore()
+    await local.put_many([DATA, b"another"])
+    async with open_postgres(server.conninfo()) as store:
+        stores = {"local": local, "remote": RetryingStore(store)}
+        assert (await reconcile(stores)).stores["remote"] == ReconcileCounts(0, 2, 2, 0, 11)
+        server.query(rf"UPDATE blobs SET data = 'blub' WHERE ref = '\x{REF}'")
+        report = await scrub(stores, repair=True)
+        (finding,) = report.findings
+        assert (finding.store, finding.ref, finding.is_repaired, report.is_sound) == ("remote", REF, True, True)
+        assert finding.outcome.startswith("repaired from local; the bad bytes are kept: table damaged_blobs of ")
+        assert await store.get(REF) == DATA
+        assert server.query("SELECT ref, data FROM damaged_blobs") == [(REF, b"blub")]
+        assert (await scrub(stores)).findings == ()
 
 
 def test_two_processes_create_the_table_of_what_is_set_aside(server: PostgresServer) -> None:
