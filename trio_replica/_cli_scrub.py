@@ -60,6 +60,7 @@ class _Scrubbing:
 
     async def run(self, *, repair: bool, bytes_per_second: int | None) -> ScrubReport:
         report: ScrubReport | None = None
+        # Without a bound, for a scrub does not wait for whoever reads what is printed: a finding is less than 1 kB.
         sender, receiver = trio.open_memory_channel[ScrubFinding](math.inf)
         async with trio.open_nursery() as drawing:
             drawing.start_soon(self._display.run)
