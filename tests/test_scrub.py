@@ -675,12 +675,21 @@ async def test_a_scrub_that_is_cancelled_amid_a_repair_leaves_nothing_half_done(
 
 
 async def test_when_it_is_cancelled_already_it_touches_nothing() -> None:
-    store = CheckedStore()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await scrub([store])
-    assert scope.cancelled_caught
-    assert (store.asked, store.calls) == ([], [])
+    class Eager(SimulatedStore):
+        was_asked = False
+
+        async def check_integrity(self) -> Integrity:
+            self.was_asked = True
+            return await super().check_integrity()
+
+    store = Eager()
+    for is_cancelled in (False, True):
+        store.was_asked = False
+        with trio.CancelScope() as scope:
+            if is_cancelled:
+                scope.cancel()
+            await scrub([store])
+        assert (scope.cancelled_caught, store.was_asked) == (is_cancelled, not is_cancelled)
 
 
 # Memory
