@@ -336,7 +336,7 @@ async def test_poison_wakes_everybody_at_that_moment(autojump_clock: MockClock) 
                 assert task.error.store == "failing", name
                 assert task.error.__cause__ is BROKEN, name
                 assert task.error.unreplicated == {"failing": refs(0, 1, 2), "healthy": refs(0, 1, 2)}, name
-                assert "open the replica anew, then reconcile" in task.error.__notes__[0]
+                assert "open the replica anew. An outbox then brings" in task.error.__notes__[0]
             errors = {id(task.error) for task in tasks.values()}
             assert len(errors) == 3, "each caller has its own"
             assert watcher.at == 7
@@ -754,6 +754,23 @@ async def test_other_tasks_when_the_block_ends(autojump_clock: MockClock) -> Non
             store.list_refs()
         with pytest.raises(trio.ClosedResourceError):
             await anext(listing)
+
+
+@pytest.mark.parametrize("quick_first", [True, False])
+@pytest.mark.parametrize("many", [True, False])
+async def test_a_put_that_waits_for_one_last_store_ends_with_the_block(
+    autojump_clock: MockClock, *, quick_first: bool, many: bool
+) -> None:
+    hung = SimulatedStore()
+    hung.hang()
+    stores = [SimulatedStore(), hung] if quick_first else [hung, SimulatedStore()]
+    async with trio.open_nursery() as nursery:
+        async with replica.open(stores) as store:
+            putting = Ended(nursery, store.put_many, [b"1", b"2"]) if many else Ended(nursery, store.put, b"1")
+            await trio.sleep(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(putting.error, trio.ClosedResourceError)
+        assert putting.at == 1
 
 
 async def test_a_put_whose_write_outlasts_the_block(autojump_clock: MockClock) -> None:

@@ -113,9 +113,9 @@ async def _fan_out(
         if ended is not None:
             ended.set()
 
-    async with trio.open_nursery() as nursery:
-        cancellable.add(nursery.cancel_scope)
-        try:
+    try:
+        async with trio.open_nursery() as nursery:
+            cancellable.add(nursery.cancel_scope)
             if stagger > 0:
                 for member in members:
                     ended = trio.Event()
@@ -127,8 +127,8 @@ async def _fan_out(
                     nursery.start_soon(run, member)
                 for member in members[:1]:
                     await run(member)  # here, for a task of its own would be one more to switch to
-        finally:
-            cancellable.discard(nursery.cancel_scope)
+    finally:  # not before the last call has ended: also one that is waited for alone can be cancelled
+        cancellable.discard(nursery.cancel_scope)
 
 
 def failure_in(raised: BaseException) -> BaseException:
