@@ -28,6 +28,7 @@ from trio_replica._cli_check import check_stores
 from trio_replica._cli_files import File, OwnFiles, find_files, read_files
 from trio_replica._cli_output import Display, describe, say, write_output
 from trio_replica._cli_status import Holdings, survey
+from trio_replica._replica import open_with
 from trio_replica._url import parse_url
 from trio_replica.config import read_config
 from trio_replica.testing import SimulatedStore
@@ -1340,7 +1341,11 @@ def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.
         opened.append(options)
         return replica.open(*stores, **options)
 
-    monkeypatch.setattr("trio_replica._url.open_replica", noting)
+    def noting_outbox(sync: Any, async_: Any, open_outbox: Any, **options: Any) -> Any:
+        opened.append(options)
+        return open_with(sync, async_, open_outbox, **options)
+
+    monkeypatch.setattr("trio_replica._url.open_with", noting_outbox)
     monkeypatch.setattr("trio_replica._cli_stores.open_replica", noting)
     write({"data": b"data"})
     for options, text, used in (
@@ -1359,7 +1364,7 @@ def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.
 def test_a_bad_file_is_one_line(run: Run, command: list[str]) -> None:
     Path("bad.toml").write_text('[sync]\na = "dir:a"\n[async]\nb = { url = "s3://b", request = 5 }\n[x]\n')
     ended = run(*command, "--config", "bad.toml")
-    known = "queue_size, batch_size, grace, hedge_delay, verify, sync, async"
+    known = "queue_size, batch_size, grace, hedge_delay, verify, outbox, sync, async"
     assert (ended.status, ended.out, ended.problems) == (1, b"", [f"bad.toml:5: x is unknown; known are {known}"])
     ended = run(*command, "--config", "none.toml")
     assert ended.problems == ["none.toml: there is no such file; trio-replica init writes an example"]
@@ -1440,7 +1445,7 @@ def test_all_that_is_commented_out_in_the_example_is_good(run: Run) -> None:
     assert everything.count("\n#") < text.count("\n#") - 9
     Path("all.toml").write_text(everything)
     kept = read_config("all.toml")
-    assert list(kept.options) == ["queue_size", "batch_size", "grace", "hedge_delay", "verify"]
+    assert list(kept.options) == ["queue_size", "batch_size", "grace", "hedge_delay", "verify", "outbox"]
     assert list(kept.sync) == ["local", "second"]
     assert list(kept.async_) == ["copy", "offsite", "database", "minio"]
     for url in (*kept.sync.values(), *kept.async_.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -56,6 +57,22 @@ def check_size(name: str, size: int) -> None:
         raise TypeError(f"{name} is an int, not {size!r}")
     if size < 1:
         raise ValueError(f"{name} is at least 1, not {size}")
+
+
+def checked_path(name: str, path: str | os.PathLike[str]) -> str:
+    """Return the path of a file as text.
+
+    Raises:
+      TypeError: if it is no path.
+      ValueError: if it can't be the path of a file.
+
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} is the path of a file, not {path!r}")
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise ValueError(f"{name} is the path of a file, not {text!r}")
+    return text
 
 
 def check_seconds(name: str, seconds: float) -> None:

@@ -26,6 +26,9 @@ queue_size = 64
 # Whether what is read is checked against its hash.
 #verify = true
 
+# A file that keeps what the async stores are owed, so that a crash forgets nothing and a put never waits for them.
+#outbox = "trio-replica-outbox.db"
+
 
 # Every blob is in each of these before its put returns. They are read, in this order if there is a hedge_delay.
 [sync]

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from ._blob import Blob
 from ._cli_files import File, find_files, read_files, sum_line
-from ._cli_output import printable
+from ._cli_output import describe, printable
 from ._errors import StoreError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ async def put_files(
     """Put the files that `paths` name, printing what ``sha256sum`` prints for them, until all stores have them.
 
     A file that can't be read or put is one line on standard error, and the rest go on. Returning means that every async
-    store has every blob whose line was printed, and tells whether all files were put. Being cancelled means that files
+    store has every blob whose line was printed, and tells whether all files were put, and all debts of an outbox paid.
+    Being cancelled means that files
     may have been put whose line was not printed.
 
     Raises:
@@ -67,7 +68,9 @@ async def put_files(
             raise putting.failure
         finally:
             del putting  # its traceback refers to this frame
-    return putting.problems == 0
+    if putting.undelivered is not None:
+        display.problem(describe(putting.undelivered))
+    return putting.problems == 0 and putting.undelivered is None
 
 
 @final
@@ -101,6 +104,7 @@ class _Putting:
     def __init__(self, store: ReplicaStore, files: Sequence[File], display: Display) -> None:
         self.problems = 0
         self.failure: Exception | None = None
+        self.undelivered: StoreError | None = None
         self._store = store
         self._files = files
         self._display = display
@@ -128,11 +132,17 @@ class _Putting:
             await self._put_batch(batch, before)
             reported.set()
             self._slots.release()
-            await self._store.flush()
+            await self._flush()
             self._memory.release(taken)
         except Exception as failure:  # for put_files to raise
             self.failure = self.failure or failure
             all_batches.cancel()
+
+    async def _flush(self) -> None:  # noqa: ASYNC910  (the replica's has one, unless it fails)
+        try:
+            await self._store.flush()
+        except StoreError as error:  # of debts that may be older than these files
+            self.undelivered = error
 
     async def _put_batch(self, batch: list[File], before: trio.Event) -> None:
         """Read and put the files of `batch`, and report them once those `before` are reported."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
+from ._arguments import checked_path
 from ._cli_files import OwnFiles
 from ._cli_output import CommandError, describe, say
 from ._replica import open as open_replica
-from ._url import open_opening, parse_url
+from ._url import check_outbox, open_opening, parse_url
 from .config import read_config
 from .stores._files import make_folders
 
@@ -55,6 +56,11 @@ class Options:
     async_: list[StoreUrl] = field(default_factory=list)
     config: str | None = None
     queue_size: int | None = None
+    outbox: str | None = None
+
+    def of_replica(self) -> dict[str, Any]:
+        """Return those that are options of the replica."""
+        return {name: value for name in ("queue_size", "outbox") if (value := getattr(self, name)) is not None}
 
 
 class Stores(NamedTuple):
@@ -131,8 +137,21 @@ class Stores(NamedTuple):
         urls = (*self.sync.values(), *self.async_.values())
         folders = [url.path for url in urls if url.scheme == "dir"]
         databases = [url.path for url in urls if url.scheme == "sqlite"]
+        databases += [self.options["outbox"]] if "outbox" in self.options else []
         outputs = [file.fileno() for file in (sys.stdout, sys.stderr) if file is not None]
         return OwnFiles([*folders, DATA_FOLDER] if self.are_default else folders, databases, outputs)
+
+    def outbox(self) -> str:
+        """Return the path of the outbox.
+
+        Raises:
+          CommandError: if there is none.
+
+        """
+        if "outbox" not in self.options:
+            raise CommandError("there is no outbox: name it with --outbox FILE, or in a configuration file")
+        path: str = self.options["outbox"]
+        return path
 
     def _options_to_read(self) -> dict[str, Any]:
         return {option: self.options[option] for option in ("hedge_delay", "verify") if option in self.options}
@@ -181,22 +200,33 @@ def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
 
     """
     options = context.find_root().ensure_object(Options)
-    queue_size = {} if options.queue_size is None else {"queue_size": options.queue_size}
     if options.async_ and not options.sync:
         raise click.UsageError("an --async store needs a --sync store beside it", context)
     if options.sync:
         _check_once(context, [*options.sync, *options.async_])
-        return Stores(_by_name(options.sync), _by_name(options.async_), _DEFAULTS | queue_size, are_default=False)
+        sync, async_ = _by_name(options.sync), _by_name(options.async_)
+        return _with_options(context, Stores(sync, async_, _DEFAULTS, are_default=False))
     path = options.config or os.environ.get(CONFIG_VARIABLE)
     if path or os.path.lexists(CONFIG_FILE):
         config = read_config(path or CONFIG_FILE)
-        return Stores(config.sync, config.async_, {**_DEFAULTS, **config.options, **queue_size}, are_default=False)
+        replica = Stores(config.sync, config.async_, {**_DEFAULTS, **config.options}, are_default=False)
+        return _with_options(context, replica)
     if not to_create and not os.path.isdir(DATA_FOLDER):
         raise CommandError(
             f"there is no {DATA_FOLDER}/ here: put files first (trio-replica put PATH), or name a store (--sync URL)"
         )
     sync, async_ = _by_name([parse_url(DEFAULT_SYNC)]), _by_name([parse_url(DEFAULT_ASYNC)])
-    return Stores(sync, async_, _DEFAULTS | queue_size, are_default=True)
+    return _with_options(context, Stores(sync, async_, _DEFAULTS, are_default=True))
+
+
+def _with_options(context: click.Context, stores: Stores) -> Stores:
+    """Return `stores` with the options of the replica that the command was given."""
+    given = context.find_root().ensure_object(Options).of_replica()
+    try:
+        check_outbox(given, [*stores.sync.values(), *stores.async_.values()])
+    except ValueError as error:
+        raise click.UsageError(str(error), context) from None
+    return stores._replace(options={**stores.options, **given})
 
 
 def store_options(command: CommandT) -> CommandT:
@@ -209,6 +239,14 @@ def store_options(command: CommandT) -> CommandT:
             expose_value=False,
             callback=_set_queue_size,
             help=f"The blobs that wait for one async store before a put waits; {QUEUE_SIZE} by default.",
+        ),
+        click.option(
+            "--outbox",
+            metavar="FILE",
+            type=click.Path(),
+            expose_value=False,
+            callback=_set_outbox,
+            help="A file that keeps what the async stores are owed, so that a crash forgets nothing.",
         ),
         click.option(
             "--config",
@@ -257,6 +295,14 @@ def _set_config(context: click.Context, _: click.Parameter, path: str | None) ->
 def _set_queue_size(context: click.Context, _: click.Parameter, queue_size: int | None) -> None:
     if queue_size is not None:
         context.find_root().ensure_object(Options).queue_size = queue_size
+
+
+def _set_outbox(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        try:
+            context.find_root().ensure_object(Options).outbox = checked_path("it", path)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
 
 
 def _check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:

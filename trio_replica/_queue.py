@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias, cast, final
+from itertools import repeat
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, final
 
 import outcome
 import trio
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from ._store import Store
 
 
-_Owed: TypeAlias = "tuple[Ref, int, float]"
-"""A blob that was accepted and that the store has not confirmed: its ref, its bytes, and when it was queued."""
+_Owed: TypeAlias = "tuple[Ref, int, float, int]"
+"""A blob that was accepted and that the store has not confirmed.
+
+Its ref, its bytes, when it was queued, and the number of its debt, if there is an outbox.
+"""
+
+
+class Paid(Protocol):
+    """Who is told which debts have been paid."""
+
+    async def __call__(self, seqs: Sequence[int], /) -> None:
+        """Note that the store has the blobs. It may take a while, and never fails."""
 
 
 class _Wait:
@@ -59,6 +70,9 @@ class BlobQueue:
         self._waiting: OrderedDict[_Wait, deque[Blob]] = OrderedDict()
         self._owed: deque[_Owed] = deque()
         self._progress = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+        self._paid: Paid | None = None
+        self._is_fed = False
         self._refusing = False
         self._worker_scope = trio.CancelScope(shield=True)
         self._accepted = 0
@@ -77,10 +91,10 @@ class BlobQueue:
 
     def unreplicated(self) -> tuple[Ref, ...]:
         """Return the refs of all blobs that entered and that the store has not confirmed, each once, in queue order."""
-        return tuple(dict.fromkeys(ref for ref, _, _ in self._owed))
+        return tuple(dict.fromkeys(ref for ref, *_ in self._owed))
 
-    def statistics(self, now: float) -> AsyncStoreStatistics:
-        """Return the counts as of `now`, in seconds on Trio's clock."""
+    def statistics(self, now: float, **of_outbox: int) -> AsyncStoreStatistics:
+        """Return the counts as of `now`, in seconds on Trio's clock, with those of an outbox."""
         return AsyncStoreStatistics(
             capacity=self._capacity,
             queued=self._accepted - self._taken,
@@ -93,13 +107,17 @@ class BlobQueue:
             blocked_seconds=self._blocked_seconds,
             lag_seconds=now - self._owed[0][2] if self._owed else 0.0,
             failure=self.failure,
+            **of_outbox,
         )
 
     # Entering
 
-    def enter(self, blobs: Sequence[Blob]) -> int:
-        """Queue as many of `blobs` as there is room for, in their order, and return how many."""
-        return 0 if self._waiting else self._enter(blobs)  # those who wait were here first
+    def enter(self, blobs: Sequence[Blob], seqs: Iterable[int] = repeat(0)) -> int:
+        """Queue as many of `blobs` as there is room for, in their order, and return how many.
+
+        With an outbox, `seqs` are the numbers of their debts.
+        """
+        return 0 if self._waiting else self._enter(blobs, seqs)  # those who wait were here first
 
     def join(self, blobs: Iterable[Blob], wait: _Wait) -> None:
         """Let `wait` wait for room for `blobs`."""
@@ -114,22 +132,38 @@ class BlobQueue:
         self._blocked_seconds += trio.current_time() - wait.since
 
     def refuse(self) -> None:
-        """Accept nothing any more, and wake all who wait, for room or for blobs to be written."""
+        """Accept nothing any more, but from a feeder, and wake all who wait, for room or for blobs to be written."""
         self._refusing = True
-        self._send.close()
+        if not self._is_fed:
+            self._send.close()
         for wait in tuple(self._waiting):
             wait.end()
             trio.lowlevel.reschedule(wait.task, outcome.Value(False))
         self._progress.unpark_all()
 
-    def _enter(self, blobs: Iterable[Blob]) -> int:
+    async def wait_room(self) -> None:
+        """Wait until the worker has taken something."""
+        await self._room.park()
+
+    def be_fed(self, paid: Paid) -> None:
+        """Have a feeder, until `end_feeding`, and tell `paid` what has been written."""
+        self._paid = paid
+        self._is_fed = True
+
+    def end_feeding(self) -> None:
+        """Let the worker end when the queue is empty and refuses, for no feeder brings it anything any more."""
+        self._is_fed = False
+        if self._refusing:
+            self._send.close()
+
+    def _enter(self, blobs: Iterable[Blob], seqs: Iterable[int] = repeat(0)) -> int:
         now = trio.current_time()
         entered = 0
         with suppress(trio.WouldBlock):
-            for blob in blobs:
+            for blob, seq in zip(blobs, seqs, strict=False):
                 self._send.send_nowait(blob)
                 size = len(blob)
-                self._owed.append((blob.ref, size, now))
+                self._owed.append((blob.ref, size, now, seq))
                 self._bytes += size
                 entered += 1
         self._accepted += entered
@@ -196,6 +230,7 @@ class BlobQueue:
                 batch.append(self._receive.receive_nowait())
                 self._taken += 1
             self._admit_waiting()
+            self._room.unpark_all()
             if len(batch) == self._batch_size or self._accepted == self._taken:
                 return batch
 
@@ -205,11 +240,15 @@ class BlobQueue:
         else:
             results = await self._store.put_many(batch)
         check_results(batch, results)
+        seqs = []
         for _ in batch:
-            _, size, _ = self._owed.popleft()
+            _, size, _, seq = self._owed.popleft()
             self._bytes -= size
+            seqs.append(seq)
         self._written += len(batch)
         self._progress.unpark_all()
+        if self._paid is not None:
+            await self._paid(seqs)
 
 
 @enable_ki_protection

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._arguments import check_seconds, check_size, named_stores
+from ._arguments import check_seconds, check_size, checked_path, named_stores
 from ._blob import Blob, Ref
+from ._debts import Debts
 from ._errors import PoisonedError, closed_error, describe_failures
+from ._log import log
 from ._queue import BlobQueue, enqueue
+from ._sqlite_outbox import open_sqlite_outbox
 from ._statistics import ReplicaStatistics
 from ._store import PutResult, RefIterator, Store, are_put_results, check_page_request, check_ref, check_refs
 from ._sync_stores import SyncStores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+    import os
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from ._arguments import Stores
     from ._blob import BytesLike
+    from ._outbox import Intent
+    from ._outbox_storage import Books, OutboxStorage
+
+OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, Books]]]"
+"""What opens an outbox for a block, given the names of the async stores."""
 
 REFS_LOGGED: Final = 10
 """Of the refs that a store lacks at the end, how many the log names; `ReplicaStore.unreplicated` has all."""
-
-logger: Final = logging.getLogger("trio_replica")
 
 
 def open(  # noqa: A001  (read as replica.open)
@@ -41,6 +49,7 @@ def open(  # noqa: A001  (read as replica.open)
     grace: float = 0.0,
     hedge_delay: float = 0.0,
     verify: bool = True,
+    outbox: str | os.PathLike[str] | None = None,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open a replica of some stores: ``async with replica.open([primary, second], [offsite]) as store: …``.
 
@@ -66,27 +75,74 @@ def open(  # noqa: A001  (read as replica.open)
       hedge_delay: the seconds after which a get asks the next sync store too, in the order of `sync_stores`, which it
         does at once when one fails or misses. 0 asks all at once; `math.inf` one after another.
       verify: whether what the stores return for a get is checked against its ref.
+      outbox: a file that keeps what is owed to the async stores, which have to be given with names, for these hold the
+        debts. A put then returns when its debts are on the disk as well, and never waits for room; what a crash, a
+        failed store or a cut exit leaves is brought to the store when the outbox is opened the next time. One replica
+        at a time can have it. It is created if need be, in a folder that exists, on a local file system.
 
     Raises:
-      ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, or a name or a store is
-        given twice.
+      ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
+        given twice, or the async stores have no names for the outbox.
       TypeError: if a size is no `int`, a time no number, or a store no `Store`.
+      ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
       PoisonedError: when the block ends; see above.
+      StoreError: when the block ends, with an outbox, if it has debts that can't be paid, for no sync store gives the
+        blob, and no flush has said so.
 
     """
+    if outbox is not None and not isinstance(async_stores, Mapping):
+        raise ValueError("with an outbox, async_stores has to be a mapping of names to stores: names hold the debts")
+    opening = None if outbox is None else partial(open_sqlite_outbox, checked_path("outbox", outbox))
+    return open_with(
+        sync_stores,
+        async_stores,
+        opening,
+        queue_size=queue_size,
+        batch_size=batch_size,
+        grace=grace,
+        hedge_delay=hedge_delay,
+        verify=verify,
+    )
+
+
+def open_with(
+    sync_stores: Stores,
+    async_stores: Stores,
+    open_outbox: OpenOutbox | None,
+    *,
+    queue_size: int = 10,
+    batch_size: int | None = None,
+    grace: float = 0.0,
+    hedge_delay: float = 0.0,
+    verify: bool = True,
+) -> AbstractAsyncContextManager[ReplicaStore]:
+    """Open what `open` opens, with what opens an outbox, if there is to be one."""
     named_sync, named_async = named_stores(sync_stores, async_stores)
     check_size("queue_size", queue_size)
     if batch_size is not None:
         check_size("batch_size", batch_size)
     check_seconds("grace", grace)
     check_seconds("hedge_delay", hedge_delay)
-    return _opened(
-        ReplicaStore(
-            SyncStores(named_sync, hedge_delay, verify),
-            [BlobQueue(name, store, queue_size, batch_size or queue_size) for name, store in named_async.items()],
-        ),
-        grace,
-    )
+    batch_size = batch_size or queue_size
+    queues = [BlobQueue(name, store, queue_size, batch_size) for name, store in named_async.items()]
+    replica = ReplicaStore(SyncStores(named_sync, hedge_delay, verify), queues)
+    if open_outbox is None:
+        return _opened(replica, grace)
+    return _opened_with(open_outbox(list(named_async)), replica, batch_size, grace)
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def _opened_with(
+    opening: AbstractAsyncContextManager[tuple[OutboxStorage, Books]],
+    replica: ReplicaStore,
+    batch_size: int,
+    grace: float,
+) -> AsyncGenerator[ReplicaStore, None]:
+    async with opening as (storage, books):
+        replica._keep_debts(storage, books, batch_size)
+        async with _opened(replica, grace):
+            yield replica
 
 
 @asynccontextmanager
@@ -103,6 +159,8 @@ async def _opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[Replica
             except BaseException as exc:  # noqa: ASYNC103  (raised below, outside of the nursery)
                 ended = exc
             interruption = await replica._shut_down(None if isinstance(ended, Exception) else ended, grace)
+            if replica._debts is not None:
+                interruption = await replica._debts.settle() or interruption
         raised = replica._end(ended, interruption)
         if raised is not None:
             raise raised
@@ -117,6 +175,7 @@ class ReplicaStore(Store):
     def __init__(self, sync_stores: SyncStores, queues: list[BlobQueue]) -> None:
         self._sync_stores = sync_stores
         self._queues = queues
+        self._debts: Debts | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._failures: dict[str, BaseException] = {}  # of the async stores, in the order of their failing
         self._reported: set[str] = set()  # the failed async stores that a raised PoisonedError has named
@@ -139,20 +198,27 @@ class ReplicaStore(Store):
         """Write a blob to all sync stores, then queue it for every async store. Repeating it is harmless.
 
         Returning means that every sync store has the blob, and that every async store is going to be given it: it was
-        queued for each, after waiting for room where there was none. `PutResult.added` is that of the sync store that
-        finished first. Being cancelled means that some stores may have the blob, or get it; repeat it to be sure.
+        queued for each, after waiting for room where there was none; with an outbox it is durably owed to each, and
+        there is no waiting. `PutResult.added` is that of the sync store that finished first. Being cancelled means that
+        some stores may have the blob, or get it; repeat it to be sure.
 
         Raises:
           TypeError: if `blob` is neither a `Blob` nor bytes-like.
-          StoreError: if a sync store failed. The writes to the others were cancelled, and nothing was queued.
+          StoreError: if a sync store failed, or the outbox. The writes to the others were cancelled, and nothing was
+            queued.
           PoisonedError: if an async store has failed; also while the blob waited for room in any queue.
           trio.ClosedResourceError: if the block has ended, also meanwhile.
 
         """
         self._check_accepting()
-        blob = Blob(blob)
-        _, added = await self._sync_stores.put(blob)
-        await self._enqueue([blob])
+        blob = await self._sync_stores.hashed(Blob(blob))
+        if self._debts is None:
+            _, added = await self._sync_stores.put(blob)
+            await self._enqueue([blob])
+        else:
+            with self._debts.outbox.intent([blob.ref]) as intent:
+                _, added = await self._sync_stores.put(blob, intent)
+                self._give(self._debts, intent, [blob])
         return PutResult(blob.ref, added)
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
@@ -168,8 +234,16 @@ class ReplicaStore(Store):
 
         """
         self._check_accepting()
-        blobs, results = await self._sync_stores.put_many(blobs)
-        await self._enqueue(blobs)
+        blobs = await self._sync_stores.all_hashed(blobs)
+        if not blobs:
+            return []
+        if self._debts is None:
+            results = await self._sync_stores.put_many(blobs)
+            await self._enqueue(blobs)
+        else:
+            with self._debts.outbox.intent([blob.ref for blob in blobs]) as intent:
+                results = await self._sync_stores.put_many(blobs, intent)
+                self._give(self._debts, intent, blobs)
         if are_put_results(results):
             return [*results]
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
@@ -262,14 +336,21 @@ class ReplicaStore(Store):
     async def flush(self) -> None:
         """Wait until every blob that was queued before this call is in every async store.
 
-        Being cancelled changes nothing.
+        With an outbox, until every debt of a put that began before is struck, those of former sessions included. Being
+        cancelled changes nothing.
 
         Raises:
+          StoreError: with an outbox, if there are debts that can't be paid, for no sync store gives the blob, or the
+            outbox fails.
           PoisonedError: if an async store has failed, also meanwhile.
           trio.ClosedResourceError: if the block has ended, also meanwhile.
 
         """
         self._check_accepting()
+        if self._debts is not None:
+            if not await self._debts.flush(self._refusing):
+                raise self._refusal()
+            return
         queued = [(queue, queue.accepted) for queue in self._queues]
         await trio.lowlevel.checkpoint()
         for queue, count in queued:
@@ -298,7 +379,8 @@ class ReplicaStore(Store):
         """The refs that each async store has not confirmed, by its name; each ref once, in queue order.
 
         While the replica is open, what is queued and being written; later, what was left. It has every accepted ref
-        that the store lacks. It may also have refs whose put raised, or that the store has without having said so.
+        that the store lacks. It may also have refs whose put raised, or that the store has without having said so. With
+        an outbox, what waits there for room in the queue is not in it: the statistics count it as owed.
         """
         return MappingProxyType({queue.name: queue.unreplicated() for queue in self._queues})
 
@@ -307,7 +389,9 @@ class ReplicaStore(Store):
         now = trio.current_time() if self._ended_at is None else self._ended_at
         return ReplicaStatistics(
             sync_stores=MappingProxyType(self._sync_stores.statistics()),
-            async_stores=MappingProxyType({queue.name: queue.statistics(now) for queue in self._queues}),
+            async_stores=MappingProxyType(
+                {queue.name: queue.statistics(now, **self._count_debts(queue.name)) for queue in self._queues}
+            ),
         )
 
     # The parts of the operations
@@ -318,6 +402,14 @@ class ReplicaStore(Store):
         if not await enqueue(self._queues, blobs):
             raise self._refusal()
 
+    def _count_debts(self, name: str) -> dict[str, int]:
+        return {} if self._debts is None else self._debts.counts(name)
+
+    def _give(self, debts: Debts, intent: Intent, blobs: list[Blob]) -> None:
+        # From here to the end of the put there is no checkpoint.
+        self._check_accepting()
+        debts.give(intent, blobs)
+
     async def _next_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return a page for a listing under way, which a poisoned replica does not end."""
         self._check_here()
@@ -327,9 +419,14 @@ class ReplicaStore(Store):
 
     # The life of a replica
 
+    def _keep_debts(self, storage: OutboxStorage, books: Books, batch_size: int) -> None:
+        self._debts = Debts(storage, books, self._queues, self._sync_stores, batch_size)
+
     def _start(self, nursery: trio.Nursery) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._sync_stores.start(nursery)
+        if self._debts is not None:
+            self._debts.start(nursery)
         for queue in self._queues:
             nursery.start_soon(self._work, queue, nursery.cancel_scope, name=f"replica worker of {queue.name}")
         if not self._queues:
@@ -351,25 +448,33 @@ class ReplicaStore(Store):
     def _poison(self, queue: BlobQueue) -> None:
         assert queue.failure is not None
         self._failures[queue.name] = queue.failure
+        if self._debts is not None:
+            self._debts.stop(queue.name)
         self._refuse()
         failure = describe_failures({queue.name: queue.failure})
-        _log(logging.ERROR, f"the replica is poisoned by an async store: {failure}", queue.failure)
+        log(logging.ERROR, f"the replica is poisoned by an async store: {failure}", queue.failure)
 
     def _refuse(self) -> None:
+        self._refusing.set()
         for queue in self._queues:
             queue.refuse()
-        self._refusing.set()
+        if self._debts is not None:
+            self._debts.wake()
 
     def _close(self) -> None:
         self._closed = True
         self._refuse()
         self._sync_stores.close()
+        if self._debts is not None:
+            self._debts.finish()
 
     async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
         """Close the replica and wait for the workers. Returns what interrupted the block or this, at the last."""
         self._close()
         while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
             if interruption is not None:
+                if self._debts is not None:
+                    self._debts.stop()
                 for queue in self._queues:
                     queue.stop(grace)
             try:
@@ -385,10 +490,11 @@ class ReplicaStore(Store):
     def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
         """Log what is not replicated, and return what the block has to raise, if anything."""
         self._ended_at = trio.current_time()
-        for queue in self._queues:
-            if refs := queue.unreplicated():
-                shown = ", ".join(map(str, refs[:REFS_LOGGED])) + (", …" if len(refs) > REFS_LOGGED else "")
-                _log(logging.WARNING, f"the replica is closed, and {queue.name} lacks {len(refs)} accepted: {shown}")
+        undelivered = None
+        if self._debts is None:
+            self._log_unreplicated()
+        else:
+            undelivered = self._debts.end()
         unreported = self._failures.keys() - self._reported
         failure = self._poisoned_error() if unreported else None
         interrupted = interruption is not None and not _is_cancellation(interruption)
@@ -398,11 +504,19 @@ class ReplicaStore(Store):
             ended if isinstance(ended, Exception) else None,
             failure,
             interruption,
+            undelivered,
         )
         raised = next((exc for exc in by_rank if exc is not None), None)
-        if raised is not None and failure is not None and raised is not failure:
-            raised.add_note(f"Moreover, {failure}")
+        for also in (failure, undelivered):
+            if raised is not None and also is not None and raised is not also:
+                raised.add_note(f"Moreover, {also}")
         return raised
+
+    def _log_unreplicated(self) -> None:
+        for queue in self._queues:
+            if refs := queue.unreplicated():
+                shown = ", ".join(map(str, refs[:REFS_LOGGED])) + (", …" if len(refs) > REFS_LOGGED else "")
+                log(logging.WARNING, f"the replica is closed, and {queue.name} lacks {len(refs)} accepted: {shown}")
 
     def _check_here(self) -> None:
         if trio.lowlevel.current_trio_token() is not self._token:
@@ -422,12 +536,6 @@ class ReplicaStore(Store):
 
     def _poisoned_error(self) -> PoisonedError:
         return PoisonedError(self._failures, self.unreplicated)
-
-
-def _log(level: int, message: str, failure: BaseException | None = None) -> None:
-    # What a filter or handler raises must neither end a worker nor take the place of what the block raises.
-    with suppress(Exception):
-        logger.log(level, "%s", message, exc_info=failure)
 
 
 def _is_cancellation(exc: BaseException) -> bool:

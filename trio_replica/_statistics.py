@@ -49,6 +49,12 @@ class AsyncStoreStatistics:
     """Seconds since the oldest blob that is not yet written was queued; 0 if all are written."""
     failure: BaseException | None
     """The exception that the store failed with, if it did."""
+    owed: int = 0
+    """Blobs that the outbox has for it, for each put one, of puts that have returned; 0 without an outbox."""
+    missing: int = 0
+    """Of these, those that were looked for since the replica was opened and that no sync store has any more."""
+    unreadable: int = 0
+    """Of these, those that could not be read back from any sync store since the replica was opened."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 import outcome
 import trio
@@ -12,18 +12,29 @@ import trio
 from ._blob import HASH_INLINE_LIMIT, hashed, sha256, takes_thread, to_blobs
 from ._errors import BlobNotFoundError, CorruptBlobError, StoreError, closed_error
 from ._fan_out import failure_in, fan_out
-from ._started import Hedges, StartedCalls, fan_out_started
+from ._started import Hedges, StartedCalls, ended_call, fan_out_started
 from ._statistics import SyncStoreStatistics
 from ._store import StartableStore, results_error
 from ._union import check_page, union
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Iterable, Mapping
+    from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
 
     from ._blob import Blob, BytesLike, Ref
     from ._fan_out import Cancellable, Ended
     from ._started import Cancel, Done
     from ._store import PutResult, Store
+
+
+class Beside(Protocol):
+    """What is done beside a write to the stores, and is part of it: it fails and ends with that."""
+
+    @property
+    def name(self) -> str:
+        """What it is called when it fails."""
+
+    def start(self, done: Done) -> Cancel:
+        """Start it: see `StartableStore.start_put`."""
 
 
 class _SyncStore:
@@ -48,17 +59,23 @@ class _Answers(NamedTuple):
 class _Write:
     """What has become of one write of some blobs to all stores."""
 
-    __slots__ = ("_blobs", "_failures", "_ref", "_results")
+    __slots__ = ("_beside_ended", "_blobs", "_failures", "_ref", "_results")
 
-    def __init__(self, blobs: list[Blob], ref: Ref | None = None) -> None:
+    def __init__(self, blobs: list[Blob], beside: Beside | None, ref: Ref | None = None) -> None:
         self._blobs = blobs
+        self._beside_ended = beside is None
         self._ref = ref  # of the only one, if it is a put and no put_many
         self._results: list[list[PutResult]] = []
         self._failures: dict[str, BaseException] = {}
 
-    def settle(self, member: _SyncStore, ended: Ended[Any]) -> bool:
+    def settle(self, member: _SyncStore | Beside, ended: Ended[Any]) -> bool:
         """Note how the call of one store ended, and return whether the write has failed."""
         results: list[PutResult] = []
+        if not isinstance(member, _SyncStore):
+            self._beside_ended = isinstance(ended, outcome.Value)
+            if isinstance(ended, outcome.Error):
+                self._failures[member.name] = ended.error
+            return bool(self._failures)
         if isinstance(ended, outcome.Error):
             failure: BaseException | None = ended.error
         else:
@@ -82,7 +99,7 @@ class _Write:
         """
         if self._failures:
             raise StoreError("put_many" if self._ref is None else "put", self._ref, self._failures)
-        if len(self._results) < stores:
+        if len(self._results) < stores or not self._beside_ended:
             raise closed_error()
         return self._results[0]
 
@@ -121,32 +138,42 @@ class SyncStores:
         for write in tuple(self._writes):
             write.cancel()
 
-    async def put(self, blob: Blob) -> PutResult:
-        """Put `blob` to all stores, and return the result of the one that finished first."""
+    async def hashed(self, blob: Blob) -> Blob:
+        """Return `blob` with its ref computed, in a thread if it is large."""
         if takes_thread(blob):
             with self._until_closed():
                 await hashed(blob)
-        write = _Write([blob], blob.ref)
+        return blob  # noqa: ASYNC910  (the write has a checkpoint)
+
+    async def all_hashed(self, items: Iterable[Blob | BytesLike]) -> list[Blob]:
+        """Return blobs with their refs computed."""
+        with self._until_closed():
+            return await to_blobs(items)
+
+    async def put(self, blob: Blob, beside: Beside | None = None) -> PutResult:
+        """Put `blob`, which is hashed, to all stores, and return the result of the one that finished first."""
+        write = _Write([blob], beside, blob.ref)
+        members = self._members_and(beside)
         if self._startable:
-            calls = StartedCalls(self._members, partial(_start_put, blob), needs_all=True)
+            calls = StartedCalls(members, partial(_start_put, blob), needs_all=True)
             await fan_out_started(calls, write.settle, cancellable=self._writes)
         else:
-            await fan_out(self._members, partial(_put, blob), write.settle, cancellable=self._writes)
+            await fan_out(members, partial(_put, blob), write.settle, cancellable=self._writes)
         return write.results(len(self._members))[0]
 
-    async def put_many(self, items: Iterable[Blob | BytesLike]) -> tuple[list[Blob], list[PutResult]]:
-        """Put blobs to all stores, and return them with the results of the one that finished first."""
-        with self._until_closed():
-            blobs = await to_blobs(items)
-        if not blobs:
-            return [], []
+    async def put_many(self, blobs: list[Blob], beside: Beside | None = None) -> list[PutResult]:
+        """Put blobs, which are hashed, to all stores, and return the results of the one that finished first."""
 
-        async def put_many(member: _SyncStore) -> list[PutResult]:
-            return await member.store.put_many(blobs)
+        async def put_many(member: _SyncStore | Beside) -> Any:
+            return await (member.store.put_many(blobs) if isinstance(member, _SyncStore) else ended_call(member.start))
 
-        write = _Write(blobs)
-        await fan_out(self._members, put_many, write.settle, cancellable=self._writes)
-        return blobs, write.results(len(self._members))
+        write = _Write(blobs, beside)
+        members = self._members_and(beside)
+        await fan_out(members, put_many, write.settle, cancellable=self._writes)
+        return write.results(len(self._members))
+
+    def _members_and(self, beside: Beside | None) -> Sequence[_SyncStore | Beside]:
+        return self._members if beside is None else [*self._members, beside]
 
     @contextmanager
     def _until_closed(self) -> Generator[None, None, None]:
@@ -288,11 +315,13 @@ class SyncStores:
         return union(pages)
 
 
-async def _put(blob: Blob, member: _SyncStore) -> PutResult:
-    return await member.store.put(blob)
+async def _put(blob: Blob, member: _SyncStore | Beside) -> Any:
+    return await (member.store.put(blob) if isinstance(member, _SyncStore) else ended_call(member.start))
 
 
-def _start_put(blob: Blob, member: _SyncStore, done: Done) -> Cancel:
+def _start_put(blob: Blob, member: _SyncStore | Beside, done: Done) -> Cancel:
+    if not isinstance(member, _SyncStore):
+        return member.start(done)
     assert isinstance(member.store, StartableStore)
     return member.store.start_put(blob, done)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
@@ -14,8 +14,11 @@ from urllib.parse import unquote
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._arguments import checked_path
 from ._replica import open as open_replica
+from ._replica import open_with
 from ._secrets import redacted
+from ._sqlite_outbox import open_sqlite_outbox
 from .stores.directory import open_directory
 from .stores.memory import MemoryStore
 from .stores.object_store import open_object_store
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ._deletable import DeletableStore
-    from ._replica import ReplicaStore
+    from ._replica import OpenOutbox, ReplicaStore
 
     OpeningStore: TypeAlias = AbstractAsyncContextManager[DeletableStore]
 
@@ -94,7 +97,7 @@ def open_urls(
     Args:
       sync: the URLs of the sync stores; an iterable, or a mapping of names to URLs.
       async_: the URLs of the async stores, likewise.
-      options: what `open` takes beside the stores.
+      options: what `open` takes beside the stores. An outbox is opened before the stores.
 
     Raises:
       TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder, database or prefix of a
@@ -105,8 +108,12 @@ def open_urls(
 
     """
     named_sync, named_async = _named("sync", sync), _named("async", async_)
-    check_places(parse_url(url) for url in (*named_sync.values(), *named_async.values()))
+    urls = [parse_url(url) for url in (*named_sync.values(), *named_async.values())]
+    check_places(urls)
+    if options.get("outbox") is not None and not isinstance(async_, Mapping):
+        raise ValueError("with an outbox, async_ has to be a mapping of names to URLs: names hold the debts")
     check_replica(named_sync, named_async, options)
+    check_outbox(options, urls)
     return open_opening(
         {name: open_store(url) for name, url in named_sync.items()},
         {name: open_store(url) for name, url in named_async.items()},
@@ -226,6 +233,20 @@ def check_places(urls: Iterable[StoreUrl]) -> None:
             raise ValueError(f"one store is given twice: as {other.shown!r} and as {url.shown!r}")
 
 
+def check_outbox(options: Mapping[str, Any], urls: Iterable[StoreUrl]) -> None:
+    """Check that the outbox, if there is one, is no store as well.
+
+    Raises:
+      ValueError: if it is.
+
+    """
+    if (outbox := options.get("outbox")) is not None:
+        place = "sqlite", os.path.realpath(outbox)
+        for url in urls:
+            if url.place == place:
+                raise ValueError(f"the outbox {os.fspath(outbox)!r} is the database of a store: name another file")
+
+
 def check_replica(sync: Iterable[str], async_: Iterable[str], options: Mapping[str, Any]) -> None:
     """Check the names of the stores of a replica, and its options, before any store is opened or created."""
     open_replica({name: MemoryStore() for name in sync}, {name: MemoryStore() for name in async_}, **options)
@@ -236,13 +257,20 @@ def check_replica(sync: Iterable[str], async_: Iterable[str], options: Mapping[s
 async def open_opening(
     sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Mapping[str, Any]
 ) -> AsyncGenerator[ReplicaStore, None]:
-    """Open stores, and a replica of them, for a block."""
+    """Open an outbox, if there is to be one, then stores, and a replica of them, for a block."""
+    options = dict(options)
+    outbox = options.pop("outbox", None)
+    open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
+        if outbox is not None:
+            path = checked_path("outbox", outbox)
+            kept = await stack.enter_async_context(open_sqlite_outbox(path, [redacted(name) for name in async_]))
+            open_outbox = lambda _: nullcontext(kept)  # noqa: E731  (a function that is used once)
         sync_stores, async_stores = [
             {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
             for stores in (sync, async_)
         ]
-        yield await stack.enter_async_context(open_replica(sync_stores, async_stores, **options))
+        yield await stack.enter_async_context(open_with(sync_stores, async_stores, open_outbox, **options))
 
 
 def _opener(scheme: str) -> Callable[..., OpeningStore]:

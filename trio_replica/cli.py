@@ -17,6 +17,7 @@ from ._blob import REF_SIZE, Ref
 from ._cli_check import check_stores
 from ._cli_files import write_file, write_new_file
 from ._cli_init import EXAMPLE
+from ._cli_outbox import debt_lines, debt_summary, forget_debts
 from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
 from ._cli_put import put_files
 from ._cli_reconcile import Reconciling
@@ -59,9 +60,9 @@ def _checked_prefix(context: click.Context, parameter: click.Parameter, text: st
     return text.lower()
 
 
-def _checked_ref(context: click.Context, parameter: click.Parameter, text: str | None) -> Ref:
+def _checked_ref(context: click.Context, parameter: click.Parameter, text: str | None) -> Ref | None:
     if text is None:
-        return Ref.ZERO
+        return None
     try:
         return Ref.from_hex(text)
     except ValueError as error:
@@ -117,9 +118,9 @@ def get(context: click.Context, ref: str, output: str) -> int:
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=sys.maxsize, help="Print at most N refs.")
 @store_options
 @click.pass_context
-def list_refs(context: click.Context, after: Ref, limit: int) -> int:
+def list_refs(context: click.Context, after: Ref | None, limit: int) -> int:
     """Print the refs of all blobs in the sync stores, in order."""
-    _run(_list, chosen_stores(context), after, limit)
+    _run(_list, chosen_stores(context), after or Ref.ZERO, limit)
     return 0
 
 
@@ -138,8 +139,9 @@ def status(context: click.Context, *, keep_all: bool) -> int:
             for name, url in urls.items()
         ]
         _run(survey, holdings)
-        for line in _status_lines(holdings):
-            write_output(f"{printable(line)}\n".encode())
+        _write_lines(_status_lines(holdings))
+    if "outbox" in stores.options:
+        _write_lines(debt_summary(stores.outbox(), stores.async_))
     return FAILED if any(one.problem for one in holdings) else 0
 
 
@@ -182,6 +184,31 @@ def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
     if not dry_run:
         stores.prepare()
     return _run(_reconcile, stores, dry_run)
+
+
+@commands.group("outbox", invoke_without_command=True)
+@click.option("--all", "keep_all", is_flag=True, help=f"Print every ref that a store is owed, not just {SHOWN}.")
+@store_options
+@click.pass_context
+def show_outbox(context: click.Context, *, keep_all: bool) -> int:
+    """Print what the outbox has: the refs that each async store is owed, in the order of their puts."""
+    if context.invoked_subcommand is None:
+        stores = chosen_stores(context, to_create=True)
+        _write_lines(debt_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
+    return 0
+
+
+@show_outbox.command()
+@click.argument("name")
+@click.argument("ref", required=False, callback=_checked_ref)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_options
+@click.pass_context
+def forget(context: click.Context, name: str, ref: Ref | None, *, yes: bool) -> int:
+    """Strike what the async store NAME is owed, or only the blob that REF names. It will not be given that."""
+    path = chosen_stores(context, to_create=True).outbox()
+    say(forget_debts(path, name, ref, ask=not yes))
+    return 0
 
 
 @commands.command()
@@ -306,6 +333,11 @@ def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:
                 more -= 1
             if more:
                 yield f"  and {more} more, which --all prints"
+
+
+def _write_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        write_output(f"{printable(line)}\n".encode())
 
 
 def _predecessor(ref: Ref) -> Ref:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from ._errors import ReplicaError
 from ._secrets import redacted
 from ._toml_lines import key_lines
-from ._url import LOCAL, check_places, check_replica, open_opening, option_kinds, parse_url
+from ._url import LOCAL, check_outbox, check_places, check_replica, open_opening, option_kinds, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -29,6 +29,7 @@ OPTIONS: Final[Mapping[str, tuple[type, ...]]] = {
     "grace": (float, int),
     "hedge_delay": (float, int),
     "verify": (bool,),
+    "outbox": (str,),
 }
 """What a file may say of the replica itself."""
 
@@ -66,6 +67,7 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
     As in ``async with open_config("trio-replica.toml") as store: …``. The file::
 
         queue_size = 64            # also batch_size, grace, hedge_delay, verify: what `open` takes
+        outbox = "outbox.db"       # keeps what the async stores are owed
 
         [sync]                     # names of stores, and their URLs: what `open_store` takes
         local = "sqlite:blobs.db"  # a path is relative to the folder of the file
@@ -122,6 +124,8 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         file.check_kind((option,), value, OPTIONS[option])
         with file.locating((option,)):
             check_replica(["a store"], (), {option: value})
+    if "outbox" in options:
+        options["outbox"] = file.beside(options["outbox"])
     sync, async_ = file.stores("sync"), file.stores("async")
     if not sync:
         raise file.error(("sync",), 'needs a store: NAME = "URL"')
@@ -136,6 +140,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         with file.locating((kind, name)):
             check_replica(names["sync"], names["async"], {})
             check_places(urls)
+            check_outbox(options, urls)
     for kind, stores in (("sync", sync), ("async", async_)):
         for name, url in stores.items():
             with file.locating((kind, name)):
@@ -176,6 +181,10 @@ class _File:
             yield
         except (TypeError, ValueError) as error:
             raise self.error(key, f"can't be used: {redacted(str(error))}") from None
+
+    def beside(self, path: str) -> str:
+        """Return a path that is relative to the folder of the file."""
+        return os.path.join(os.path.dirname(os.path.abspath(self.path)), path)
 
     def check_keys(self, table: Key, value: Mapping[str, Any], known: Iterable[str]) -> None:
         """Check that a table has only known keys."""
@@ -233,7 +242,7 @@ class _File:
     def _url(self, key: Key, url: str, options: Mapping[str, Any]) -> StoreUrl:
         scheme, colon, path = url.partition(":")
         if scheme in LOCAL and path and not path.startswith("//"):
-            url = scheme + colon + os.path.join(os.path.dirname(os.path.abspath(self.path)), path)
+            url = scheme + colon + self.beside(path)
         with self.locating(key):
             return parse_url(url, options)
 

@@ -1,0 +1,133 @@
+"""An outbox in memory, on Trio's clock: for tests, in which threads would not wait for that."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import trio
+
+from trio_replica import ReplicaError
+from trio_replica._outbox_storage import Books, Changes, Debt, OutboxStorage
+from trio_replica._replica import open_with
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_replica import Ref, ReplicaStore, Store
+    from trio_replica._arguments import Stores
+    from trio_replica._started import Cancel, Done
+
+
+FULL = ReplicaError("the disk is full")
+
+
+@dataclass
+class Disk:
+    """What survives a crash."""
+
+    names: list[str] = field(default_factory=list)
+    """Each one's place is the number of its store."""
+    debts: dict[tuple[int, int], Ref] = field(default_factory=dict)
+    """By the store and the number of the debt."""
+    watermark: int = 1
+
+    def owed(self, name: str) -> list[Ref]:
+        """Return what a store is owed, in order."""
+        number = self.names.index(name)
+        return [ref for (store, _), ref in sorted(self.debts.items(), key=lambda item: item[0]) if store == number]
+
+    def copy(self) -> Disk:
+        """Return what a crash at this moment would leave."""
+        return Disk([*self.names], {**self.debts}, self.watermark)
+
+    def books(self, names: Iterable[str]) -> Books:
+        self.names += [name for name in names if name not in self.names]
+        owed = {name: len(self.owed(name)) for name in self.names}
+        after_last = max((seq + 1 for _, seq in self.debts), default=1)
+        ids = {name: place for place, name in enumerate(self.names)}
+        return Books(ids, owed, max(after_last, self.watermark), self.watermark)
+
+    def apply(self, changes: Changes) -> None:
+        for seq, ref in changes.debts:
+            self.debts.update({(store, seq): ref for store in changes.stores})
+        for strike in changes.strikes:
+            self.debts.pop(strike, None)
+        self.watermark = max(self.watermark, changes.watermark)
+
+
+class MemoryOutbox(OutboxStorage):
+    """An outbox whose commits take `seconds` each, and take everything that waits."""
+
+    def __init__(self, disk: Disk, seconds: float = 0.0) -> None:
+        self.disk = disk
+        self.seconds = seconds
+        self.failures: deque[BaseException] = deque()
+        """How the next requests end."""
+        self.is_full = False
+        """Whether commits fail."""
+        self.is_stuck = False
+        """Whether requests are left waiting."""
+        self.commits = 0
+        self._waiting: dict[object, tuple[object, Done]] = {}
+        self._asked = trio.lowlevel.ParkingLot()
+
+    def start_commit(self, changes: Changes, done: Done) -> Cancel:
+        return self._start(changes, done)
+
+    def start_page(self, store: int, after: int, before: int, limit: int, done: Done) -> Cancel:
+        return self._start((store, after, before, limit), done)
+
+    def _start(self, request: object, done: Done) -> Cancel:
+        call = object()
+        self._waiting[call] = request, done
+        self._asked.unpark_all()
+        return lambda: self._waiting.pop(call, None) is not None
+
+    async def serve(self, scope: trio.CancelScope) -> None:
+        """Do what is asked, until `scope` is cancelled."""
+        with scope:
+            while True:
+                while not self._waiting or self.is_stuck:
+                    await self._asked.park()
+                batch, self._waiting = list(self._waiting.values()), {}
+                await trio.sleep(self.seconds)
+                for request, done in batch:
+                    done(self._ended(request))
+
+    def _ended(self, request: Any) -> outcome.Value[Any] | outcome.Error:
+        if self.failures:
+            return outcome.Error(self.failures.popleft())
+        if isinstance(request, Changes):
+            if self.is_full:
+                return outcome.Error(FULL)
+            self.commits += 1
+            self.disk.apply(request)
+            return outcome.Value(None)
+        store, after, before, limit = request
+        rows = sorted((seq, ref) for (owner, seq), ref in self.disk.debts.items() if owner == store)
+        page = [Debt(seq, ref) for seq, ref in rows if after < seq < before]
+        return outcome.Value(page[:limit])
+
+
+@asynccontextmanager
+async def _served(storage: MemoryOutbox, names: list[str]) -> AsyncGenerator[tuple[OutboxStorage, Books], None]:
+    await trio.lowlevel.checkpoint()
+    serving = trio.CancelScope()
+    trio.lowlevel.spawn_system_task(storage.serve, serving)  # the last commit of a block that is cancelled is made too
+    try:
+        yield storage, storage.disk.books(names)
+    finally:
+        serving.cancel()
+
+
+def open_with_outbox(
+    sync_stores: Stores, async_stores: Mapping[str, Store], storage: MemoryOutbox, **options: Any
+) -> AbstractAsyncContextManager[ReplicaStore]:
+    """Open what `open` opens with an outbox, but with that of a test."""
+    return open_with(sync_stores, async_stores, partial(_served, storage), **options)

@@ -1,0 +1,198 @@
+"""The outbox on the command line: puts that keep debts, what shows them, and what forgets them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import trio_replica as replica
+from trio_replica import MemoryStore, PoisonedError
+from trio_replica import _sqlite_outbox as internals
+from trio_replica.testing import SimulatedStore
+
+from .common import BROKEN, put_numbers, refs
+from .test_cli import run, simulated, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .test_cli import Ended
+
+    Command = Callable[..., Ended]
+
+__all__ = ["run", "simulated"]  # fixtures
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
+
+
+def owe(name: str, count: int, path: str = "outbox.db") -> None:
+    """Leave debts to a store, as one that fails does."""
+
+    async def put() -> None:
+        bad = SimulatedStore()
+        bad.fail(BROKEN)
+        with pytest.raises(PoisonedError):
+            async with replica.open([MemoryStore()], {name: bad}, outbox=path) as store:
+                await store.put_many([b"%d" % number for number in range(count)])
+
+    trio.run(put)
+
+
+def test_a_put_with_an_outbox(run: Command) -> None:
+    printed = write({"a": b"a", "b": b"b"})
+    ended = run("put", "--outbox", "outbox.db", "a", "b")
+    assert (ended.status, ended.out, ended.problems) == (0, printed, [])
+    assert run("outbox", "--outbox", "outbox.db").out == b"nothing is owed\n"
+    assert run("status", "--outbox", "outbox.db").out.splitlines()[-1] == b"outbox: nothing is owed"
+    assert b"outbox" not in run("status").out
+
+
+def test_the_file_names_the_outbox(run: Command) -> None:
+    Path("folder").mkdir()
+    Path("folder/x.toml").write_text('outbox = "kept.db"\n[sync]\na = "dir:a"\n[async]\nb = "dir:b"\n')
+    printed = write({"a": b"a"})
+    assert run("put", "--config", "folder/x.toml", "a").out == printed
+    assert Path("folder/kept.db").exists()
+    assert run("outbox", "--config", "folder/x.toml").out == b"nothing is owed\n"
+    Path("y.toml").write_text('outbox = "blobs.db"\n[sync]\na = "sqlite:blobs.db"\n')
+    assert run("put", "--config", "y.toml", "a").problems == [
+        (
+            f"y.toml:3: sync.a can't be used: the outbox '{Path.cwd()}/blobs.db' is the database of a store: "
+            "name another file"
+        )
+    ]
+    Path("z.toml").write_text('outbox = ""\n[sync]\na = "sqlite:blobs.db"\n')
+    assert run("put", "--config", "z.toml", "a").problems == [
+        "z.toml:1: outbox can't be used: outbox is the path of a file, not ''"
+    ]
+
+
+def test_debts_are_listed_by_store(run: Command) -> None:
+    name = f"dir:{Path.cwd()}/copy"
+    owe("gone", 2)
+    owe(name, 12)
+    options = ["--sync", "memory:", "--async", name, "--outbox", "outbox.db"]
+    shown = [f"  {ref}" for ref in refs(*range(12))]
+    lines = run("outbox", *options).out.decode().splitlines()
+    assert lines == [
+        "gone is owed 2, and is no async store of this replica",
+        *shown[:2],
+        f"{name} is owed 12",
+        *shown[:10],
+        "  and 2 more, which --all prints",
+    ]
+    assert run("outbox", "--all", *options).out.decode().splitlines()[-13:] == [f"{name} is owed 12", *shown]
+    Path("copy/blobs").mkdir(parents=True)
+    assert run("status", *options).out.decode().splitlines()[-2:] == [
+        "outbox: gone is owed 2, and is no async store of this replica",
+        f"outbox: {name} is owed 12",
+    ]
+
+
+def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
+    write({"a": b"a"})
+    options = ["--sync", "dir:a-store", "--outbox", "outbox.db"]
+    assert run("put", *options, "a").status == 0
+
+    with closing(sqlite3.connect("outbox.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        status, listing, put, get = [
+            run(*command, *options) for command in (["status"], ["outbox"], ["put", "a"], ["get", "ca978112ca"])
+        ]
+    in_use = f"{Path.cwd()}/outbox.db: the outbox is in use: one replica at a time can have it (SQLITE_BUSY)"
+    assert status.status == 0
+    assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
+    assert (listing.status, listing.problems) == (1, [in_use])
+    assert (put.status, put.problems) == (1, [in_use])
+    assert (get.status, get.out) == (0, b"a"), "what only reads does not need it"
+    missing = f"{Path.cwd()}/none.db: there is no such outbox"
+    assert run("outbox", "--outbox", "none.db").problems == [missing]
+    assert run("status", "--sync", "dir:a-store", "--outbox", "none.db").out.decode().splitlines()[-1] == (
+        f"outbox: {missing}"
+    )
+
+
+def test_no_outbox_is_named(run: Command) -> None:
+    expected = ["there is no outbox: name it with --outbox FILE, or in a configuration file"]
+    assert run("outbox").problems == expected
+    assert run("outbox", "forget", "copy").problems == expected
+    ended = run("outbox", "--outbox", "")
+    assert ended.status == 2
+    assert "it is the path of a file, not ''" in ended.err
+    ended = run("put", "--sync", "sqlite:a", "--outbox", "./a", "a")
+    assert ended.status == 2
+    assert "the outbox './a' is the database of a store: name another file" in ended.err
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(("answer", "forgotten"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_forgetting_asks(run: Command, monkeypatch: pytest.MonkeyPatch, answer: str, *, forgotten: bool) -> None:
+    owe("copy", 3)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
+    ended = run("outbox", "forget", "copy", "--outbox", "outbox.db")
+    assert "copy will not be given what it is owed. Forget the 3 debts? [y/N]" in ended.err
+    if forgotten:
+        assert ended.err.endswith("3 debts to copy are forgotten; reconcile gives it what it lacks\n")
+    else:
+        assert ended.err.endswith("nothing is forgotten\n")
+    assert ended.status == (0 if forgotten else 1)
+    left = run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[0]
+    assert left == ("nothing is owed" if forgotten else "copy is owed 3, and is no async store of this replica")
+
+
+def test_forgetting_one(run: Command) -> None:
+    owe("copy", 3)
+    options = ["--outbox", "outbox.db", "--yes"]
+    assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
+        "1 debts to copy are forgotten; reconcile gives it what it lacks"
+    ]
+    assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [f"copy is not owed {refs(1)[0]}"]
+    assert run("outbox", "forget", "other", *options).problems == ["other is owed nothing; copy is"]
+    assert run("outbox", "forget", "copy", *options).status == 0
+    assert run("outbox", "forget", "copy", *options).problems == ["copy is owed nothing; nobody is"]
+    assert run("outbox", "forget", "copy", "12", *options).status == 2
+
+
+def test_debts_that_cant_be_paid_are_told_and_the_files_are_put(
+    run: Command, simulated: dict[str, SimulatedStore]
+) -> None:
+    simulated["a"], simulated["b"] = SimulatedStore(), SimulatedStore()
+    trio.run(put_numbers, simulated["a"], [5])
+
+    async def lose() -> None:
+        bad = SimulatedStore()
+        bad.fail(BROKEN)
+        with pytest.raises(PoisonedError):
+            async with replica.open([MemoryStore()], {"dir:b": bad}, outbox="outbox.db") as store:
+                await store.put(b"lost")
+        async with replica.open([MemoryStore()], {}, outbox="outbox.db"):
+            pass  # so that the put is known to have returned
+
+    trio.run(lose)
+    printed = write({"a": b"a"})
+    ended = run("put", "--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db", "a")
+    assert (ended.status, ended.out) == (1, printed)
+    (problem,) = ended.problems
+    assert problem == (
+        "flush failed: dir:b: ReplicaError: 1 blobs that it is owed can't be read from any sync store, and 1 of these "
+        "none has any more: see the log, or trio-replica outbox"
+    )
+    assert set(simulated["b"].blobs) == {replica.Ref.of(b"a")}
+
+
+def test_the_outbox_is_not_read_as_a_file(run: Command) -> None:
+    write({"folder/a": b"a"})
+    assert run("put", "-r", "--outbox", "folder/outbox.db", "folder").status == 0
+    ended = run("put", "-r", "--outbox", "folder/outbox.db", "folder")
+    assert (ended.status, ended.out.count(b"\n")) == (0, 1)

@@ -1,0 +1,627 @@
+"""What an outbox keeps, and how it is paid: under the mock clock, with exact times, and with crashes between steps."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import pytest
+import trio
+import trio.testing
+
+import trio_replica as replica
+from trio_replica import Blob, BlobNotFoundError, MemoryStore, PoisonedError, RetryingStore, StoreError
+from trio_replica import _outbox as internals
+from trio_replica.testing import Batched, SimulatedStore
+
+from .common import BROKEN, Ended, put_numbers, refs
+from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from trio_replica import AsyncStoreStatistics, ReplicaStore
+
+pytestmark = pytest.mark.usefixtures("sync_calls")
+
+
+def of(store: ReplicaStore, name: str = "copy") -> AsyncStoreStatistics:
+    return store.statistics().async_stores[name]
+
+
+async def filled(*numbers: int) -> MemoryStore:
+    store = MemoryStore()
+    await put_numbers(store, numbers)
+    return store
+
+
+def owing(*numbers: int, watermark: int = 1) -> Disk:
+    """Return an outbox with debts to ``copy``, under the numbers 1, 2, …."""
+    return Disk(["copy"], {(0, seq): ref for seq, ref in enumerate(refs(*numbers), 1)}, watermark)
+
+
+# Puts
+
+
+@pytest.mark.parametrize(("sync", "commit", "expected"), [(3, 5, 5), (5, 3, 5)])
+async def test_a_put_returns_when_the_stores_have_it_and_the_outbox_does(
+    autojump_clock: MockClock, sync: float, commit: float, expected: float
+) -> None:
+    copy = SimulatedStore()
+    outbox = MemoryOutbox(Disk(), commit)
+    async with open_with_outbox([SimulatedStore(put=sync, put_many=Batched(sync, 0))], {"copy": copy}, outbox) as store:
+        assert await store.put(b"0") == (refs(0)[0], True)
+        assert trio.current_time() == expected
+        assert outbox.disk.owed("copy") == [*refs(0)]
+        assert of(store).owed == 1
+        await store.put_many([b"1", b"2"])
+        assert trio.current_time() == 2 * expected
+        await store.flush()
+        assert (of(store).owed, outbox.disk.owed("copy")) == (0, [])
+    assert tuple(copy.blobs) == refs(0, 1, 2)
+
+
+async def test_a_put_that_the_outbox_refuses_is_no_put(autojump_clock: MockClock) -> None:
+    copy = SimulatedStore()
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
+        for put in (lambda: store.put(b"0"), lambda: store.put_many([b"0", b"1"])):
+            await trio.testing.wait_all_tasks_blocked()
+            outbox.failures.append(FULL)
+            with pytest.raises(StoreError, match=r"failed: outbox: ReplicaError: the disk is full$"):
+                await put()
+            assert store.unreplicated == {"copy": ()}
+            assert of(store).owed == 0
+        await store.put(b"2")
+    assert tuple(copy.blobs) == refs(2)
+    assert outbox.disk.debts == {}
+    assert outbox.disk.watermark == 5
+
+
+async def test_the_debt_of_a_put_that_a_store_refuses_is_struck_at_once(autojump_clock: MockClock) -> None:
+    sync, copy = SimulatedStore(put=2), SimulatedStore()
+    sync.fail(BROKEN, "put", count=1)
+    outbox = MemoryOutbox(Disk(), 1)
+    async with open_with_outbox([sync], {"copy": copy}, outbox) as store:
+        with pytest.raises(StoreError, match=r"^put of .* failed: sync-0: OSError: broken$"):
+            await store.put(b"0")
+        assert outbox.disk.owed("copy") == [*refs(0)]
+        await trio.sleep(1.5)
+        assert outbox.disk.debts == {}
+        assert outbox.disk.watermark == 1, "a crash undoes the strike, and then it has not ended"
+    assert copy.calls == []
+    assert outbox.disk.watermark == 2
+
+
+async def test_the_debt_of_a_cancelled_put_is_struck(autojump_clock: MockClock) -> None:
+    sync = SimulatedStore(put=2)
+    outbox = MemoryOutbox(Disk(), 1)
+    async with open_with_outbox([sync], {"copy": SimulatedStore()}, outbox) as store:
+        with trio.move_on_after(1.5) as scope:
+            await store.put(b"0")
+        assert scope.cancelled_caught
+        with trio.move_on_after(0.5):  # before its debt is on the disk
+            await store.put(b"1")
+        await trio.sleep(5)
+        assert of(store).owed == 0
+    assert outbox.disk.debts == {}
+
+
+async def test_a_put_has_its_debt_whether_it_adds_the_blob_or_not(autojump_clock: MockClock) -> None:
+    copy = SimulatedStore(put=10)
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([await filled(0)], {"copy": copy}, outbox) as store:
+        assert await store.put(b"0") == (refs(0)[0], False)
+        assert await store.put(b"0") == (refs(0)[0], False)
+        assert outbox.disk.owed("copy") == [*refs(0, 0)]
+        assert store.unreplicated == {"copy": refs(0)}
+
+
+async def test_a_put_strikes_no_other_puts_debt(autojump_clock: MockClock) -> None:
+    sync, copy = SimulatedStore(put=[1, 2]), SimulatedStore(put=100)
+    sync.fail(BROKEN, "put", after=1, count=1)
+    outbox = MemoryOutbox(Disk(), 0.5)
+    with trio.move_on_after(10):
+        async with open_with_outbox([sync], {"copy": copy}, outbox) as store, trio.open_nursery() as nursery:
+            good = Ended(nursery, store.put, b"0")
+            await trio.testing.wait_all_tasks_blocked()
+            bad = Ended(nursery, store.put, b"0")
+            await good.done.wait()
+            await bad.done.wait()
+            assert (good.at, bad.at) == (1, 2)
+            await trio.sleep(1)
+            crashed = outbox.disk.copy()
+            await trio.sleep_forever()
+    assert crashed.owed("copy") == [*refs(0)]
+    copy = SimulatedStore()
+    async with open_with_outbox([sync], {"copy": copy}, MemoryOutbox(crashed)) as store:
+        await store.flush()
+        assert tuple(copy.blobs) == refs(0)
+
+
+async def test_a_full_queue_holds_up_no_put(autojump_clock: MockClock) -> None:
+    slow, quick = SimulatedStore(put=1), SimulatedStore()
+    outbox = MemoryOutbox(Disk())
+    stores = {"slow": slow, "quick": quick}
+    async with open_with_outbox([MemoryStore()], stores, outbox, queue_size=2, batch_size=1) as store:
+        await put_numbers(store, range(50))
+        assert trio.current_time() == 0
+        assert of(store, "slow").owed == 50
+        await trio.sleep(0.5)
+        assert len(quick.blobs) == 50
+        await store.flush()
+        assert trio.current_time() == 50
+        assert tuple(slow.blobs) == refs(*range(50))
+        statistics = of(store, "slow")
+        assert (statistics.peak_queued, statistics.blocked_puts, statistics.written) == (2, 0, 50)
+        assert statistics.peak_bytes <= 4 * 2
+        await put_numbers(store, [50, 51])  # which it is given without a feeder again
+        assert store.unreplicated["slow"] == refs(50, 51)
+    assert tuple(slow.blobs) == refs(*range(52))
+
+
+async def test_of_a_put_many_what_has_room_enters_the_queue(autojump_clock: MockClock) -> None:
+    slow = SimulatedStore(put=1, put_many=Batched(1, 0))
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"copy": slow}, outbox, queue_size=4) as store:
+        await store.put_many([b"%d" % number for number in range(10)])
+        assert store.unreplicated == {"copy": refs(0, 1, 2, 3, 4)}, "one goes to the worker, which has been waiting"
+        await store.flush()
+    assert [call.refs for call in slow.calls] == [refs(0, 1, 2, 3), refs(4, 5, 6, 7), refs(8, 9)]
+
+
+async def test_an_hour_of_outage_loses_nothing_and_holds_up_nothing(autojump_clock: MockClock) -> None:
+    far = SimulatedStore(put=0.1, put_many=Batched(0, 0.1))
+    far.outage(10, 3610, BROKEN)
+    outbox = MemoryOutbox(Disk(), 0.001)
+    retrying = RetryingStore(far, attempts=10**6, seconds=2 * 3600)
+    async with open_with_outbox([MemoryStore()], {"copy": retrying}, outbox, queue_size=8) as store:
+        for number in range(3600):
+            before = trio.current_time()
+            await store.put(b"%d" % number)
+            assert trio.current_time() == pytest.approx(before + 0.001)
+            await trio.sleep_until(number + 1)
+        assert of(store).owed > 3500
+        assert of(store).peak_queued <= 8
+        assert of(store).peak_bytes <= 4 * 16
+        await store.flush()
+        # The retries may be a minute apart (RetryingStore); then the backlog goes at the store's own speed.
+        assert trio.current_time() <= 3610 + 60 + 3600 * 0.1 * 1.05
+    assert set(far.blobs) == set(refs(*range(3600)))
+
+
+# Crashes and what comes after them
+
+
+async def test_what_a_crash_leaves_is_brought_when_it_is_opened_again(autojump_clock: MockClock) -> None:
+    sync = MemoryStore()
+    outbox = MemoryOutbox(Disk())
+    with trio.move_on_after(3.5):
+        async with open_with_outbox(
+            [sync], {"copy": SimulatedStore(put=1)}, outbox, queue_size=2, batch_size=1
+        ) as store:
+            await put_numbers(store, range(20))
+            await trio.sleep_forever()
+    assert of(store).owed == 17
+    copy = SimulatedStore(put=1)
+    outbox = MemoryOutbox(outbox.disk.copy())
+    async with open_with_outbox([sync], {"copy": copy}, outbox, queue_size=2, batch_size=1) as store:
+        assert of(store).owed == 17
+        await put_numbers(store, [20])
+        assert of(store).owed == 18
+    assert tuple(copy.blobs) == refs(*range(3, 21)), "in the order of their puts, and before the block ends"
+    assert outbox.disk.debts == {}
+    assert trio.current_time() == 3.5 + 18
+
+
+async def test_a_debt_that_no_put_acknowledged_is_struck_if_every_store_misses_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    outbox = MemoryOutbox(owing(0, 1, 2, watermark=2))
+    copy = SimulatedStore()
+    async with open_with_outbox([await filled(0, 2), MemoryStore()], {"copy": copy}, outbox) as store:
+        await store.flush()
+        assert (of(store).owed, of(store).missing, of(store).unreadable) == (0, 0, 0)
+    assert tuple(copy.blobs) == refs(0, 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"copy is not owed {refs(1)[0]}: its put never returned, and no sync store has it"
+    ]
+
+
+async def test_an_acknowledged_blob_that_no_store_has_stays_owed(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = MemoryOutbox(owing(0, 1, 2, watermark=4))
+    copy = SimulatedStore()
+    async with open_with_outbox([await filled(0, 2)], {"copy": copy}, outbox) as store:
+        with pytest.raises(StoreError, match="flush failed: copy: ReplicaError: 1 blobs that it is owed"):
+            await store.flush()
+        assert (of(store).owed, of(store).missing, of(store).unreadable) == (1, 1, 0)
+    assert tuple(copy.blobs) == refs(0, 2)
+    assert outbox.disk.owed("copy") == [*refs(1)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"copy is owed {refs(1)[0]}, and no sync store has it any more",
+        "the replica is closed, and copy is owed 1 blobs: the outbox keeps them",
+    ]
+
+
+class Down(SimulatedStore):
+    """A store that can't be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail(BROKEN, "get")
+
+
+@pytest.mark.parametrize("watermark", [1, 3])
+async def test_nothing_is_struck_while_a_store_is_down(autojump_clock: MockClock, watermark: int) -> None:
+    disk = owing(0, 1, watermark=watermark)
+    with pytest.raises(StoreError, match=r"^drain failed: copy: ReplicaError: 1 blobs that it is owed"):
+        async with open_with_outbox([Down(), await filled(1)], {"copy": MemoryStore()}, MemoryOutbox(disk)) as store:
+            pass
+    assert (of(store).owed, of(store).missing, of(store).unreadable) == (1, 0, 1)
+    assert disk.owed("copy") == [*refs(0)]
+    assert disk.watermark == 3
+
+
+async def test_a_store_that_was_emptied_is_no_proof(autojump_clock: MockClock) -> None:
+    copy = SimulatedStore()
+    outbox = MemoryOutbox(owing(0, 1))
+    async with open_with_outbox([MemoryStore(), await filled(0, 1)], {"copy": copy}, outbox):
+        pass
+    assert tuple(copy.blobs) == refs(0, 1)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_wrong_bytes_are_not_brought(autojump_clock: MockClock, *, verify: bool) -> None:
+    rotten = SimulatedStore()
+    await put_numbers(rotten, [0, 1])
+    rotten.corrupt(refs(0)[0])
+    copy = SimulatedStore()
+    disk = owing(0, 1)
+    with pytest.raises(StoreError, match="1 blobs that it is owed can't be read"):
+        async with open_with_outbox([rotten], {"copy": copy}, MemoryOutbox(disk), verify=verify) as store:
+            pass
+    assert of(store).unreadable == 1
+    assert tuple(copy.blobs) == refs(1)
+    assert disk.owed("copy") == [*refs(0)]
+
+
+async def test_the_bytes_of_another_blob_are_no_proof_that_one_is_missing(autojump_clock: MockClock) -> None:
+    mixed_up = SimulatedStore()
+    await put_numbers(mixed_up, [0, 1])
+    mixed_up.corrupt(refs(0)[0], b"1")
+    copy = SimulatedStore()
+    disk = owing(0, 1)
+    with pytest.raises(StoreError, match="1 blobs that it is owed can't be read"):
+        async with open_with_outbox([mixed_up], {"copy": copy}, MemoryOutbox(disk), verify=False):
+            pass
+    assert disk.owed("copy") == [*refs(0)]
+    assert tuple(copy.blobs) == refs(1)
+
+
+async def test_the_bodys_exception_wins_and_tells_what_is_not_brought(autojump_clock: MockClock) -> None:
+    with pytest.raises(KeyError) as caught:
+        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(owing(0, watermark=2))):
+            raise KeyError(0)
+    (note,) = caught.value.__notes__
+    assert note == (
+        "Moreover, drain failed: copy: ReplicaError: 1 blobs that it is owed can't be read from any sync store, and 1"
+        " of these none has any more: see the log, or trio-replica outbox"
+    )
+
+
+async def test_debts_to_a_name_that_is_gone_are_kept_and_told(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = owing(0, 1)
+    async with open_with_outbox([await filled(0, 1)], {"other": MemoryStore()}, MemoryOutbox(disk)) as store:
+        await put_numbers(store, [2])
+        await store.flush()
+    assert disk.owed("copy") == [*refs(0, 1)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the outbox has 2 debts to copy, which is no async store: they are kept"
+    ]
+
+
+# Poison, flush and the end
+
+
+async def test_a_poisoned_stores_debts_stay(autojump_clock: MockClock) -> None:
+    bad, good = SimulatedStore(put=1), SimulatedStore(put=1)
+    bad.fail(BROKEN, after=3)
+    outbox = MemoryOutbox(Disk())
+    sync = MemoryStore()
+    with pytest.raises(PoisonedError):
+        async with open_with_outbox([sync], {"bad": bad, "good": good}, outbox, queue_size=1, batch_size=1) as store:
+            await put_numbers(store, range(10))
+            with pytest.raises(PoisonedError):
+                await store.flush()
+            assert trio.current_time() == 4
+            with pytest.raises(PoisonedError):
+                await store.put(b"10")
+            raise PoisonedError({"bad": BROKEN})
+    assert tuple(good.blobs) == refs(*range(10)), "the others get theirs"
+    assert outbox.disk.owed("bad") == [*refs(*range(3, 10))]
+    assert of(store, "bad").owed == 7
+    bad.recover()
+    async with open_with_outbox([sync], {"bad": bad, "good": good}, outbox, queue_size=1, batch_size=1) as store:
+        await store.flush()
+    assert tuple(bad.blobs) == refs(*range(10))
+    assert len(good.calls) == 10
+
+
+async def test_a_store_that_fails_at_once_as_it_is_fed(autojump_clock: MockClock) -> None:
+    """The feeder waits for room, is woken, and only then finds that the worker is gone."""
+
+    class Failing(SimulatedStore):
+        async def put(self, blob: object) -> Any:  # no checkpoint: that is the point
+            raise BROKEN
+
+    outbox = MemoryOutbox(owing(*range(9)))
+    with pytest.raises(PoisonedError):
+        async with open_with_outbox([await filled(*range(9))], {"copy": Failing()}, outbox, queue_size=1) as store:
+            await store.flush()
+    assert of(store).owed == 9
+    assert len(outbox.disk.debts) == 9
+
+
+async def test_a_flush_that_begins_as_it_is_poisoned_is_told(autojump_clock: MockClock) -> None:
+    copy = SimulatedStore()
+    copy.fail(BROKEN)
+    with pytest.raises(PoisonedError):
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, MemoryOutbox(Disk())) as store:
+            await put_numbers(store, [0])
+            await store.flush()
+
+
+async def test_a_flush_waits_for_what_was_put_before_it_alone(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(Disk(), 0.25)
+    copy = SimulatedStore(put=1)
+    async with (
+        open_with_outbox([MemoryStore()], {"copy": copy}, outbox, queue_size=1, batch_size=1) as store,
+        trio.open_nursery() as nursery,
+    ):
+        await store.put_many([b"%d" % number for number in range(4)])
+        flushed = Ended(nursery, store.flush)
+        await trio.sleep(0.5)
+        await store.put_many([b"%d" % number for number in range(4, 20)])
+        await flushed.done.wait()
+        assert flushed.at == pytest.approx(0.25 + 4, abs=0.75)
+        assert set(refs(*range(4))) <= set(copy.blobs)
+        assert of(store).owed > 12
+
+
+async def test_a_flush_ends_when_the_replica_is_closed(autojump_clock: MockClock) -> None:
+    copy = SimulatedStore(put=1)
+    async with trio.open_nursery() as nursery:
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, MemoryOutbox(Disk()), queue_size=1) as store:
+            await put_numbers(store, range(9))
+            flushed = Ended(nursery, store.flush)
+            await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(flushed.error, trio.ClosedResourceError)
+        assert flushed.at == 0
+        assert len(copy.blobs) == 9
+
+
+@pytest.mark.parametrize(("grace", "written"), [(0, 2), (2.5, 4)])
+async def test_a_cut_exit_stops_the_feeder_and_strikes_what_is_written(
+    autojump_clock: MockClock, grace: float, written: int
+) -> None:
+    copy = SimulatedStore(put=1)
+    outbox = MemoryOutbox(Disk(), 0.05)
+    options: dict[str, Any] = {"queue_size": 2, "batch_size": 1, "grace": grace}
+    with trio.move_on_after(2.06):
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, **options) as store:
+            await store.put_many([b"%d" % number for number in range(20)])
+            await trio.sleep_forever()
+    assert tuple(copy.blobs) == refs(*range(written))
+    assert outbox.disk.owed("copy") == [*refs(*range(written, 20))]
+    assert of(store).owed == 20 - written
+
+
+async def test_the_last_strikes_have_a_limited_time(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = MemoryOutbox(Disk(), 1)
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+        await put_numbers(store, [0])
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.is_stuck = True
+    assert trio.current_time() == 1 + 5
+    assert of(store).owed == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "the replica is closed, and copy is owed 1 blobs: the outbox keeps them"
+    ]
+
+
+async def test_last_strikes_that_fail_are_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+        await put_numbers(store, [0])
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.failures.append(FULL)
+    assert outbox.disk.owed("copy") == [*refs(0)]
+    assert caplog.records[0].getMessage() == (
+        "debts that are paid can't be struck, so they will be paid again: the disk is full"
+    )
+
+
+async def test_an_interruption_of_the_last_strikes_comes_out(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(Disk())
+    with pytest.raises(KeyboardInterrupt):
+        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+            await put_numbers(store, [0])
+            outbox.failures.append(KeyboardInterrupt())
+
+
+# Strikes
+
+
+async def test_strikes_ride_with_the_next_put_or_are_committed_in_time(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+        await put_numbers(store, [0])
+        await trio.sleep(0.05)
+        await put_numbers(store, [1])
+        assert (outbox.commits, outbox.disk.owed("copy")) == (2, [*refs(1)])
+        await trio.sleep(0.04)
+        assert outbox.commits == 2
+        await trio.sleep(0.02)
+        assert (outbox.commits, outbox.disk.owed("copy")) == (3, [])
+        await trio.sleep(10)
+        assert outbox.commits == 3
+
+
+async def test_strikes_that_fail_are_kept_for_the_next_commit(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+        await put_numbers(store, [0])
+        outbox.failures.extend([FULL] * 4)
+        await trio.sleep(0.35)
+        with pytest.raises(StoreError, match="flush failed: outbox: ReplicaError: the disk is full"):
+            await store.flush()
+        assert (of(store).owed, outbox.disk.owed("copy")) == (1, [*refs(0)])
+        await trio.sleep(0.1)
+        assert (of(store).owed, outbox.disk.owed("copy")) == (0, [])
+    assert [record.getMessage() for record in caplog.records] == [
+        "debts that are paid can't be struck: ReplicaError: the disk is full"
+    ]
+
+
+async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
+    outbox = MemoryOutbox(owing(*range(9)))
+    copy = SimulatedStore(put=0.01)
+    sync = await filled(*range(9))
+    async with open_with_outbox([sync], {"copy": copy}, outbox, batch_size=2) as store:
+        await trio.sleep(0.001)  # the first page has been read
+        outbox.is_full = True
+        await trio.sleep(0.5)
+        assert len(copy.blobs) == 4
+        with pytest.raises(StoreError, match="outbox: ReplicaError: 4 debts that are paid can't be struck"):
+            await store.put(b"9")
+        assert refs(9)[0] not in copy.blobs
+        outbox.is_full = False
+        await store.flush()
+        assert len(copy.blobs) == 9
+        await store.put(b"10")
+    assert outbox.disk.debts == {}
+
+
+async def test_puts_that_fail_beside_an_outbox_that_fails_are_struck_later(autojump_clock: MockClock) -> None:
+    """A commit may have reported an error and persist all the same."""
+
+    class Persisting(MemoryOutbox):
+        def _ended(self, request: Any) -> Any:
+            failed = self.failures.popleft() if self.failures else None
+            ended = super()._ended(request)
+            return ended if failed is None else outcome.Error(failed)
+
+    outbox = Persisting(Disk())
+    copy = SimulatedStore(put=1)
+    async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, queue_size=1, batch_size=1) as store:
+        await put_numbers(store, range(4))  # so that it is behind
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.failures.append(FULL)
+        with pytest.raises(StoreError, match="outbox"):
+            await store.put(b"4")
+        assert outbox.disk.owed("copy")[-1] == refs(4)[0]
+        await store.flush()
+        assert tuple(copy.blobs) == refs(*range(4))
+    assert outbox.disk.debts == {}
+
+
+# Reading the outbox
+
+
+async def test_an_outbox_that_cant_be_read_is_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = MemoryOutbox(owing(0, 1))
+    outbox.failures.append(FULL)
+    async with open_with_outbox([await filled(0, 1)], {"copy": MemoryStore()}, outbox) as store:
+        with pytest.raises(StoreError, match=r"^flush failed: copy: ReplicaError: the disk is full$"):
+            await store.flush()
+        await store.put(b"2")
+    assert of(store).owed == 3
+    assert caplog.records[0].getMessage() == "copy is fed no more in this session: ReplicaError: the disk is full"
+
+
+async def test_what_is_put_while_a_store_catches_up_is_brought_too(autojump_clock: MockClock) -> None:
+    """The page that finds nothing left is under way when another put ends."""
+    outbox = MemoryOutbox(owing(0), 1)
+    copy = SimulatedStore()
+    async with open_with_outbox([await filled(0)], {"copy": copy}, outbox) as store, trio.open_nursery() as nursery:
+        for number in range(1, 40):
+            nursery.start_soon(store.put, b"%d" % number)
+            await trio.sleep(0.13)
+        await store.flush()
+        assert set(copy.blobs) == set(refs(*range(40)))
+        assert of(store).owed == 0
+
+
+async def test_a_feeder_does_not_pass_a_put_that_is_under_way(autojump_clock: MockClock) -> None:
+    sync = SimulatedStore(put=[0, 0, 0, 10, 0])
+    copy = SimulatedStore(put=1)
+    outbox = MemoryOutbox(Disk())
+    async with (
+        open_with_outbox([sync], {"copy": copy}, outbox, queue_size=1, batch_size=1) as store,
+        trio.open_nursery() as nursery,
+    ):
+        await put_numbers(store, range(3))
+        slow = Ended(nursery, store.put, b"3")
+        await trio.testing.wait_all_tasks_blocked()
+        await store.put(b"4")
+        await trio.sleep(9)
+        assert outbox.disk.watermark <= 4
+        await slow.done.wait()
+        await store.flush()
+    assert tuple(copy.blobs) == refs(0, 1, 2, 3, 4)
+
+
+async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> None:
+    """One that can't be read makes the others be read one by one."""
+    sync, copy = SimulatedStore(), SimulatedStore()
+    await put_numbers(sync, [0, 2])
+    sync.corrupt(refs(0)[0])
+    outbox = MemoryOutbox(owing(0, 1, 2, watermark=2))
+    with pytest.raises(StoreError, match="drain"):
+        async with open_with_outbox([sync], {"copy": copy}, outbox) as store:
+            pass
+    assert (of(store).unreadable, of(store).missing, of(store).owed) == (1, 0, 1)
+    assert tuple(copy.blobs) == refs(2)
+
+
+async def test_blobs_of_a_debt_are_read_as_a_get_reads_them(autojump_clock: MockClock) -> None:
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(Disk())) as store:
+        assert await store.put_many([]) == []
+        await store.put(bytearray(b"0"))
+        with pytest.raises(BlobNotFoundError):
+            await store.get(refs(1)[0])
+        assert Blob(await store.get(refs(0)[0])).ref == refs(0)[0]
+
+
+# The door
+
+
+def test_names_hold_the_debts() -> None:
+    with pytest.raises(ValueError, match=r"^with an outbox, async_stores has to be a mapping"):
+        replica.open([MemoryStore()], [MemoryStore()], outbox="outbox.db")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "message"),
+    [
+        (5, TypeError, "outbox is the path of a file, not 5"),
+        ("", ValueError, "outbox is the path of a file, not ''"),
+        ("a\0b", ValueError, r"outbox is the path of a file, not 'a\\x00b'"),
+    ],
+)
+def test_a_path_that_is_none(path: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=f"^{message}$"):
+        replica.open([MemoryStore()], {}, outbox=path)

@@ -1,0 +1,73 @@
+"""What an outbox has, for the command line."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from ._cli_output import CommandError, describe
+from ._errors import ReplicaError
+from ._sqlite_outbox import opened_outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from ._blob import Ref
+
+
+def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
+    """Return what an outbox has for each store, and the refs, at most `shown` for each. Blocks.
+
+    Args:
+      path: the file.
+      names: the async stores of the replica.
+      shown: how many refs; None means all.
+
+    Raises:
+      ReplicaError: if it is not there, is in use or can't be used.
+
+    """
+    with opened_outbox(path) as outbox:
+        debts = {name: owed for name, owed in outbox.owed().items() if owed}
+        if not debts:
+            yield "nothing is owed"
+        for name, owed in debts.items():
+            yield f"{name} is owed {owed}" + ("" if name in names else ", and is no async store of this replica")
+            for ref in islice(outbox.refs(name), shown):
+                yield f"  {ref}"
+            if shown is not None and owed > shown:
+                yield f"  and {owed - shown} more, which --all prints"
+
+
+def debt_summary(path: str, names: Container[str]) -> Iterator[str]:
+    """Return one line for each store that is owed something, or what is wrong with the outbox. Blocks."""
+    try:
+        for line in debt_lines(path, names, 0):
+            if not line.startswith(" "):
+                yield f"outbox: {line}"
+    except ReplicaError as error:
+        yield f"outbox: {describe(error)}"
+
+
+def forget_debts(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
+    """Strike debts to a store, or those of one ref, after asking. Returns what says so. Blocks.
+
+    Raises:
+      CommandError: if there is no such debt, or the answer is no.
+      ReplicaError: if the outbox is not there, is in use or can't be used.
+
+    """
+    with opened_outbox(path) as outbox:
+        owed = outbox.owed()
+        if not owed.get(name):
+            known = ", ".join(other for other, count in owed.items() if count) or "nobody"
+            raise CommandError(f"{name} is owed nothing; {known} is")
+        what = f"the {owed[name]} debts" if ref is None else f"the debts of {ref}"
+        if ask and not click.confirm(f"{name} will not be given what it is owed. Forget {what}?", err=True):
+            raise CommandError("nothing is forgotten")
+        struck = outbox.forget(name, ref)
+    if struck == 0:
+        raise CommandError(f"{name} is not owed {ref}")
+    return f"{struck} debts to {name} are forgotten; reconcile gives it what it lacks"

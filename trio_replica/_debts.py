@@ -1,0 +1,131 @@
+"""The debts of a replica: its outbox, and the feeders that bring to the queues what no put brings there."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from ._errors import ReplicaError, StoreError
+from ._feeder import Feeder
+from ._log import log
+from ._outbox import NAME, Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._blob import Blob
+    from ._outbox import Intent
+    from ._outbox_storage import Books, OutboxStorage
+    from ._queue import BlobQueue
+    from ._sync_stores import SyncStores
+
+SETTLE_SECONDS: Final = 5.0
+"""Seconds that the last commit is given. What is not struck is paid again, which is harmless."""
+
+
+@final
+class Debts:
+    """What a replica owes to its async stores, and how it is paid."""
+
+    def __init__(
+        self,
+        storage: OutboxStorage,
+        books: Books,
+        queues: Sequence[BlobQueue],
+        sync_stores: SyncStores,
+        batch_size: int,
+    ) -> None:
+        self.outbox = Outbox(storage, books, [queue.name for queue in queues])
+        self._queues = queues
+        self._feeders = [Feeder(self.outbox, queue, sync_stores, batch_size) for queue in queues]
+        self._settling = trio.CancelScope(shield=True)
+        self._reported: set[str] = set()  # stores whose debts a raised StoreError has named
+        for name, count in books.owed.items():
+            if count and name not in self.outbox.accounts:
+                log(logging.WARNING, f"the outbox has {count} debts to {name}, which is no async store: they are kept")
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Return what the statistics of one async store have of its debts."""
+        return self.outbox.accounts[name].counts()
+
+    def give(self, intent: Intent, blobs: Sequence[Blob]) -> None:
+        """End a put whose blobs are in every sync store: see `Outbox.give`."""
+        self.outbox.give(intent, blobs, self._queues)
+
+    # Their life
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start what runs in the background."""
+        for feeder in self._feeders:
+            nursery.start_soon(feeder.feed, name=f"replica feeder of {feeder.name}")
+        nursery.start_soon(self.outbox.settle_in_time, self._settling, name="replica outbox")
+
+    def wake(self) -> None:
+        """Wake those who flush, for the replica refuses."""
+        for account in self.outbox.accounts.values():
+            account.changed.unpark_all()
+
+    def finish(self) -> None:
+        """Let each feeder end once its store has caught up."""
+        for feeder in self._feeders:
+            feeder.finish()
+
+    def stop(self, *names: str) -> None:
+        """End the feeders of some stores, or of all. What they have not brought is owed still."""
+        for feeder in self._feeders:
+            if not names or feeder.name in names:
+                feeder.stop()
+
+    async def flush(self, refusing: trio.Event) -> bool:
+        """Wait until every blob whose put has ended is in every async store, and struck. False if `refusing` is set.
+
+        Raises:
+          StoreError: if some can't be brought, or struck.
+
+        """
+        before = self.outbox.next_seq
+        await trio.lowlevel.checkpoint()
+        for feeder in self._feeders:
+            while feeder.failure is None and not feeder.account.has_caught_up(before):
+                if refusing.is_set():
+                    return False
+                await feeder.account.changed.park()
+        failures = self._problems()
+        self._reported.update(failures)
+        try:
+            await self.outbox.settle()
+        except ReplicaError as error:
+            failures[NAME] = error
+        if failures:
+            raise StoreError("flush", None, failures)
+        return True
+
+    async def settle(self) -> BaseException | None:
+        """Strike at the end, for a limited time, what has been paid. Returns what interrupted this."""
+        self._settling.cancel()
+        interruption: BaseException | None = None
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
+                await self.outbox.settle()
+        except ReplicaError as error:
+            log(logging.ERROR, f"debts that are paid can't be struck, so they will be paid again: {error}")
+        except BaseException as exc:  # noqa: ASYNC103  (KeyboardInterrupt: raised once all is quiet)
+            interruption = exc
+        return interruption  # noqa: ASYNC910  (the commit has one)
+
+    def end(self) -> StoreError | None:
+        """Log what is owed still. Returns the error of what could not be brought, if none that was raised names it."""
+        for account in self.outbox.accounts.values():
+            if account.owed:
+                log(
+                    logging.WARNING,
+                    f"the replica is closed, and {account.name} is owed {account.owed} blobs: the outbox keeps them",
+                )
+        failures = {name: problem for name, problem in self._problems().items() if name not in self._reported}
+        return StoreError("drain", None, failures) if failures else None
+
+    def _problems(self) -> dict[str, BaseException]:
+        problems = {feeder.name: feeder.problem() for feeder in self._feeders}
+        return {name: problem for name, problem in problems.items() if problem is not None}

@@ -1,0 +1,15 @@
+"""The log of what happens in the background."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Final
+
+logger: Final = logging.getLogger("trio_replica")
+
+
+def log(level: int, message: str, failure: BaseException | None = None) -> None:
+    """Log a line. What a filter or a handler raises must neither end a task nor take the place of another exception."""
+    with suppress(Exception):
+        logger.log(level, "%s", message, exc_info=failure)

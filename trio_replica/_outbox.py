@@ -1,0 +1,358 @@
+"""The outbox of a replica: what is still owed to its async stores, and which puts are under way.
+
+Debts are rows in an `OutboxStorage`, one for each put and async store, under a number that the put draws here. A put
+notes its debts beside its writes to the sync stores, and has ended when all are done; a debt is struck when its store
+has the blob. Every method is synchronous and leaves the books whole, so a put is under way, given, or abandoned, and
+never anything between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
+
+import outcome
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._errors import ReplicaError, describe_failure
+from ._log import log
+from ._outbox_storage import Changes, Debt, Strike
+from ._started import ended_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ._blob import Blob, Ref
+    from ._outbox_storage import Books, OutboxStorage
+    from ._queue import BlobQueue
+    from ._started import Cancel, Done
+
+NAME: Final = "outbox"
+"""What an outbox that fails is called in a `StoreError`, beside the stores."""
+
+STRIKE_SECONDS: Final = 0.1
+"""Seconds after which strikes are committed that no put has taken along."""
+
+PENDING_LIMIT: Final = 10_000
+"""Strikes that may wait for a commit: with more, because the disk is full say, workers wait."""
+
+
+class Page(NamedTuple):
+    """Some debts to one store, which nobody has in hand, and how far they go."""
+
+    debts: list[Debt]
+    last: int | None
+    """The number of the last debt that was looked at; None if there was none."""
+
+
+class _Settlement(NamedTuple):
+    """Strikes that are to be committed, and what is done once they are."""
+
+    strikes: Sequence[Strike]
+    confirm: Callable[[], None]
+
+
+@final
+class Intent:
+    """The debts of one put: beside the sync stores, one more member of its write.
+
+    The put is under way in its block. When that ends and the blobs have not been given, the debts are struck.
+    """
+
+    __slots__ = ("_outbox", "debts", "first", "is_given", "was_started")
+
+    name = NAME
+
+    def __init__(self, outbox: Outbox, debts: Sequence[Debt]) -> None:
+        self.debts = debts
+        self.first = debts[0].seq
+        self.was_started = False
+        self.is_given = False
+        self._outbox = outbox
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.is_given:
+            self._outbox._abandon(self)
+
+    def start(self, done: Done) -> Cancel:
+        """Start to note the debts: see `StartableStore.start_put`.
+
+        Raises:
+          ReplicaError: if too many strikes wait for an outbox that fails: this put may have to be struck as well.
+
+        """
+        self._outbox._check_room()
+        self.was_started = True
+        return self._outbox._commit(done, self.debts)
+
+
+@final
+class Account:
+    """What one async store is owed.
+
+    Debts are *unpaid* while the blob is in the store's queue, or being written. They are *held* until they are struck
+    as well, and so are those of puts that failed: the feeder has to pass over them. The store is *behind* when there
+    are others, which no put brings to the queue any more: all that are not held have numbers above `cursor`.
+    """
+
+    def __init__(self, name: str, number: int, owed: int) -> None:
+        self.name = name
+        self.number = number
+        self.owed = owed
+        self.missing = 0
+        self.unreadable = 0
+        self.held: set[int] = set()
+        self.unpaid: set[int] = set()
+        self.is_behind = owed > 0
+        self.cursor = 0
+        self.left = 0
+        """The highest number that was left to the feeder."""
+        self.changed = trio.lowlevel.ParkingLot()
+        """Woken when there is something to feed, or something has been paid."""
+
+    def counts(self) -> dict[str, int]:
+        """Return what `AsyncStoreStatistics` has of it."""
+        return {"owed": self.owed, "missing": self.missing, "unreadable": self.unreadable}
+
+    def has_caught_up(self, before: int) -> bool:
+        """Whether no debt with a number below `before` is left, but for those that can't be read."""
+        return (not self.is_behind or self.cursor >= before - 1) and all(seq >= before for seq in self.unpaid)
+
+    def take(self, page: Sequence[Debt]) -> Page:
+        """Return what of a page is not held. To be called as the page arrives: what is struck later is held still."""
+        return Page([debt for debt in page if debt.seq not in self.held], page[-1].seq if page else None)
+
+    def hold(self, seqs: Sequence[int]) -> None:
+        """Have debts in hand, for their blobs have entered the queue."""
+        self.held.update(seqs)
+        self.unpaid.update(seqs)
+
+    def leave(self, seqs: Sequence[int], bound: int) -> None:
+        """Leave debts to the feeder, when every put with a number below `bound` has ended."""
+        if not self.is_behind:
+            self.is_behind = True
+            self.cursor = bound - 1
+        self.left = max(self.left, seqs[-1])
+        self.changed.unpark_all()
+
+    def end_behind(self, before: int) -> bool:
+        """Be no longer behind, if nothing was left with a number of `before` or more; no lower one is there."""
+        if self.left < before:
+            self.is_behind = False
+            self.changed.unpark_all()
+        return not self.is_behind
+
+
+@final
+class Outbox:
+    """The books of one replica."""
+
+    def __init__(self, storage: OutboxStorage, books: Books, names: Iterable[str]) -> None:
+        self.name = NAME
+        self.accounts = {name: Account(name, books.ids[name], books.owed[name]) for name in names}
+        self._numbers = [account.number for account in self.accounts.values()]
+        self._unproven = range(books.watermark, books.next_seq)
+        self._storage = storage
+        self._next = books.next_seq
+        self._under_way: OrderedDict[int, None] = OrderedDict()  # puts, by the first of their numbers
+        self._abandoned: set[int] = set()  # puts that failed and whose strikes are not yet committed, likewise
+        self._pending: list[_Settlement] = []
+        self._pending_count = 0
+        self._settled = trio.lowlevel.ParkingLot()  # those who wait for the pending strikes to be fewer
+        self._to_settle = trio.Event()
+
+    @property
+    def bound(self) -> int:
+        """Every put with a number below this has ended."""
+        return next(iter(self._under_way), self._next)
+
+    @property
+    def _watermark(self) -> int:
+        """What `bound` is once a crash has undone the strikes that are not committed."""
+        return min(self.bound, *self._abandoned) if self._abandoned else self.bound
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next put."""
+        return self._next
+
+    def may_be_unacknowledged(self, seq: int) -> bool:
+        """Whether a debt may be that of a put of a former session that never returned: no store may have the blob."""
+        return seq in self._unproven
+
+    # Puts
+
+    def intent(self, refs: Sequence[Ref]) -> Intent:
+        """Begin a put, which is under way in the block of what this returns, and has to `give` its blobs in the end."""
+        intent = Intent(self, [Debt(seq, ref) for seq, ref in enumerate(refs, self._next)])
+        self._next += len(refs)
+        self._under_way[intent.first] = None
+        return intent
+
+    @enable_ki_protection
+    def give(self, intent: Intent, blobs: Sequence[Blob], queues: Iterable[BlobQueue]) -> None:
+        """End a put whose blobs are in every sync store: queue them where there is room, and leave the others."""
+        seqs = [debt.seq for debt in intent.debts]
+        for queue in queues:
+            account = self.accounts[queue.name]
+            entered = 0 if account.is_behind else queue.enter(blobs, seqs)
+            account.hold(seqs[:entered])
+            if entered < len(blobs):
+                account.leave(seqs[entered:], self.bound)
+            account.owed += len(blobs)
+        intent.is_given = True
+        self._end(intent)
+
+    @enable_ki_protection
+    def _abandon(self, intent: Intent) -> None:
+        if not intent.was_started:
+            self._end(intent)
+            return
+        seqs = [debt.seq for debt in intent.debts]
+        for account in self.accounts.values():
+            account.held.update(seqs)
+        self._abandoned.add(intent.first)
+        self._end(intent)
+        strikes = [Strike(account.number, seq) for seq in seqs for account in self.accounts.values()]
+        self._add(_Settlement(strikes, partial(self._forget, intent.first, seqs)))
+        self._settle_now()
+
+    def _forget(self, first: int, seqs: Sequence[int]) -> None:
+        for account in self.accounts.values():
+            account.held.difference_update(seqs)
+        self._abandoned.remove(first)
+
+    def _end(self, intent: Intent) -> None:
+        was_first = next(iter(self._under_way)) == intent.first
+        del self._under_way[intent.first]
+        if was_first:
+            for account in self.accounts.values():
+                if account.is_behind:
+                    account.changed.unpark_all()
+
+    # Strikes
+
+    def strike(self, account: Account, seqs: Sequence[int]) -> None:
+        """Strike debts whose blobs the store has, with the next commit."""
+        account.held.update(seqs)
+        account.unpaid.difference_update(seqs)
+        if account.changed:
+            account.changed.unpark_all()
+        self._add(_Settlement([Strike(account.number, seq) for seq in seqs], partial(_struck, account, seqs)))
+
+    async def wait_room(self) -> None:  # noqa: ASYNC910  (a worker has just written)
+        """Wait until not too many strikes wait for a commit."""
+        while self._pending_count > PENDING_LIMIT:
+            await self._settled.park()
+
+    def _check_room(self) -> None:
+        if self._pending_count > PENDING_LIMIT:
+            raise ReplicaError(f"{self._pending_count} debts that are paid can't be struck: see the log")
+
+    def _add(self, settlement: _Settlement) -> None:
+        self._pending.append(settlement)
+        self._pending_count += len(settlement.strikes)
+        self._to_settle.set()
+
+    # Commits
+
+    def _commit(self, done: Done, debts: Sequence[Debt] = ()) -> Cancel:
+        """Start to commit debts, and all strikes that are pending, with how far all puts have ended."""
+        stores = self._numbers if debts else ()
+        if not self._pending:
+            return self._storage.start_commit(Changes(debts, stores, (), self._watermark), done)
+        carried, self._pending, self._pending_count = self._pending, [], 0
+        strikes = [strike for settlement in carried for strike in settlement.strikes]
+
+        def ended(how: outcome.Value[Any] | outcome.Error) -> None:
+            if isinstance(how, outcome.Error):
+                self._put_back(carried)
+            else:
+                for settlement in carried:
+                    settlement.confirm()
+                if self._settled:
+                    self._settled.unpark_all()
+            done(how)
+
+        def cancel() -> bool:
+            if is_withdrawn := withdraw():
+                self._put_back(carried)
+            return is_withdrawn
+
+        try:
+            withdraw = self._storage.start_commit(Changes(debts, stores, strikes, self._watermark), ended)
+        except BaseException:
+            self._put_back(carried)
+            raise
+        return cancel
+
+    def _put_back(self, carried: list[_Settlement]) -> None:
+        self._pending[:0] = carried
+        self._pending_count += sum(len(settlement.strikes) for settlement in carried)
+        if carried:
+            self._to_settle.set()
+
+    def _settle_now(self) -> None:
+        """Start to commit the pending strikes, and wait for nothing."""
+        with suppress(trio.ClosedResourceError):
+            self._commit(_ignore)
+
+    async def settle(self) -> None:
+        """Commit what is pending.
+
+        Raises:
+          ReplicaError: if that fails; then it is pending still.
+
+        """
+        await ended_call(self._commit)
+
+    @enable_ki_protection
+    async def settle_in_time(self, scope: trio.CancelScope) -> None:
+        """Commit strikes that no put takes along, until `scope` is cancelled."""
+        is_failing = False
+        with scope:
+            while True:
+                await self._to_settle.wait()
+                await trio.sleep(STRIKE_SECONDS)
+                self._to_settle = trio.Event()
+                if not self._pending:
+                    continue
+                try:
+                    await self.settle()
+                except Exception as error:
+                    if not is_failing:
+                        log(logging.ERROR, f"debts that are paid can't be struck: {describe_failure(error)}")
+                    is_failing = True
+                else:
+                    is_failing = False
+
+    # Reading
+
+    async def page(self, account: Account, limit: int) -> tuple[Page, int]:
+        """Return the next debts that are left to the feeder, and the bound below which they are all there are."""
+        before = self.bound
+
+        def start(done: Done) -> Cancel:
+            def arrived(ended: outcome.Value[Any] | outcome.Error) -> None:
+                done(outcome.Value(account.take(ended.value)) if isinstance(ended, outcome.Value) else ended)
+
+            return self._storage.start_page(account.number, account.cursor, before, limit, arrived)
+
+        found: Page = await ended_call(start)
+        return found, before
+
+
+def _struck(account: Account, seqs: Sequence[int]) -> None:
+    account.held.difference_update(seqs)
+    account.owed -= len(seqs)
+
+
+def _ignore(_: object) -> None:
+    """Whatever it was: who started it does not wait."""
