@@ -19,7 +19,7 @@ from . import _by_hand, _work
 from ._rounds import Comparison, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from typing_extensions import Buffer as BytesLike
@@ -79,6 +79,16 @@ def _promised(scale: int) -> Iterator[Comparison]:
             Variant("put_many of 1000", _work.puts_of_many(two, 1000, size), at_least=1.7),
         ],
     )
+    for number, at_least in ((64, 0.75), (16, 0.7)):
+        yield Comparison(
+            "promised",
+            f"SQLite put, 4 KiB, {number} callers, 2 sync stores, 1 async that keeps nothing",
+            "blobs/s",
+            [
+                Variant("no outbox", _work.puts(_with_sink(outbox=False), number, size)),
+                Variant("an outbox", _work.puts(_with_sink(outbox=True), number, size), at_least=at_least),
+            ],
+        )
     yield Comparison(
         "promised",
         "SQLite get, 4 KiB, 64 callers",
@@ -142,6 +152,40 @@ def _promised(scale: int) -> Iterator[Comparison]:
             Variant("replica of both", _tails([0.001, 0.1], scale), at_least=1 / 1.2),
         ],
     )
+
+
+class _Sink(Store):
+    """A store that keeps nothing, and takes no time for it."""
+
+    async def put(self, blob: Blob | BytesLike) -> replica.PutResult:
+        await trio.lowlevel.checkpoint()
+        return replica.PutResult(Blob(blob).ref, True)
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[replica.PutResult]:
+        await trio.lowlevel.checkpoint()
+        return [replica.PutResult(Blob(blob).ref, True) for blob in blobs]
+
+    async def get(self, ref: Ref) -> NoReturn:
+        raise UnsupportedOperation("get")
+
+    async def list_page(self, after: Ref, limit: int) -> NoReturn:
+        raise UnsupportedOperation("list_page")
+
+
+def _with_sink(*, outbox: bool) -> _work.Opener:
+    """Return what opens a replica of two SQLite stores, and a sink to be fed."""
+
+    @asynccontextmanager
+    async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:
+        async with (
+            _work.open_all(_work.sqlite, folder, 2) as stores,
+            replica.open(
+                stores, {"sink": _Sink()}, queue_size=BATCH, outbox=folder / "outbox.db" if outbox else None
+            ) as store,
+        ):
+            yield store
+
+    return open_replica
 
 
 def _three_puts(size: int) -> Run:
