@@ -36,6 +36,7 @@ class Disk:
     debts: dict[tuple[int, int], Ref] = field(default_factory=dict)
     """By the store and the number of the debt."""
     watermark: int = 1
+    doubts: list[tuple[int, int]] = field(default_factory=list)
 
     def owed(self, name: str) -> list[Ref]:
         """Return what a store is owed, in order."""
@@ -44,14 +45,19 @@ class Disk:
 
     def copy(self) -> Disk:
         """Return what a crash at this moment would leave."""
-        return Disk([*self.names], {**self.debts}, self.watermark)
+        return Disk([*self.names], {**self.debts}, self.watermark, [*self.doubts])
 
     def books(self, names: Iterable[str]) -> Books:
+        """Begin a session."""
         self.names += [name for name in names if name not in self.names]
-        owed = {name: len(self.owed(name)) for name in self.names}
         after_last = max((seq + 1 for _, seq in self.debts), default=1)
+        self.doubts = [doubt for doubt in self.doubts if any(seq in range(*doubt) for _, seq in self.debts)]
+        if after_last > self.watermark:
+            self.doubts.append((self.watermark, after_last))
+            self.watermark = after_last
         ids = {name: place for place, name in enumerate(self.names)}
-        return Books(ids, owed, max(after_last, self.watermark), self.watermark)
+        owed = {name: len(self.owed(name)) for name in self.names}
+        return Books(ids, owed, self.watermark, [range(*doubt) for doubt in self.doubts])
 
     def apply(self, changes: Changes) -> None:
         for seq, ref in changes.debts:

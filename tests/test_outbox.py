@@ -230,6 +230,26 @@ async def test_a_debt_that_no_put_acknowledged_is_struck_if_every_store_misses_i
     ]
 
 
+@pytest.mark.parametrize("is_down", [True, False])
+async def test_a_session_that_does_not_settle_a_debt_proves_nothing_of_its_put(
+    autojump_clock: MockClock, *, is_down: bool
+) -> None:
+    disk = owing(0, 1)
+    stores = [Down() if is_down else MemoryStore(), await filled(1)]
+    with trio.CancelScope() as cut:
+        async with open_with_outbox(stores, {"copy": SimulatedStore(put=1)}, MemoryOutbox(disk, 0.1)) as store:
+            await store.put(b"2")
+            if is_down:
+                await trio.sleep(10)  # it comes to the debt, and can't read it
+            cut.cancel()
+    assert disk.watermark == 4
+    copy = SimulatedStore()
+    async with open_with_outbox([MemoryStore(), stores[1]], {"copy": copy}, MemoryOutbox(disk)) as store:
+        await store.flush()
+        assert (of(store).owed, of(store).missing) == (0, 0)
+    assert disk.debts == {}
+
+
 async def test_an_acknowledged_blob_that_no_store_has_stays_owed(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +284,7 @@ async def test_nothing_is_struck_while_a_store_is_down(autojump_clock: MockClock
     assert (of(store).owed, of(store).missing, of(store).unreadable) == (1, 0, 1)
     assert disk.owed("copy") == [*refs(0)]
     assert disk.watermark == 3
+    assert disk.doubts == ([(1, 3)] if watermark == 1 else [])
 
 
 async def test_a_store_that_was_emptied_is_no_proof(autojump_clock: MockClock) -> None:

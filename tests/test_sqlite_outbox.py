@@ -24,7 +24,7 @@ from trio_replica.testing import SimulatedStore
 from .common import BROKEN, put_numbers, refs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 @pytest.fixture
@@ -66,19 +66,47 @@ async def opening_problem(path: str) -> str:
 
 async def test_the_format_is_that_of_the_protocol(path: str) -> None:
     async with open_sqlite_outbox(path, ["a", "b"]) as (storage, books):
-        assert (books.ids, books.owed, books.next_seq, books.watermark) == ({"a": 1, "b": 2}, {"a": 0, "b": 0}, 1, 1)
+        assert (books.ids, books.owed, books.next_seq, books.unproven) == ({"a": 1, "b": 2}, {"a": 0, "b": 0}, 1, [])
         one, two = refs(1, 2)
         await commit(storage, [Debt(1, one), Debt(2, two)], [1, 2], watermark=1)
         await commit(storage, strikes=[Strike(2, 1)], watermark=3)
     async with open_sqlite_outbox(path, ["c", "b"]) as (_, books):
         assert (books.ids, books.owed) == ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 1, "c": 0})
-        assert (books.next_seq, books.watermark) == (3, 3)
+        assert (books.next_seq, books.unproven) == (3, [])
     assert rows(path, "PRAGMA application_id") == [(0x74724F42,)]
     assert rows(path, "PRAGMA user_version") == [(1,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     assert rows(path, "SELECT * FROM stores") == [(1, "a"), (2, "b"), (3, "c")]
     assert rows(path, "SELECT * FROM debts") == [(1, 1, one), (1, 2, two), (2, 2, two)]
     assert rows(path, "SELECT watermark FROM meta") == [(3,)]
+
+
+async def test_what_is_in_doubt_stays_so_until_it_is_settled(path: str) -> None:
+    async def session(*debts: int, strikes: Iterable[int] = (), watermark: int = 0) -> tuple[int, list[range]]:
+        async with open_sqlite_outbox(path, ["a", "b"]) as (storage, books):
+            noted = [Debt(seq, ref) for seq, ref in zip(debts, refs(*debts), strict=True)]
+            struck = [Strike(store, seq) for seq in strikes for store in (1, 2)]
+            await commit(storage, noted, [1, 2], struck, watermark)
+        return books.next_seq, [*books.unproven]
+
+    assert await session(1, 2, 3, watermark=2) == (1, [])
+    assert await session(watermark=4) == (4, [range(2, 4)]), "a crash, it seems"
+    assert await session(strikes=[3]) == (4, [range(2, 4)]), "the watermark has passed it, and yet"
+    assert await session(4, 5, watermark=4) == (4, [range(2, 4)])
+    assert await session(strikes=[2]) == (6, [range(2, 4), range(4, 6)])
+    assert await session(strikes=[1, 4, 5], watermark=9) == (6, [range(4, 6)])
+    assert await session() == (9, [])
+
+
+async def test_a_session_that_loses_its_connection_has_no_doubts_of_itself(path: str) -> None:
+    async with open_sqlite_outbox(path, ["a"]) as (storage, books):
+        await commit(storage, [Debt(1, refs(1)[0])], [1], watermark=1)
+        with pytest.raises(ReplicaError, match="UNIQUE"):
+            await commit(storage, [Debt(1, refs(1)[0])], [1])
+        assert await page(storage, 1, 0, 9, 9) == [Debt(1, refs(1)[0])]
+        assert books.unproven == []
+    assert rows(path, "SELECT * FROM doubts") == []
+    assert rows(path, "SELECT watermark FROM meta") == [(1,)]
 
 
 async def test_a_commit_is_synced(path: str) -> None:

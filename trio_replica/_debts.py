@@ -108,7 +108,10 @@ class Debts:
         interruption: BaseException | None = None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
+                is_behind = self.outbox.watermark < self.outbox.next_seq
                 await self.outbox.settle()
+                if is_behind:  # only now the watermark can pass what has been struck
+                    await self.outbox.settle()
         except ReplicaError as error:
             log(logging.ERROR, f"debts that are paid can't be struck, so they will be paid again: {error}")
         except BaseException as exc:  # noqa: ASYNC103  (KeyboardInterrupt: raised once all is quiet)

@@ -158,7 +158,7 @@ class Outbox:
         self.name = NAME
         self.accounts = {name: Account(name, books.ids[name], books.owed[name]) for name in names}
         self._numbers = [account.number for account in self.accounts.values()]
-        self._unproven = range(books.watermark, books.next_seq)
+        self._unproven = books.unproven
         self._storage = storage
         self._next = books.next_seq
         self._under_way: OrderedDict[int, None] = OrderedDict()  # puts, by the first of their numbers
@@ -174,7 +174,7 @@ class Outbox:
         return next(iter(self._under_way), self._next)
 
     @property
-    def _watermark(self) -> int:
+    def watermark(self) -> int:
         """What `bound` is once a crash has undone the strikes that are not committed."""
         return min(self.bound, *self._abandoned) if self._abandoned else self.bound
 
@@ -185,7 +185,7 @@ class Outbox:
 
     def may_be_unacknowledged(self, seq: int) -> bool:
         """Whether a debt may be that of a put of a former session that never returned: no store may have the blob."""
-        return seq in self._unproven
+        return any(seq in seqs for seqs in self._unproven)
 
     # Puts
 
@@ -267,7 +267,7 @@ class Outbox:
         """Start to commit debts, and all strikes that are pending, with how far all puts have ended."""
         stores = self._numbers if debts else ()
         if not self._pending:
-            return self._storage.start_commit(Changes(debts, stores, (), self._watermark), done)
+            return self._storage.start_commit(Changes(debts, stores, (), self.watermark), done)
         carried, self._pending, self._pending_count = self._pending, [], 0
         strikes = [strike for settlement in carried for strike in settlement.strikes]
 
@@ -287,7 +287,7 @@ class Outbox:
             return is_withdrawn
 
         try:
-            withdraw = self._storage.start_commit(Changes(debts, stores, strikes, self._watermark), ended)
+            withdraw = self._storage.start_commit(Changes(debts, stores, strikes, self.watermark), ended)
         except BaseException:
             self._put_back(carried)
             raise

@@ -48,8 +48,9 @@ class Books:
     """Debts to each store, by its name."""
     next_seq: int
     """The number of the next put."""
-    watermark: int
-    """Every put with a lower number had ended."""
+    unproven: Sequence[range]
+    """Numbers of debts of puts that may never have returned, for a crash ended their session before the watermark of
+    that passed them. Each session leaves one range at most; it is there until no debt is in it."""
 
 
 class OutboxStorage(ABC):

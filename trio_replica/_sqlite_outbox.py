@@ -36,11 +36,12 @@ _SCHEMA: Final = (
     ) WITHOUT ROWID""",
     "CREATE TABLE meta (watermark INTEGER NOT NULL, openings INTEGER NOT NULL)",
     "INSERT INTO meta VALUES (1, 0)",
+    "CREATE TABLE doubts (first INTEGER NOT NULL, after INTEGER NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
 
-_TABLES: Final = {"stores", "debts", "meta"}
+_TABLES: Final = {"stores", "debts", "meta", "doubts"}
 
 _REFS_AT_ONCE: Final = 1000
 """Refs that a listing has in memory."""
@@ -140,18 +141,21 @@ class _Database:
             connection.execute("PRAGMA synchronous = FULL")
             with _transaction(connection):
                 _create(connection)
-                self._check_own(connection)
+                self._begin(connection)
                 _add_names(connection, self._names)
             return _read_books(connection)
 
-    def _check_own(self, connection: sqlite3.Connection) -> None:
-        """Count this opening; of a database that was closed after an error, check that nobody has had it meanwhile."""
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Count the opening, and note which debts are in doubt; a disk that is full, or read-only, says so here.
+
+        Of a database that was closed after an error, check that nobody has had it meanwhile.
+        """
         ((openings,),) = connection.execute("SELECT openings FROM meta").fetchall()
         if self._openings is None:
             self._openings = openings + 1
+            _note_doubts(connection)
         elif self._openings != openings:
             raise ReplicaError(f"{self.path}: another replica has used the outbox meanwhile: open this one anew")
-        # A disk that is full, or read-only, says so here.
         connection.execute("UPDATE meta SET openings = ?", (self._openings,))
 
     def _handle(self, batch: Sequence[Call[_Request]]) -> None:
@@ -313,13 +317,29 @@ def _add_names(connection: sqlite3.Connection, names: Iterable[str]) -> None:
         connection.execute("INSERT INTO stores (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (name,))
 
 
+def _note_doubts(connection: sqlite3.Connection) -> None:
+    """Note, for this session and all later ones, which debts are of puts that may never have returned.
+
+    The watermark goes on from here, so those above the one that is on the disk have to be kept otherwise.
+    """
+    connection.execute(
+        "DELETE FROM doubts WHERE NOT EXISTS"
+        " (SELECT 1 FROM stores JOIN debts ON store = id WHERE seq >= first AND seq < after)"
+    )
+    connection.execute(
+        "INSERT INTO doubts SELECT watermark, last + 1 FROM meta,"
+        " (SELECT max(seq) AS last FROM stores JOIN debts ON store = id) WHERE last >= watermark"
+    )
+    connection.execute("UPDATE meta SET watermark = max(watermark, (SELECT ifnull(max(seq), 0) + 1 FROM debts))")
+
+
 def _read_books(connection: sqlite3.Connection) -> Books:
     ids: dict[str, int] = dict(connection.execute("SELECT name, id FROM stores ORDER BY id").fetchall())
     counts = dict(connection.execute("SELECT store, count(*) FROM debts GROUP BY store").fetchall())
-    ((watermark,),) = connection.execute("SELECT watermark FROM meta").fetchall()
-    ((last,),) = connection.execute("SELECT coalesce(max(seq), 0) FROM debts").fetchall()
+    ((next_seq,),) = connection.execute("SELECT watermark FROM meta").fetchall()
+    doubts = connection.execute("SELECT first, after FROM doubts").fetchall()
     owed = {name: counts.get(number, 0) for name, number in ids.items()}
-    return Books(ids, owed, max(last + 1, watermark), watermark)
+    return Books(ids, owed, next_seq, [range(*doubt) for doubt in doubts])
 
 
 @contextmanager
