@@ -8,7 +8,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -19,16 +19,21 @@ from trio_replica import _sqlite_outbox as internals
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, put_numbers, refs
-from .test_cli import run, simulated, write
+from .test_cli import run, simulated, terminal, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .test_cli import Ended
+    from trio_replica import PutResult
+
+    from .test_cli import Ended, Terminal
 
     Command = Callable[..., Ended]
 
-__all__ = ["run", "simulated"]  # fixtures
+__all__ = ["run", "simulated", "terminal"]  # fixtures
+
+
+NONE_IS_NAMED = "there is no outbox: name it with --outbox FILE, or in a configuration file"
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +105,44 @@ def test_debts_are_listed_by_store(run: Command) -> None:
     ]
 
 
+def test_flushing(run: Command, simulated: dict[str, SimulatedStore]) -> None:
+    simulated["a"], simulated["b"] = SimulatedStore(), SimulatedStore()
+    options = ["--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db"]
+    simulated["b"].fail(BROKEN)
+    printed = write({"a": b"a"})
+    ended = run("put", *options, "a")
+    assert (ended.status, ended.out) == (1, printed)
+    assert ended.problems[0].endswith("; once that is mended, trio-replica outbox flush")
+    ended = run("outbox", "flush", *options)
+    assert (ended.status, ended.problems[0].partition(";")[0]) == (
+        1,
+        "the replica is poisoned: dir:b: OSError: broken",
+    )
+    simulated["b"].recover()
+    assert run("outbox", "flush", *options)[:2] == (0, b"")
+    assert set(simulated["b"].blobs) == {replica.Ref.of(b"a")}
+    assert run("outbox", *options).out == b"nothing is owed\n"
+    assert run("outbox", "flush", "--sync", "dir:a").problems == [NONE_IS_NAMED]
+
+
+def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, SimulatedStore], terminal: Terminal) -> None:
+    class Watched(SimulatedStore):
+        async def put_many(self, blobs: Any) -> list[PutResult]:
+            while " waiting for dir:b (5)" not in terminal.seen:
+                await trio.lowlevel.wait_readable(terminal.master)
+                terminal.read()
+            return await super().put_many(blobs)
+
+    simulated["a"], simulated["b"] = SimulatedStore(), Watched()
+    trio.run(put_numbers, simulated["a"], range(5))
+    owe("dir:b", 5)
+    with terminal.stands_for("stderr"):
+        ended = run("outbox", "flush", "--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db")
+    assert ended.status == 0
+    assert terminal.picture == ""
+    assert len(simulated["b"].blobs) == 5
+
+
 def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
     write({"a": b"a"})
     options = ["--sync", "dir:a-store", "--outbox", "outbox.db"]
@@ -124,7 +167,7 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
 
 
 def test_no_outbox_is_named(run: Command) -> None:
-    expected = ["there is no outbox: name it with --outbox FILE, or in a configuration file"]
+    expected = [NONE_IS_NAMED]
     assert run("outbox").problems == expected
     assert run("outbox", "forget", "copy").problems == expected
     ended = run("outbox", "--outbox", "")

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
+import trio
 
 from ._cli_output import CommandError, describe
 from ._errors import ReplicaError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     from ._blob import Ref
+    from ._cli_output import Display
+    from ._replica import ReplicaStore
 
 
 def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
@@ -49,6 +52,34 @@ def debt_summary(path: str, names: Container[str]) -> Iterator[str]:
                 yield f"outbox: {line}"
     except ReplicaError as error:
         yield f"outbox: {describe(error)}"
+
+
+async def flush_debts(store: ReplicaStore, display: Display) -> None:
+    """Wait until the async stores of a replica have what they are owed.
+
+    Raises:
+      StoreError, PoisonedError: see `ReplicaStore.flush`.
+
+    """
+
+    def left() -> str:
+        counts = store.statistics().async_stores.items()
+        return f"waiting for {', '.join(f'{name} ({one.owed})' for name, one in counts)}"
+
+    failures: list[Exception] = []
+    display.begin(left)
+    async with trio.open_nursery() as drawing:
+        drawing.start_soon(display.run)
+        try:
+            await store.flush()
+        except ReplicaError as error:  # raised out here it would come out in a group
+            failures.append(error)
+        drawing.cancel_scope.cancel()
+    if failures:
+        try:
+            raise failures[0]
+        finally:
+            del failures
 
 
 def forget_debts(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:

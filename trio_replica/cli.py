@@ -17,7 +17,7 @@ from ._blob import REF_SIZE, Ref
 from ._cli_check import check_stores
 from ._cli_files import write_file, write_new_file
 from ._cli_init import EXAMPLE
-from ._cli_outbox import debt_lines, debt_summary, forget_debts
+from ._cli_outbox import debt_lines, debt_summary, flush_debts, forget_debts
 from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
 from ._cli_put import put_files
 from ._cli_reconcile import Reconciling
@@ -199,6 +199,17 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
 
 
 @show_outbox.command()
+@store_options
+@click.pass_context
+def flush(context: click.Context) -> int:
+    """Bring the async stores what they are owed, and wait until they have it."""
+    stores = chosen_stores(context)
+    stores.outbox()
+    _run(_flush, stores)
+    return 0
+
+
+@show_outbox.command()
 @click.argument("name")
 @click.argument("ref", required=False, callback=_checked_ref)
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -255,7 +266,8 @@ async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
     lacking = [] if store is None else _lacking(store)
     if failures:
         poisoned = "; ".join((f"the replica is poisoned: {describe_failures(failures)}", *lacking))
-        say(f"{poisoned}; once that is mended, put the files again")
+        cure = "trio-replica outbox flush" if "outbox" in stores.options else "put the files again"
+        say(f"{poisoned}; once that is mended, {cure}")
     elif scope.cancel_called:
         for line in lacking or ["no async store lacks an accepted blob"]:
             say(f"interrupted: {line}")
@@ -272,6 +284,11 @@ def _lacking(store: ReplicaStore) -> list[str]:
             named = ", ".join(str(ref)[:_DIGITS] for ref in refs[:_NAMED])
             lines.append(f"{name} lacks {len(refs)} accepted: {named}{', …' if len(refs) > _NAMED else ''}")
     return lines
+
+
+async def _flush(stores: Stores) -> None:
+    async with stores.open() as store:
+        await flush_debts(store, Display())
 
 
 async def _get(stores: Stores, prefix: str) -> bytes:
