@@ -514,6 +514,23 @@ async def test_strikes_that_fail_are_kept_for_the_next_commit(
     ]
 
 
+async def test_a_flush_waits_for_strikes_that_another_commit_carries(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(Disk(), 0.03)
+    async with (
+        open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store,
+        trio.open_nursery() as nursery,
+    ):
+        await store.put(b"0")
+        await trio.testing.wait_all_tasks_blocked()
+        putting = Ended(nursery, store.put, b"1")  # whose commit has the strike of the first
+        await trio.sleep(0.01)
+        outbox.failures.append(FULL)
+        await store.flush()
+        assert isinstance(putting.error, StoreError)
+        assert outbox.disk.owed("copy") == []
+        assert of(store).owed == 0
+
+
 async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

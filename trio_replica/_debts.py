@@ -95,7 +95,7 @@ class Debts:
         failures = self._problems()
         self._reported.update(failures)
         try:
-            await self.outbox.settle()
+            await self.outbox.settle(before)
         except ReplicaError as error:
             failures[NAME] = error
         if failures:
@@ -109,9 +109,9 @@ class Debts:
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
                 is_behind = self.outbox.watermark < self.outbox.next_seq
-                await self.outbox.settle()
+                await self.outbox.settle(self.outbox.next_seq)
                 if is_behind:  # only now the watermark can pass what has been struck
-                    await self.outbox.settle()
+                    await self.outbox.settle(self.outbox.next_seq)
         except ReplicaError as error:
             log(logging.ERROR, f"debts that are paid can't be struck, so they will be paid again: {error}")
         except BaseException as exc:  # noqa: ASYNC103  (KeyboardInterrupt: raised once all is quiet)

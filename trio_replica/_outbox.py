@@ -125,6 +125,10 @@ class Account:
         """Whether no debt with a number below `before` is left, but for those that can't be read."""
         return (not self.is_behind or self.cursor >= before - 1) and all(seq >= before for seq in self.unpaid)
 
+    def has_strikes(self, before: int) -> bool:
+        """Whether a debt with a number below `before` is to be struck, and is not yet."""
+        return any(seq < before and seq not in self.unpaid for seq in self.held)
+
     def take(self, page: Sequence[Debt]) -> Page:
         """Return what of a page is not held. To be called as the page arrives: what is struck later is held still."""
         return Page([debt for debt in page if debt.seq not in self.held], page[-1].seq if page else None)
@@ -304,13 +308,20 @@ class Outbox:
         with suppress(trio.ClosedResourceError):
             self._commit(_ignore)
 
-    async def settle(self) -> None:
-        """Commit what is pending.
+    async def settle(self, before: int) -> None:
+        """Commit what is pending, and again until no strike of a debt with a number below `before` is uncommitted.
+
+        For another commit may be under way that carries some, and fail.
 
         Raises:
-          ReplicaError: if that fails; then it is pending still.
+          ReplicaError: if a commit fails; then its strikes are pending still.
 
         """
+        await self._settle_once()
+        while any(account.has_strikes(before) for account in self.accounts.values()):
+            await self._settle_once()
+
+    async def _settle_once(self) -> None:
         await ended_call(self._commit)
 
     @enable_ki_protection
@@ -325,7 +336,7 @@ class Outbox:
                 if not self._pending:
                     continue
                 try:
-                    await self.settle()
+                    await self._settle_once()
                 except Exception as error:
                     if not is_failing:
                         log(logging.ERROR, f"debts that are paid can't be struck: {describe_failure(error)}")
