@@ -40,6 +40,7 @@ LAYERS = [
     ["stores.directory", "stores.memory", "stores.object_store", "stores.postgres", "stores.sqlite"],
     ["stores.retrying"],
     ["_queue"],
+    ["_readers"],
     ["_sync_stores"],
     ["_outbox"],
     ["_feeder"],

@@ -21,6 +21,10 @@ class SyncStoreStatistics:
     """Blobs for which its answer was the first good one."""
     get_failures: int
     """Gets that it failed, or answered with a corrupt blob; not counted are misses and calls that were cancelled."""
+    repaired: int = 0
+    """Blobs that were written back to it because a get had found them missing or corrupt; not counted as `puts`."""
+    unrepairable: int = 0
+    """Blobs that could not be: corrupt ones, if it has no ``replace``, and those whose writing failed."""
 
 
 @dataclass(frozen=True, slots=True)
