@@ -30,6 +30,28 @@ def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, S
     return named_sync, named_async
 
 
+def fallback_stores(names: Iterable[str], async_stores: Mapping[str, Store]) -> dict[str, Store]:
+    """Return the async stores that a `fallback` names, in its order.
+
+    Raises:
+      ValueError: if a name is that of no async store, or is given twice.
+      TypeError: if it is no iterable of names.
+
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"fallback is an iterable of names of async stores, not {_shown(names)}")
+    stores: dict[str, Store] = {}
+    for name in names:
+        shown = _shown_name(name)
+        if shown not in async_stores:
+            known = f"those are {', '.join(map(repr, async_stores))}" if async_stores else "there is none"
+            raise ValueError(f"fallback has {shown!r}, which is no async store: {known}")
+        if shown in stores:
+            raise ValueError(f"fallback has {shown!r} twice")
+        stores[shown] = async_stores[shown]
+    return stores
+
+
 def named_peers(stores: Stores) -> dict[str, Store]:
     """Return stores that are all alike by name, in their order; of names that are URLs, without secrets.
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._arguments import check_seconds, check_size, checked_path, named_stores
+from ._arguments import check_seconds, check_size, checked_path, fallback_stores, named_stores
 from ._blob import Blob, Ref
 from ._debts import Debts
 from ._errors import PoisonedError, closed_error, describe_failures
+from ._healing import Healing
 from ._log import log
 from ._queue import BlobQueue, enqueue
+from ._readers import Readers
 from ._sqlite_outbox import open_sqlite_outbox
 from ._statistics import ReplicaStatistics
 from ._store import PutResult, RefIterator, Store, are_put_results, check_page_request, check_ref, check_refs
@@ -25,7 +27,7 @@ from ._sync_stores import SyncStores
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from ._arguments import Stores
@@ -50,6 +52,8 @@ def open(  # noqa: A001  (read as replica.open)
     hedge_delay: float = 0.0,
     verify: bool = True,
     outbox: str | os.PathLike[str] | None = None,
+    fallback: Iterable[str] = (),
+    repair_reads: bool = False,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open a replica of some stores: ``async with replica.open([primary, second], [offsite]) as store: …``.
 
@@ -79,11 +83,22 @@ def open(  # noqa: A001  (read as replica.open)
         debts. A put then returns when its debts are on the disk as well, and never waits for room; what a crash, a
         failed store or a cut exit leaves is brought to the store when the outbox is opened the next time. One replica
         at a time can have it. It is created if need be, in a folder that exists, on a local file system.
+      fallback: the names of async stores that `ReplicaStore.get`, `ReplicaStore.get_many` and `ReplicaStore.contains`
+        ask, as they ask the sync stores, when every one of these has missed or failed: in case a disk is lost, or for
+        a cache in front of a slow store. What they fail with poisons nothing. A blob that waits in the queue of such
+        a store is not there yet. Listings are those of the sync stores still.
+      repair_reads: whether a get writes a blob that it has found to the sync stores that had answered before, and
+        missed it (with `Store.put`) or had it corrupt (with `DeletableStore.replace`), so that the next get finds it
+        there. That is done in the background, and neither delays a get nor fails it. What would be more than 64 blobs
+        or 16 MiB at once for one store is left to a later get. Each store is given each blob once in a session, as
+        far as the last 10,000 of its blobs go; what fails is counted, and logged the first time. When the block ends,
+        repairs that have not begun are dropped, and those under way have 5 seconds, and no more than `grace` if it was
+        cancelled.
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
-        given twice, or the async stores have no names for the outbox.
-      TypeError: if a size is no `int`, a time no number, or a store no `Store`.
+        given twice, the async stores have no names for the outbox, or `fallback` has what is no name of one.
+      TypeError: if a size is no `int`, a time no number, a store no `Store`, or `fallback` no iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
       PoisonedError: when the block ends; see above.
       StoreError: when the block ends, with an outbox, if it has debts that can't be paid, for no sync store gives the
@@ -102,6 +117,8 @@ def open(  # noqa: A001  (read as replica.open)
         grace=grace,
         hedge_delay=hedge_delay,
         verify=verify,
+        fallback=fallback,
+        repair_reads=repair_reads,
     )
 
 
@@ -115,6 +132,8 @@ def open_with(
     grace: float = 0.0,
     hedge_delay: float = 0.0,
     verify: bool = True,
+    fallback: Iterable[str] = (),
+    repair_reads: bool = False,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open what `open` opens, with what opens an outbox, if there is to be one."""
     named_sync, named_async = named_stores(sync_stores, async_stores)
@@ -125,7 +144,13 @@ def open_with(
     check_seconds("hedge_delay", hedge_delay)
     batch_size = batch_size or queue_size
     queues = [BlobQueue(name, store, queue_size, batch_size) for name, store in named_async.items()]
-    replica = ReplicaStore(SyncStores(named_sync, hedge_delay, verify), queues)
+    sync = SyncStores(named_sync, hedge_delay, verify)
+    healing: Healing | None = None
+    if behind := fallback_stores(fallback, named_async):
+        healing = Healing(sync, Readers(behind, hedge_delay, verify), repair=repair_reads)
+    elif repair_reads:
+        healing = Healing(sync, None, repair=True)
+    replica = ReplicaStore(sync, queues, healing)
     if open_outbox is None:
         return _opened(replica, grace)
     return _opened_with(open_outbox(list(named_async)), replica, batch_size, grace)
@@ -172,8 +197,10 @@ async def _opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[Replica
 class ReplicaStore(Store):
     """A store that keeps every blob in several: see `open`, which makes it."""
 
-    def __init__(self, sync_stores: SyncStores, queues: list[BlobQueue]) -> None:
+    def __init__(self, sync_stores: SyncStores, queues: list[BlobQueue], healing: Healing | None = None) -> None:
         self._sync_stores = sync_stores
+        self._healing = healing
+        self._reads = healing or sync_stores
         self._queues = queues
         self._debts: Debts | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -182,7 +209,7 @@ class ReplicaStore(Store):
         self._refusing = trio.Event()  # set when it is poisoned or closed
         self._closed = False
         self._ended_at: float | None = None
-        self._workers = len(queues)
+        self._workers = len(queues) + (0 if healing is None else len(healing.repairs))
         self._drained = trio.Event()
         self._exit_request: BaseException | None = None
 
@@ -249,13 +276,14 @@ class ReplicaStore(Store):
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
 
     async def get(self, ref: Ref) -> bytes:
-        """Ask the sync stores, and return the first answer that is right. Async stores are never read.
+        """Ask the sync stores, and return the first answer that is right.
 
-        An answer whose hash is not `ref` is a failure of that store. Being cancelled changes nothing.
+        If none gives one, the async stores that `open` was given as `fallback` are asked likewise; others are never
+        read. An answer whose hash is not `ref` is a failure of that store. Being cancelled changes nothing.
 
         Raises:
-          BlobNotFoundError: if every sync store is sure that it has no such blob.
-          StoreError: if no sync store gave the blob and at least one failed.
+          BlobNotFoundError: if every store that is read is sure that it has no such blob.
+          StoreError: if none of them gave the blob and at least one failed.
           TypeError: if `ref` is no `Ref`.
           PoisonedError: if an async store has failed.
           trio.ClosedResourceError: if the block has ended.
@@ -263,15 +291,16 @@ class ReplicaStore(Store):
         """
         check_ref(ref)
         self._check_accepting()
-        return await self._sync_stores.get(ref)
+        return await self._reads.get(ref)
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
         """Ask the `Store.get_many` of the sync stores, and return for each ref the first answer that is right.
 
-        A ref is absent only if every sync store lacks it. Being cancelled changes nothing.
+        For what none of them gives, those of the `fallback` of `open` are asked. A ref is absent only if every store
+        that is read lacks it. Being cancelled changes nothing.
 
         Raises:
-          StoreError: if there is a ref that no sync store gave and that at least one failed to tell of.
+          StoreError: if there is a ref that no store gave and that at least one failed to tell of.
           TypeError: if one is no `Ref`.
           PoisonedError: if an async store has failed.
           trio.ClosedResourceError: if the block has ended.
@@ -282,10 +311,12 @@ class ReplicaStore(Store):
         if not wanted:
             await trio.lowlevel.checkpoint()
             return {}
-        return await self._sync_stores.get_many(wanted)
+        return await self._reads.get_many(wanted)
 
     async def contains(self, ref: Ref) -> bool:
-        """Return whether any sync store has the blob that `ref` names. Being cancelled changes nothing.
+        """Return whether any sync store, or any of the `fallback` of `open`, has the blob that `ref` names.
+
+        Being cancelled changes nothing.
 
         Raises:
           StoreError: if none said yes and at least one failed.
@@ -296,12 +327,12 @@ class ReplicaStore(Store):
         """
         check_ref(ref)
         self._check_accepting()
-        return await self._sync_stores.contains(ref)
+        return await self._reads.contains(ref)
 
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return the first refs after `after` of the ordered union of the sync stores, at most `limit`.
 
-        Being cancelled changes nothing.
+        The stores of a `fallback` are not listed. Being cancelled changes nothing.
 
         Raises:
           StoreError: if a sync store fails, or answers with a page that breaks the promise of `Store.list_page`.
@@ -319,7 +350,7 @@ class ReplicaStore(Store):
     def list_refs(self, after: Ref = Ref.ZERO) -> AsyncIterator[Ref]:
         """Return an asynchronous iterator over the ordered union of the sync stores: see `Store.list_refs`.
 
-        It goes on when the replica is poisoned meanwhile.
+        The stores of a `fallback` are not listed. It goes on when the replica is poisoned meanwhile.
 
         Raises:
           TypeError: if `after` is no `Ref`.
@@ -428,14 +459,22 @@ class ReplicaStore(Store):
         if self._debts is not None:
             self._debts.start(nursery)
         for queue in self._queues:
-            nursery.start_soon(self._work, queue, nursery.cancel_scope, name=f"replica worker of {queue.name}")
-        if not self._queues:
+            work = partial(queue.work, partial(self._poison, queue))
+            nursery.start_soon(self._work, work, nursery.cancel_scope, name=f"replica worker of {queue.name}")
+        if self._healing is not None:
+            self._healing.start(nursery)
+            for repairs in self._healing.repairs:
+                name = f"replica repairs of {repairs.member.name}"
+                nursery.start_soon(self._work, repairs.work, nursery.cancel_scope, name=name)
+        if not self._workers:
             self._drained.set()
 
     @enable_ki_protection
-    async def _work(self, queue: BlobQueue, block: trio.CancelScope) -> None:  # noqa: ASYNC910  (a task of its own)
+    async def _work(  # noqa: ASYNC910  (a task of its own)
+        self, work: Callable[[], Awaitable[None]], block: trio.CancelScope
+    ) -> None:
         try:
-            await queue.work(partial(self._poison, queue))
+            await work()
         except (KeyboardInterrupt, SystemExit) as request:  # raised by the store: carried out by ending the block
             self._exit_request = request
             self._close()
@@ -465,6 +504,8 @@ class ReplicaStore(Store):
         self._closed = True
         self._refuse()
         self._sync_stores.close()
+        if self._healing is not None:
+            self._healing.close()
         if self._debts is not None:
             self._debts.finish()
 
@@ -477,6 +518,8 @@ class ReplicaStore(Store):
                     self._debts.stop()
                 for queue in self._queues:
                     queue.stop(grace)
+                if self._healing is not None:
+                    self._healing.stop(grace)
             try:
                 with trio.CancelScope(shield=interruption is not None or self._drained.is_set()):
                     await self._drained.wait()
