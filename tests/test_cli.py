@@ -30,7 +30,7 @@ from trio_replica._cli_output import Display, describe, say, write_output
 from trio_replica._cli_status import Holdings, survey
 from trio_replica._replica import open_with
 from trio_replica._url import parse_url
-from trio_replica.config import read_config
+from trio_replica.config import OPTIONS, read_config
 from trio_replica.testing import SimulatedStore
 
 from .held import PATIENCE, wait_for
@@ -1357,14 +1357,15 @@ def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.
         for command in (["put", "data"], ["ls"], ["get", hashlib.sha256(b"data").hexdigest()]):
             assert run(*command, "--config", "x.toml", *options).status == 0
             reading = {name: value for name, value in used.items() if name in {"verify", "hedge_delay"}}
-            assert opened[-1] == (used if command[0] == "put" else reading)
+            fallback = {"fallback": []} if command[0] == "get" else {}
+            assert opened[-1] == (used if command[0] == "put" else reading | fallback)
 
 
 @pytest.mark.parametrize("command", [["put", "data"], ["get", "00"], ["ls"], ["status"], ["check"]])
 def test_a_bad_file_is_one_line(run: Run, command: list[str]) -> None:
     Path("bad.toml").write_text('[sync]\na = "dir:a"\n[async]\nb = { url = "s3://b", request = 5 }\n[x]\n')
     ended = run(*command, "--config", "bad.toml")
-    known = "queue_size, batch_size, grace, hedge_delay, verify, outbox, sync, async"
+    known = "queue_size, batch_size, grace, hedge_delay, verify, outbox, fallback, repair_reads, sync, async"
     assert (ended.status, ended.out, ended.problems) == (1, b"", [f"bad.toml:5: x is unknown; known are {known}"])
     ended = run(*command, "--config", "none.toml")
     assert ended.problems == ["none.toml: there is no such file; trio-replica init writes an example"]
@@ -1445,7 +1446,7 @@ def test_all_that_is_commented_out_in_the_example_is_good(run: Run) -> None:
     assert everything.count("\n#") < text.count("\n#") - 9
     Path("all.toml").write_text(everything)
     kept = read_config("all.toml")
-    assert list(kept.options) == ["queue_size", "batch_size", "grace", "hedge_delay", "verify", "outbox"]
+    assert list(kept.options) == list(OPTIONS)
     assert list(kept.sync) == ["local", "second"]
     assert list(kept.async_) == ["copy", "offsite", "database", "minio"]
     for url in (*kept.sync.values(), *kept.async_.values()):

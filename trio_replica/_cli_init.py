@@ -29,6 +29,12 @@ queue_size = 64
 # A file that keeps what the async stores are owed, so that a crash forgets nothing and a put never waits for them.
 #outbox = "trio-replica-outbox.db"
 
+# Stores under [async] that a get asks, too, when no store under [sync] has given the blob.
+#fallback = ["copy"]
+
+# Whether a program's get writes what it has found to the stores under [sync] that had missed it or had it corrupt.
+#repair_reads = true
+
 
 # Every blob is in each of these before its put returns. They are read, in this order if there is a hedge_delay.
 [sync]

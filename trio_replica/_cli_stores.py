@@ -106,19 +106,26 @@ class Stores(NamedTuple):
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
-        """Open a replica of those sync stores that can be opened; say what is wrong with each other. None is created.
+        """Open a replica of those sync stores, and of its `fallback`, that can be opened; none is created.
+
+        What is wrong with each other is said. If there is no sync store, those of the fallback take their place.
 
         Raises:
           CommandError: if none can be opened.
 
         """
+        fallback = {name: self.async_[name] for name in self.options.get("fallback", ())}
         async with AsyncExitStack() as stack:
-            stores, problems = await open_each(self.sync, stack, to_create=False)
-            if not stores:
+            opened, problems = await open_each({**self.sync, **fallback}, stack, to_create=False)
+            if not opened:
                 raise CommandError("; ".join(problems.values()))
             for problem in problems.values():
                 say(problem)
-            yield await stack.enter_async_context(open_replica(stores, **self._options_to_read()))
+            sync, behind = [{name: opened[name] for name in urls if name in opened} for urls in (self.sync, fallback)]
+            if not sync:
+                sync, behind = behind, {}
+            opening = open_replica(sync, behind, fallback=list(behind), **self._options_to_read())
+            yield await stack.enter_async_context(opening)
 
     def all(self) -> dict[str, StoreUrl]:
         """Return all stores, the sync ones first."""

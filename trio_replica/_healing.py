@@ -81,7 +81,7 @@ class Healing:
             if lacking := [ref for ref in wanted if ref not in found.blobs]:
                 found.include(await readers.find_many(lacking, lacks))
         self._repair(lacks, found.blobs)
-        return found.in_order(wanted)
+        return found.in_order(wanted)  # noqa: ASYNC910  (the sync stores are asked in any case)
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any store says that it has the blob."""
@@ -94,7 +94,7 @@ class Healing:
                 failures.update(error.failures)
         if failures:
             raise StoreError("contains", ref, failures)
-        return False
+        return False  # noqa: ASYNC910  (likewise)
 
     def _repair(self, lacks: list[Lack], found: Mapping[Ref, bytes]) -> None:
         """Have what was found written back to the sync stores among those that lack it."""

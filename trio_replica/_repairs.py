@@ -97,7 +97,7 @@ class Repairs:
             self._scope.cancel()
 
     @enable_ki_protection
-    async def _repair(self, lack: Lack, data: bytes) -> None:
+    async def _repair(self, lack: Lack, data: bytes) -> None:  # noqa: ASYNC910  (a task of its own)
         try:
             blob = await to_blob(data)
             if blob.ref != lack.ref:  # of a replica that does not verify

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from inspect import signature
@@ -112,6 +112,8 @@ def open_urls(
     check_places(urls)
     if options.get("outbox") is not None and not isinstance(async_, Mapping):
         raise ValueError("with an outbox, async_ has to be a mapping of names to URLs: names hold the debts")
+    if isinstance(options.get("fallback"), Iterator):
+        options["fallback"] = list(options["fallback"])  # to be read twice
     check_replica(named_sync, named_async, options)
     check_outbox(options, urls)
     return open_opening(

@@ -30,6 +30,8 @@ OPTIONS: Final[Mapping[str, tuple[type, ...]]] = {
     "hedge_delay": (float, int),
     "verify": (bool,),
     "outbox": (str,),
+    "fallback": (list,),
+    "repair_reads": (bool,),
 }
 """What a file may say of the replica itself."""
 
@@ -66,8 +68,9 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
 
     As in ``async with open_config("trio-replica.toml") as store: …``. The file::
 
-        queue_size = 64            # also batch_size, grace, hedge_delay, verify: what `open` takes
+        queue_size = 64            # also batch_size, grace, hedge_delay, verify, repair_reads: what `open` takes
         outbox = "outbox.db"       # keeps what the async stores are owed
+        fallback = ["offsite"]     # async stores that a get asks when no sync store has the blob
 
         [sync]                     # names of stores, and their URLs: what `open_store` takes
         local = "sqlite:blobs.db"  # a path is relative to the folder of the file
@@ -122,8 +125,9 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     options = {option: file.document[option] for option in OPTIONS if option in file.document}
     for option, value in options.items():
         file.check_kind((option,), value, OPTIONS[option])
-        with file.locating((option,)):
-            check_replica(["a store"], (), {option: value})
+        if option != "fallback":  # which is about the names of the stores
+            with file.locating((option,)):
+                check_replica(["a store"], (), {option: value})
     if "outbox" in options:
         options["outbox"] = file.beside(options["outbox"])
     sync, async_ = file.stores("sync"), file.stores("async")
@@ -141,6 +145,10 @@ def read_config(path: str | os.PathLike[str]) -> Config:
             check_replica(names["sync"], names["async"], {})
             check_places(urls)
             check_outbox(options, urls)
+    if "fallback" in options:
+        with file.locating(("fallback",)):
+            check_replica(sync, async_, {"fallback": options["fallback"]})
+        options["fallback"] = [redacted(name) for name in options["fallback"]]
     for kind, stores in (("sync", sync), ("async", async_)):
         for name, url in stores.items():
             with file.locating((kind, name)):
