@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_replica import Ref
+from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from trio_replica import Store
 
 BROKEN = OSError("broken")
+DATA = b"blob"
+REF = Ref.of(DATA)
 
 
 class Ended:
@@ -33,6 +36,24 @@ class Ended:
             self.error = error
         self.at = trio.current_time()
         self.done.set()
+
+
+async def answering(answer: str, delay: float) -> SimulatedStore:
+    """Return a store that answers a get in `delay` seconds by a hit, a miss, an error, a corrupt blob, or never."""
+    store = SimulatedStore(get=delay, list_page=delay)
+    if answer in ("hit", "corrupt"):
+        await store.put(DATA)
+    if answer == "corrupt":
+        store.corrupt(REF)
+    if answer == "error":
+        store.fail(BROKEN, "get", "list_page")
+    if answer == "hang":
+        store.hang("get", "list_page")
+    return store
+
+
+async def open_answering(*scenario: tuple[str, float]) -> list[SimulatedStore]:
+    return [await answering(answer, delay) for answer, delay in scenario]
 
 
 async def put_numbers(store: Store, numbers: Iterable[int]) -> list[Ref]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 import pytest
 
 from .servers import ask_for_no_coverage, describe, missing_servers, skip_tests
-from .started import started_sync_stores
+from .started import started_readers, started_sync_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
 
 @pytest.fixture(params=["awaited", "started"])
 def sync_calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with its sync stores as they are, and with each as one whose calls can be started without a task."""
+    """Run a test with the stores that are read as they are, and with calls that can be started without a task."""
     if request.param == "started":
         monkeypatch.setattr("trio_replica._replica.SyncStores", started_sync_stores)
+        monkeypatch.setattr("trio_replica._replica.Readers", started_readers)
     return cast("str", request.param)

@@ -9,7 +9,8 @@ import outcome
 import trio
 import trio.testing
 
-from trio_replica import StartableStore
+from trio_replica import DeletableStore, StartableStore
+from trio_replica._readers import Readers
 from trio_replica._started import Hedges, StartedCalls, fan_out_started
 from trio_replica._sync_stores import SyncStores
 
@@ -77,7 +78,6 @@ async def fan_out_starting(
             await let_calls_end()
 
 
-@final
 class StartedStore(StartableStore):
     """Any store, such as a `SimulatedStore`, with its puts and gets started; without `interruptible` they run on."""
 
@@ -98,12 +98,38 @@ class StartedStore(StartableStore):
         return await self._store.list_page(after, limit)
 
 
+@final
+class StartedDeletableStore(StartedStore, DeletableStore):
+    """The same for a store that can let go of a blob."""
+
+    def __init__(self, store: DeletableStore, *, interruptible: bool = True) -> None:
+        super().__init__(store, interruptible=interruptible)
+        self.replace = store.replace  # type: ignore[method-assign]
+        self._delete = store.delete
+
+    async def delete(self, ref: Ref) -> bool:
+        return await self._delete(ref)
+
+
 def started_sync_stores(stores: Mapping[str, Store], *options: Any) -> SyncStores:
     """Return what a replica makes of its sync stores, with each of them as a `StartedStore`.
 
     A store that shields its calls says so with ``interruptible = False``.
     """
-    started = {
-        name: StartedStore(store, interruptible=getattr(store, "interruptible", True)) for name, store in stores.items()
-    }
-    return SyncStores(started, *options)
+    return SyncStores(_started(stores), *options)
+
+
+def started_readers(stores: Mapping[str, Store], *options: Any) -> Readers:
+    """Return what a replica makes of its fallback, likewise."""
+    return Readers(_started(stores), *options)
+
+
+def _started(stores: Mapping[str, Store]) -> dict[str, StartedStore]:
+    started: dict[str, StartedStore] = {}
+    for name, store in stores.items():
+        interruptible = getattr(store, "interruptible", True)
+        if isinstance(store, DeletableStore):
+            started[name] = StartedDeletableStore(store, interruptible=interruptible)
+        else:
+            started[name] = StartedStore(store, interruptible=interruptible)
+    return started

@@ -1357,7 +1357,7 @@ def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.
         for command in (["put", "data"], ["ls"], ["get", hashlib.sha256(b"data").hexdigest()]):
             assert run(*command, "--config", "x.toml", *options).status == 0
             reading = {name: value for name, value in used.items() if name in {"verify", "hedge_delay"}}
-            fallback = {"fallback": []} if command[0] == "get" else {}
+            fallback: dict[str, object] = {"fallback": []} if command[0] == "get" else {}
             assert opened[-1] == (used if command[0] == "put" else reading | fallback)
 
 

@@ -189,7 +189,10 @@ WRONG = [
     ("\nqueue_sise = 1", ":2: queue_sise is unknown; did you mean queue_size?"),
     (
         "[sync]\n[x.y]",
-        ":2: x is unknown; known are queue_size, batch_size, grace, hedge_delay, verify, outbox, fallback, repair_reads, sync, async",
+        (
+            ":2: x is unknown; known are "
+            "queue_size, batch_size, grace, hedge_delay, verify, outbox, fallback, repair_reads, sync, async"
+        ),
     ),
     ('[sync]\na = { url = "dir:a", durble = true }', ":2: sync.a.durble is unknown; did you mean durable?"),
     (

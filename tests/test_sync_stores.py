@@ -27,7 +27,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore
 
-from .common import Ended
+from .common import BROKEN, DATA, REF, Ended, open_answering
 from .started import let_calls_end
 
 if TYPE_CHECKING:
@@ -36,29 +36,6 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 pytestmark = pytest.mark.usefixtures("sync_calls")
-
-BROKEN = OSError("broken")
-DATA = b"blob"
-REF = Ref.of(DATA)
-
-
-async def answering(answer: str, delay: float) -> SimulatedStore:
-    """Return a store that answers a get in `delay` seconds by a hit, a miss, an error, a corrupt blob, or never."""
-    store = SimulatedStore(get=delay, list_page=delay)
-    if answer in ("hit", "corrupt"):
-        await store.put(DATA)
-    if answer == "corrupt":
-        store.corrupt(REF)
-    if answer == "error":
-        store.fail(BROKEN, "get", "list_page")
-    if answer == "hang":
-        store.hang("get", "list_page")
-    return store
-
-
-async def open_answering(*scenario: tuple[str, float]) -> list[SimulatedStore]:
-    return [await answering(answer, delay) for answer, delay in scenario]
-
 
 # The first good answer
 
