@@ -34,6 +34,6 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
 def sync_calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test with the stores that are read as they are, and with calls that can be started without a task."""
     if request.param == "started":
-        monkeypatch.setattr("trio_replica._replica.SyncStores", started_sync_stores)
-        monkeypatch.setattr("trio_replica._replica.Readers", started_readers)
+        monkeypatch.setattr("trio_replica._open.SyncStores", started_sync_stores)
+        monkeypatch.setattr("trio_replica._open.Readers", started_readers)
     return cast("str", request.param)

@@ -12,8 +12,8 @@ import outcome
 import trio
 
 from trio_replica import ReplicaError
+from trio_replica._open import open_with
 from trio_replica._outbox_storage import Books, Changes, Debt, OutboxStorage
-from trio_replica._replica import open_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping

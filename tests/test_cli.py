@@ -28,7 +28,7 @@ from trio_replica._cli_check import check_stores
 from trio_replica._cli_files import File, OwnFiles, find_files, read_files
 from trio_replica._cli_output import Display, describe, say, write_output
 from trio_replica._cli_status import Holdings, survey
-from trio_replica._replica import open_with
+from trio_replica._open import open_with
 from trio_replica._url import parse_url
 from trio_replica.config import OPTIONS, read_config
 from trio_replica.testing import SimulatedStore

@@ -47,6 +47,7 @@ LAYERS = [
     ["_feeder"],
     ["_debts"],
     ["_reconcile", "_replica"],
+    ["_open"],
     ["_scrub"],
     ["_url"],
     ["config"],

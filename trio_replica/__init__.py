@@ -7,8 +7,9 @@
 from ._blob import Blob, Ref, to_blob
 from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
+from ._open import open  # noqa: A004  (read as replica.open)
 from ._reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
-from ._replica import ReplicaStore, open  # noqa: A004  (read as replica.open)
+from ._replica import ReplicaStore
 from ._scrub import scrub
 from ._scrub_report import ScrubCounts, ScrubFinding, ScrubReport
 from ._started import Cancel, Done

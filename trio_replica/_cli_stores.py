@@ -13,7 +13,7 @@ import click
 from ._arguments import checked_path
 from ._cli_files import OwnFiles
 from ._cli_output import CommandError, describe, say
-from ._replica import open as open_replica
+from ._open import open as open_replica
 from ._url import check_outbox, open_opening, parse_url
 from .config import read_config
 from .stores._files import make_folders

@@ -15,8 +15,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._arguments import checked_path
-from ._replica import open as open_replica
-from ._replica import open_with
+from ._open import open as open_replica
+from ._open import open_with
 from ._secrets import redacted
 from ._sqlite_outbox import open_sqlite_outbox
 from .stores.directory import open_directory
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ._deletable import DeletableStore
-    from ._replica import OpenOutbox, ReplicaStore
+    from ._open import OpenOutbox
+    from ._replica import ReplicaStore
 
     OpeningStore: TypeAlias = AbstractAsyncContextManager[DeletableStore]
 
