@@ -170,8 +170,9 @@ async def test_a_database_that_others_had_meanwhile_is_not_used_on(path: str) ->
         async with open_sqlite_outbox(path, ["a"]):
             with pytest.raises(ReplicaError, match="outbox is in use: one replica at a time can have it"):
                 await page(storage, 1, 0, 9, 9)
-        with pytest.raises(ReplicaError, match="another replica has used the outbox meanwhile: open this one anew"):
-            await page(storage, 1, 0, 9, 9)
+        for _ in range(2):  # nor is the connection that found it out
+            with pytest.raises(ReplicaError, match="another replica has used the outbox meanwhile: open this one anew"):
+                await page(storage, 1, 0, 9, 9)
 
 
 async def test_an_outbox_is_used_once_in_a_process(path: str) -> None:

@@ -208,10 +208,10 @@ class _Database:
     @contextmanager
     def _usable(self) -> Generator[sqlite3.Connection, None, None]:
         """Lend the connection. After an error, which may have left it unfit, the next one is a new one."""
-        if self._connection is None:
-            self._open()
-        assert self._connection is not None
         try:
+            if self._connection is None:
+                self._open()
+            assert self._connection is not None
             with _explaining(self.path):
                 yield self._connection
         except BaseException:
