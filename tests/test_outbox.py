@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -387,6 +388,41 @@ async def test_a_store_that_fails_at_once_as_it_is_fed(autojump_clock: MockClock
             await store.flush()
     assert of(store).owed == 9
     assert len(outbox.disk.debts) == 9
+
+
+@pytest.mark.parametrize("grace", [0, math.inf])
+async def test_a_sync_store_that_asks_to_exit_as_it_is_read(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, grace: float
+) -> None:
+    asking = SimulatedStore()
+    asking.fail(SystemExit(3), "get")
+    outbox = MemoryOutbox(owing(0, 1))
+    with pytest.raises(SystemExit):
+        async with open_with_outbox([asking], {"copy": SimulatedStore()}, outbox, grace=grace) as store:
+            with trio.CancelScope(shield=True), pytest.raises(trio.ClosedResourceError):
+                await store.flush()
+            await trio.sleep_forever()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the replica is closed, and copy is owed 2 blobs: the outbox keeps them"
+    ]
+
+
+@pytest.mark.parametrize("is_shielded", [True, False])
+async def test_an_async_store_that_asks_to_exit_as_it_is_fed(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, *, is_shielded: bool
+) -> None:
+    """The feeder waits for room, which nobody makes any more."""
+    asking = SimulatedStore(put=1)
+    asking.fail(SystemExit(3))
+    outbox = MemoryOutbox(owing(*range(9)))
+    with pytest.raises(SystemExit):
+        async with open_with_outbox([await filled(*range(9))], {"copy": asking}, outbox, queue_size=1):
+            with trio.CancelScope(shield=is_shielded):
+                await trio.sleep(10)
+    assert trio.current_time() == (10 if is_shielded else 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the replica is closed, and copy is owed 9 blobs: the outbox keeps them"
+    ]
 
 
 async def test_a_flush_that_begins_as_it_is_poisoned_is_told(autojump_clock: MockClock) -> None:

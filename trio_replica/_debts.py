@@ -13,7 +13,7 @@ from ._log import log
 from ._outbox import NAME, Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ._blob import Blob
     from ._outbox import Intent
@@ -56,10 +56,10 @@ class Debts:
 
     # Their life
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start what runs in the background."""
+    def start(self, nursery: trio.Nursery, carry_out: Callable[[BaseException], None]) -> None:
+        """Start what runs in the background; `carry_out` ends the block when a store asks for it."""
         for feeder in self._feeders:
-            nursery.start_soon(feeder.feed, name=f"replica feeder of {feeder.name}")
+            nursery.start_soon(feeder.feed, carry_out, name=f"replica feeder of {feeder.name}")
         nursery.start_soon(self.outbox.settle_in_time, self._settling, name="replica outbox")
 
     def wake(self) -> None:

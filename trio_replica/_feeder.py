@@ -14,7 +14,7 @@ from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, StoreErr
 from ._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ._blob import Blob, Ref
     from ._outbox import Account, Outbox
@@ -63,8 +63,11 @@ class Feeder:
         self._scope.cancel()
 
     @enable_ki_protection
-    async def feed(self) -> None:  # noqa: ASYNC910  (a task of its own)
-        """Bring the debts to the queue as they come, until `finish` or `stop`."""
+    async def feed(self, carry_out: Callable[[BaseException], None]) -> None:  # noqa: ASYNC910  (a task of its own)
+        """Bring the debts to the queue as they come, until `finish` or `stop`.
+
+        A `KeyboardInterrupt` or `SystemExit` that a sync store raises is for `carry_out`.
+        """
         with self._scope:
             try:
                 while not self._is_finishing or self.account.is_behind:
@@ -72,6 +75,8 @@ class Feeder:
                         await self._feed_page()
                     else:
                         await self.account.changed.park()
+            except (KeyboardInterrupt, SystemExit) as request:
+                carry_out(request)
             except Exception as error:
                 self.failure = error
                 self.account.changed.unpark_all()

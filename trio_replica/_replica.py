@@ -337,9 +337,9 @@ class ReplicaStore(Store):
         self._token = trio.lowlevel.current_trio_token()
         self._sync_stores.start(nursery)
         if self._debts is not None:
-            self._debts.start(nursery)
+            self._debts.start(nursery, partial(self._exit, nursery.cancel_scope))
         for queue in self._queues:
-            work = partial(queue.work, partial(self._poison, queue))
+            work = partial(self._drain, queue)
             nursery.start_soon(self._work, work, nursery.cancel_scope, name=f"replica worker of {queue.name}")
         if self._healing is not None:
             self._healing.start(nursery)
@@ -350,25 +350,35 @@ class ReplicaStore(Store):
             self._drained.set()
 
     @enable_ki_protection
+    async def _drain(self, queue: BlobQueue) -> None:
+        try:
+            await queue.work(partial(self._poison, queue))
+        finally:
+            if self._debts is not None:
+                self._debts.stop(queue.name)  # nobody writes any more what its feeder brings
+
+    @enable_ki_protection
     async def _work(  # noqa: ASYNC910  (a task of its own)
         self, work: Callable[[], Awaitable[None]], block: trio.CancelScope
     ) -> None:
         try:
             await work()
-        except (KeyboardInterrupt, SystemExit) as request:  # raised by the store: carried out by ending the block
-            self._exit_request = request
-            self._close()
-            block.cancel()
+        except (KeyboardInterrupt, SystemExit) as request:
+            self._exit(block, request)
         finally:
             self._workers -= 1
             if self._workers == 0:
                 self._drained.set()
 
+    def _exit(self, block: trio.CancelScope, request: BaseException) -> None:
+        """Carry out a `KeyboardInterrupt` or `SystemExit` that a store has raised, by ending the block."""
+        self._exit_request = request
+        self._close()
+        block.cancel()
+
     def _poison(self, queue: BlobQueue) -> None:
         assert queue.failure is not None
         self._failures[queue.name] = queue.failure
-        if self._debts is not None:
-            self._debts.stop(queue.name)
         self._refuse()
         failure = describe_failures({queue.name: queue.failure})
         log(logging.ERROR, f"the replica is poisoned by an async store: {failure}", queue.failure)
