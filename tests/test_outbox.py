@@ -463,6 +463,34 @@ async def test_a_flush_ends_when_the_replica_is_closed(autojump_clock: MockClock
         assert len(copy.blobs) == 9
 
 
+async def test_a_flush_commits_the_strikes_that_a_failed_put_had_taken_along(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(Disk(), 1)
+    async with (
+        open_with_outbox([MemoryStore()], {"copy": SimulatedStore()}, outbox) as store,
+        trio.open_nursery() as nursery,
+    ):
+        await store.put(b"0")
+        await trio.testing.wait_all_tasks_blocked()
+        failing = Ended(nursery, store.put, b"1")
+        await trio.sleep(0.5)
+        outbox.failures.append(FULL)
+        await store.flush()
+        assert isinstance(failing.error, StoreError)
+        assert (of(store).owed, outbox.disk.owed("copy")) == (0, [])
+
+
+async def test_what_a_cancelled_flush_has_not_told_the_end_tells(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(owing(0, watermark=2))
+    with pytest.raises(StoreError, match=r"^drain failed: copy: ReplicaError: 1 blobs that it is owed"):
+        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+            await trio.testing.wait_all_tasks_blocked()
+            outbox.is_stuck = True
+            with trio.move_on_after(1) as scope:
+                await store.flush()
+            assert scope.cancelled_caught
+            outbox.is_stuck = False
+
+
 @pytest.mark.parametrize(("grace", "written"), [(0, 2), (2.5, 4)])
 async def test_a_cut_exit_stops_the_feeder_and_strikes_what_is_written(
     autojump_clock: MockClock, grace: float, written: int

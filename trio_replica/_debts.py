@@ -92,13 +92,14 @@ class Debts:
                 if refusing.is_set():
                     return False
                 await feeder.account.changed.park()
-        failures = self._problems()
-        self._reported.update(failures)
+        problems = self._problems()
+        failures = dict(problems)
         try:
             await self.outbox.settle(before)
         except ReplicaError as error:
             failures[NAME] = error
         if failures:
+            self._reported.update(problems)
             raise StoreError("flush", None, failures)
         return True
 
