@@ -617,6 +617,21 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
     assert outbox.disk.debts == {}
 
 
+async def test_too_many_strikes_hold_up_the_feeder(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
+    outbox = MemoryOutbox(owing(*range(100)))
+    outbox.is_full = True
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox, batch_size=2) as store:
+        await trio.sleep(10)
+        with pytest.raises(StoreError, match="outbox: ReplicaError: 4 debts that are paid can't be struck"):
+            await store.put(b"new")
+        outbox.is_full = False
+        await store.flush()
+    assert outbox.disk.debts == {}
+
+
 async def test_puts_that_fail_beside_an_outbox_that_fails_are_struck_later(autojump_clock: MockClock) -> None:
     """A commit may have reported an error and persist all the same."""
 

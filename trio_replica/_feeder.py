@@ -84,6 +84,7 @@ class Feeder:
         self._queue.end_feeding()
 
     async def _feed_page(self) -> None:
+        await self._outbox.wait_room()  # for strikes of what is missing
         page, before = await self._outbox.page(self.account, self._batch_size)
         if page.last is None:
             if not self.account.end_behind(before) and self._outbox.bound == before:
