@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from .common import BROKEN, Ended, put_numbers, refs
 from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio.testing import MockClock
 
-    from trio_replica import AsyncStoreStatistics, ReplicaStore
+    from trio_replica import AsyncStoreStatistics, Ref, ReplicaStore
 
 pytestmark = pytest.mark.usefixtures("sync_calls")
 
@@ -617,9 +620,7 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
     assert outbox.disk.debts == {}
 
 
-async def test_too_many_strikes_hold_up_the_feeder(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_many_strikes_hold_up_the_feeder(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
     outbox = MemoryOutbox(owing(*range(100)))
     outbox.is_full = True
@@ -712,6 +713,31 @@ async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> N
             pass
     assert (of(store).unreadable, of(store).missing, of(store).owed) == (1, 0, 1)
     assert tuple(copy.blobs) == refs(2)
+
+
+async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) -> None:
+    class Rotten(MemoryStore):
+        async def get(self, ref: Ref) -> bytes:
+            return b"rotten" if ref in refs(0) else await super().get(ref)
+
+        async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+            return {ref: await self.get(ref) for ref in refs}
+
+    def count() -> int:
+        return sum(type(each) is Blob for each in gc.get_objects())
+
+    rotten = Rotten()
+    await put_numbers(rotten, [0, 1])
+    async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(owing(0, 1))) as store:
+        gc.collect()
+        gc.disable()
+        try:
+            before = count()
+            with pytest.raises(StoreError):
+                await store.flush()
+            assert count() == before
+        finally:
+            gc.enable()
 
 
 async def test_blobs_of_a_debt_are_read_as_a_get_reads_them(autojump_clock: MockClock) -> None:

@@ -102,7 +102,7 @@ class Feeder:
         self.account.cursor = page.last
         self.account.changed.unpark_all()
 
-    async def _read(self, refs: Sequence[Ref]) -> tuple[dict[Ref, Blob], dict[Ref, Exception]]:
+    async def _read(self, refs: Sequence[Ref]) -> tuple[dict[Ref, Blob], dict[Ref, str]]:
         """Return those of the blobs that the sync stores have, and why others can't be read. All else, none has."""
         found: dict[Ref, Blob] = {}
         with suppress(StoreError):
@@ -111,19 +111,19 @@ class Feeder:
             if all(blob.ref == ref for ref, blob in found.items()):
                 return found, {}
             found = {}
-        failures: dict[Ref, Exception] = {}
+        failures: dict[Ref, str] = {}  # no exceptions: their tracebacks would refer to this frame, which has the blobs
         for ref in refs:
             try:
                 blob = await to_blob(await self._sync_stores.get(ref))
             except BlobNotFoundError:
                 continue
             except StoreError as error:
-                failures[ref] = error
+                failures[ref] = describe_failure(error)
                 continue
             if blob.ref == ref:
                 found[ref] = blob
             else:  # of a replica that does not verify
-                failures[ref] = CorruptBlobError(ref, blob.ref)
+                failures[ref] = describe_failure(CorruptBlobError(ref, blob.ref))
         return found, failures  # noqa: ASYNC910  (there is at least one ref, and the get of it has one)
 
     async def _bring(self, debt: Debt, blob: Blob) -> None:
@@ -133,9 +133,9 @@ class Feeder:
             await trio.lowlevel.checkpoint_if_cancelled()
         self.account.hold([debt.seq])
 
-    def _pass_over(self, debt: Debt, error: Exception) -> None:
+    def _pass_over(self, debt: Debt, why: str) -> None:
         self.account.unreadable += 1
-        log(logging.WARNING, f"{self.name} is owed {debt.ref}, which can't be read: {describe_failure(error)}")
+        log(logging.WARNING, f"{self.name} is owed {debt.ref}, which can't be read: {why}")
 
     def _settle_missing(self, debt: Debt) -> None:
         """Settle a debt of a blob that every sync store says it has not."""
