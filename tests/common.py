@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_replica import Ref
+from trio_replica import Ref, Store
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from trio_replica import Store
+    from trio_replica import Blob, PutResult
+    from trio_replica._blob import BytesLike
 
 BROKEN = OSError("broken")
 DATA = b"blob"
@@ -36,6 +37,22 @@ class Ended:
             self.error = error
         self.at = trio.current_time()
         self.done.set()
+
+
+class PlainStore(Store):
+    """A store that can't delete."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        return await self._store.put(blob)
+
+    async def get(self, ref: Ref) -> bytes:
+        return await self._store.get(ref)
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        return await self._store.list_page(after, limit)
 
 
 async def answering(answer: str, delay: float) -> SimulatedStore:

@@ -102,13 +102,12 @@ class StartedStore(StartableStore):
 class StartedDeletableStore(StartedStore, DeletableStore):
     """The same for a store that can let go of a blob."""
 
+    delete: Any = None  # that of the store, which is no method of this class
+
     def __init__(self, store: DeletableStore, *, interruptible: bool = True) -> None:
         super().__init__(store, interruptible=interruptible)
         self.replace = store.replace  # type: ignore[method-assign]
-        self._delete = store.delete
-
-    async def delete(self, ref: Ref) -> bool:
-        return await self._delete(ref)
+        self.delete = store.delete
 
 
 def started_sync_stores(stores: Mapping[str, Store], *options: Any) -> SyncStores:

@@ -170,6 +170,53 @@ def test_options_of_a_wrong_type(option: str, value: Any, error: str) -> None:
     assert str(caught.value) == error
 
 
+@pytest.mark.parametrize(
+    "fallback", [("far",), ["far"], {"far": 1}, {"far"}, iter(["far"]), ["s3://b?sig=x", "far"], []]
+)
+async def test_a_good_fallback(fallback: Any) -> None:
+    async with replica.open([A], {"far": B, "s3://b?sig=x": C}, fallback=fallback):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("async_stores", "fallback", "error"),
+    [
+        ((), ["far"], "fallback has 'far', which is no async store: there is none"),
+        ({"far": B}, ["near"], "fallback has 'near', which is no async store: those are 'far'"),
+        ({"far": B}, ["sync-0"], "fallback has 'sync-0', which is no async store: those are 'far'"),
+        (
+            [B, C],
+            ["async-1", "async-2"],
+            "fallback has 'async-2', which is no async store: those are 'async-0', 'async-1'",
+        ),
+        ([B, C], ["async-1", "async-0", "async-1"], "fallback has 'async-1' twice"),
+        ({"s3://b?sig=x": B}, ["s3://b?sig=x", "s3://b?sig=y"], "fallback has 's3://b?sig=***' twice"),
+        ({"far": B}, ["a://me:pw@host"], "fallback has 'a://me:***@host', which is no async store: those are 'far'"),
+        ({"far": B}, [""], "the name of a store is not empty"),
+    ],
+)
+def test_a_fallback_of_a_wrong_value(async_stores: Any, fallback: Any, error: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replica.open([A], async_stores, fallback=fallback)
+    assert str(caught.value) == error
+
+
+@pytest.mark.parametrize(
+    ("fallback", "error"),
+    [
+        ("far", "fallback is an iterable of names of async stores, not 'far'"),
+        (None, "fallback is an iterable of names of async stores, not None"),
+        (B, "fallback is an iterable of names of async stores, not <MemoryStore of 0 blobs>"),
+        ([B], "the name of a store is a str, not <MemoryStore of 0 blobs>"),
+        (b"far", "the name of a store is a str, not 102"),
+    ],
+)
+def test_a_fallback_of_a_wrong_type(fallback: Any, error: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        replica.open([A], {"far": B}, fallback=fallback)
+    assert str(caught.value) == error
+
+
 async def test_batch_size_may_be_none() -> None:
     async with replica.open([A], [B], batch_size=None):
         pass

@@ -946,6 +946,33 @@ def test_get_from_the_sync_stores_that_are_there(run: Run) -> None:
     assert re.fullmatch("there is no store dir:gone: .*; .*SQLITE_NOTADB: .*", problem)
 
 
+def test_get_from_the_fallback(run: Run) -> None:
+    Path("trio-replica.toml").write_text(
+        'fallback = ["copy"]\n[sync]\nlocal = "dir:local"\n[async]\nother = "dir:other"\ncopy = "dir:copy"\n'
+    )
+    write({"file": b"data"})
+    run("put", "file")
+    ref = str(Ref.of(b"data"))
+    shutil.rmtree("other")
+    for folder in Path("local/blobs").iterdir():
+        shutil.rmtree(folder)
+    assert run("get", ref) == (0, b"data", "")
+    assert run("get", ref[:5]).problems == [f"{ref[:5]}: not found"], "only the sync stores are listed"
+    assert os.listdir("local/blobs") == [], "to read writes nothing"
+    shutil.rmtree("local")
+    for digits in (ref, ref[:5]):
+        ended = run("get", digits)
+        assert (ended.status, ended.out) == (0, b"data")
+        (problem,) = ended.problems
+        assert problem.startswith("there is no store dir:")
+    shutil.rmtree("copy")
+    ended = run("get", ref)
+    assert (ended.status, ended.out) == (1, b"")
+    (problem,) = ended.problems
+    assert re.fullmatch("there is no store dir:.*/local: .*; there is no store dir:.*/copy: .*", problem)
+    assert sorted(os.listdir()) == ["file", "trio-replica.toml"]
+
+
 def test_put_of_a_device(run: Run) -> None:
     ended = run("put", "/dev/zero")
     assert (ended.status, ended.out) == (1, b"")

@@ -61,6 +61,8 @@ async def test_a_replica(write: Callable[[str], str], tmp_path: Path) -> None:
         grace = 1.5
         hedge_delay = 0
         verify = false
+        fallback = ["none", "far away"]
+        repair_reads = true
 
         [sync]
         near = "sqlite:near.db"
@@ -85,7 +87,15 @@ async def test_a_replica(write: Callable[[str], str], tmp_path: Path) -> None:
         "grace": 1.5,
         "hedge_delay": 0,
         "verify": False,
+        "fallback": ["none", "far away"],
+        "repair_reads": True,
     }
+
+
+def test_a_fallback_that_is_named_by_a_url(write: Callable[[str], str]) -> None:
+    name = "s3://b?sig=secret"
+    path = write(f"fallback = ['{name}']\n[sync]\na = 'memory:'\n[async]\n'{name}' = 'memory:'\n")
+    assert read_config(path).options == {"fallback": ["s3://b?sig=***"]}
 
 
 async def test_paths_are_relative_to_the_file(write: Callable[[str], str], tmp_path: Path) -> None:
@@ -245,6 +255,20 @@ WRONG = [
     ("[sync.a]\nretry = 1\nurl = 'dir:a'", ":2: sync.a.retry has to be true or false, not a whole number"),
     # Values
     ("queue_size = 0", ":1: queue_size can't be used: queue_size is at least 1, not 0"),
+    ("fallback = 'a'", ":1: fallback has to be an array, not a text in quotes"),
+    ("repair_reads = 1", ":1: repair_reads has to be true or false, not a whole number"),
+    (
+        "\nfallback = ['a']\n[sync]\na = 'memory:'\n[async]\nb = 'memory:'",
+        ":2: fallback can't be used: fallback has 'a', which is no async store: those are 'b'",
+    ),
+    (
+        "fallback = ['b', 5]\n[sync]\na = 'memory:'\n[async]\nb = 'memory:'",
+        ":1: fallback can't be used: the name of a store is a str, not 5",
+    ),
+    (
+        "fallback = ['a://me:secret@h', 'a://me:other@h']\n[sync]\na = 'memory:'\n[async]\n'a://me:x@h' = 'memory:'",
+        ":1: fallback can't be used: fallback has 'a://me:***@h' twice",
+    ),
     ("\ngrace = nan", ":2: grace can't be used: grace is 0 or more seconds, not nan"),
     (
         "[sync]\na = 'nowhere'",

@@ -38,7 +38,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore, StoreContract
 
-from .common import Ended, put_numbers, refs
+from .common import Ended, PlainStore, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -49,22 +49,6 @@ if TYPE_CHECKING:
 
 BLOB = Blob(b"blob")
 AWAY = "away"
-
-
-class PlainStore(Store):
-    """A store that can't delete."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def put(self, blob: Blob | BytesLike) -> PutResult:
-        return await self._store.put(blob)
-
-    async def get(self, ref: Ref) -> bytes:
-        return await self._store.get(ref)
-
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        return await self._store.list_page(after, limit)
 
 
 class FlakyStore(DeletableStore):

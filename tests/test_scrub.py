@@ -20,14 +20,12 @@ from trio_replica import (
     DeletableStore,
     Integrity,
     MemoryStore,
-    PutResult,
     Ref,
     ReplicaError,
     RetryingStore,
     ScrubCounts,
     ScrubFinding,
     ScrubReport,
-    Store,
     _scrub_report,
     open_directory,
     open_sqlite,
@@ -35,7 +33,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore
 
-from .common import put_numbers, refs
+from .common import PlainStore, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,26 +41,9 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trio_replica._blob import BytesLike
 
 AWAY = OSError("away")
 WRONG = "its bytes are those of "
-
-
-class PlainStore(Store):
-    """A store that can't delete."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def put(self, blob: Blob | BytesLike) -> PutResult:
-        return await self._store.put(blob)
-
-    async def get(self, ref: Ref) -> bytes:
-        return await self._store.get(ref)
-
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        return await self._store.list_page(after, limit)
 
 
 class CheckedStore(SimulatedStore):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -18,7 +20,6 @@ from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -377,6 +378,24 @@ async def test_options_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> No
     async with replica.open_urls(["memory:"], ["memory:"], **options) as store:
         assert store.statistics().async_stores["async-0"].capacity == 7
     assert passed[-1] == options
+
+
+@pytest.mark.parametrize("fallback", [["async-1"], iter(["async-1"])])
+async def test_the_fallback_is_read(fallback: Any) -> None:
+    async with replica.open_urls(["dir:a"], ["memory:", "dir:b"], fallback=fallback, repair_reads=True) as store:
+        ref, _ = await store.put(b"hello")
+        await store.flush()
+        for folder in Path("a/blobs").iterdir():
+            shutil.rmtree(folder)
+        assert await store.get(ref) == b"hello"
+        await trio.testing.wait_all_tasks_blocked()
+    assert store.statistics().sync_stores["sync-0"].repaired == 1
+
+
+def test_a_fallback_that_is_no_async_store() -> None:
+    with pytest.raises(ValueError, match=r"^fallback has 'far', which is no async store: those are 'async-0'$"):
+        replica.open_urls(["dir:a"], ["dir:b"], fallback=["far"])
+    assert os.listdir() == []
 
 
 async def test_stores_are_closed_in_reverse_after_the_replica_has_drained(monkeypatch: pytest.MonkeyPatch) -> None:
