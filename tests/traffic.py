@@ -209,6 +209,16 @@ async def check(folder: str, *digits: str) -> None:  # pragma: no cover  (runs i
             tell("problem", problem)
 
 
+async def reconcile(folder: str, *digits: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Reconcile what is there, and tell what is wrong with blobs that were acknowledged."""
+    async with opened_stores(folder) as (sync_stores, async_stores):
+        stores = sync_stores | async_stores
+        report = await replica.reconcile(stores)
+        tell("copied", sum(counts.copied for counts in report.stores.values()))
+        for problem in await problems(stores, map(Ref.from_hex, digits)):
+            tell("problem", problem)
+
+
 async def problems(stores: dict[str, DeletableStore], refs: Iterable[Ref]) -> list[str]:
     """Return what is wrong with blobs that every store is to have."""
     refs = set(refs)
