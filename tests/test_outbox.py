@@ -21,11 +21,9 @@ from .common import BROKEN, Ended, put_numbers, refs
 from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trio.testing import MockClock
 
-    from trio_replica import AsyncStoreStatistics, Ref, ReplicaStore
+    from trio_replica import AsyncStoreStatistics, ReplicaStore
 
 pytestmark = pytest.mark.usefixtures("sync_calls")
 
@@ -716,18 +714,12 @@ async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> N
 
 
 async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) -> None:
-    class Rotten(MemoryStore):
-        async def get(self, ref: Ref) -> bytes:
-            return b"rotten" if ref in refs(0) else await super().get(ref)
-
-        async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-            return {ref: await self.get(ref) for ref in refs}
-
     def count() -> int:
         return sum(type(each) is Blob for each in gc.get_objects())
 
-    rotten = Rotten()
+    rotten = SimulatedStore()
     await put_numbers(rotten, [0, 1])
+    rotten.corrupt(refs(0)[0])
     async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(owing(0, 1))) as store:
         gc.collect()
         gc.disable()
