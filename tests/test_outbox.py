@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 import trio_replica as replica
-from trio_replica import Blob, BlobNotFoundError, MemoryStore, PoisonedError, RetryingStore, StoreError
+from trio_replica import Blob, BlobNotFoundError, MemoryStore, PoisonedError, PutResult, RetryingStore, StoreError
 from trio_replica import _outbox as internals
 from trio_replica.testing import Batched, SimulatedStore
 
@@ -108,6 +108,21 @@ async def test_the_debt_of_a_cancelled_put_is_struck(autojump_clock: MockClock) 
         await trio.sleep(5)
         assert of(store).owed == 0
     assert outbox.disk.debts == {}
+
+
+async def test_a_put_that_is_cancelled_as_its_commit_carries_strikes(autojump_clock: MockClock) -> None:
+    outbox = MemoryOutbox(Disk(), 1)
+    copy = SimulatedStore()
+    async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
+        await store.put(b"0")
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0.5) as scope:
+            await store.put(b"1")
+        assert trio.current_time() == 2, "a commit that runs can't be withdrawn, so the put may return as well"
+        assert outbox.disk.owed("copy") == [*refs(1)]
+        await trio.sleep(2.5)
+        assert outbox.disk.debts == {}
+    assert tuple(copy.blobs) == (refs(0) if scope.cancelled_caught else refs(0, 1))
 
 
 async def test_a_put_has_its_debt_whether_it_adds_the_blob_or_not(autojump_clock: MockClock) -> None:
@@ -541,6 +556,25 @@ async def test_an_interruption_of_the_last_strikes_comes_out(autojump_clock: Moc
         async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
             await put_numbers(store, [0])
             outbox.failures.append(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("sync_calls", ["awaited"], indirect=True)
+async def test_a_put_that_outlasts_the_block_is_struck_if_it_can_be(autojump_clock: MockClock) -> None:
+    class Stubborn(SimulatedStore):
+        async def put(self, blob: Any) -> PutResult:
+            with trio.CancelScope(shield=True):
+                result = await super().put(blob)
+            return result
+
+    outbox = MemoryOutbox(Disk())
+    async with trio.open_nursery() as nursery:
+        async with open_with_outbox([Stubborn(put=5)], {"copy": MemoryStore()}, outbox) as store:
+            putting = Ended(nursery, store.put, b"0")
+            await trio.sleep(1)
+    assert isinstance(putting.error, trio.ClosedResourceError)
+    assert putting.at == 5
+    assert outbox.disk.owed("copy") == [*refs(0)], "it is in doubt at the next opening"
+    assert outbox.disk.watermark == 1
 
 
 # Strikes

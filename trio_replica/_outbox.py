@@ -300,8 +300,7 @@ class Outbox:
     def _put_back(self, carried: list[_Settlement]) -> None:
         self._pending[:0] = carried
         self._pending_count += sum(len(settlement.strikes) for settlement in carried)
-        if carried:
-            self._to_settle.set()
+        self._to_settle.set()
 
     def _settle_now(self) -> None:
         """Start to commit the pending strikes, and wait for nothing."""

@@ -64,8 +64,7 @@ async def opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[ReplicaS
             except BaseException as exc:  # noqa: ASYNC103  (raised below, outside of the nursery)
                 ended = exc
             interruption = await replica._shut_down(None if isinstance(ended, Exception) else ended, grace)
-            if replica._debts is not None:
-                interruption = await replica._debts.settle() or interruption
+            interruption = await replica._settle_debts() or interruption
         raised = replica._end(ended, interruption)
         if raised is not None:
             raise raised
@@ -419,6 +418,12 @@ class ReplicaStore(Store):
                 interruption = exc
             else:
                 return interruption
+
+    async def _settle_debts(self) -> BaseException | None:
+        """Strike what has been paid, if there is an outbox. Returns what interrupted this."""
+        if self._debts is None:
+            return None  # noqa: ASYNC910  (there is nothing to do)
+        return await self._debts.settle()
 
     def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
         """Log what is not replicated, and return what the block has to raise, if anything."""
