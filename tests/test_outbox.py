@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import signal
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -686,6 +687,38 @@ async def test_puts_that_fail_beside_an_outbox_that_fails_are_struck_later(autoj
         await store.flush()
         assert tuple(copy.blobs) == refs(*range(4))
     assert outbox.disk.debts == {}
+
+
+@pytest.mark.parametrize("is_many", [False, True])
+@pytest.mark.parametrize("moment", ["intent", "__exit__"])
+def test_a_put_that_is_interrupted_as_it_begins_or_ends_is_not_under_way(
+    monkeypatch: pytest.MonkeyPatch, moment: str, *, is_many: bool
+) -> None:
+    of_what: type = internals.Outbox if moment == "intent" else internals.Intent
+    real = getattr(of_what, moment)
+
+    def interrupting(*arguments: Any) -> Any:
+        if moment == "intent":
+            result = real(*arguments)
+            signal.raise_signal(signal.SIGINT)
+            return result
+        signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    async def main() -> None:
+        outbox = MemoryOutbox(Disk())
+        copy = SimulatedStore(put=1)
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, queue_size=1, batch_size=1) as store:
+            monkeypatch.setattr(of_what, moment, interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                await (store.put_many([b"0"]) if is_many else store.put(b"0"))
+                await trio.lowlevel.checkpoint()
+            monkeypatch.setattr(of_what, moment, real)
+            await put_numbers(store, range(1, 9))
+        assert set(copy.blobs) >= set(refs(*range(1, 9)))
+        assert outbox.disk.watermark == 10
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 # Reading the outbox

@@ -6,7 +6,7 @@ import logging
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._outbox_storage import Books, OutboxStorage
     from ._queue import BlobQueue
     from ._sync_stores import SyncStores
+
+ResultT = TypeVar("ResultT")
 
 REFS_LOGGED: Final = 10
 """Of the refs that a store lacks at the end, how many the log names; `ReplicaStore.unreplicated` has all."""
@@ -122,9 +124,7 @@ class ReplicaStore(Store):
             _, added = await self._sync_stores.put(blob)
             await self._enqueue([blob])
         else:
-            with self._debts.outbox.intent([blob.ref]) as intent:
-                _, added = await self._sync_stores.put(blob, intent)
-                self._give(self._debts, intent, [blob])
+            _, added = await self._put_owing(self._debts, [blob], partial(self._sync_stores.put, blob))
         return PutResult(blob.ref, added)
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
@@ -147,9 +147,7 @@ class ReplicaStore(Store):
             results = await self._sync_stores.put_many(blobs)
             await self._enqueue(blobs)
         else:
-            with self._debts.outbox.intent([blob.ref for blob in blobs]) as intent:
-                results = await self._sync_stores.put_many(blobs, intent)
-                self._give(self._debts, intent, blobs)
+            results = await self._put_owing(self._debts, blobs, partial(self._sync_stores.put_many, blobs))
         if are_put_results(results):
             return [*results]
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
@@ -315,10 +313,14 @@ class ReplicaStore(Store):
     def _count_debts(self, name: str) -> dict[str, int]:
         return {} if self._debts is None else self._debts.counts(name)
 
-    def _give(self, debts: Debts, intent: Intent, blobs: list[Blob]) -> None:
-        # From here to the end of the put there is no checkpoint.
-        self._check_accepting()
-        debts.give(intent, blobs)
+    @enable_ki_protection  # an interrupted put has to end too: feeders wait for those under way
+    async def _put_owing(self, debts: Debts, blobs: list[Blob], put: Callable[[Intent], Awaitable[ResultT]]) -> ResultT:
+        with debts.outbox.intent([blob.ref for blob in blobs]) as intent:
+            result = await put(intent)
+            # From here to the end of the put there is no checkpoint.
+            self._check_accepting()
+            debts.give(intent, blobs)
+        return result
 
     async def _next_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return a page for a listing under way, which a poisoned replica does not end."""
