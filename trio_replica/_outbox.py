@@ -276,13 +276,13 @@ class Outbox:
         strikes = [strike for settlement in carried for strike in settlement.strikes]
 
         def ended(how: outcome.Value[Any] | outcome.Error) -> None:
-            if isinstance(how, outcome.Error):
-                self._put_back(carried)
-            else:
+            if isinstance(how, outcome.Value):
                 for settlement in carried:
                     settlement.confirm()
                 if self._settled:
                     self._settled.unpark_all()
+            else:
+                self._put_back(carried)
             done(how)
 
         def cancel() -> bool:

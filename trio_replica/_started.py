@@ -73,7 +73,7 @@ async def fan_out_started(
                 await calls.park()
                 continue
             member, ended = calls.ended.pop(0)
-            if isinstance(ended, outcome.Error):
+            if not isinstance(ended, outcome.Value):
                 ended = outcome.Error(failure_in(ended.error))
             elif finish is not None and not settled and (finishing := finish(ended.value)) is not None:
                 ended = await attempt(_awaited, finishing)

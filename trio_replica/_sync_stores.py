@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 import outcome
 import trio
@@ -54,15 +54,16 @@ class _Write:
         """Note how the call of one store ended, and return whether the write has failed."""
         results: list[PutResult] = []
         if not isinstance(member, Member):
-            self._beside_ended = isinstance(ended, outcome.Value)
-            if isinstance(ended, outcome.Error):
+            if isinstance(ended, outcome.Value):
+                self._beside_ended = True
+            else:
                 self._failures[member.name] = ended.error
             return bool(self._failures)
-        if isinstance(ended, outcome.Error):
-            failure: BaseException | None = ended.error
-        else:
+        if isinstance(ended, outcome.Value):
             results = ended.value if self._ref is None else [ended.value]
-            failure = results_error(self._blobs, results)
+            failure: BaseException | None = results_error(self._blobs, results)
+        else:
+            failure = ended.error
         if failure is None:
             self._results.append(results)
             member.puts += len(self._blobs)
@@ -194,5 +195,4 @@ async def _put(blob: Blob, member: Member | Beside) -> Any:
 def _start_put(blob: Blob, member: Member | Beside, done: Done) -> Cancel:
     if not isinstance(member, Member):
         return member.start(done)
-    assert isinstance(member.store, StartableStore)
-    return member.store.start_put(blob, done)
+    return cast("StartableStore", member.store).start_put(blob, done)
