@@ -90,6 +90,7 @@ FALLBACK: list[tuple[Scenario, Scenario, float, set[str] | None]] = [
     ([("error", 1)], [("miss", 2)], 3, {"sync-0"}),
     ([("miss", 1)], [("error", 2)], 3, {"async-0"}),
     ([("miss", 1)], [("miss", 3), ("corrupt", 2)], 4, {"async-1"}),
+    ([("corrupt", 1)], [("corrupt", 2)], 3, {"sync-0", "async-0"}),
     ([("error", 1), ("corrupt", 2)], [("error", 3), ("miss", 1)], 5, {"sync-0", "sync-1", "async-0"}),
 ]
 
@@ -298,25 +299,29 @@ async def test_what_was_found_is_written_to_those_who_lack_it(
 ) -> None:
     stores, others = await open_answering(*sync), await open_answering(*behind)
     fallback = [f"async-{place}" for place in range(len(others))]
-    before = [len(each.calls) for each in others]
     async with replica.open(stores, others, fallback=fallback, repair_reads=True) as store:
         assert await read(store, operation) == DATA
         assert trio.current_time() == at
         await trio.testing.wait_all_tasks_blocked()
         assert [writes(each) for each in stores] == [[(done, at)] if done else [] for done in expected]
         assert repairs(store) == [(int(bool(done)), 0) for done in expected]
-        for done, each in zip(expected, stores, strict=True):
-            assert not done or each.blobs == {REF: DATA}
-            each.recover()
-        asked_before = [len(asked(each, "get")) for each in others]
+    assert all(each.blobs == {REF: DATA} for done, each in zip(expected, stores, strict=True) if done)
+    assert [writes(each) for each in others] == [[]] * len(others)
+
+
+@OPERATIONS
+@pytest.mark.parametrize("answer", ["miss", "corrupt"])
+async def test_the_next_get_finds_it_in_the_sync_store(autojump_clock: MockClock, operation: str, answer: str) -> None:
+    (sync, behind) = await open_answering((answer, 1), ("hit", 2))
+    async with replica.open([sync], [behind], fallback=["async-0"], repair_reads=True) as store:
         assert await read(store, operation) == DATA
-        if any(expected):
-            assert trio.current_time() == at + min(
-                delay for (answer, delay), done in zip(sync, expected, strict=True) if done or answer == "hit"
-            )
-            assert [len(asked(each, "get")) for each in others] == asked_before
-    assert all(
-        call.operation == "get" for each, count in zip(others, before, strict=True) for call in each.calls[count:]
+        assert trio.current_time() == 3
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read(store, operation) == DATA
+        assert trio.current_time() == 4
+    assert asked(behind, "get") == [1]
+    assert store.statistics().sync_stores["sync-0"] == SyncStoreStatistics(
+        0, 0, gets_won=1, get_failures=int(answer == "corrupt"), repaired=1
     )
 
 
@@ -440,6 +445,17 @@ async def test_a_missing_blob_in_a_store_that_can_not_replace_it(autojump_clock:
         await trio.testing.wait_all_tasks_blocked()
         assert repairs(store) == [(1, 0), (0, 0)]
     assert lacking.blobs == {REF: DATA}
+
+
+async def test_what_a_get_finds_once_the_replica_is_closed_is_not_written_back(autojump_clock: MockClock) -> None:
+    (lacking, corrupt, hit) = await open_answering(("miss", 1), ("corrupt", 1), ("hit", 3))
+    async with trio.open_nursery() as nursery:
+        async with replica.open([lacking, PlainStore(corrupt), hit], repair_reads=True) as store:
+            get = Ended(nursery, store.get, REF)
+            await trio.sleep(2)
+    assert (get.value, get.at) == (DATA, 3)
+    assert repairs(store) == [(0, 0)] * 3
+    assert writes(lacking) == []
 
 
 # How much at once
@@ -627,12 +643,16 @@ async def test_an_interruption_while_the_end_waits_for_repairs(autojump_clock: M
 
 
 async def test_what_waits_at_the_end_is_dropped(autojump_clock: MockClock) -> None:
-    (lacking, hit) = await open_answering(("miss", 1), ("hit", 2))
-    async with replica.open([lacking, hit], repair_reads=True) as store:
-        assert await store.get(REF) == DATA  # and in the same tick the block ends
+    lacking, full = SimulatedStore(get=1), SimulatedStore(get=2)
+    ref, _ = await full.put(bytes(1000))
+    data = full.blobs[ref]
+    before = sys.getrefcount(data)
+    async with replica.open([lacking, full], repair_reads=True) as store:
+        assert await store.get(ref) == data  # and in the same tick the block ends
     assert trio.current_time() == 2
     assert repairs(store) == [(0, 0), (0, 0)]
     assert writes(lacking) == []
+    assert sys.getrefcount(data) == before, "it is not kept"
 
 
 async def test_the_end_does_not_wait_for_repairs_if_there_are_none(autojump_clock: MockClock) -> None:
