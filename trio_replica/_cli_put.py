@@ -43,9 +43,9 @@ async def put_files(
 ) -> bool:
     """Put the files that `paths` name, printing what ``sha256sum`` prints for them, until all stores have them.
 
-    A file that can't be read or put is one line on standard error, and the rest go on. Returning tells whether all files
-    were put, and all debts of an outbox paid; every async store then has every blob whose line was printed, but for debts
-    that can't be paid. Being cancelled means that files may have been put whose line was not printed.
+    A file that can't be read or put is one line on standard error, and the rest go on. Returning tells whether all
+    files were put, and all debts of an outbox paid; every async store then has every blob whose line was printed, but
+    for debts that can't be paid. Being cancelled means that files may have been put whose line was not printed.
 
     Raises:
       PoisonedError: if an async store failed.

@@ -244,9 +244,9 @@ class ReplicaStore(Store):
     async def flush(self) -> None:
         """Wait until every blob that was queued before this call is in every async store.
 
-        With an outbox, until every debt of a put that returned before is struck, those of former sessions included; of a
-        store that is behind, debts that came after a put that is still under way have to wait for that. Being cancelled
-        changes nothing.
+        With an outbox, until every debt of a put that returned before is struck, those of former sessions included; of
+        a store that is behind, debts that came after a put that is still under way have to wait for that. Being
+        cancelled changes nothing.
 
         Raises:
           StoreError: with an outbox, if there are debts that can't be paid, for no sync store gives the blob, or the
