@@ -646,10 +646,30 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
         with pytest.raises(StoreError, match="outbox: ReplicaError: 4 debts that are paid can't be struck"):
             await store.put(b"9")
         assert refs(9)[0] not in copy.blobs
+        with pytest.raises(StoreError, match=r"^flush failed: outbox: ReplicaError: the disk is full$"):
+            await store.flush()
         outbox.is_full = False
         await store.flush()
         assert len(copy.blobs) == 9
         await store.put(b"10")
+    assert outbox.disk.debts == {}
+
+
+async def test_a_flush_that_waits_as_strikes_become_too_many_is_told(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
+    outbox = MemoryOutbox(owing(*range(9)))
+    async with (
+        open_with_outbox([await filled(*range(9))], {"copy": SimulatedStore(put=1)}, outbox, batch_size=2) as store,
+        trio.open_nursery() as nursery,
+    ):
+        flushed = Ended(nursery, store.flush)
+        await trio.sleep(0.5)
+        outbox.is_full = True
+        await flushed.done.wait()
+        assert isinstance(flushed.error, StoreError)
+        outbox.is_full = False
     assert outbox.disk.debts == {}
 
 

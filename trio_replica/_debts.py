@@ -87,17 +87,21 @@ class Debts:
         """
         before = self.outbox.next_seq
         await trio.lowlevel.checkpoint()
-        for feeder in self._feeders:
-            while feeder.failure is None and not feeder.account.has_caught_up(before):
-                if refusing.is_set():
-                    return False
-                await feeder.account.changed.park()
-        problems = self._problems()
-        failures = dict(problems)
+        failures: dict[str, BaseException] = {}
         try:
+            for feeder in self._feeders:
+                while feeder.failure is None and not feeder.account.has_caught_up(before):
+                    if refusing.is_set():
+                        return False
+                    if self.outbox.has_room:
+                        await feeder.account.changed.park()
+                    else:
+                        await self.outbox.settle()  # the workers wait for that, and only here it is told why it fails
             await self.outbox.settle(before)
         except ReplicaError as error:
             failures[NAME] = error
+        problems = self._problems()
+        failures |= problems
         if failures:
             self._reported.update(problems)
             raise StoreError("flush", None, failures)

@@ -251,13 +251,18 @@ class Outbox:
             account.changed.unpark_all()
         self._add(_Settlement([Strike(account.number, seq) for seq in seqs], partial(_struck, account, seqs)))
 
+    @property
+    def has_room(self) -> bool:
+        """Whether not too many strikes wait for a commit."""
+        return self._pending_count <= PENDING_LIMIT
+
     async def wait_room(self) -> None:  # noqa: ASYNC910  (a worker has just written)
-        """Wait until not too many strikes wait for a commit."""
-        while self._pending_count > PENDING_LIMIT:
+        """Wait until there is room for strikes."""
+        while not self.has_room:
             await self._settled.park()
 
     def _check_room(self) -> None:
-        if self._pending_count > PENDING_LIMIT:
+        if not self.has_room:
             raise ReplicaError(f"{self._pending_count} debts that are paid can't be struck: see the log")
 
     def _add(self, settlement: _Settlement) -> None:
@@ -301,6 +306,9 @@ class Outbox:
         self._pending[:0] = carried
         self._pending_count += sum(len(settlement.strikes) for settlement in carried)
         self._to_settle.set()
+        if not self.has_room:
+            for account in self.accounts.values():
+                account.changed.unpark_all()  # those who flush would wait for workers that wait for room
 
     def _settle_now(self) -> None:
         """Start to commit the pending strikes, and wait for nothing."""
