@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["run", "simulated", "terminal"]  # fixtures
 
 
+IN_USE = "the file is in use: by another replica, or as the database of a store"
 NONE_IS_NAMED = "there is no outbox: name it with --outbox FILE, or in a configuration file"
 
 
@@ -153,7 +154,9 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
         status, listing, put, get = [
             run(*command, *options) for command in (["status"], ["outbox"], ["put", "a"], ["get", "ca978112ca"])
         ]
-    in_use = f"{Path.cwd()}/outbox.db: the outbox is in use: one replica at a time can have it (SQLITE_BUSY)"
+    in_use = (
+        f"{Path.cwd()}/outbox.db: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+    )
     assert status.status == 0
     assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
     assert (listing.status, listing.problems) == (1, [in_use])

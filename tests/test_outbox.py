@@ -285,6 +285,19 @@ async def test_an_acknowledged_blob_that_no_store_has_stays_owed(
     ]
 
 
+@pytest.mark.parametrize("watermark", [1, 13])
+async def test_a_few_of_many_debts_that_cant_be_paid_are_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, watermark: int
+) -> None:
+    outbox = MemoryOutbox(owing(*range(12), watermark=watermark))
+    stores = [Down()] if watermark == 1 else [MemoryStore()]
+    async with open_with_outbox(stores, {"copy": MemoryStore()}, outbox) as store:
+        with pytest.raises(StoreError, match="12 blobs that it is owed"):
+            await store.flush()
+    assert of(store).unreadable + of(store).missing == 12
+    assert sum("copy is owed" in record.getMessage() for record in caplog.records) == 10 + 1
+
+
 class Down(SimulatedStore):
     """A store that can't be read."""
 

@@ -168,7 +168,7 @@ async def test_a_database_that_others_had_meanwhile_is_not_used_on(path: str) ->
         with pytest.raises(ReplicaError, match="UNIQUE"):
             await commit(storage, [Debt(1, refs(1)[0])], [1])
         async with open_sqlite_outbox(path, ["a"]):
-            with pytest.raises(ReplicaError, match="outbox is in use: one replica at a time can have it"):
+            with pytest.raises(ReplicaError, match="the file is in use: by another replica"):
                 await page(storage, 1, 0, 9, 9)
         for _ in range(2):  # nor is the connection that found it out
             with pytest.raises(ReplicaError, match="another replica has used the outbox meanwhile: open this one anew"):
@@ -177,7 +177,7 @@ async def test_a_database_that_others_had_meanwhile_is_not_used_on(path: str) ->
 
 async def test_an_outbox_is_used_once_in_a_process(path: str) -> None:
     async with replica.open([MemoryStore()], {"copy": MemoryStore()}, outbox=path):
-        expected = f"{path}: the outbox is in use: one replica at a time can have it (SQLITE_BUSY)"
+        expected = f"{path}: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
         assert await opening_problem(path) == expected
 
 

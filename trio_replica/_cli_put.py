@@ -185,7 +185,7 @@ class _Putting:
             files = f"{self._files_done:,}/{len(self._files):,} files"
             return f"{files} {decimal(self._bytes_done)}/{decimal(self._bytes_found)} {speed}/s"
         queues = self._store.statistics().async_stores.items()
-        left = (f"{name} ({queue.queued + queue.in_flight})" for name, queue in queues)
+        left = (f"{name} ({queue.owed or queue.queued + queue.in_flight})" for name, queue in queues)
         return f"waiting for {', '.join(left)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ._outbox_storage import Debt
     from ._queue import BlobQueue
     from ._sync_stores import SyncStores
+
+DEBTS_LOGGED: Final = 10
+"""Of the debts that can't be read, and of those whose blob is missing, how many the log names; all are counted."""
 
 
 @final
@@ -135,7 +138,8 @@ class Feeder:
 
     def _pass_over(self, debt: Debt, why: str) -> None:
         self.account.unreadable += 1
-        log(logging.WARNING, f"{self.name} is owed {debt.ref}, which can't be read: {why}")
+        if self.account.unreadable <= DEBTS_LOGGED:
+            log(logging.WARNING, f"{self.name} is owed {debt.ref}, which can't be read: {why}")
 
     def _settle_missing(self, debt: Debt) -> None:
         """Settle a debt of a blob that every sync store says it has not."""
@@ -144,7 +148,8 @@ class Feeder:
             self._outbox.strike(self.account, [debt.seq])
         else:
             self.account.missing += 1
-            log(logging.ERROR, f"{self.name} is owed {debt.ref}, and no sync store has it any more")
+            if self.account.missing <= DEBTS_LOGGED:
+                log(logging.ERROR, f"{self.name} is owed {debt.ref}, and no sync store has it any more")
 
     async def _paid(self, seqs: Sequence[int]) -> None:
         self._outbox.strike(self.account, seqs)

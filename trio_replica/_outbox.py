@@ -315,7 +315,7 @@ class Outbox:
         with suppress(trio.ClosedResourceError):
             self._commit(_ignore)
 
-    async def settle(self, before: int) -> None:
+    async def settle(self, before: int = 0) -> None:
         """Commit what is pending, and again until no strike of a debt with a number below `before` is uncommitted.
 
         For another commit may be under way that carries some, and fail.

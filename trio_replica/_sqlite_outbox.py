@@ -53,15 +53,17 @@ The statements for all numbers of rows stay parsed.
 """
 
 _REMEDIES: Final = {
-    sqlite3.SQLITE_BUSY: "the outbox is in use: one replica at a time can have it",
+    sqlite3.SQLITE_BUSY: "the file is in use: by another replica, or as the database of a store",
     sqlite3.SQLITE_NOTADB: "the file is no outbox: name another one",
     sqlite3.SQLITE_CORRUPT: "the outbox is damaged: set the file aside, and reconcile the stores",
     sqlite3.SQLITE_READONLY: "the outbox can't be written: permit it, in its folder too",
     sqlite3.SQLITE_PERM: "the outbox can't be used: permit to read and write it, in its folder too",
     sqlite3.SQLITE_CANTOPEN: "the outbox can't be opened: name a file in a folder that exists and may be written",
     sqlite3.SQLITE_FULL: "the disk of the outbox is full: make room",
+    sqlite3.SQLITE_IOERR_LOCK: "the outbox can't be written: permit it, in its folder too",  # only read
+    sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
-"""What to do, by SQLite's primary codes."""
+"""What to do, by SQLite's codes; the primary ones are for all that have none of their own."""
 
 
 class _Page(NamedTuple):
@@ -362,4 +364,4 @@ def _explaining(path: str) -> Generator[None, None, None]:
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have none
         name: Any = getattr(error, "sqlite_errorname", type(error).__name__)
-        raise ReplicaError(f"{path}: {_REMEDIES.get(code & 0xFF, error)} ({name})") from None
+        raise ReplicaError(f"{path}: {_REMEDIES.get(code) or _REMEDIES.get(code & 0xFF, error)} ({name})") from None
