@@ -1,4 +1,4 @@
-"""The real servers that some tests need, and what becomes of a run of the tests where one is missing."""
+"""The real servers and programs that some tests need, and what becomes of a run of the tests where one is missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from . import ceph_server, postgres_server
+from .powercut import recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 SERVERS: Final[Mapping[str, Callable[[], str | None]]] = {
     "ceph": ceph_server.missing,
     "postgres": postgres_server.missing,
+    "strace": recording.missing,
 }
 """For each marker of tests that need a server: what returns why there can be none, or None if there can."""
 

@@ -22,6 +22,8 @@ import trio
 import trio_replica as replica
 from trio_replica import Ref
 
+from . import sabotage
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
 
@@ -34,9 +36,9 @@ TASKS: Final = 16
 QUEUE_SIZE: Final = 4
 """Blobs that wait for one async store: few, so that most are left to the feeders."""
 
-SYNC_STORES: Final = {"database": "sqlite:{}/near.db", "files": "dir:{}/near"}
-ASYNC_STORES: Final = {"far database": "sqlite:{}/far.db", "far files": "dir:{}/far"}
-"""The URLs of the stores in a folder, by their names."""
+SYNC_STORES: Final = {"database": "near.db", "files": "near"}
+ASYNC_STORES: Final = {"far database": "far.db", "far files": "far"}
+"""The paths of the stores in a folder, by their names."""
 
 
 class Stores(NamedTuple):
@@ -51,12 +53,12 @@ async def opened_stores(folder: str, *, durable: bool = True) -> AsyncGenerator[
     """Open the stores in a folder, for a block."""
     async with AsyncExitStack() as stack:
 
-        async def open_all(urls: dict[str, str]) -> dict[str, DeletableStore]:
-            options = "" if durable else "?durable=false"
-            return {
-                name: await stack.enter_async_context(replica.open_store(url.format(folder) + options))
-                for name, url in urls.items()
-            }
+        async def open_all(paths: dict[str, str]) -> dict[str, DeletableStore]:
+            opened: dict[str, DeletableStore] = {}
+            for name, path in paths.items():
+                open_one = replica.open_sqlite if path.endswith(".db") else replica.open_directory
+                opened[name] = await stack.enter_async_context(open_one(f"{folder}/{path}", durable=durable))
+            return opened
 
         yield Stores(await open_all(SYNC_STORES), await open_all(ASYNC_STORES))
 
@@ -219,6 +221,25 @@ async def reconcile(folder: str, *digits: str) -> None:  # pragma: no cover  (ru
             tell("problem", problem)
 
 
+async def record(folder: str, seed: str, *sabotages: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Put, break off while the async stores are behind, and put on top of that until they have caught up."""
+    for name in sabotages:
+        getattr(sabotage, name)()
+    async with opened_stores(folder) as (sync_stores, async_stores):
+        for session in range(2):
+            laggards = {name: Lagging(store) for name, store in async_stores.items()}
+            opening = replica.open(sync_stores, laggards, queue_size=QUEUE_SIZE, outbox=outbox_path(folder))
+            with trio.CancelScope() as scope:
+                async with opening as store:
+                    await Traffic(f"{seed} {session}", store, laggards.values()).run(5)
+                    if session == 0:
+                        scope.cancel()
+                        await trio.lowlevel.checkpoint()
+                    for laggard in laggards.values():
+                        laggard.free()
+                    await store.flush()
+
+
 async def problems(stores: dict[str, DeletableStore], refs: Iterable[Ref]) -> list[str]:
     """Return what is wrong with blobs that every store is to have."""
     refs = set(refs)
@@ -251,4 +272,7 @@ def serve() -> None:  # pragma: no cover  (runs in a process of its own)
 
 
 if __name__ == "__main__":  # pragma: no cover  (runs in a process of its own)
-    serve()
+    if len(sys.argv) > 1:
+        trio.run(globals()[sys.argv[1]], *sys.argv[2:])
+    else:
+        serve()
