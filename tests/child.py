@@ -81,17 +81,44 @@ async def open_as_nobody(
     scheme: str, folder: str, name: str
 ) -> None:  # pragma: no cover  (runs in a process of its own)
     """Open the store `name` in `folder` as a user who owns nothing, and print what that raises."""
-    if os.getuid() == 0:
-        os.chroot(folder)  # its parents are closed to others
-        folder = ""
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    folder = _become_nobody(folder)
     try:
         async with replica.open_store(f"{scheme}:{folder}/{name}"):
             print(json.dumps(None))
     except Exception as error:
         print(json.dumps(f"{type(error).__name__}: {error}"))
+
+
+async def open_outbox_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Open a replica with the outbox `name` in `folder` as a user who owns nothing, and print what that raises."""
+    await _print_problem(f"{_become_nobody(folder)}/{name}")
+
+
+async def open_outbox_where_nothing_can_be_written(
+    path: str, limit: str
+) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Open a replica with an outbox while no file may grow beyond `limit` bytes, and print what that raises."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    await _print_problem(path)
+
+
+async def _print_problem(outbox: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    try:
+        async with replica.open([replica.MemoryStore()], {"copy": replica.MemoryStore()}, outbox=outbox):
+            print(json.dumps(None))
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"))
+
+
+def _become_nobody(folder: str) -> str:  # pragma: no cover  (runs in a process of its own)
+    """Be a user who owns nothing, and return the path that the folder has from then on."""
+    if os.getuid() != 0:
+        return folder
+    os.chroot(folder)  # its parents are closed to others
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    return ""
 
 
 if __name__ == "__main__":  # pragma: no cover  (runs in a process of its own)
