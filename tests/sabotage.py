@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections import deque
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -60,11 +61,15 @@ def _set_synchronous(level: str) -> None:  # pragma: no cover  (runs in a proces
 def acknowledge_before_the_commit() -> None:  # pragma: no cover  (runs in a process of its own)
     start_commit = outbox_internals.SqliteOutbox.start_commit
 
-    def start_and_go_on(self: outbox_internals.SqliteOutbox, changes: Changes, done: Done) -> Cancel:
+    def start_a_former_one(self: outbox_internals.SqliteOutbox, changes: Changes, done: Done) -> Cancel:
         trio.lowlevel.current_trio_token().run_sync_soon(done, outcome.Value(None))
-        return start_commit(self, changes, lambda _: None)
+        late: deque[Changes] = vars(self).setdefault("late", deque())
+        late.append(changes)
+        if len(late) > 8:
+            start_commit(self, late.popleft(), lambda _: None)
+        return lambda: False
 
-    outbox_internals.SqliteOutbox.start_commit = start_and_go_on  # type: ignore[method-assign]
+    outbox_internals.SqliteOutbox.start_commit = start_a_former_one  # type: ignore[method-assign]
 
 
 def sync_databases_when_they_are_written_back() -> None:  # pragma: no cover  (runs in a process of its own)

@@ -67,7 +67,7 @@ def outbox_path(folder: str) -> str:
     return f"{folder}/outbox.db"
 
 
-def drawn_data(seed: str) -> bytes:
+def drawn_data(seed: str) -> bytes:  # pragma: no cover  (runs in a process of its own)
     """Return the content of a blob: a few bytes, pages of a database, or more than a call writes."""
     size = random.Random(f"size {seed}").choice([30] * 8 + [300] * 4 + [3000] * 3 + [9000] * 2 + [40_000])
     return (seed.encode() + b" ").ljust(size, b".")
