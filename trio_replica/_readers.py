@@ -94,7 +94,7 @@ class Readers:
     """The stores that are read together, in the order in which they are preferred."""
 
     def __init__(self, stores: Mapping[str, Store], hedge_delay: float, verify: bool) -> None:
-        self.members = [Member(name, store) for name, store in stores.items()]
+        self.members: list[Member] = [Member(name, store) for name, store in stores.items()]
         self._startable = all(isinstance(store, StartableStore) for store in stores.values())
         self._hedge_delay = hedge_delay
         self._hedges = Hedges(hedge_delay) if hedge_delay > 0 and self._startable and len(stores) > 1 else None
