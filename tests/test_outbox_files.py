@@ -133,8 +133,8 @@ async def test_a_disk_that_gets_full_and_has_room_again(path: Path, monkeypatch:
     acknowledged: set[Ref] = set()
     refused: list[int] = []
     messages: set[str] = set()
-    async with replica.open_sqlite(path.with_name("far.db")) as far, trio.open_nursery() as nursery:
-        with Held() as held:
+    with Held() as held:
+        async with replica.open_sqlite(path.with_name("far.db")) as far, trio.open_nursery() as nursery:
             nursery.start_soon(far._writer.run, held)  # so that debts pile up
             async with replica.open([MemoryStore()], {"far": far}, outbox=path, queue_size=1) as store:
                 for first in range(0, 500, 50):
