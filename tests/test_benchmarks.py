@@ -158,6 +158,8 @@ def test_every_promise_of_the_library_is_measured() -> None:
         0.8 / 2,
         0.8 / 3,
         1.7,
+        0.75,
+        0.7,
         0.8,
         0.65,
         0.5,
