@@ -18,8 +18,9 @@ from trio_replica import MemoryStore, PoisonedError
 from trio_replica import _sqlite_outbox as internals
 from trio_replica.testing import SimulatedStore
 
+from . import test_cli
 from .common import BROKEN, put_numbers, refs
-from .test_cli import run, simulated, terminal, write
+from .test_cli import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Ended]
 
-__all__ = ["run", "simulated", "terminal"]  # fixtures
+run = test_cli.run
+simulated = test_cli.simulated
+terminal = test_cli.terminal
 
 
 IN_USE = "the file is in use: by another replica, or as the database of a store"

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
@@ -20,14 +19,17 @@ from trio_replica import Blob, Ref, cli
 from trio_replica._cli_output import Display
 from trio_replica.testing import SimulatedStore
 
+from . import test_cli
 from .common import BROKEN, refs
 from .test_cli import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import Iterable
 
     from trio_replica import PutResult
     from trio_replica._blob import BytesLike
+
+simulated_stores = test_cli.simulated
 
 ROOT = Path(__file__).parent.parent
 HEAD = "STORE KIND REFS MISSING COPIED FAILED BYTES"
@@ -79,20 +81,6 @@ def run_reconcile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
         return Ended(status, [" ".join(line.split()) for line in out.splitlines()], problems)
 
     return run
-
-
-@pytest.fixture
-def simulated_stores(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedStore]:
-    """Return the stores that URLs of directories mean, by their paths."""
-    stores: dict[str, SimulatedStore] = {}
-
-    @asynccontextmanager
-    async def open_directory(path: str) -> AsyncGenerator[SimulatedStore, None]:
-        await trio.lowlevel.checkpoint()
-        yield stores[path]
-
-    monkeypatch.setattr("trio_replica._url.open_directory", open_directory)
-    return stores
 
 
 def fill(url: str, numbers: Iterable[int]) -> None:

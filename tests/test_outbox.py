@@ -134,6 +134,7 @@ async def test_a_put_has_its_debt_whether_it_adds_the_blob_or_not(autojump_clock
         assert await store.put(b"0") == (refs(0)[0], False)
         assert outbox.disk.owed("copy") == [*refs(0, 0)]
         assert store.unreplicated == {"copy": refs(0)}
+        assert repr(store) == "<ReplicaStore open, sync-0; copy: 1 unreplicated, 2 owed>"
 
 
 async def test_a_put_strikes_no_other_puts_debt(autojump_clock: MockClock) -> None:

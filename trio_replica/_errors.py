@@ -100,7 +100,10 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
         self.store: str = next(iter(failures))
         """The name of the async store that failed first."""
         self.unreplicated: Mapping[str, tuple[Ref, ...]] = MappingProxyType(unreplicated)
-        """For each async store that had not confirmed all, by its name: the refs, each once, in queue order."""
+        """For each async store that had not confirmed all, by its name: the refs, each once, in queue order.
+
+        See `ReplicaStore.unreplicated`, also for what an outbox changes.
+        """
         self.__cause__: BaseException | None = failures[self.store]
         self.add_note(
             "Nothing was lost: the sync stores have every accepted blob. Once the async store works again, open the "

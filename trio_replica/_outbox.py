@@ -159,7 +159,6 @@ class Outbox:
     """The books of one replica."""
 
     def __init__(self, storage: OutboxStorage, books: Books, names: Iterable[str]) -> None:
-        self.name = NAME
         self.accounts = {name: Account(name, books.ids[name], books.owed[name]) for name in names}
         self._numbers = [account.number for account in self.accounts.values()]
         self._unproven = books.unproven

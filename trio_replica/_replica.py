@@ -97,8 +97,7 @@ class ReplicaStore(Store):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "poisoned" if self._failures else "open"
         stores = ", ".join(self._sync_stores.names)
-        queues = "".join(f"; {queue.name}: {len(queue.unreplicated())} unreplicated" for queue in self._queues)
-        return f"<ReplicaStore {state}, {stores}{queues}>"
+        return f"<ReplicaStore {state}, {stores}{''.join(map(self._shown, self._queues))}>"
 
     # What a store does
 
@@ -310,6 +309,10 @@ class ReplicaStore(Store):
         self._check_accepting()
         if not await enqueue(self._queues, blobs):
             raise self._refusal()
+
+    def _shown(self, queue: BlobQueue) -> str:
+        owed = "" if self._debts is None else f", {self._debts.counts(queue.name)['owed']} owed"
+        return f"; {queue.name}: {len(queue.unreplicated())} unreplicated{owed}"
 
     def _count_debts(self, name: str) -> dict[str, int]:
         return {} if self._debts is None else self._debts.counts(name)
