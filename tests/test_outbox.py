@@ -850,6 +850,13 @@ def test_names_hold_the_debts() -> None:
         replica.open([MemoryStore()], [MemoryStore()], outbox="outbox.db")
 
 
+@pytest.mark.parametrize("stores", [({"outbox": MemoryStore()}, {}), ({"a": MemoryStore()}, {"outbox": MemoryStore()})])
+def test_the_outbox_has_its_name(stores: Any) -> None:
+    with pytest.raises(ValueError, match=r"^no store can have the name 'outbox' beside an outbox"):
+        replica.open(*stores, outbox="outbox.db")
+    replica.open(*stores)
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "message"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 import trio
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ._blob import Ref
     from ._cli_output import Display
     from ._replica import ReplicaStore
+    from ._sqlite_outbox import OutboxFile
+
+
+NOTHING: Final = "nothing is owed"
 
 
 def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
@@ -33,23 +37,24 @@ def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[
 
     """
     with opened_outbox(path) as outbox:
-        debts = {name: owed for name, owed in outbox.owed().items() if owed}
-        if not debts:
-            yield "nothing is owed"
+        debts = _debts(outbox)
         for name, owed in debts.items():
-            yield f"{name} is owed {owed}" + ("" if name in names else ", and is no async store of this replica")
+            yield _line(name, owed, names)
             for ref in islice(outbox.refs(name), shown):
                 yield f"  {ref}"
             if shown is not None and owed > shown:
                 yield f"  and {owed - shown} more, which --all prints"
+        if not debts:
+            yield NOTHING
 
 
 def debt_summary(path: str, names: Container[str]) -> Iterator[str]:
     """Return one line for each store that is owed something, or what is wrong with the outbox. Blocks."""
     try:
-        for line in debt_lines(path, names, 0):
-            if not line.startswith(" "):
-                yield f"outbox: {line}"
+        with opened_outbox(path) as outbox:
+            debts = _debts(outbox)
+        for line in [_line(name, owed, names) for name, owed in debts.items()] or [NOTHING]:
+            yield f"outbox: {line}"
     except ReplicaError as error:
         yield f"outbox: {describe(error)}"
 
@@ -102,3 +107,11 @@ def forget_debts(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
     if struck == 0:
         raise CommandError(f"{name} is not owed {ref}")
     return f"{struck} debts to {name} are forgotten; reconcile gives it what it lacks"
+
+
+def _debts(outbox: OutboxFile) -> dict[str, int]:
+    return {name: owed for name, owed in outbox.owed().items() if owed}
+
+
+def _line(name: str, owed: int, names: Container[str]) -> str:
+    return f"{name} is owed {owed}" + ("" if name in names else ", and is no async store of this replica")

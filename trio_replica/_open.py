@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ._arguments import check_seconds, check_size, checked_path, fallback_stores, named_stores
 from ._healing import Healing
+from ._outbox import NAME
 from ._queue import BlobQueue
 from ._readers import Readers
 from ._replica import ReplicaStore, opened, opened_with
@@ -81,7 +82,8 @@ def open(  # noqa: A001  (read as replica.open)
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
-        given twice, the async stores have no names for the outbox, or `fallback` has what is no name of one.
+        given twice, the async stores have no names for the outbox, one is called ``outbox`` beside it, or `fallback`
+        has what is no name of one.
       TypeError: if a size is no `int`, a time no number, a store no `Store`, or `fallback` no iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
       PoisonedError: when the block ends; see above.
@@ -137,4 +139,6 @@ def open_with(
     replica = ReplicaStore(sync, queues, healing)
     if open_outbox is None:
         return opened(replica, grace)
+    if NAME in named_sync or NAME in named_async:
+        raise ValueError(f"no store can have the name {NAME!r} beside an outbox: its failures have it")
     return opened_with(open_outbox(list(named_async)), replica, batch_size, grace)
