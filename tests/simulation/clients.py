@@ -1,0 +1,159 @@
+"""What those who use a replica do, and what they may expect of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from trio_replica import BlobNotFoundError, PoisonedError, Ref, StoreError
+
+from .ledger import BLOBS, NAMES, PUT, REFS, Put, named
+from .trace import Violation, require
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .session import Session
+
+
+@final
+class Client:
+    """A task that does one thing after another."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self.scope: trio.CancelScope | None = None
+        """What is under way can be cancelled by this."""
+        self._session = session
+        self._draw = session.draw
+        self._name = f"client {number}"
+
+    async def run(self, operations: int) -> None:
+        """Do some things, until the replica takes no more."""
+        for _ in range(operations):
+            operation = self._draw.choice(_OPERATIONS)
+            name = operation.__name__.lstrip("_")
+            try:
+                await self._do(name, operation)
+            except (PoisonedError, trio.ClosedResourceError) as error:
+                self._session.expect(error)
+                self._session.trace.note("refused", f"{self._name} {name} {type(error).__name__}")
+                return
+            except StoreError as error:
+                self._session.expect(error)
+                self._session.trace.note(f"failed {name}", f"{self._name} {sorted(error.failures)}")
+            except Violation as violation:
+                self._session.violate(violation)
+            except Exception as error:
+                self._session.violate(Violation(f"{name} raises what it says: {error!r}"))
+            await trio.sleep(self._draw.choice((0.0, 0.0, 0.001, 0.05)))
+
+    async def _do(self, name: str, operation: Callable[[Client], Awaitable[None]]) -> None:
+        seconds = self._draw.choice((None, None, None, None, None, None, 0.002, 0.05, 2.0))
+        with trio.CancelScope() as self.scope:
+            if seconds is not None:
+                self.scope.deadline = trio.current_time() + seconds
+            await operation(self)
+            self._session.trace.note(name, self._name)
+        if self.scope.cancelled_caught:
+            self._session.trace.note(f"cancelled {name}", self._name)
+        self.scope = None
+
+    def _some(self) -> list[Ref]:
+        return self._draw.choices(REFS[: self._session.world.pool], k=self._draw.randint(1, 5))
+
+    # Writing
+
+    async def _put(self) -> None:
+        (ref,) = refs = self._some()[:1]
+        put = self._begin(refs)
+        result = await self._session.replica.put(BLOBS[ref])
+        require(result.ref == ref, "a put returns the ref of its blob")
+        self._session.acknowledge(put)
+
+    async def _put_many(self) -> None:
+        put = self._begin(self._some())
+        results = await self._session.replica.put_many([BLOBS[ref] for ref in put.refs])
+        require([result.ref for result in results] == put.refs, "a put_many returns results in the order of its blobs")
+        self._session.acknowledge(put)
+
+    def _begin(self, refs: list[Ref]) -> Put:
+        put = Put(refs)
+        PUT.set(put)
+        self._session.trace.note("begin", f"{self._name} {named(refs)}")
+        return put
+
+    async def _flush(self) -> None:
+        check = self._session.flushing()
+        await self._session.replica.flush()
+        check()
+
+    # Reading
+
+    async def _get(self) -> None:
+        ref = self._draw.choice(REFS[: self._session.world.pool])
+        before = self._session.readable(ref)
+        try:
+            data = await self._session.replica.get(ref)
+        except BlobNotFoundError:
+            require(not before.any, "a get finds what a store has", NAMES[ref], before.any)
+            self._session.trace.note("not found", NAMES[ref])
+        except StoreError:
+            still = before.healthy & self._session.readable(ref).healthy
+            require(not still, "a get finds what a healthy store has", NAMES[ref], still)
+            raise
+        else:
+            self._check(ref, data)
+
+    async def _get_many(self) -> None:
+        refs = self._some()
+        before = {ref: self._session.readable(ref) for ref in refs}
+        try:
+            found = await self._session.replica.get_many(refs)
+        except StoreError:
+            lacking = [ref for ref in refs if not before[ref].healthy & self._session.readable(ref).healthy]
+            require(lacking, "a get_many finds what healthy stores have", named(refs))
+            raise
+        require(list(found) == [ref for ref in dict.fromkeys(refs) if ref in found], "a get_many answers in order")
+        for ref in refs:
+            require(ref in found or not before[ref].any, "a get_many finds what a store has", NAMES[ref])
+        for ref, data in found.items():
+            self._check(ref, data)
+
+    async def _contains(self) -> None:
+        ref = self._draw.choice(REFS[: self._session.world.pool])
+        before = self._session.readable(ref)
+        try:
+            found = await self._session.replica.contains(ref)
+        except StoreError:
+            require(not before.healthy, "contains asks every store that is healthy", NAMES[ref])
+            raise
+        require(found or not before.any, "contains knows what a store has", NAMES[ref])
+
+    async def _list_refs(self) -> None:
+        before = self._session.listed()
+        after = self._draw.choice([Ref.ZERO, Ref.ZERO, *REFS])
+        try:
+            listed = [ref async for ref in self._session.replica.list_refs(after)]
+        except StoreError as error:
+            require(self._session.is_troubled(error.failures), "a listing of healthy stores does not fail")
+            raise
+        require(listed == sorted(set(listed)), "a listing is ascending, each ref once", named(listed))
+        lacking = [ref for ref in before if ref not in listed and ref > after]
+        require(not lacking, "a listing is complete as of its start", named(lacking))
+        require(set(listed) <= set(self._session.listed()), "a listing shows what is there")
+
+    def _check(self, ref: Ref, data: bytes) -> None:
+        is_right = data == BLOBS[ref] or not self._session.plan.options["verify"]
+        require(is_right, "a get returns what was put", NAMES[ref], data)
+
+
+_OPERATIONS: Final = (
+    *[Client._put] * 3,
+    Client._put_many,
+    *[Client._get] * 2,
+    Client._get_many,
+    Client._contains,
+    Client._list_refs,
+    Client._flush,
+)

@@ -1,0 +1,184 @@
+"""What has been promised: the puts that returned, and what is owed to whom."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, final
+
+from trio_replica import Ref
+
+from .trace import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from trio_replica._outbox_storage import Changes
+
+    from .disks import Media
+    from .outbox import DatabaseFile
+
+BLOBS: Final = {Ref.of(data): data for data in (b"blob %d" % number for number in range(24))}
+"""All blobs that there are: few, so that many puts are of one that is there, or on its way."""
+
+REFS: Final = list(BLOBS)
+
+NAMES: Final = {ref: f"b{number}" for number, ref in enumerate(REFS)}
+"""What they are called in a trace."""
+
+
+def named(refs: Iterable[Ref]) -> str:
+    """Return what some refs are called."""
+    return " ".join(NAMES[ref] for ref in refs)
+
+
+@final
+@dataclass(eq=False)
+class Put:
+    """One put, of one blob or several."""
+
+    refs: list[Ref]
+    seqs: list[int] = field(default_factory=list)
+    """The numbers of its debts."""
+
+
+PUT: ContextVar[Put] = ContextVar("PUT")
+"""The put that a client has under way: so that an outbox knows whose debts it is to note."""
+
+
+@final
+class Ledger:
+    """What has been acknowledged since the beginning, over all crashes."""
+
+    def __init__(self, sync_media: dict[str, Media], async_media: dict[str, Media]) -> None:
+        self.sync_media = sync_media
+        self.async_media = async_media
+        self.acknowledged: dict[Ref, None] = {}
+        self.lost: dict[str, set[Ref]] = {name: set() for name in sync_media}
+        """What each sync store had, and lost with all else: that is no fault of the replica's."""
+
+    def acknowledge(self, put: Put) -> None:
+        """Note that a put has returned: every sync store has its blobs, and keeps them."""
+        for ref in put.refs:
+            self.acknowledged[ref] = None
+            for name, media in self.sync_media.items():
+                require(media.read(ref) is not None, "an acknowledged blob is in every sync store", name, NAMES[ref])
+                is_durable = all(len(data or b"") == len(BLOBS[ref]) for data in media.possible(ref))
+                require(is_durable, "an acknowledged blob survives a power cut", name, NAMES[ref])
+                self.lost[name].discard(ref)
+
+    def check_sync_stores(self) -> None:
+        """Check that no sync store has lost what was acknowledged."""
+        for ref in self.acknowledged:
+            for name, media in self.sync_media.items():
+                held = media.read(ref) is not None or ref in self.lost[name]
+                require(held, "an acknowledged blob stays in every sync store", name, NAMES[ref])
+
+    def check_async_stores(self) -> None:
+        """Check that every async store has everything, as it is when all has been brought."""
+        for name, media in self.async_media.items():
+            lacking = [ref for ref in self.acknowledged if media.read(ref) is None]
+            require(not lacking, "an acknowledged blob comes to every async store", name, named(lacking))
+
+    def check_all_stores(self) -> None:
+        """Check that every store has everything, as it is when all has been reconciled."""
+        for lost in self.lost.values():
+            lost.clear()
+        self.check_sync_stores()
+        self.check_async_stores()
+
+    def check_intact(self) -> None:
+        """Check that everything is everywhere as it was put."""
+        for ref in self.acknowledged:
+            lacking = self.sync_media.keys() | self.async_media.keys()
+            lacking -= self.holders(ref, lacking)
+            require(not lacking, "a blob that is repaired is intact", NAMES[ref], *sorted(lacking))
+
+    def holders(self, ref: Ref, names: Iterable[str]) -> set[str]:
+        """Return which of some stores have a blob as it is."""
+        media = self.sync_media | self.async_media
+        return {name for name in names if media[name].read(ref) == BLOBS[ref]}
+
+    def is_safe_without(self, lost: str, refs: Iterable[Ref]) -> bool:
+        """Whether some blobs are still in a sync store, whole and durable, when one is lost."""
+        others = [media for name, media in self.sync_media.items() if name != lost]
+        return all(any(media.possible(ref) == {BLOBS[ref]} for media in others) for ref in refs)
+
+    def lose(self, name: str) -> None:
+        """Empty a sync store."""
+        self.lost[name].update(self.sync_media[name].refs())
+        self.sync_media[name].clear()
+
+
+@final
+class Debts:
+    """What is owed in one session, as it has been told: what the outbox says has to be the same."""
+
+    def __init__(self, file: DatabaseFile) -> None:
+        self._file = file
+        self._rows = _rows(file)
+        self._opening = set(self._rows)
+        self._acknowledged: set[int] = set()
+        self._asked: set[tuple[int, int]] = set()  # to be struck
+        self._struck: set[tuple[int, int]] = set()
+        self._ids: Mapping[str, int] = {}
+
+    def begin(self) -> None:
+        """Know the numbers of the stores: the outbox has been opened."""
+        self._ids = _ids(self._file)
+
+    def asked(self, changes: Changes) -> None:
+        """Note whose debts are to be noted, and which may be struck from now on."""
+        self._asked.update(changes.strikes)
+        if changes.debts:
+            PUT.get().seqs = [debt.seq for debt in changes.debts]
+
+    def told(self, changes: Changes) -> None:
+        """Take over changes that are said to be durable."""
+        for seq, ref in changes.debts:
+            self._rows.update({(store, seq): ref for store in changes.stores})
+        for strike in changes.strikes:
+            self._rows.pop(strike, None)
+            self._struck.add(strike)
+
+    def acknowledge(self, put: Put) -> None:
+        """Note that a put has returned: all its debts are durable."""
+        self._acknowledged.update(put.seqs)
+        for name, number in self._ids.items():
+            rows = [self._rows.get((number, seq)) for seq in put.seqs]
+            require(rows == put.refs, "a put whose debts are not on the disk does not return", name, named(put.refs))
+
+    def owed(self, name: str) -> dict[int, Ref]:
+        """Return what a store is owed, by the numbers: debts of puts that have ended."""
+        number = self._ids[name]
+        return {
+            seq: ref
+            for (store, seq), ref in self._rows.items()
+            if store == number and (seq in self._acknowledged or (store, seq) in self._opening)
+        }
+
+    def check_file(self) -> None:
+        """Check that what was said to be durable is on the disk."""
+        rows = _rows(self._file)
+        lost = self._rows.keys() - rows.keys() - self._asked
+        require(not lost, "a debt that was noted is on the disk", *sorted(lost))
+        require(not self._struck & rows.keys(), "a debt that was struck is not on the disk any more")
+
+
+def _rows(file: DatabaseFile) -> dict[tuple[int, int], Ref]:
+    rows = _selected(file, "SELECT store, seq, ref FROM debts")
+    return {(store, seq): Ref(ref) for store, seq, ref in rows}
+
+
+def _ids(file: DatabaseFile) -> dict[str, int]:
+    return dict(_selected(file, "SELECT name, id FROM stores"))
+
+
+def _selected(file: DatabaseFile, statement: str) -> list[Any]:
+    if file.content is None:
+        return []
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(file.content)
+        return connection.execute(statement).fetchall()

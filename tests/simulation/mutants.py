@@ -1,0 +1,285 @@
+"""Bugs that are planted in the package, one at a time, to see that the simulation finds them.
+
+Each function does something in the place of another one of the package, which it is given as `right`. Its name says
+what is wrong then.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from unittest import mock
+
+import outcome
+import trio
+
+from trio_replica import BlobNotFoundError, PutResult, StoreError, _readers, _sqlite_outbox, _sync_stores
+from trio_replica._debts import Debts
+from trio_replica._feeder import Feeder
+from trio_replica._outbox import Account, Intent, Outbox, Page
+from trio_replica._outbox_storage import Changes, Strike
+from trio_replica._queue import BlobQueue
+from trio_replica._readers import Readers
+from trio_replica._reconcile import _Member
+from trio_replica._replica import ReplicaStore
+from trio_replica._sqlite_outbox import _Database
+from trio_replica._sync_stores import _Write
+
+from .outbox import Connection
+from .stores import LocalStore
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from trio_replica import Blob, Ref
+    from trio_replica._fan_out import Ended
+    from trio_replica._outbox_storage import Debt
+    from trio_replica._started import Cancel, Done
+    from trio_replica._threads import Call
+
+Right: TypeAlias = "Callable[..., Any]"
+
+MUTANTS: Final[dict[str, Callable[[], AbstractContextManager[object]]]] = {}
+"""What plants each bug for a block, by what is wrong then."""
+
+
+def _planted(owner: object, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def plant(function: Callable[..., Any]) -> Callable[..., Any]:
+        right = getattr(owner, name)
+
+        def wrong(*arguments: object, **options: object) -> Any:
+            return function(right, *arguments, **options)
+
+        replacement = property(wrong) if isinstance(right, property) else wrong
+        MUTANTS[function.__name__] = partial(mock.patch.object, owner, name, replacement)
+        return function
+
+    return plant
+
+
+# Puts
+
+
+@_planted(Intent, "start")
+def a_put_returns_before_its_debts_are_committed(right: Right, self: Intent, done: Done) -> Cancel:
+    right(self, lambda _: None)
+    trio.lowlevel.current_trio_token().run_sync_soon(done, outcome.Value(None))
+    return lambda: False
+
+
+@_planted(_Write, "results")
+def a_put_returns_although_a_store_has_failed(right: Right, self: _Write, stores: int) -> list[PutResult]:
+    return self._results[0] if self._results else right(self, stores)
+
+
+@_planted(Outbox, "__init__")
+def a_put_is_owed_to_one_store_only(right: Right, self: Outbox, *arguments: Any) -> None:
+    right(self, *arguments)
+    del self._numbers[1:]
+
+
+# Queues
+
+
+@_planted(BlobQueue, "__init__")
+def a_queue_is_longer_than_it_should_be(
+    right: Right, self: BlobQueue, name: str, store: object, capacity: int, *arguments: Any
+) -> None:
+    right(self, name, store, capacity + 1, *arguments)
+
+
+@_planted(BlobQueue, "refuse")
+def a_put_is_not_woken_by_poison(right: Right, self: BlobQueue) -> None:
+    waiting, self._waiting = self._waiting, OrderedDict()
+    right(self)
+    self._waiting = waiting
+
+
+@_planted(BlobQueue, "_admit_waiting")
+def a_put_that_waits_is_never_let_in(right: Right, self: BlobQueue) -> None:
+    """Do nothing."""
+
+
+@_planted(BlobQueue, "unreplicated")
+def what_is_unreplicated_forgets_the_batch_in_flight(right: Right, self: BlobQueue) -> tuple[Ref, ...]:
+    return tuple(right(self)[self._taken - self._written :])
+
+
+@_planted(BlobQueue, "wait_written")
+async def a_flush_forgets_the_batch_in_flight(right: Right, self: BlobQueue, count: int) -> bool:
+    is_written: bool = await right(self, count - (self._taken - self._written))
+    return is_written
+
+
+@_planted(ReplicaStore, "_shut_down")
+async def a_block_ends_without_the_batch_in_flight(
+    right: Right, self: ReplicaStore, interruption: BaseException | None, grace: float
+) -> Any:
+    self._close()
+    for queue in self._queues:
+        queue.stop(grace)
+    return await right(self, interruption, grace)
+
+
+@_planted(ReplicaStore, "_refuse")
+def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: ReplicaStore) -> None:
+    for queue in self._queues:
+        queue._progress = trio.lowlevel.ParkingLot()
+    right(self)
+
+
+# Debts
+
+
+@_planted(BlobQueue, "_write")
+async def a_debt_is_struck_when_it_is_taken(right: Right, self: BlobQueue, batch: list[Blob]) -> None:
+    paid, self._paid = self._paid, None
+    if paid is not None:
+        await paid([seq for *_, seq in islice(self._owed, len(batch))])
+    try:
+        await right(self, batch)
+    finally:
+        self._paid = paid
+
+
+@_planted(Feeder, "_read")
+async def an_error_is_proof_of_absence(right: Right, self: Feeder, refs: Sequence[Ref]) -> Any:
+    found, _ = await right(self, refs)
+    return found, {}
+
+
+@_planted(Feeder, "_read")
+async def one_miss_is_proof_of_absence(right: Right, self: Feeder, refs: Sequence[Ref]) -> Any:
+    found, failures = await right(self, refs)
+    for ref in [*failures]:
+        for member in self._sync_stores.members:
+            try:
+                await member.store.get(ref)
+            except BlobNotFoundError:
+                failures.pop(ref, None)
+            except Exception:
+                continue
+    return found, failures
+
+
+@_planted(Outbox, "watermark")
+def the_watermark_passes_puts_under_way(right: property, self: Outbox) -> int:
+    return self.next_seq
+
+
+@_planted(_sqlite_outbox, "_note_doubts")
+def what_is_in_doubt_is_known_in_one_session_only(right: Right, connection: sqlite3.Connection) -> None:
+    right(connection)
+    connection.execute("DELETE FROM doubts WHERE rowid < (SELECT max(rowid) FROM doubts)")
+
+
+@_planted(_Database, "_transact")
+def a_put_that_fails_strikes_the_debts_of_others(right: Right, self: _Database, changes: Sequence[Changes]) -> None:
+    with self._usable() as connection:
+        rows = connection.execute("SELECT store, seq, ref FROM debts").fetchall()
+    strikes = {strike for one in changes for strike in one.strikes}
+    refs = {(store, ref) for store, seq, ref in rows if (store, seq) in strikes}
+    others = [Strike(store, seq) for store, seq, ref in rows if (store, ref) in refs]
+    right(self, [*changes, Changes(strikes=others)])
+
+
+@_planted(Account, "__init__")
+def debts_of_former_sessions_are_forgotten(right: Right, self: Account, *arguments: Any) -> None:
+    right(self, *arguments)
+    self.is_behind = False
+
+
+@_planted(Account, "take")
+def a_debt_that_is_held_is_brought_again(right: Right, self: Account, page: Sequence[Debt]) -> Page:
+    return Page([*page], page[-1].seq if page else None)
+
+
+@_planted(Account, "leave")
+def debts_of_earlier_puts_are_passed_over(right: Right, self: Account, seqs: Sequence[int], bound: int) -> None:
+    right(self, seqs, seqs[0])
+
+
+@_planted(Account, "end_behind")
+def what_is_left_meanwhile_is_forgotten(right: Right, self: Account, before: int) -> bool:
+    self.left = 0
+    is_over: bool = right(self, before)
+    return is_over
+
+
+@_planted(Debts, "finish")
+def a_block_ends_with_debts_and_says_nothing(right: Right, self: Debts) -> None:
+    self.stop()
+
+
+# Commits
+
+
+@_planted(Connection, "execute")
+def an_outbox_is_not_synced(right: Right, self: Connection, sql: str, *arguments: Any) -> sqlite3.Cursor:
+    cursor: sqlite3.Cursor = right(self, sql.replace("synchronous = FULL", "synchronous = NORMAL"), *arguments)
+    return cursor
+
+
+@_planted(_Database, "_commit")
+def an_outcome_is_kept_although_its_commit_failed(right: Right, self: _Database, calls: Sequence[Call[Any]]) -> None:
+    right(self, calls)
+    for call in calls:
+        call.outcome = outcome.Value(None)
+
+
+@_planted(Outbox, "_put_back")
+def strikes_are_lost_when_a_commit_fails(right: Right, self: Outbox, carried: list[Any]) -> None:
+    """Do nothing."""
+
+
+# Reading
+
+
+@_planted(_readers, "_is_right")
+def a_winner_is_not_verified(right: Right, ref: Ref, answer: bytes) -> bool:
+    return True
+
+
+@_planted(Readers, "get")
+async def a_failure_is_taken_for_a_miss(right: Right, self: Readers, ref: Ref, lacks: Any = None) -> bytes:
+    try:
+        data: bytes = await right(self, ref, lacks)
+    except StoreError:
+        raise BlobNotFoundError(ref) from None
+    return data
+
+
+@_planted(_sync_stores, "union")
+def a_listing_ends_at_the_shorter_store(right: Right, pages: Sequence[list[Ref]]) -> list[Ref]:
+    merged: list[Ref] = right(pages) if all(pages) else []
+    return merged
+
+
+@_planted(_sync_stores, "union")
+def a_listing_goes_on_after_the_longer_page(right: Right, pages: Sequence[list[Ref]]) -> list[Ref]:
+    return sorted({ref for page in pages for ref in page})
+
+
+# Repairing
+
+
+@_planted(_Member, "settle_page")
+def a_store_that_can_not_be_listed_has_ended(right: Right, self: _Member, ended: Ended[list[Ref]]) -> bool:
+    goes_on: bool = right(self, outcome.Value([]) if isinstance(ended, outcome.Error) else ended)
+    return goes_on
+
+
+# Stores: what the simulation would find in those that it has not simulated
+
+
+@_planted(LocalStore, "_write")
+async def a_store_names_a_file_that_is_not_synced(
+    right: Right, self: LocalStore, blobs: Sequence[Blob], *, replace: bool
+) -> set[Ref]:
+    with mock.patch("tests.simulation.disks.File.sync"):
+        added: set[Ref] = await right(self, blobs, replace=replace)
+    return added

@@ -1,0 +1,111 @@
+"""The simulation finds nothing, and sees what it says that it sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import trio
+
+from .__main__ import main
+from .observer import Observer
+from .running import run_in_processes, run_seeds
+from .trace import Violation
+
+if TYPE_CHECKING:
+    from .running import Results
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+def simulation(*arguments: str, hash_seed: str = "random") -> str:
+    """Return what the command prints when it is run in a process of its own."""
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    ended = subprocess.run(
+        command, cwd=ROOT, env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout[-10_000:] + ended.stderr
+    return ended.stdout.splitlines()[-1]
+
+
+def test_seeds() -> None:
+    assert simulation("--seeds", "0:2000").startswith("2000 seeds in ")
+
+
+def test_what_happens_depends_on_the_seed_alone() -> None:
+    hashes = {simulation("--seeds", "0:40", hash_seed=seed).rpartition("; ")[2] for seed in ("1", "2")}
+    assert len(hashes) == 1
+
+
+@pytest.fixture(scope="module")
+def some() -> Results:
+    return run_seeds(range(150))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("put", "put_many", "get", "get_many", "contains", "list_refs", "flush"),
+        *("cancelled put", "cancelled get", "cancelled flush", "failed put", "failed get", "failed flush"),
+        *("refused", "poisoned", "not found"),
+        *("failure", "hang", "outage", "garbled", "rot", "late", "lost"),
+        *("outbox commit fails", "outbox commit fails and stays", "outbox read fails"),
+        *("kill", "power cut", "crash of reconcile", "reconcile"),
+        *("fed", "repaired", "log INFO"),
+    ],
+)
+def test_what_is_said_to_happen_happens(some: Results, kind: str) -> None:
+    assert not some.failures
+    assert some.tally[kind] > 0
+
+
+def test_a_seed_that_fails_prints_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "0:200", "--bug", "a_listing_ends_at_the_shorter_store", "--jobs", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "Violation: a listing is complete as of its start" in printed
+    (seed,) = (line.partition(": ")[0] for line in printed.splitlines() if line.startswith("seed "))
+    assert f"to see it again: python -m tests.simulation --seeds {seed.removeprefix('seed ')}" in printed
+    assert "session 0" in printed
+
+
+def test_one_seed_is_run_alone() -> None:
+    assert run_in_processes([7]).digests == run_seeds([7]).digests
+
+
+def test_what_waits_for_ever_is_noticed() -> None:
+    with pytest.raises(Violation, match="waits for ever"):
+        Observer().run(trio.sleep_forever)
+
+
+def test_what_waits_for_ever_is_noticed_behind_a_shield() -> None:
+    async def wait() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    with pytest.raises(Violation, match="waits for ever"):
+        Observer().run(wait)
+
+
+def test_what_goes_round_for_ever_is_noticed() -> None:
+    async def go_round() -> None:
+        while True:  # noqa: ASYNC110  (it waits for nothing)
+            await trio.lowlevel.checkpoint()
+
+    with pytest.raises(Violation, match="goes round for ever"):
+        Observer().run(go_round)
+
+
+def test_the_first_of_several_violations_counts() -> None:
+    async def fail(_: int) -> None:  # noqa: ASYNC124  (a task)
+        raise Violation("something")
+
+    async def fail_twice() -> None:
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                nursery.start_soon(fail, number)
+
+    with pytest.raises(Violation, match="something"):
+        Observer().run(fail_twice)

@@ -1,0 +1,185 @@
+"""What one seed draws: stores that outlive sessions and crashes, and the sessions, one after another."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, final
+from unittest import mock
+
+from trio._core import _run
+
+from trio_replica import reconcile, scrub
+
+from .disks import Bucket, Folder
+from .drawing import draw_outbox_weather, draw_plan, draw_step, draw_weather, fair_weather, last_plan
+from .ledger import Ledger
+from .observer import Observer
+from .outbox import DatabaseFile, OutboxWeather
+from .session import Session
+from .stores import LocalStore, RemoteStore
+from .trace import Trace, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trio_replica import Ref
+
+    from .disks import Media
+    from .stores import DrawnStore
+    from .weather import Weather
+
+
+@dataclass
+class Surroundings:
+    """The stores of one session, with their weather."""
+
+    draw: random.Random
+    sync_stores: dict[str, DrawnStore]
+    async_stores: dict[str, DrawnStore]
+    outbox_weather: OutboxWeather
+
+
+@final
+class World:
+    """All that one seed draws."""
+
+    def __init__(self, seed: int) -> None:
+        self.trace = Trace()
+        self.rotten: set[str] = set()
+        """The sync stores some of whose blobs have rotted."""
+        self._seed = seed
+        self._draw = draw = random.Random(seed)
+        self.pool = draw.choice([2, 6, 24])
+        """How many different blobs the clients know."""
+        sync_media = {f"sync-{number}": draw_media(draw) for number in range(draw.choice([1, 2, 2, 3]))}
+        async_media = {f"async-{number}": draw_media(draw) for number in range(draw.choice([0, 1, 1, 1, 2, 2, 2]))}
+        self.ledger = Ledger(sync_media, async_media)
+        self.outbox = DatabaseFile() if async_media and draw.random() < 0.7 else None
+
+    def run(self) -> None:
+        """Run everything.
+
+        Raises:
+          Violation: if a promise was broken.
+
+        """
+        with mock.patch.object(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True):
+            for number in range(self._draw.choice([1, 2, 2, 3])):
+                draw = self._begin(number)
+                self._lose_store()
+                if number and draw.random() < 0.25:
+                    self._reconcile(draw)
+                else:
+                    plan = draw_plan(draw, list(self.ledger.async_media), outbox=self.outbox is not None)
+                    Session(self, plan, self._any_weather(draw)).run()
+            self._recover()
+
+    # What happens to the stores
+
+    def rot(self, draw: random.Random, name: str) -> Ref | None:
+        """Let a blob of a sync store rot that is safe in another, and return its ref, if there is one."""
+        media = self.ledger.sync_media[name]
+        acknowledged = [ref for ref in media.refs() if ref in self.ledger.acknowledged]
+        safe = [ref for ref in acknowledged if self.ledger.is_safe_without(name, [ref])]
+        if not safe:
+            return None
+        ref = draw.choice(safe)
+        media.rot(ref)
+        self.rotten.add(name)
+        return ref
+
+    def arrive(self) -> Iterator[tuple[str, list[Ref]]]:
+        """Let arrive what is late, and return what has come to which store."""
+        for name, media in (self.ledger.sync_media | self.ledger.async_media).items():
+            if isinstance(media, Bucket) and media.late:
+                yield name, media.arrive()
+
+    def crash(self, draw: random.Random, *, power_cut: bool) -> None:
+        """Leave what a crash leaves at this moment. Who works on the stores works on what is gone, from now on."""
+        for media in (self.ledger.sync_media, self.ledger.async_media):
+            media.update({name: one.left(draw, power_cut=power_cut) for name, one in media.items()})
+        if self.outbox is not None:
+            self.outbox = self.outbox.left(draw, power_cut=power_cut)
+        self.trace.is_silent = True
+
+    def _lose_store(self) -> None:
+        name = self._draw.choice(list(self.ledger.sync_media))
+        if self._draw.random() < 0.35 and self.ledger.is_safe_without(name, self.ledger.acknowledged):
+            self.trace.begin(f"{name} is lost")
+            self.trace.tally["lost"] += 1
+            self.ledger.lose(name)
+
+    # Sessions
+
+    def _begin(self, number: int) -> random.Random:
+        """Begin a session, and return what it is drawn with: whatever dying tasks have drawn before."""
+        self.trace.begin(f"session {number}")
+        self.ledger.check_sync_stores()
+        _run._r.seed(f"{self._seed} {number}")
+        return random.Random(f"{self._seed} {number}")
+
+    def _any_weather(self, draw: random.Random) -> Surroundings:
+        surroundings = self._surroundings(draw, partial(draw_weather, draw, self.trace))
+        share_away = draw.choice([0.0, 0.5, 1.0])  # as after a cut of the power that concerned them all
+        for name, store in surroundings.sync_stores.items():
+            if draw.random() < share_away and not self.ledger.lost[name]:  # what stands for a lost one works
+                store.weather.be_away(draw.choice([0.01, 1.0, 30.0]))
+        return surroundings
+
+    def _surroundings(self, draw: random.Random, weather: Callable[[str, float], Weather]) -> Surroundings:
+        return Surroundings(
+            draw,
+            {name: store_on(media, weather(name, 0.5)) for name, media in self.ledger.sync_media.items()},
+            {name: store_on(media, weather(name, 0.8)) for name, media in self.ledger.async_media.items()},
+            draw_outbox_weather(draw, self.trace),
+        )
+
+    def _reconcile(self, draw: random.Random) -> None:
+        """Reconcile all stores, in any weather; a crash may end it."""
+        surroundings = self._any_weather(draw)
+        stores = surroundings.sync_stores | surroundings.async_stores
+
+        async def run() -> None:
+            report = await reconcile(stores, concurrency=draw.randint(1, 4))
+            self.trace.note("reconcile", report.complete)
+            if report.complete and not report.failures:
+                self.ledger.check_all_stores()
+
+        def crash() -> None:
+            self.trace.note("crash of reconcile")
+            self.crash(draw, power_cut=draw.random() < 0.5)
+            observer.end()
+
+        observer = Observer()
+        observer.actions = {draw_step(draw): crash}
+        observer.run(run)
+
+    def _recover(self) -> None:
+        """Catch up, reconcile and scrub while all goes well: then everything is everywhere."""
+        draw = self._begin(-1)
+        surroundings = self._surroundings(draw, lambda name, _: fair_weather(draw, self.trace, name))
+        surroundings.outbox_weather = OutboxWeather(draw, self.trace)
+        session = Session(self, last_plan(outbox=self.outbox is not None), surroundings)
+        session.run()
+        require(session.is_clean, "in fair weather all is brought that is owed")
+        stores = surroundings.sync_stores | surroundings.async_stores
+
+        async def mend() -> None:
+            reconciled = await reconcile(stores)
+            require(reconciled.complete, "in fair weather all is reconciled", reconciled)
+            self.ledger.check_all_stores()
+            scrubbed = await scrub(stores, repair=True)
+            require(scrubbed.is_sound, "in fair weather all is repaired", scrubbed)
+            self.ledger.check_intact()
+
+        Observer().run(mend)
+
+
+def draw_media(draw: random.Random) -> Media:
+    return Bucket() if draw.random() < 0.3 else Folder()
+
+
+def store_on(media: Media, weather: Weather) -> DrawnStore:
+    return LocalStore(media, weather) if isinstance(media, Folder) else RemoteStore(media, weather)
