@@ -62,8 +62,9 @@ class Disk:
     def apply(self, changes: Changes) -> None:
         for seq, ref in changes.debts:
             self.debts.update({(store, seq): ref for store in changes.stores})
-        for strike in changes.strikes:
-            self.debts.pop(strike, None)
+        for store, seqs in changes.strikes:
+            for seq in seqs:
+                self.debts.pop((store, seq), None)
         self.watermark = max(self.watermark, changes.watermark)
 
 

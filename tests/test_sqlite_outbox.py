@@ -24,7 +24,7 @@ from trio_replica.testing import SimulatedStore
 from .common import BROKEN, put_numbers, refs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_the_format_is_that_of_the_protocol(path: str) -> None:
         assert (books.ids, books.owed, books.next_seq, books.unproven) == ({"a": 1, "b": 2}, {"a": 0, "b": 0}, 1, [])
         one, two = refs(1, 2)
         await commit(storage, [Debt(1, one), Debt(2, two)], [1, 2], watermark=1)
-        await commit(storage, strikes=[Strike(2, 1)], watermark=3)
+        await commit(storage, strikes=[Strike(2, [1])], watermark=3)
     async with open_sqlite_outbox(path, ["c", "b"]) as (_, books):
         assert (books.ids, books.owed) == ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 1, "c": 0})
         assert (books.next_seq, books.unproven) == (3, [])
@@ -82,10 +82,10 @@ async def test_the_format_is_that_of_the_protocol(path: str) -> None:
 
 
 async def test_what_is_in_doubt_stays_so_until_it_is_settled(path: str) -> None:
-    async def session(*debts: int, strikes: Iterable[int] = (), watermark: int = 0) -> tuple[int, list[range]]:
+    async def session(*debts: int, strikes: Sequence[int] = (), watermark: int = 0) -> tuple[int, list[range]]:
         async with open_sqlite_outbox(path, ["a", "b"]) as (storage, books):
             noted = [Debt(seq, ref) for seq, ref in zip(debts, refs(*debts), strict=True)]
-            struck = [Strike(store, seq) for seq in strikes for store in (1, 2)]
+            struck = [Strike(store, strikes) for store in (1, 2)]
             await commit(storage, noted, [1, 2], struck, watermark)
         return books.next_seq, [*books.unproven]
 
@@ -138,7 +138,7 @@ async def test_pages_are_in_order_and_within_bounds(path: str) -> None:
 async def test_changes_that_wait_together_are_one_transaction_in_their_order(path: str) -> None:
     async with open_sqlite_outbox(path, ["a"]) as (storage, _), trio.open_nursery() as nursery:
         debt = Debt(1, refs(1)[0])
-        for changes in (Changes([debt], [1], watermark=1), Changes(strikes=[Strike(1, 1)], watermark=2)):
+        for changes in (Changes([debt], [1], watermark=1), Changes(strikes=[Strike(1, [1])], watermark=2)):
             storage.start_commit(changes, lambda _: None)
         found: list[Debt] = []
 

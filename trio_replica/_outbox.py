@@ -55,6 +55,11 @@ class _Settlement(NamedTuple):
     strikes: Sequence[Strike]
     confirm: Callable[[], None]
 
+    @property
+    def size(self) -> int:
+        """How many debts are struck."""
+        return sum(len(strike.seqs) for strike in self.strikes)
+
 
 @final
 class Intent:
@@ -63,16 +68,16 @@ class Intent:
     The put is under way in its block. When that ends and the blobs have not been given, the debts are struck.
     """
 
-    __slots__ = ("_outbox", "debts", "first", "is_given", "was_started")
+    __slots__ = ("_outbox", "_refs", "is_given", "seqs", "was_started")
 
     name = NAME
 
-    def __init__(self, outbox: Outbox, debts: Sequence[Debt]) -> None:
-        self.debts = debts
-        self.first = debts[0].seq
+    def __init__(self, outbox: Outbox, seqs: range, refs: Sequence[Ref]) -> None:
+        self.seqs = seqs
         self.was_started = False
         self.is_given = False
         self._outbox = outbox
+        self._refs = refs
 
     def __enter__(self) -> Self:
         return self
@@ -90,16 +95,16 @@ class Intent:
         """
         self._outbox._check_room()
         self.was_started = True
-        return self._outbox._commit(done, self.debts)
+        return self._outbox._commit(done, list(map(Debt, self.seqs, self._refs)))
 
 
 @final
 class Account:
     """What one async store is owed.
 
-    Debts are *unpaid* while the blob is in the store's queue, or being written. They are *held* until they are struck
-    as well, and so are those of puts that failed: the feeder has to pass over them. The store is *behind* when there
-    are others, which no put brings to the queue any more: all that are not held have numbers above `cursor`.
+    Debts are *unpaid* while the blob is in the store's queue, or being written. Then they are *settling* until they are
+    struck, and so are those of puts that failed. The feeder passes over both. The store is *behind* when there are
+    others, which no put brings to the queue any more: all these have numbers above `cursor`.
     """
 
     def __init__(self, name: str, number: int, owed: int) -> None:
@@ -108,8 +113,8 @@ class Account:
         self.owed = owed
         self.missing = 0
         self.unreadable = 0
-        self.held: set[int] = set()
         self.unpaid: set[int] = set()
+        self.settling: set[int] = set()
         self.is_behind = owed > 0
         self.cursor = 0
         self.left = 0
@@ -127,16 +132,21 @@ class Account:
 
     def has_strikes(self, before: int) -> bool:
         """Whether a debt with a number below `before` is to be struck, and is not yet."""
-        return any(seq < before and seq not in self.unpaid for seq in self.held)
+        return any(seq < before for seq in self.settling)
 
     def take(self, page: Sequence[Debt]) -> Page:
-        """Return what of a page is not held. To be called as the page arrives: what is struck later is held still."""
-        return Page([debt for debt in page if debt.seq not in self.held], page[-1].seq if page else None)
+        """Return what of a page is not in hand. To be called as it arrives: what is struck later is settling still."""
+        debts = [debt for debt in page if debt.seq not in self.unpaid and debt.seq not in self.settling]
+        return Page(debts, page[-1].seq if page else None)
 
     def hold(self, seqs: Sequence[int]) -> None:
         """Have debts in hand, for their blobs have entered the queue."""
-        self.held.update(seqs)
         self.unpaid.update(seqs)
+
+    def settle(self, seqs: Sequence[int]) -> None:
+        """Have debts that are to be struck, for they are paid, or their put has failed."""
+        self.unpaid.difference_update(seqs)
+        self.settling.update(seqs)
 
     def leave(self, seqs: Sequence[int], bound: int) -> None:
         """Leave debts to the feeder, when every put with a number below `bound` has ended."""
@@ -194,15 +204,15 @@ class Outbox:
 
     def intent(self, refs: Sequence[Ref]) -> Intent:
         """Begin a put, which is under way in the block of what this returns, and has to `give` its blobs in the end."""
-        intent = Intent(self, [Debt(seq, ref) for seq, ref in enumerate(refs, self._next)])
-        self._next += len(refs)
-        self._under_way[intent.first] = None
-        return intent
+        seqs = range(self._next, self._next + len(refs))
+        self._next = seqs.stop
+        self._under_way[seqs.start] = None
+        return Intent(self, seqs, refs)
 
     @enable_ki_protection
     def give(self, intent: Intent, blobs: Sequence[Blob], queues: Iterable[BlobQueue]) -> None:
         """End a put whose blobs are in every sync store: queue them where there is room, and leave the others."""
-        seqs = [debt.seq for debt in intent.debts]
+        seqs = intent.seqs
         for queue in queues:
             account = self.accounts[queue.name]
             entered = 0 if account.is_behind else queue.enter(blobs, seqs)
@@ -211,30 +221,30 @@ class Outbox:
                 account.leave(seqs[entered:], self.bound)
             account.owed += len(blobs)
         intent.is_given = True
-        self._end(intent)
+        self._end(seqs.start)
 
     @enable_ki_protection
     def _abandon(self, intent: Intent) -> None:
+        seqs = intent.seqs
         if not intent.was_started:
-            self._end(intent)
+            self._end(seqs.start)
             return
-        seqs = [debt.seq for debt in intent.debts]
         for account in self.accounts.values():
-            account.held.update(seqs)
-        self._abandoned.add(intent.first)
-        self._end(intent)
-        strikes = [Strike(account.number, seq) for seq in seqs for account in self.accounts.values()]
-        self._add(_Settlement(strikes, partial(self._forget, intent.first, seqs)))
+            account.settle(seqs)
+        self._abandoned.add(seqs.start)
+        self._end(seqs.start)
+        strikes = [Strike(account.number, seqs) for account in self.accounts.values()]
+        self._add(_Settlement(strikes, partial(self._forget, seqs)))
         self._settle_now()
 
-    def _forget(self, first: int, seqs: Sequence[int]) -> None:
+    def _forget(self, seqs: range) -> None:
         for account in self.accounts.values():
-            account.held.difference_update(seqs)
-        self._abandoned.remove(first)
+            account.settling.difference_update(seqs)
+        self._abandoned.remove(seqs.start)
 
-    def _end(self, intent: Intent) -> None:
-        was_first = next(iter(self._under_way)) == intent.first
-        del self._under_way[intent.first]
+    def _end(self, first: int) -> None:
+        was_first = next(iter(self._under_way)) == first
+        del self._under_way[first]
         if was_first:
             for account in self.accounts.values():
                 if account.is_behind:
@@ -244,11 +254,10 @@ class Outbox:
 
     def strike(self, account: Account, seqs: Sequence[int]) -> None:
         """Strike debts whose blobs the store has, with the next commit."""
-        account.held.update(seqs)
-        account.unpaid.difference_update(seqs)
+        account.settle(seqs)
         if account.changed:
             account.changed.unpark_all()
-        self._add(_Settlement([Strike(account.number, seq) for seq in seqs], partial(_struck, account, seqs)))
+        self._add(_Settlement([Strike(account.number, seqs)], partial(_struck, account, seqs)))
 
     @property
     def has_room(self) -> bool:
@@ -266,7 +275,7 @@ class Outbox:
 
     def _add(self, settlement: _Settlement) -> None:
         self._pending.append(settlement)
-        self._pending_count += len(settlement.strikes)
+        self._pending_count += settlement.size
         self._to_settle.set()
 
     # Commits
@@ -303,7 +312,7 @@ class Outbox:
 
     def _put_back(self, carried: list[_Settlement]) -> None:
         self._pending[:0] = carried
-        self._pending_count += sum(len(settlement.strikes) for settlement in carried)
+        self._pending_count += sum(settlement.size for settlement in carried)
         self._to_settle.set()
         if not self.has_room:
             for account in self.accounts.values():
@@ -367,7 +376,7 @@ class Outbox:
 
 
 def _struck(account: Account, seqs: Sequence[int]) -> None:
-    account.held.difference_update(seqs)
+    account.settling.difference_update(seqs)
     account.owed -= len(seqs)
 
 

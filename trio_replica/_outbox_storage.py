@@ -21,10 +21,10 @@ class Debt(NamedTuple):
 
 
 class Strike(NamedTuple):
-    """A debt that is none any more."""
+    """Debts to one store that are none any more."""
 
     store: int
-    seq: int
+    seqs: Sequence[int]
 
 
 class Changes(NamedTuple):

@@ -187,8 +187,8 @@ class _Database:
         debts = [(store, seq, ref) for one in changes for seq, ref in one.debts for store in one.stores]
         strikes: dict[int, list[int]] = {}
         for one in changes:
-            for store, seq in one.strikes:
-                strikes.setdefault(store, []).append(seq)
+            for store, seqs in one.strikes:
+                strikes.setdefault(store, []).extend(seqs)
         watermark = max(one.watermark for one in changes)
         with self._usable() as connection, _transaction(connection):
             for rows in _in_chunks(debts):
