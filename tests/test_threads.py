@@ -25,6 +25,7 @@ from .held import PATIENCE, Held, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from trio_replica._started import Cancel
     from trio_replica._threads import Handler
 
 NAME: Final = "the store"
@@ -283,15 +284,19 @@ async def test_abandoned_while_it_runs_its_late_outcome_is_dropped(failure: OSEr
 
 
 def test_interrupted_while_it_is_made_a_call_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    def notify() -> None:
-        signal.raise_signal(signal.SIGINT)
-
     async def main() -> None:
         async with open_store_threads(NAME, serving) as threads:
+            start = threads.start
+
+            def start_interrupted(*arguments: Any, **options: Any) -> Cancel:
+                cancel = start(*arguments, **options)
+                signal.raise_signal(signal.SIGINT)
+                return cancel
+
             with Held() as held:
                 trio.lowlevel.spawn_system_task(threads.run, held)
                 await held.wait_running()
-                monkeypatch.setattr(threads._changed, "notify", notify)
+                monkeypatch.setattr(threads, "start", start_interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     await threads.run("withdrawn")
                 monkeypatch.undo()

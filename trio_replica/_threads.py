@@ -35,17 +35,27 @@ BATCH_BYTES: Final = 64 * 1024 * 1024
 class Call(Generic[RequestT]):
     """One call to the store: the handler of its batch sets `outcome`."""
 
-    __slots__ = ("_done", "outcome", "request", "size")
+    __slots__ = ("_abandon_on_cancel", "_done", "_threads", "outcome", "request", "size")
 
-    def __init__(self, request: RequestT, size: int, done: Done) -> None:
+    def __init__(
+        self, request: RequestT, size: int, threads: StoreThreads[RequestT], done: Done, abandon_on_cancel: bool
+    ) -> None:
         self.request: RequestT = request
         self.size: int = size
-        self._done: Done | None = done  # None when nobody waits for the outcome any more
         self.outcome: outcome.Value[Any] | outcome.Error | None = None
+        self._threads = threads
+        self._done: Done | None = done  # None when nobody waits for the outcome any more
+        self._abandon_on_cancel = abandon_on_cancel
 
     def fail(self, failure: BaseException) -> None:
         """Set an outcome that raises an exception like `failure`, but no other call's."""
         self.outcome = outcome.Error(_own(failure))
+
+    def _cancel(self) -> bool:
+        if self._threads._withdraw(self) or self._abandon_on_cancel:
+            self._done = None
+            return True
+        return False
 
 
 Handler: TypeAlias = "Callable[[Sequence[Call[RequestT]]], None]"
@@ -96,10 +106,13 @@ class StoreThreads(Generic[RequestT]):
         self._serve = serve
         self._threads = [threading.Thread(target=self._run, name=f"{name} {i}", daemon=True) for i in range(threads)]
         self._token = trio.lowlevel.current_trio_token()
-        self._changed = threading.Condition(threading.Lock())
-        self._waiting: OrderedDict[Call[RequestT], None] = OrderedDict()  # guarded by _changed
-        self._taken = 0  # calls that the threads run; guarded by _changed
-        self._refusing = False  # guarded by _changed
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Guarded by _lock:
+        self._waiting: OrderedDict[Call[RequestT], None] = OrderedDict()
+        self._idle = 0  # threads that wait for _changed, and have not been notified
+        self._taken = 0  # calls that the threads run
+        self._refusing = False
         # The rest is the Trio thread's own.
         self._starting = threads
         self._running = 0
@@ -144,25 +157,23 @@ class StoreThreads(Generic[RequestT]):
         """
         if trio.lowlevel.current_trio_token() is not self._token:
             raise RuntimeError(f"{self._name} belongs to the trio.run that opened it")
-        call = Call(request, size, done)
-        with self._changed:
+        call = Call(request, size, self, done, abandon_on_cancel)
+        with self._lock:
             if self._refusing:
                 raise trio.ClosedResourceError(f"{self._name} is closed")
             self._waiting[call] = None
-            self._changed.notify()
-
-        def cancel() -> bool:
-            with self._changed:
-                if withdrawn := call in self._waiting:
-                    del self._waiting[call]
-            if withdrawn or abandon_on_cancel:
-                call._done = None
-                return True
-            return False
-
-        return cancel
+            if self._idle:
+                self._idle -= 1
+                self._changed.notify()
+        return call._cancel  # for which a closure would be five objects
 
     # In the Trio thread
+
+    def _withdraw(self, call: Call[RequestT]) -> bool:
+        with self._lock:
+            if is_waiting := call in self._waiting:
+                del self._waiting[call]
+        return is_waiting
 
     def _start(self) -> None:
         for thread in self._threads:
@@ -182,7 +193,7 @@ class StoreThreads(Generic[RequestT]):
                 self._failure = None
 
     def _refuse(self) -> None:
-        with self._changed:
+        with self._lock:
             self._refusing = True
             withdrawn = tuple(self._waiting)
             self._waiting.clear()
@@ -229,7 +240,7 @@ class StoreThreads(Generic[RequestT]):
                 self._tell_trio(self._count_start)
                 while batch := self._take():
                     self._handle(handle, batch)
-                    with self._changed:
+                    with self._lock:
                         self._taken -= len(batch)
         except BaseException as failure:  # noqa: ASYNC103  (of entering or leaving `serve`; Trio is in another thread)
             self._tell_trio(self._record, failure)
@@ -240,8 +251,9 @@ class StoreThreads(Generic[RequestT]):
         """Return the next batch; an empty one when there is none to come."""
         batch: list[Call[RequestT]] = []
         size = 0
-        with self._changed:
+        with self._lock:
             while not self._waiting and not self._refusing:
+                self._idle += 1
                 self._changed.wait()
             # Of all calls, also those that other threads run: else a thread that is free would take them one by one.
             share = -(-(len(self._waiting) + self._taken) // len(self._threads))
