@@ -60,7 +60,7 @@ class Disk:
         return Books(ids, owed, self.watermark, [range(*doubt) for doubt in self.doubts])
 
     def apply(self, changes: Changes) -> None:
-        for seq, ref in changes.debts:
+        for seq, ref in zip(changes.seqs, changes.refs, strict=True):
             self.debts.update({(store, seq): ref for store in changes.stores})
         for store, seqs in changes.strikes:
             for seq in seqs:

@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -724,12 +725,11 @@ async def test_puts_that_fail_beside_an_outbox_that_fails_are_struck_later(autoj
 
 
 @pytest.mark.parametrize("is_many", [False, True])
-@pytest.mark.parametrize("moment", ["intent", "__exit__"])
+@pytest.mark.parametrize("moment", ["intent", "give", "abandon"])
 def test_a_put_that_is_interrupted_as_it_begins_or_ends_is_not_under_way(
     monkeypatch: pytest.MonkeyPatch, moment: str, *, is_many: bool
 ) -> None:
-    of_what: type = internals.Outbox if moment == "intent" else internals.Intent
-    real = getattr(of_what, moment)
+    real = getattr(internals.Outbox, moment)
 
     def interrupting(*arguments: Any) -> Any:
         if moment == "intent":
@@ -743,11 +743,14 @@ def test_a_put_that_is_interrupted_as_it_begins_or_ends_is_not_under_way(
         outbox = MemoryOutbox(Disk())
         copy = SimulatedStore(put=1)
         async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, queue_size=1, batch_size=1) as store:
-            monkeypatch.setattr(of_what, moment, interrupting)
+            monkeypatch.setattr(internals.Outbox, moment, interrupting)
+            if moment == "abandon":
+                outbox.failures.append(FULL)
             with pytest.raises(KeyboardInterrupt):
-                await (store.put_many([b"0"]) if is_many else store.put(b"0"))
+                with suppress(StoreError):
+                    await (store.put_many([b"0"]) if is_many else store.put(b"0"))
                 await trio.lowlevel.checkpoint()
-            monkeypatch.setattr(of_what, moment, real)
+            monkeypatch.setattr(internals.Outbox, moment, real)
             await put_numbers(store, range(1, 9))
         assert set(copy.blobs) >= set(refs(*range(1, 9)))
         assert outbox.disk.watermark == 10

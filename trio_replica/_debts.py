@@ -15,8 +15,6 @@ from ._outbox import NAME, Outbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ._blob import Blob
-    from ._outbox import Intent
     from ._outbox_storage import Books, OutboxStorage
     from ._queue import BlobQueue
     from ._sync_stores import SyncStores
@@ -38,7 +36,6 @@ class Debts:
         batch_size: int,
     ) -> None:
         self.outbox = Outbox(storage, books, [queue.name for queue in queues])
-        self._queues = queues
         self._feeders = [Feeder(self.outbox, queue, sync_stores, batch_size) for queue in queues]
         self._settling = trio.CancelScope(shield=True)
         self._reported: set[str] = set()  # stores whose debts a raised StoreError has named
@@ -49,10 +46,6 @@ class Debts:
     def counts(self, name: str) -> dict[str, int]:
         """Return what the statistics of one async store have of its debts."""
         return self.outbox.accounts[name].counts()
-
-    def give(self, intent: Intent, blobs: Sequence[Blob]) -> None:
-        """End a put whose blobs are in every sync store: see `Outbox.give`."""
-        self.outbox.give(intent, blobs, self._queues)
 
     # Their life
 

@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import outcome
 import trio
@@ -63,28 +63,17 @@ class _Settlement(NamedTuple):
 
 @final
 class Intent:
-    """The debts of one put: beside the sync stores, one more member of its write.
+    """The debts of one put: beside the sync stores, one more member of its write."""
 
-    The put is under way in its block. When that ends and the blobs have not been given, the debts are struck.
-    """
-
-    __slots__ = ("_outbox", "_refs", "is_given", "seqs", "was_started")
+    __slots__ = ("_outbox", "_refs", "seqs", "was_started")
 
     name = NAME
 
     def __init__(self, outbox: Outbox, seqs: range, refs: Sequence[Ref]) -> None:
         self.seqs = seqs
         self.was_started = False
-        self.is_given = False
         self._outbox = outbox
         self._refs = refs
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.is_given:
-            self._outbox._abandon(self)
 
     def start(self, done: Done) -> Cancel:
         """Start to note the debts: see `StartableStore.start_put`.
@@ -93,9 +82,10 @@ class Intent:
           ReplicaError: if too many strikes wait for an outbox that fails: this put may have to be struck as well.
 
         """
-        self._outbox._check_room()
+        if not self._outbox.has_room:
+            raise ReplicaError(f"{self._outbox._pending_count} debts that are paid can't be struck: see the log")
         self.was_started = True
-        return self._outbox._commit(done, list(map(Debt, self.seqs, self._refs)))
+        return self._outbox._commit(done, self.seqs, self._refs)
 
 
 @final
@@ -203,7 +193,7 @@ class Outbox:
     # Puts
 
     def intent(self, refs: Sequence[Ref]) -> Intent:
-        """Begin a put, which is under way in the block of what this returns, and has to `give` its blobs in the end."""
+        """Begin a put, which is under way until its blobs are given, or it is abandoned."""
         seqs = range(self._next, self._next + len(refs))
         self._next = seqs.stop
         self._under_way[seqs.start] = None
@@ -220,11 +210,11 @@ class Outbox:
             if entered < len(blobs):
                 account.leave(seqs[entered:], self.bound)
             account.owed += len(blobs)
-        intent.is_given = True
         self._end(seqs.start)
 
     @enable_ki_protection
-    def _abandon(self, intent: Intent) -> None:
+    def abandon(self, intent: Intent) -> None:
+        """End a put that has failed: its debts are struck, if they may have been noted."""
         seqs = intent.seqs
         if not intent.was_started:
             self._end(seqs.start)
@@ -269,10 +259,6 @@ class Outbox:
         while not self.has_room:
             await self._settled.park()
 
-    def _check_room(self) -> None:
-        if not self.has_room:
-            raise ReplicaError(f"{self._pending_count} debts that are paid can't be struck: see the log")
-
     def _add(self, settlement: _Settlement) -> None:
         self._pending.append(settlement)
         self._pending_count += settlement.size
@@ -280,11 +266,10 @@ class Outbox:
 
     # Commits
 
-    def _commit(self, done: Done, debts: Sequence[Debt] = ()) -> Cancel:
+    def _commit(self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = ()) -> Cancel:
         """Start to commit debts, and all strikes that are pending, with how far all puts have ended."""
-        stores = self._numbers if debts else ()
         if not self._pending:
-            return self._storage.start_commit(Changes(debts, stores, (), self.watermark), done)
+            return self._storage.start_commit(Changes(seqs, refs, self._numbers, (), self.watermark), done)
         carried, self._pending, self._pending_count = self._pending, [], 0
         strikes = [strike for settlement in carried for strike in settlement.strikes]
 
@@ -304,7 +289,7 @@ class Outbox:
             return is_withdrawn
 
         try:
-            withdraw = self._storage.start_commit(Changes(debts, stores, strikes, self.watermark), ended)
+            withdraw = self._storage.start_commit(Changes(seqs, refs, self._numbers, strikes, self.watermark), ended)
         except BaseException:
             self._put_back(carried)
             raise

@@ -30,8 +30,10 @@ class Strike(NamedTuple):
 class Changes(NamedTuple):
     """What becomes durable together."""
 
-    debts: Sequence[Debt] = ()
-    """What every store of `stores` is owed."""
+    seqs: Sequence[int] = ()
+    """The numbers of new debts."""
+    refs: Sequence[Ref] = ()
+    """What every store of `stores` is owed, in the order of the numbers."""
     stores: Sequence[int] = ()
     strikes: Sequence[Strike] = ()
     watermark: int = 0

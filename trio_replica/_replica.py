@@ -319,11 +319,15 @@ class ReplicaStore(Store):
 
     @enable_ki_protection  # an interrupted put has to end too: feeders wait for those under way
     async def _put_owing(self, debts: Debts, blobs: list[Blob], put: Callable[[Intent], Awaitable[ResultT]]) -> ResultT:
-        with debts.outbox.intent([blob.ref for blob in blobs]) as intent:
+        intent = debts.outbox.intent([blob.ref for blob in blobs])
+        try:
             result = await put(intent)
             # From here to the end of the put there is no checkpoint.
             self._check_accepting()
-            debts.give(intent, blobs)
+            debts.outbox.give(intent, blobs, self._queues)
+        except BaseException:
+            debts.outbox.abandon(intent)
+            raise
         return result
 
     async def _next_page(self, after: Ref, limit: int) -> list[Ref]:

@@ -184,7 +184,12 @@ class _Database:
                 call.outcome = outcome.Value(None)  # one of its own: an outcome is unwrapped once
 
     def _transact(self, changes: Sequence[Changes]) -> None:
-        debts = [(store, seq, ref) for one in changes for seq, ref in one.debts for store in one.stores]
+        debts = [
+            (store, seq, ref)
+            for one in changes
+            for seq, ref in zip(one.seqs, one.refs, strict=True)
+            for store in one.stores
+        ]
         strikes: dict[int, list[int]] = {}
         for one in changes:
             for store, seqs in one.strikes:
