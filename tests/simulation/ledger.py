@@ -131,15 +131,15 @@ class Debts:
 
     def asked(self, changes: Changes) -> None:
         """Note whose debts are to be noted, and which may be struck from now on."""
-        self._asked.update(changes.strikes)
-        if changes.debts:
-            PUT.get().seqs = [debt.seq for debt in changes.debts]
+        self._asked.update(_struck(changes))
+        if changes.seqs:
+            PUT.get().seqs = [*changes.seqs]
 
     def told(self, changes: Changes) -> None:
         """Take over changes that are said to be durable."""
-        for seq, ref in changes.debts:
+        for seq, ref in zip(changes.seqs, changes.refs, strict=True):
             self._rows.update({(store, seq): ref for store in changes.stores})
-        for strike in changes.strikes:
+        for strike in _struck(changes):
             self._rows.pop(strike, None)
             self._struck.add(strike)
 
@@ -165,6 +165,10 @@ class Debts:
         lost = self._rows.keys() - rows.keys() - self._asked
         require(not lost, "a debt that was noted is on the disk", *sorted(lost))
         require(not self._struck & rows.keys(), "a debt that was struck is not on the disk any more")
+
+
+def _struck(changes: Changes) -> list[tuple[int, int]]:
+    return [(store, seq) for store, seqs in changes.strikes for seq in seqs]
 
 
 def _rows(file: DatabaseFile) -> dict[tuple[int, int], Ref]:

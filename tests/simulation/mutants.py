@@ -27,8 +27,8 @@ from trio_replica._replica import ReplicaStore
 from trio_replica._sqlite_outbox import _Database
 from trio_replica._sync_stores import _Write
 
+from .disks import File
 from .outbox import Connection
-from .stores import LocalStore
 
 if TYPE_CHECKING:
     import sqlite3
@@ -181,9 +181,9 @@ def what_is_in_doubt_is_known_in_one_session_only(right: Right, connection: sqli
 def a_put_that_fails_strikes_the_debts_of_others(right: Right, self: _Database, changes: Sequence[Changes]) -> None:
     with self._usable() as connection:
         rows = connection.execute("SELECT store, seq, ref FROM debts").fetchall()
-    strikes = {strike for one in changes for strike in one.strikes}
+    strikes = {(store, seq) for one in changes for store, seqs in one.strikes for seq in seqs}
     refs = {(store, ref) for store, seq, ref in rows if (store, seq) in strikes}
-    others = [Strike(store, seq) for store, seq, ref in rows if (store, ref) in refs]
+    others = [Strike(store, [seq]) for store, seq, ref in rows if (store, ref) in refs]
     right(self, [*changes, Changes(strikes=others)])
 
 
@@ -276,10 +276,6 @@ def a_store_that_can_not_be_listed_has_ended(right: Right, self: _Member, ended:
 # Stores: what the simulation would find in those that it has not simulated
 
 
-@_planted(LocalStore, "_write")
-async def a_store_names_a_file_that_is_not_synced(
-    right: Right, self: LocalStore, blobs: Sequence[Blob], *, replace: bool
-) -> set[Ref]:
-    with mock.patch("tests.simulation.disks.File.sync"):
-        added: set[Ref] = await right(self, blobs, replace=replace)
-    return added
+@_planted(File, "sync")
+def a_store_names_a_file_that_is_not_synced(right: Right, self: File) -> None:
+    """Do nothing."""

@@ -6,7 +6,7 @@ import sqlite3
 from collections import OrderedDict
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 from unittest import mock
 
 import outcome
@@ -125,20 +125,12 @@ class SimulatedThread:
         """Do what `StoreThreads.start` does."""
         if self._refusing:
             raise trio.ClosedResourceError
-        call = Call(request, size, done)
+        call: Call[Any] = Call(request, size, cast("Any", self), done, abandon_on_cancel)
         self._waiting[call] = None
         self._changed.unpark_all()
-
-        def cancel() -> bool:
-            if is_withdrawn := call in self._waiting:
-                del self._waiting[call]
-            if is_withdrawn or abandon_on_cancel:
-                call._done = None
-            return is_withdrawn or abandon_on_cancel
-
         if isinstance(request, Changes):
             self._simulated.asked(request)
-        return cancel
+        return call._cancel
 
     async def run(self) -> None:
         """Serve, until it is closed."""
@@ -165,6 +157,11 @@ class SimulatedThread:
         self._changed.unpark_all()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
+
+    def _withdraw(self, call: Call[Any]) -> bool:
+        if is_waiting := call in self._waiting:
+            del self._waiting[call]
+        return is_waiting
 
     def _deliver(self, batch: Sequence[Call[Any]]) -> None:
         for call in batch:
