@@ -44,8 +44,6 @@ class Client:
                 self._session.trace.note(f"failed {name}", f"{self._name} {sorted(error.failures)}")
             except Violation as violation:
                 self._session.violate(violation)
-            except Exception as error:
-                self._session.violate(Violation(f"{name} raises what it says: {error!r}"))
             await trio.sleep(self._draw.choice((0.0, 0.0, 0.001, 0.05)))
 
     async def _do(self, name: str, operation: Callable[[Client], Awaitable[None]]) -> None:

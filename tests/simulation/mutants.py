@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from unittest import mock
 
 import outcome
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trio_replica import Blob, Ref
     from trio_replica._fan_out import Ended
     from trio_replica._outbox_storage import Debt
+    from trio_replica._queue import Paid
     from trio_replica._started import Cancel, Done
     from trio_replica._threads import Call
 
@@ -135,15 +136,15 @@ def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: ReplicaStor
 # Debts
 
 
-@_planted(BlobQueue, "_write")
-async def a_debt_is_struck_when_it_is_taken(right: Right, self: BlobQueue, batch: list[Blob]) -> None:
-    paid, self._paid = self._paid, None
-    if paid is not None:
+@_planted(BlobQueue, "be_fed")
+def a_debt_is_struck_when_it_is_taken(right: Right, self: BlobQueue, paid: Paid) -> None:
+    async def strike_and_write(batch: list[Blob]) -> None:
         await paid([seq for *_, seq in islice(self._owed, len(batch))])
-    try:
-        await right(self, batch)
-    finally:
-        self._paid = paid
+        await write(batch)
+
+    write = self._write
+    self._write = strike_and_write  # type: ignore[method-assign]
+    right(self, _say_nothing)
 
 
 @_planted(Feeder, "_read")
@@ -215,6 +216,10 @@ def a_block_ends_with_debts_and_says_nothing(right: Right, self: Debts) -> None:
     self.stop()
 
 
+async def _say_nothing(seqs: Sequence[int]) -> None:
+    """Be told what has been paid."""
+
+
 # Commits
 
 
@@ -247,10 +252,9 @@ def a_winner_is_not_verified(right: Right, ref: Ref, answer: bytes) -> bool:
 @_planted(Readers, "get")
 async def a_failure_is_taken_for_a_miss(right: Right, self: Readers, ref: Ref, lacks: Any = None) -> bytes:
     try:
-        data: bytes = await right(self, ref, lacks)
+        return cast("bytes", await right(self, ref, lacks))
     except StoreError:
         raise BlobNotFoundError(ref) from None
-    return data
 
 
 @_planted(_sync_stores, "union")

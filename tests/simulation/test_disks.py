@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -93,12 +93,9 @@ def test_a_power_cut_leaves_the_first_of_the_commits_that_were_not_synced() -> N
 
 
 async def test_a_call_that_waits_for_a_thread_that_ends_is_refused() -> None:
-    def handle(_: object) -> None:
-        pytest.fail("the thread had ended before")
-
     ended: list[Any] = []
     weather = OutboxWeather(random.Random(0), Trace())
-    thread = SimulatedThread(handle, SimulatedOutbox(DatabaseFile(), weather, print, print))
+    thread = SimulatedThread(cast("Any", pytest.fail), SimulatedOutbox(DatabaseFile(), weather, print, print))
     thread.start("a request", ended.append)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(thread.close)

@@ -98,6 +98,16 @@ def test_what_goes_round_for_ever_is_noticed() -> None:
         Observer().run(go_round)
 
 
+def test_when_all_is_over_nothing_is_wrong_any_more() -> None:
+    async def end() -> None:
+        observer.end()
+        observer.violate(Violation("something"))
+        await trio.sleep_forever()
+
+    observer = Observer()
+    observer.run(end)
+
+
 def test_the_first_of_several_violations_counts() -> None:
     async def fail(_: int) -> None:  # noqa: ASYNC124  (a task)
         raise Violation("something")
