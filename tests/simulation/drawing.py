@@ -59,7 +59,7 @@ def draw_plan(draw: random.Random, async_names: list[str], *, outbox: bool) -> P
         "repair_reads": draw.random() < 0.4,
     }
     if outbox:
-        options["outbox"] = "outbox"
+        options["outbox"] = "/outbox"
     steps = {draw_step(draw): "arrive"}
     for _ in range(draw.choice([0, 1, 3, 8])):
         steps[draw_step(draw)] = draw.choice(["cancel", "cancel", "rot"])
@@ -91,7 +91,7 @@ def last_plan(*, outbox: bool) -> Plan:
     """Return the plan of a session that does nothing but bring what is owed."""
     options: dict[str, Any] = {"queue_size": 3, "batch_size": None, "fallback": []}
     if outbox:
-        options["outbox"] = "outbox"
+        options["outbox"] = "/outbox"
     return Plan(
         options,
         0,

@@ -302,7 +302,7 @@ class Session:
     def _has_drained(self, raised: Exception | None) -> bool:
         """Whether the block says that everything has been brought."""
         counts = self.replica.statistics().async_stores.values()
-        if self._has_told or self._block.cancelled_caught or any(count.failure is not None for count in counts):
+        if self._has_told or self._block.cancel_called or any(count.failure is not None for count in counts):
             return False
         return raised is None or (isinstance(raised, BodyError) and not hasattr(raised, "__notes__"))
 

@@ -105,8 +105,8 @@ class World:
         self.trace.is_silent = True
 
     def _lose_store(self) -> None:
-        name = self._draw.choice(list(self.ledger.sync_media))
-        if self._draw.random() < 0.35 and self.ledger.is_safe_without(name, self.ledger.acknowledged):
+        name, acknowledged = self._draw.choice(list(self.ledger.sync_media)), self.ledger.acknowledged
+        if self._draw.random() < 0.35 and acknowledged and self.ledger.is_safe_without(name, acknowledged):
             self.trace.begin(f"{name} is lost")
             self.trace.tally["lost"] += 1
             self.ledger.lose(name)
