@@ -246,7 +246,7 @@ async def test_a_debt_that_no_put_acknowledged_is_struck_if_every_store_misses_i
         assert (of(store).owed, of(store).missing, of(store).unreadable) == (0, 0, 0)
     assert tuple(copy.blobs) == refs(0, 2)
     assert [record.getMessage() for record in caplog.records] == [
-        f"copy is not owed {refs(1)[0]}: its put never returned, and no sync store has it"
+        f"copy is not owed {refs(1)[0]}: its put may never have returned, and no sync store has it"
     ]
 
 
@@ -611,6 +611,31 @@ async def test_strikes_ride_with_the_next_put_or_are_committed_in_time(autojump_
         assert outbox.commits == 3
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_soon_after_a_put_has_returned_a_crash_leaves_no_doubt_of_it(
+    autojump_clock: MockClock, fails: bool
+) -> None:
+    outbox, copy = MemoryOutbox(Disk()), SimulatedStore()
+    copy.hang("put", "put_many")
+    with trio.CancelScope() as scope:
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
+            await put_numbers(store, range(3))
+            assert outbox.disk.watermark == 3
+            outbox.is_full = fails
+            await trio.sleep(0.11)
+            assert outbox.disk.watermark == (3 if fails else 4)
+            outbox.is_full = False
+            await trio.sleep(0.1)
+            after, commits = outbox.disk.copy(), outbox.commits
+            await trio.sleep(10)
+            assert outbox.commits == commits
+            scope.cancel()
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(after)) as store:
+        with pytest.raises(StoreError, match="3 blobs that it is owed can't be read"):
+            await store.flush()
+    assert after.owed("copy") == [*refs(0, 1, 2)], "what returned is owed, though the sync store was emptied"
+
+
 async def test_strikes_that_fail_are_kept_for_the_next_commit(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -667,6 +692,20 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
         await store.flush()
         assert len(copy.blobs) == 9
         await store.put(b"10")
+    assert outbox.disk.debts == {}
+
+
+async def test_strikes_that_wait_for_a_commit_refuse_no_put(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "PENDING_LIMIT", 2)
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"one": MemoryStore(), "other": MemoryStore()}, outbox) as store:
+        await store.put_many([b"0", b"1", b"2"])
+        await trio.sleep(0.01)
+        assert (outbox.commits, of(store, "one").owed, of(store, "other").owed) == (1, 3, 3)
+        await store.put(b"3")
+        assert (outbox.commits, of(store, "one").owed, of(store, "other").owed) == (2, 1, 1)
     assert outbox.disk.debts == {}
 
 

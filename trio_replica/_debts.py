@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._queue import BlobQueue
     from ._sync_stores import SyncStores
 
-SETTLE_SECONDS: Final = 5.0
+END_SECONDS: Final = 5.0
 """Seconds that the last commit is given. What is not struck is paid again, which is harmless."""
 
 
@@ -105,7 +105,7 @@ class Debts:
         self._settling.cancel()
         interruption: BaseException | None = None
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
                 is_behind = self.outbox.watermark < self.outbox.next_seq
                 await self.outbox.settle(self.outbox.next_seq)
                 if is_behind:  # only now the watermark can pass what has been struck

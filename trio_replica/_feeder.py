@@ -144,7 +144,8 @@ class Feeder:
     def _settle_missing(self, debt: Debt) -> None:
         """Settle a debt of a blob that every sync store says it has not."""
         if self._outbox.may_be_unacknowledged(debt.seq):
-            log(logging.INFO, f"{self.name} is not owed {debt.ref}: its put never returned, and no sync store has it")
+            why = "its put may never have returned, and no sync store has it"
+            log(logging.INFO, f"{self.name} is not owed {debt.ref}: {why}")
             self._outbox.strike(self.account, [debt.seq])
         else:
             self.account.missing += 1

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 NAME: Final = "outbox"
 """What an outbox that fails is called in a `StoreError`, beside the stores."""
 
-STRIKE_SECONDS: Final = 0.1
-"""Seconds after which strikes are committed that no put has taken along."""
+SETTLE_SECONDS: Final = 0.1
+"""Seconds after which is committed what no put has taken along: strikes, and that all puts have ended."""
 
 PENDING_LIMIT: Final = 10_000
 """Strikes that may wait for a commit: with more, because the disk is full say, workers wait."""
@@ -82,7 +82,7 @@ class Intent:
           ReplicaError: if too many strikes wait for an outbox that fails: this put may have to be struck as well.
 
         """
-        if not self._outbox.has_room:
+        if self._outbox.is_failing and not self._outbox.has_room:
             raise ReplicaError(f"{self._outbox._pending_count} debts that are paid can't be struck: see the log")
         self.was_started = True
         return self._outbox._commit(done, self.seqs, self._refs)
@@ -169,7 +169,10 @@ class Outbox:
         self._pending: list[_Settlement] = []
         self._pending_count = 0
         self._settled = trio.lowlevel.ParkingLot()  # those who wait for the pending strikes to be fewer
+        self.is_failing = False
+        """Whether the last commit of strikes failed."""
         self._to_settle = trio.Event()
+        self._committed = books.next_seq  # the watermark of the last commit that was started
 
     @property
     def bound(self) -> int:
@@ -231,10 +234,12 @@ class Outbox:
         for account in self.accounts.values():
             account.settling.difference_update(seqs)
         self._abandoned.remove(seqs.start)
+        self._to_settle.set()
 
     def _end(self, first: int) -> None:
         was_first = next(iter(self._under_way)) == first
         del self._under_way[first]
+        self._to_settle.set()
         if was_first:
             for account in self.accounts.values():
                 if account.is_behind:
@@ -268,12 +273,14 @@ class Outbox:
 
     def _commit(self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = ()) -> Cancel:
         """Start to commit debts, and all strikes that are pending, with how far all puts have ended."""
+        self._committed = watermark = self.watermark
         if not self._pending:
-            return self._storage.start_commit(Changes(seqs, refs, self._numbers, (), self.watermark), done)
+            return self._storage.start_commit(Changes(seqs, refs, self._numbers, (), watermark), done)
         carried, self._pending, self._pending_count = self._pending, [], 0
         strikes = [strike for settlement in carried for strike in settlement.strikes]
 
         def ended(how: outcome.Value[Any] | outcome.Error) -> None:
+            self.is_failing = isinstance(how, outcome.Error)
             if isinstance(how, outcome.Value):
                 for settlement in carried:
                     settlement.confirm()
@@ -289,7 +296,7 @@ class Outbox:
             return is_withdrawn
 
         try:
-            withdraw = self._storage.start_commit(Changes(seqs, refs, self._numbers, strikes, self.watermark), ended)
+            withdraw = self._storage.start_commit(Changes(seqs, refs, self._numbers, strikes, watermark), ended)
         except BaseException:
             self._put_back(carried)
             raise
@@ -326,18 +333,20 @@ class Outbox:
 
     @enable_ki_protection
     async def settle_in_time(self, scope: trio.CancelScope) -> None:
-        """Commit strikes that no put takes along, until `scope` is cancelled."""
+        """Commit what no put takes along, until `scope` is cancelled: strikes, and that the last puts have ended."""
         is_failing = False
         with scope:
             while True:
                 await self._to_settle.wait()
-                await trio.sleep(STRIKE_SECONDS)
+                await trio.sleep(SETTLE_SECONDS)
                 self._to_settle = trio.Event()
-                if not self._pending:
+                if not self._pending and self._committed == self.watermark:
                     continue
                 try:
                     await self._settle_once()
                 except Exception as error:
+                    self._to_settle.set()
+                    self._committed = 0
                     if not is_failing:
                         log(logging.ERROR, f"debts that are paid can't be struck: {describe_failure(error)}")
                     is_failing = True

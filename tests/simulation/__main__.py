@@ -17,21 +17,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help="processes; as many as processors if it is not given")
     parser.add_argument("--bug", choices=MUTANTS, metavar="NAME", help="plant a bug of tests/simulation/mutants.py")
     options = parser.parse_args(arguments)
+    bug = f" --bug {options.bug}" if options.bug else ""
     began = time.perf_counter()
     results = run_in_processes(options.seeds, options.bug, options.jobs)
     seconds = time.perf_counter() - began
     for failure in results.failures:
         print("\n".join(failure.events))
         print(f"seed {failure.seed}: {failure.error}")
-        print(f"to see it again: python -m tests.simulation --seeds {failure.seed}")
+        print(f"to see it again: python -m tests.simulation --seeds {failure.seed}{bug}")
     print(", ".join(f"{count} {kind}" for kind, count in sorted(results.tally.items())))
     print(f"{results.seeds} seeds in {seconds:.1f} s, {len(results.failures)} failed; {results.digest()}")
     return 1 if results.failures else 0
 
 
 def _seeds(text: str) -> range:
-    first, _, end = text.partition(":")
-    return range(int(first), int(end or int(first) + 1))
+    first, colon, end = text.partition(":")
+    seeds = range(int(first), int(end) if colon else int(first) + 1)
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"there is no seed from {first} and below {end}")
+    return seeds
 
 
 if __name__ == "__main__":  # pragma: no cover  (runs in a process of its own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -34,28 +35,38 @@ class Client:
             operation = self._draw.choice(_OPERATIONS)
             name = operation.__name__.lstrip("_")
             try:
-                await self._do(name, operation)
-            except (PoisonedError, trio.ClosedResourceError) as error:
-                self._session.expect(error)
-                self._session.trace.note("refused", f"{self._name} {name} {type(error).__name__}")
-                return
-            except StoreError as error:
-                self._session.expect(error)
-                self._session.trace.note(f"failed {name}", f"{self._name} {sorted(error.failures)}")
+                goes_on = await self._try(name, operation)
             except Violation as violation:
                 self._session.violate(violation)
+                return
+            if not goes_on:
+                return
             await trio.sleep(self._draw.choice((0.0, 0.0, 0.001, 0.05)))
 
+    async def _try(self, name: str, operation: Callable[[Client], Awaitable[None]]) -> bool:
+        """Do something that may fail, and return whether the replica is still there."""
+        try:
+            await self._do(name, operation)
+        except (PoisonedError, trio.ClosedResourceError) as error:
+            self._session.expect(error)
+            self._session.trace.note("refused", f"{self._name} {name} {type(error).__name__}")
+            return False
+        except StoreError as error:
+            self._session.expect(error)
+            self._session.trace.note(f"failed {name}", f"{self._name} {sorted(error.failures)}")
+        return True
+
     async def _do(self, name: str, operation: Callable[[Client], Awaitable[None]]) -> None:
-        seconds = self._draw.choice((None, None, None, None, None, None, 0.002, 0.05, 2.0))
-        with trio.CancelScope() as self.scope:
-            if seconds is not None:
-                self.scope.deadline = trio.current_time() + seconds
-            await operation(self)
+        seconds = self._draw.choice((*[math.inf] * 6, 0.002, 0.05, 2.0))
+        with trio.move_on_after(seconds) as scope:
+            self.scope = scope
+            try:
+                await operation(self)
+            finally:
+                self.scope = None
             self._session.trace.note(name, self._name)
-        if self.scope.cancelled_caught:
+        if scope.cancelled_caught:
             self._session.trace.note(f"cancelled {name}", self._name)
-        self.scope = None
 
     def _some(self) -> list[Ref]:
         return self._draw.choices(REFS[: self._session.world.pool], k=self._draw.randint(1, 5))
@@ -65,8 +76,12 @@ class Client:
     async def _put(self) -> None:
         (ref,) = refs = self._some()[:1]
         put = self._begin(refs)
+        is_everywhere = self._session.is_in_all_sync_stores(ref)
         result = await self._session.replica.put(BLOBS[ref])
         require(result.ref == ref, "a put returns the ref of its blob")
+        is_only_one = self._session.world.begun[ref] == 1
+        require(result.added or not is_only_one, "a put says that it has added a blob", NAMES[ref])
+        require(not (result.added and is_everywhere), "a put says that a blob was there", NAMES[ref])
         self._session.acknowledge(put)
 
     async def _put_many(self) -> None:
@@ -78,6 +93,7 @@ class Client:
     def _begin(self, refs: list[Ref]) -> Put:
         put = Put(refs)
         PUT.set(put)
+        self._session.world.begun.update(set(refs))
         self._session.trace.note("begin", f"{self._name} {named(refs)}")
         return put
 
@@ -94,11 +110,11 @@ class Client:
         try:
             data = await self._session.replica.get(ref)
         except BlobNotFoundError:
-            require(not before.any, "a get finds what a store has", NAMES[ref], before.any)
+            require(not before.any, "a get finds what a store has", NAMES[ref], *sorted(before.any))
             self._session.trace.note("not found", NAMES[ref])
         except StoreError:
             still = before.healthy & self._session.readable(ref).healthy
-            require(not still, "a get finds what a healthy store has", NAMES[ref], still)
+            require(not still, "a get finds what a healthy store has", NAMES[ref], *sorted(still))
             raise
         else:
             self._check(ref, data)
@@ -127,6 +143,8 @@ class Client:
             require(not before.healthy, "contains asks every store that is healthy", NAMES[ref])
             raise
         require(found or not before.any, "contains knows what a store has", NAMES[ref])
+        has_come = before.any or self._session.readable(ref).any or self._session.world.ledger.rotten
+        require(not found or has_come, "contains knows what no store has", NAMES[ref])
 
     async def _list_refs(self) -> None:
         before = self._session.listed()

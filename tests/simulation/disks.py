@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Mapping
 
     from trio_replica import Ref
 
@@ -19,6 +20,9 @@ class Media(Protocol):
 
     def refs(self) -> list[Ref]:
         """Return the refs that are there, in ascending order."""
+
+    def lacking(self, refs: Mapping[Ref, object]) -> set[Ref]:
+        """Return which of some refs are not there."""
 
     def possible(self, ref: Ref) -> set[bytes | None]:
         """Return all that may be under a ref after a power cut; None stands for nothing."""
@@ -57,6 +61,9 @@ class Folder:
 
     def refs(self) -> list[Ref]:
         return sorted(self.names)
+
+    def lacking(self, refs: Mapping[Ref, object]) -> set[Ref]:
+        return refs.keys() - self.names.keys()
 
     def possible(self, ref: Ref) -> set[bytes | None]:
         files = {self.names.get(ref), self.synced_names.get(ref)}
@@ -115,6 +122,9 @@ class Bucket:
 
     def refs(self) -> list[Ref]:
         return sorted(self.blobs)
+
+    def lacking(self, refs: Mapping[Ref, object]) -> set[Ref]:
+        return refs.keys() - self.blobs.keys()
 
     def possible(self, ref: Ref) -> set[bytes | None]:
         return {self.blobs.get(ref)}

@@ -108,7 +108,7 @@ def last_plan(*, outbox: bool) -> Plan:
 
 def draw_step(draw: random.Random) -> int:
     """Draw the number of a step: early ones as often as late ones, by their order of magnitude."""
-    return int(10 ** (1.3 + 1.5 * draw.random()))
+    return int(10 ** (0.7 + 2.1 * draw.random()))
 
 
 def fair_weather(draw: random.Random, trace: Trace, name: str) -> Weather:
@@ -137,4 +137,5 @@ def draw_weather(draw: random.Random, trace: Trace, name: str, healthy: float) -
 
 def draw_outbox_weather(draw: random.Random, trace: Trace) -> OutboxWeather:
     """Draw the weather of the disk of an outbox."""
-    return OutboxWeather(draw, trace, draw.choice(PACES), draw.choice([0.0, 0.0, 0.0, 0.05, 0.3]))
+    error_rate = draw.choice([0.0, 0.0, 0.0, 0.05, 0.3])
+    return OutboxWeather(draw, trace, draw.choice(PACES), error_rate, pending_limit=draw.choice([2, 5, 10_000]))

@@ -13,6 +13,7 @@ from trio_replica import Ref
 from .trace import require
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterable, Mapping
 
     from trio_replica._outbox_storage import Changes
@@ -58,6 +59,8 @@ class Ledger:
         self.acknowledged: dict[Ref, None] = {}
         self.lost: dict[str, set[Ref]] = {name: set() for name in sync_media}
         """What each sync store had, and lost with all else: that is no fault of the replica's."""
+        self.rotten: set[tuple[str, Ref]] = set()
+        """What has rotted in a sync store."""
 
     def acknowledge(self, put: Put) -> None:
         """Note that a put has returned: every sync store has its blobs, and keeps them."""
@@ -71,15 +74,20 @@ class Ledger:
 
     def check_sync_stores(self) -> None:
         """Check that no sync store has lost what was acknowledged."""
-        for ref in self.acknowledged:
-            for name, media in self.sync_media.items():
-                held = media.read(ref) is not None or ref in self.lost[name]
-                require(held, "an acknowledged blob stays in every sync store", name, NAMES[ref])
+        for name, media in self.sync_media.items():
+            lacking = media.lacking(self.acknowledged) - self.lost[name]
+            require(not lacking, "an acknowledged blob stays in every sync store", name, named(sorted(lacking)))
+
+    def check_contents(self) -> None:
+        """Check that all stores have what was put to them, but for what has rotted."""
+        for name, media in (self.sync_media | self.async_media).items():
+            wrong = [ref for ref in media.refs() if media.read(ref) != BLOBS[ref] and (name, ref) not in self.rotten]
+            require(not wrong, "a store has what was put to it", name, named(wrong))
 
     def check_async_stores(self) -> None:
         """Check that every async store has everything, as it is when all has been brought."""
         for name, media in self.async_media.items():
-            lacking = [ref for ref in self.acknowledged if media.read(ref) is None]
+            lacking = sorted(media.lacking(self.acknowledged))
             require(not lacking, "an acknowledged blob comes to every async store", name, named(lacking))
 
     def check_all_stores(self) -> None:
@@ -105,6 +113,22 @@ class Ledger:
         """Whether some blobs are still in a sync store, whole and durable, when one is lost."""
         others = [media for name, media in self.sync_media.items() if name != lost]
         return all(any(media.possible(ref) == {BLOBS[ref]} for media in others) for ref in refs)
+
+    @property
+    def rotten_stores(self) -> set[str]:
+        return {name for name, _ in self.rotten}
+
+    def rot(self, draw: random.Random, name: str) -> Ref | None:
+        """Let a blob of a sync store rot that is safe in another, and return its ref, if there is one."""
+        media = self.sync_media[name]
+        acknowledged = [ref for ref in media.refs() if ref in self.acknowledged]
+        safe = [ref for ref in acknowledged if self.is_safe_without(name, [ref])]
+        if not safe:
+            return None
+        ref = draw.choice(safe)
+        media.rot(ref)
+        self.rotten.add((name, ref))
+        return ref
 
     def lose(self, name: str) -> None:
         """Empty a sync store."""
@@ -149,6 +173,10 @@ class Debts:
         for name, number in self._ids.items():
             rows = [self._rows.get((number, seq)) for seq in put.seqs]
             require(rows == put.refs, "a put whose debts are not on the disk does not return", name, named(put.refs))
+
+    def rows(self, name: str) -> list[int]:
+        """Return the numbers of all debts to a store, those of puts that failed included."""
+        return [seq for store, seq in self._rows if store == self._ids[name]]
 
     def owed(self, name: str) -> dict[int, Ref]:
         """Return what a store is owed, by the numbers: debts of puts that have ended."""

@@ -18,14 +18,14 @@ import trio
 from trio_replica import BlobNotFoundError, PutResult, StoreError, _readers, _sqlite_outbox, _sync_stores
 from trio_replica._debts import Debts
 from trio_replica._feeder import Feeder
-from trio_replica._outbox import Account, Intent, Outbox, Page
+from trio_replica._outbox import NAME, Account, Intent, Outbox, Page
 from trio_replica._outbox_storage import Changes, Strike
 from trio_replica._queue import BlobQueue
 from trio_replica._readers import Readers
 from trio_replica._reconcile import _Member
 from trio_replica._replica import ReplicaStore
 from trio_replica._sqlite_outbox import _Database
-from trio_replica._sync_stores import _Write
+from trio_replica._sync_stores import SyncStores, _Write
 
 from .disks import File
 from .outbox import Connection
@@ -81,6 +81,12 @@ def a_put_returns_although_a_store_has_failed(right: Right, self: _Write, stores
 def a_put_is_owed_to_one_store_only(right: Right, self: Outbox, *arguments: Any) -> None:
     right(self, *arguments)
     del self._numbers[1:]
+
+
+@_planted(SyncStores, "put")
+async def a_put_says_the_contrary_of_what_it_has_added(right: Right, self: SyncStores, *arguments: Any) -> PutResult:
+    ref, added = await right(self, *arguments)
+    return PutResult(ref, not added)
 
 
 # Queues
@@ -220,6 +226,19 @@ async def _say_nothing(seqs: Sequence[int]) -> None:
     """Be told what has been paid."""
 
 
+@_planted(Outbox, "abandon")
+def the_debts_of_a_put_that_failed_are_brought(right: Right, self: Outbox, intent: Intent) -> None:
+    right(self, intent)
+    for account in self.accounts.values():
+        account.settling.difference_update(intent.seqs)
+
+
+@_planted(Outbox, "wait_room")
+async def a_worker_is_not_woken_when_strikes_have_room(right: Right, self: Outbox) -> None:
+    if not self.has_room:
+        await trio.sleep_forever()
+
+
 # Commits
 
 
@@ -241,6 +260,18 @@ def strikes_are_lost_when_a_commit_fails(right: Right, self: Outbox, carried: li
     """Do nothing."""
 
 
+@_planted(Outbox, "_commit")
+def a_commit_of_strikes_never_ends(right: Right, self: Outbox, done: Done, *arguments: Any) -> Cancel:
+    return cast("Cancel", right(self, (lambda _: None) if self._pending else done, *arguments))
+
+
+@_planted(_Write, "settle")
+def an_outbox_that_fails_is_named_as_a_store(right: Right, self: _Write, member: Any, ended: Ended[Any]) -> bool:
+    has_failed: bool = right(self, member, ended)
+    self._failures = {"sync-0" if name == NAME else name: failure for name, failure in self._failures.items()}
+    return has_failed
+
+
 # Reading
 
 
@@ -255,6 +286,12 @@ async def a_failure_is_taken_for_a_miss(right: Right, self: Readers, ref: Ref, l
         return cast("bytes", await right(self, ref, lacks))
     except StoreError:
         raise BlobNotFoundError(ref) from None
+
+
+@_planted(Readers, "contains")
+async def contains_says_yes_of_everything(right: Right, self: Readers, ref: Ref) -> bool:
+    await right(self, ref)
+    return True
 
 
 @_planted(_sync_stores, "union")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+import outcome
 import trio
 import trio.testing
 
@@ -39,16 +40,21 @@ class Observer(trio.abc.Instrument):
         if self.steps % STEPS == 0:
             self.violate(Violation("nothing goes round for ever"))
             _free_all()
-        action = self.actions.get(self.steps)
-        if action is not None and not self.is_over:
-            action()
+        if self.steps in self.actions:
+            self._do(self.actions[self.steps])
 
     def after_task_step(self, _: trio.lowlevel.Task) -> None:
+        self._do(self._check)
+
+    def _do(self, something: Callable[[], None]) -> None:
+        """Do something unless all is over. What an instrument raises, Trio would log, and go on without it."""
         if not self.is_over:
             try:
-                self._check()
-            except Violation as violation:  # Trio would log it, and go on
+                something()
+            except Violation as violation:
                 self.violate(violation)
+            except Exception as error:
+                self.violate(Violation(f"nothing raises that is looked at: {error!r}"))
 
     def violate(self, violation: Violation) -> None:
         """Note that something is wrong, and let all tasks end."""
@@ -87,9 +93,11 @@ class Observer(trio.abc.Instrument):
         with watching:
             await trio.sleep(PATIENCE)
             self.violate(Violation("nothing waits for ever"))
+            await trio.sleep(PATIENCE)
+            _free_all()
             while True:
                 await trio.sleep(PATIENCE)
-                _free_all()
+                _wake_all()
 
 
 def tasks() -> Iterator[trio.lowlevel.Task]:
@@ -109,6 +117,14 @@ def _free_all() -> None:
         while status is not None:
             status._scope.shield = False
             status = status.parent
+
+
+def _wake_all() -> None:
+    """Let all tasks go on that wait for what never comes, and that can't be cancelled."""
+    for task in [*tasks()]:
+        is_waiting = task._next_send_fn is None and task is not trio.lowlevel.current_task()
+        if is_waiting and task._abort_func is None and not task.child_nurseries:
+            trio.lowlevel.reschedule(task, outcome.Error(Violation("nothing waits for ever")))
 
 
 def _first(group: BaseExceptionGroup[Violation]) -> Violation:

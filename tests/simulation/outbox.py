@@ -12,7 +12,7 @@ from unittest import mock
 import outcome
 import trio
 
-from trio_replica import _sqlite_outbox
+from trio_replica import _outbox, _sqlite_outbox
 from trio_replica._outbox_storage import Changes
 from trio_replica._threads import Call
 
@@ -72,6 +72,8 @@ class OutboxWeather:
     trace: Trace
     pace: float = 0.0
     error_rate: float = 0.0
+    pending_limit: int = _outbox.PENDING_LIMIT
+    """Strikes that may wait for a commit."""
 
     async def pause(self) -> None:
         await trio.sleep(self.draw.choice((0.0, self.pace, self.pace * self.draw.random())))
@@ -197,6 +199,7 @@ class SimulatedOutbox:
         with (
             mock.patch.object(_sqlite_outbox, "_connected", self._connect),
             mock.patch.object(_sqlite_outbox, "open_store_threads", self._open_threads),
+            mock.patch.object(_outbox, "PENDING_LIMIT", self.weather.pending_limit),
         ):
             yield
 
@@ -214,6 +217,7 @@ class SimulatedOutbox:
     ) -> AsyncGenerator[SimulatedThread, None]:
         await self.weather.pause()
         with serve() as handle:
+            await self.weather.pause()
             self.file.end_commit()
             thread = SimulatedThread(handle, self)
             trio.lowlevel.spawn_system_task(thread.run)

@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 import trio_replica as replica
-from trio_replica import PoisonedError, StoreError
+from trio_replica import PoisonedError, ReplicaError, StoreError
+from trio_replica._outbox import NAME
 
 from ..started import StartedDeletableStore
 from .clients import Client
@@ -158,9 +159,8 @@ class Session:
 
     def _rot(self) -> None:
         name = self.draw.choice(list(self._sync_stores))
-        rotten = self.world.rot(self.draw, name)
-        if rotten is not None:
-            self.trace.note("rot", f"{name} {NAMES[rotten]}")
+        if ref := self.world.ledger.rot(self.draw, name):
+            self.trace.note("rot", f"{name} {NAMES[ref]}")
 
     def _arrive(self) -> None:
         for name, refs in self.world.arrive():
@@ -212,6 +212,10 @@ class Session:
         having = self.world.ledger.holders(ref, [*self._sync_stores, *self.plan.options["fallback"]])
         return Readable(having, having - self._troubled())
 
+    def is_in_all_sync_stores(self, ref: Ref) -> bool:
+        """Whether there is no sync store now that a put could add a blob to."""
+        return all(store.media.read(ref) is not None for store in self._sync_stores.values())
+
     def listed(self) -> list[Ref]:
         """Return what is in the sync stores now."""
         return sorted({ref for store in self._sync_stores.values() for ref in store.media.refs()})
@@ -224,11 +228,14 @@ class Session:
             require(self.is_troubled(error.failures), "only what fails poisons", *error.failures)
         elif isinstance(error, StoreError) and error.operation in {"flush", "drain"}:
             require(self._troubled() - self._async_stores.keys(), "a debt that can be read is paid", error)
-            self._has_told = True
+            self._has_told = self._has_told or not error.failures.keys() <= {NAME}
         elif isinstance(error, StoreError):
             require(self.is_troubled(error.failures), "only what fails fails an operation", error)
+        elif type(error) is ReplicaError:
+            is_refused = not self._is_open and NAME in self._troubled()
+            require(is_refused, "only an outbox that fails keeps a replica from opening", error)
         else:
-            require(isinstance(error, BodyError) or "outbox" in self._troubled(), "a block raises what it says", error)
+            require(isinstance(error, BodyError), "a block raises what it says", error)
 
     def is_troubled(self, names: Iterable[str]) -> bool:
         """Whether something may have gone wrong in each of some stores."""
@@ -238,11 +245,12 @@ class Session:
         stores = self._sync_stores | self._async_stores
         troubled = {name for name, store in stores.items() if not store.weather.is_healthy}
         if self._surroundings.outbox_weather.error_rate:
-            troubled.add("outbox")
-        return troubled | self.world.rotten
+            troubled.add(NAME)
+        return troubled | self.world.ledger.rotten_stores
 
     def _check(self) -> None:
         """Check what has to hold after every step."""
+        self.world.ledger.check_sync_stores()
         if not self._is_open:
             return
         unreplicated = self.replica.unreplicated
@@ -280,10 +288,12 @@ class Session:
             self._count()
         survivors = [task.name for task in tasks() if task.name.startswith("replica ")]
         require(not survivors, "no task survives the block", *survivors)
-        writing = [name for name, store in self._async_stores.items() if store.puts_under_way]
+        closed = self._async_stores | (self._sync_stores if self.plan.is_inside else {})  # clients outside may go on
+        writing = [name for name, store in closed.items() if store.puts_under_way]
         require(not writing, "no write survives the block", *writing)
         if self._debts is not None:
             self._debts.check_file()
+        self.world.ledger.check_contents()
         if self._is_open and self._has_drained(raised):
             self._check_drained()
 
@@ -310,8 +320,8 @@ class Session:
         for name, refs in self._pending.items():
             require(not refs, "a block ends when all is in every async store", name, named(sorted(refs)))
             if self._debts is not None and not self._surroundings.outbox_weather.error_rate:
-                owed = self._debts.owed(name)
-                require(not owed, "a block ends when all debts are struck", name, *owed)
+                debts = self._debts.rows(name) if self.plan.is_inside else self._debts.owed(name)
+                require(not debts, "a block ends when all debts are struck", name, *debts)
         if self.world.outbox is not None:
             self.world.ledger.check_async_stores()
         self.is_clean = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +37,7 @@ def test_seeds() -> None:
 
 
 def test_what_happens_depends_on_the_seed_alone() -> None:
-    hashes = {simulation("--seeds", "0:40", hash_seed=seed).rpartition("; ")[2] for seed in ("1", "2")}
+    hashes = {simulation("--seeds", "0:60", hash_seed=seed).rpartition("; ")[2] for seed in ("1", "2")}
     assert len(hashes) == 1
 
 
@@ -71,6 +72,12 @@ def test_a_seed_that_fails_prints_itself(capsys: pytest.CaptureFixture[str]) -> 
     assert "session 0" in printed
 
 
+def test_no_seeds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--seeds", "5:5"])
+    assert "there is no seed from 5 and below 5" in capsys.readouterr().err
+
+
 def test_one_seed_is_run_alone() -> None:
     assert run_in_processes([7]).digests == run_seeds([7]).digests
 
@@ -87,6 +94,19 @@ def test_what_waits_for_ever_is_noticed_behind_a_shield() -> None:
 
     with pytest.raises(Violation, match="waits for ever"):
         Observer().run(wait)
+
+
+def test_what_waits_for_ever_is_noticed_where_nothing_can_be_cancelled() -> None:
+    with pytest.raises(Violation, match="waits for ever"):
+        Observer().run(partial(trio.lowlevel.wait_task_rescheduled, lambda _: trio.lowlevel.Abort.FAILED))
+
+
+def test_a_check_that_raises_is_noticed() -> None:
+    def check() -> None:
+        raise KeyError("something")
+
+    with pytest.raises(Violation, match="nothing raises that is looked at: KeyError"):
+        Observer(check).run(trio.sleep_forever)
 
 
 def test_what_goes_round_for_ever_is_noticed() -> None:

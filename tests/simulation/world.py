@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, final
@@ -47,8 +48,8 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.trace = Trace()
-        self.rotten: set[str] = set()
-        """The sync stores some of whose blobs have rotted."""
+        self.begun: Counter[Ref] = Counter()
+        """How many puts of each blob have begun."""
         self._seed = seed
         self._draw = draw = random.Random(seed)
         self.pool = draw.choice([2, 6, 24])
@@ -77,18 +78,6 @@ class World:
             self._recover()
 
     # What happens to the stores
-
-    def rot(self, draw: random.Random, name: str) -> Ref | None:
-        """Let a blob of a sync store rot that is safe in another, and return its ref, if there is one."""
-        media = self.ledger.sync_media[name]
-        acknowledged = [ref for ref in media.refs() if ref in self.ledger.acknowledged]
-        safe = [ref for ref in acknowledged if self.ledger.is_safe_without(name, [ref])]
-        if not safe:
-            return None
-        ref = draw.choice(safe)
-        media.rot(ref)
-        self.rotten.add(name)
-        return ref
 
     def arrive(self) -> Iterator[tuple[str, list[Ref]]]:
         """Let arrive what is late, and return what has come to which store."""
@@ -121,19 +110,22 @@ class World:
         return random.Random(f"{self._seed} {number}")
 
     def _any_weather(self, draw: random.Random) -> Surroundings:
-        surroundings = self._surroundings(draw, partial(draw_weather, draw, self.trace))
+        weather = partial(draw_weather, draw, self.trace)
+        surroundings = self._surroundings(draw, weather, draw_outbox_weather(draw, self.trace))
         share_away = draw.choice([0.0, 0.5, 1.0])  # as after a cut of the power that concerned them all
         for name, store in surroundings.sync_stores.items():
             if draw.random() < share_away and not self.ledger.lost[name]:  # what stands for a lost one works
                 store.weather.be_away(draw.choice([0.01, 1.0, 30.0]))
         return surroundings
 
-    def _surroundings(self, draw: random.Random, weather: Callable[[str, float], Weather]) -> Surroundings:
+    def _surroundings(
+        self, draw: random.Random, weather: Callable[[str, float], Weather], outbox_weather: OutboxWeather
+    ) -> Surroundings:
         return Surroundings(
             draw,
             {name: store_on(media, weather(name, 0.5)) for name, media in self.ledger.sync_media.items()},
             {name: store_on(media, weather(name, 0.8)) for name, media in self.ledger.async_media.items()},
-            draw_outbox_weather(draw, self.trace),
+            outbox_weather,
         )
 
     def _reconcile(self, draw: random.Random) -> None:
@@ -159,8 +151,8 @@ class World:
     def _recover(self) -> None:
         """Catch up, reconcile and scrub while all goes well: then everything is everywhere."""
         draw = self._begin(-1)
-        surroundings = self._surroundings(draw, lambda name, _: fair_weather(draw, self.trace, name))
-        surroundings.outbox_weather = OutboxWeather(draw, self.trace)
+        weather = lambda name, _: fair_weather(draw, self.trace, name)  # noqa: E731  (one of two such functions)
+        surroundings = self._surroundings(draw, weather, OutboxWeather(draw, self.trace))
         session = Session(self, last_plan(outbox=self.outbox is not None), surroundings)
         session.run()
         require(session.is_clean, "in fair weather all is brought that is owed")
