@@ -129,6 +129,24 @@ def test_flushing(run: Command, simulated: dict[str, SimulatedStore]) -> None:
     assert run("outbox", "flush", "--sync", "dir:a").problems == [NONE_IS_NAMED]
 
 
+def test_flushing_an_outbox_that_is_not_there_creates_none(run: Command, simulated: dict[str, SimulatedStore]) -> None:
+    simulated["a"], simulated["b"] = SimulatedStore(), SimulatedStore()
+    ended = run("outbox", "flush", "--sync", "dir:a", "--async", "dir:b", "--outbox", "typo.db")
+    assert (ended.status, ended.problems) == (1, [f"{Path('typo.db').absolute()}: there is no such outbox"])
+    assert not Path("typo.db").exists()
+
+
+def test_a_flush_says_what_is_owed_to_other_names(run: Command, simulated: dict[str, SimulatedStore]) -> None:
+    for name in ("a", "b", "c"):
+        simulated[name] = SimulatedStore()
+    simulated["b"].fail(BROKEN)
+    write({"f": b"f"})
+    options = ["--sync", "dir:a", "--outbox", "outbox.db"]
+    assert run("put", *options, "--async", "dir:b", "f").status == 1
+    ended = run("outbox", "flush", *options, "--async", "dir:c")
+    assert (ended.status, ended.problems) == (1, ["dir:b is owed 1, and is no async store of this replica"])
+
+
 def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, SimulatedStore], terminal: Terminal) -> None:
     class Watched(SimulatedStore):
         async def put_many(self, blobs: Any) -> list[PutResult]:

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, open_sqlite
+from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, _sqlite_outbox, open_sqlite
 from trio_replica.stores import _sqlite
 from trio_replica.testing import StoreContract
 
@@ -238,6 +238,15 @@ async def test_another_table_blobs_is_left_alone(path: Path, table: str) -> None
     assert str(path) in str(info.value)
     assert path.read_bytes() == before
     assert query(path, "PRAGMA journal_mode") == [("delete",)]
+
+
+async def test_an_outbox_is_no_store(path: Path) -> None:
+    async with _sqlite_outbox.open_sqlite_outbox(str(path), ["copy"]):
+        pass
+    before = path.read_bytes()
+    with pytest.raises(ReplicaError, match=f"^the database is an outbox, and no store: name another file: {path}$"):
+        await open_and_put(path)
+    assert path.read_bytes() == before
 
 
 async def test_a_journal_mode_that_can_not_be_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

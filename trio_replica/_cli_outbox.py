@@ -48,12 +48,21 @@ def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[
             yield NOTHING
 
 
+def left_debts(path: str, names: Container[str]) -> list[str]:
+    """Return one line for each store that is owed something. Blocks.
+
+    Raises:
+      ReplicaError: if the outbox is not there, is in use or can't be used.
+
+    """
+    with opened_outbox(path) as outbox:
+        return [_line(name, owed, names) for name, owed in _debts(outbox).items()]
+
+
 def debt_summary(path: str, names: Container[str]) -> Iterator[str]:
     """Return one line for each store that is owed something, or what is wrong with the outbox. Blocks."""
     try:
-        with opened_outbox(path) as outbox:
-            debts = _debts(outbox)
-        for line in [_line(name, owed, names) for name, owed in debts.items()] or [NOTHING]:
+        for line in left_debts(path, names) or [NOTHING]:
             yield f"outbox: {line}"
     except ReplicaError as error:
         yield f"outbox: {describe(error)}"

@@ -17,7 +17,7 @@ from ._blob import REF_SIZE, Ref
 from ._cli_check import check_stores
 from ._cli_files import write_file, write_new_file
 from ._cli_init import EXAMPLE
-from ._cli_outbox import debt_lines, debt_summary, flush_debts, forget_debts
+from ._cli_outbox import debt_lines, debt_summary, flush_debts, forget_debts, left_debts
 from ._cli_output import CommandError, Display, OutputError, describe, printable, say, write_output
 from ._cli_put import put_files
 from ._cli_reconcile import Reconciling
@@ -129,7 +129,10 @@ def list_refs(context: click.Context, after: Ref | None, limit: int) -> int:
 @store_options
 @click.pass_context
 def status(context: click.Context, *, keep_all: bool) -> int:
-    """Print how many refs each store holds, and which it lacks of those that the others hold."""
+    """Print how many refs each store holds, and which it lacks of those that the others hold.
+
+    The exit status is 1 if a store can't be read, not if it lacks something, or the outbox is in use.
+    """
     stores = chosen_stores(context)
     kinds = (("sync", stores.sync), ("async", stores.async_))
     with ExitStack() as stack:
@@ -202,11 +205,18 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
 @store_options
 @click.pass_context
 def flush(context: click.Context) -> int:
-    """Bring the async stores what they are owed, and wait until they have it."""
+    """Bring the async stores what they are owed, and wait until they have it.
+
+    The exit status is 1 if anything is owed in the end: also to a name that is none of the replica's async stores.
+    """
     stores = chosen_stores(context)
-    stores.outbox()
+    path = stores.outbox()
+    left_debts(path, stores.async_)  # where there is no outbox, this says so; a replica would create one
     _run(_flush, stores)
-    return 0
+    left = left_debts(path, stores.async_)
+    for line in left:
+        say(line)
+    return FAILED if left else 0
 
 
 @show_outbox.command()

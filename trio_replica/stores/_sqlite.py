@@ -14,6 +14,7 @@ import outcome
 
 from .._blob import Ref
 from .._errors import BlobNotFoundError, ReplicaError
+from .._sqlite_outbox import APPLICATION_ID
 from ._files import file_size, identity
 from ._sql import select_rows, write_nothing
 
@@ -98,6 +99,9 @@ class Database:
 
     def _check_table(self, connection: sqlite3.Connection) -> bool:
         """Return whether the table is there, and is ours."""
+        ((application,),) = connection.execute("PRAGMA application_id").fetchall()
+        if application == APPLICATION_ID:
+            raise ReplicaError(f"the database is an outbox, and no store: name another file: {self.path}")
         columns = connection.execute("SELECT name, type, \"notnull\", pk FROM pragma_table_info('blobs')").fetchall()
         if columns and columns != _COLUMNS:
             raise ReplicaError(f"the database has another table blobs than a store's, which is {_SCHEMA}: {self.path}")
