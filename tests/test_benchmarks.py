@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,8 @@ from benchmarks.__main__ import commands
 from benchmarks._report import as_json
 from benchmarks._rounds import Comparison, Folders, Measured, Spread, Variant, measure
 from trio_replica import MemoryStore
+
+from .killing import quick_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -197,17 +200,16 @@ def test_bad_arguments_are_refused(arguments: list[str], complaint: str) -> None
     assert complaint in ended.output
 
 
-def test_peers_that_are_not_installed_are_left_out_and_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peers_that_are_not_installed_are_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.Peer, "is_there", False)
-    arguments = ["peers", "--quick", "--only", "get", "--folder", str(tmp_path), "--output", str(tmp_path)]
-    ended = CliRunner().invoke(commands, arguments, catch_exceptions=False)
-    assert ended.exit_code == 0
-    assert "lmdb is not installed" in ended.output
-    (one,) = json.loads((tmp_path / "peers.json").read_text())["comparisons"]
-    assert all("store" in variant["name"] for variant in one["variants"])
-    assert [path.name for path in tmp_path.iterdir()] == ["peers.json"]
+    with quick_folder() as folder:
+        arguments = ["peers", "--quick", "--only", "get", "--folder", folder, "--output", folder]
+        ended = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+        assert ended.exit_code == 0
+        assert "lmdb is not installed" in ended.output
+        (one,) = json.loads(Path(folder, "peers.json").read_text())["comparisons"]
+        assert all("store" in variant["name"] for variant in one["variants"])
+        assert os.listdir(folder) == ["peers.json"]
 
 
 def test_a_disk_in_memory_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
