@@ -544,7 +544,7 @@ async def peak_of(count: int) -> int:
 
 
 async def test_memory_does_not_grow_with_the_number_of_refs() -> None:
-    few, many = await peak_of(5_000), await peak_of(50_000)
+    few, many = await peak_of(10_000), await peak_of(100_000)
     assert many < 1.25 * few < 4_000_000
 
 
