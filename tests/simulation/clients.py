@@ -140,7 +140,8 @@ class Client:
         try:
             found = await self._session.replica.contains(ref)
         except StoreError:
-            require(not before.healthy, "contains asks every store that is healthy", NAMES[ref])
+            still = before.healthy & self._session.readable(ref).healthy
+            require(not still, "contains asks every store that is healthy", NAMES[ref], *sorted(still))
             raise
         require(found or not before.any, "contains knows what a store has", NAMES[ref])
         has_come = before.any or self._session.readable(ref).any or self._session.world.ledger.rotten

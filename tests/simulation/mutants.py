@@ -179,9 +179,9 @@ def the_watermark_passes_puts_under_way(right: property, self: Outbox) -> int:
 
 
 @_planted(_sqlite_outbox, "_note_doubts")
-def what_is_in_doubt_is_known_in_one_session_only(right: Right, connection: sqlite3.Connection) -> None:
+def what_a_crash_leaves_in_doubt_is_taken_for_certain(right: Right, connection: sqlite3.Connection) -> None:
     right(connection)
-    connection.execute("DELETE FROM doubts WHERE rowid < (SELECT max(rowid) FROM doubts)")
+    connection.execute("DELETE FROM doubts")
 
 
 @_planted(_Database, "_transact")
@@ -226,13 +226,6 @@ async def _say_nothing(seqs: Sequence[int]) -> None:
     """Be told what has been paid."""
 
 
-@_planted(Outbox, "abandon")
-def the_debts_of_a_put_that_failed_are_brought(right: Right, self: Outbox, intent: Intent) -> None:
-    right(self, intent)
-    for account in self.accounts.values():
-        account.settling.difference_update(intent.seqs)
-
-
 @_planted(Outbox, "wait_room")
 async def a_worker_is_not_woken_when_strikes_have_room(right: Right, self: Outbox) -> None:
     if not self.has_room:
@@ -258,11 +251,6 @@ def an_outcome_is_kept_although_its_commit_failed(right: Right, self: _Database,
 @_planted(Outbox, "_put_back")
 def strikes_are_lost_when_a_commit_fails(right: Right, self: Outbox, carried: list[Any]) -> None:
     """Do nothing."""
-
-
-@_planted(Outbox, "_commit")
-def a_commit_of_strikes_never_ends(right: Right, self: Outbox, done: Done, *arguments: Any) -> Cancel:
-    return cast("Cancel", right(self, (lambda _: None) if self._pending else done, *arguments))
 
 
 @_planted(_Write, "settle")

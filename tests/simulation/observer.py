@@ -93,9 +93,9 @@ class Observer(trio.abc.Instrument):
         with watching:
             await trio.sleep(PATIENCE)
             self.violate(Violation("nothing waits for ever"))
-            await trio.sleep(PATIENCE)
-            _free_all()
             while True:
+                await trio.sleep(PATIENCE)
+                _free_all()
                 await trio.sleep(PATIENCE)
                 _wake_all()
 
