@@ -141,6 +141,8 @@ class Debts:
     """What is owed in one session, as it has been told: what the outbox says has to be the same."""
 
     def __init__(self, file: DatabaseFile) -> None:
+        self.changes = 0
+        """How often it has been told of any."""
         self._file = file
         self._rows = _rows(file)
         self._opening = set(self._rows)
@@ -161,6 +163,7 @@ class Debts:
 
     def told(self, changes: Changes) -> None:
         """Take over changes that are said to be durable."""
+        self.changes += 1
         for seq, ref in zip(changes.seqs, changes.refs, strict=True):
             self._rows.update({(store, seq): ref for store in changes.stores})
         for strike in _struck(changes):

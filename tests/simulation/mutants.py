@@ -7,6 +7,7 @@ what is wrong then.
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -164,12 +165,11 @@ async def one_miss_is_proof_of_absence(right: Right, self: Feeder, refs: Sequenc
     found, failures = await right(self, refs)
     for ref in [*failures]:
         for member in self._sync_stores.members:
-            try:
-                await member.store.get(ref)
-            except BlobNotFoundError:
-                failures.pop(ref, None)
-            except Exception:
-                continue
+            with suppress(Exception):  # who fails does not tell
+                try:
+                    await member.store.get(ref)
+                except BlobNotFoundError:
+                    failures.pop(ref, None)
     return found, failures
 
 

@@ -66,6 +66,7 @@ class Session:
         """What has been acknowledged, and is not yet in each async store."""
         self._has_told = False
         """Whether a flush has said that something can't be brought: then the end does not say so again."""
+        self._checked_state: tuple[object, ...] = ()
         self._is_open = False
         self._is_ending = False
         self._block = trio.CancelScope()
@@ -253,12 +254,26 @@ class Session:
         self.world.ledger.check_sync_stores()
         if not self._is_open:
             return
+        state = self._state()
+        if state == self._checked_state:
+            return
+        self._checked_state = state
         unreplicated = self.replica.unreplicated
         for name, counts in self.replica.statistics().async_stores.items():
             pending = self._pending[name]
             media = self._async_stores[name].media
             pending.difference_update([ref for ref in pending if media.read(ref) is not None])
             self._check_queue(name, counts, unreplicated[name])
+
+    def _state(self) -> tuple[object, ...]:
+        """Return what changes with what `_check_queue` looks at: most steps change nothing of it."""
+        debts = self._debts
+        return (
+            self._puts,
+            0 if debts is None else debts.changes,
+            *[(len(queue._owed), queue.accepted, queue._taken, queue._written) for queue in self.replica._queues],
+            *[self.replica._count_debts(name).get("owed") for name in self._async_stores],
+        )
 
     def _check_queue(self, name: str, counts: AsyncStoreStatistics, unreplicated: tuple[Ref, ...]) -> None:
         options = self.plan.options

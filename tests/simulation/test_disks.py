@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
 from typing import Any, cast
 
 import pytest
@@ -11,7 +13,7 @@ import trio.testing
 
 from .disks import Bucket, File, Folder
 from .ledger import REFS
-from .outbox import DatabaseFile, OutboxWeather, SimulatedOutbox, SimulatedThread
+from .outbox import Connection, DatabaseFile, OutboxWeather, SimulatedOutbox, SimulatedThread
 from .trace import Trace
 
 DATA = b"abcd"
@@ -105,3 +107,11 @@ async def test_a_call_that_waits_for_a_thread_that_ends_is_refused() -> None:
         ended[0].unwrap()
     with pytest.raises(trio.ClosedResourceError):
         thread.start("another", ended.append)
+
+
+async def test_a_disk_that_fails_can_not_be_read() -> None:  # noqa: ASYNC124  (the trace has Trio's time)
+    with closing(sqlite3.connect(":memory:", factory=Connection)) as connection:
+        connection.file = DatabaseFile()
+        connection.weather = OutboxWeather(random.Random(0), Trace(), error_rate=1.0)
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+            connection.execute("SELECT seq FROM debts")
