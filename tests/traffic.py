@@ -48,7 +48,7 @@ class Stores(NamedTuple):
     async_stores: dict[str, DeletableStore]
 
 
-@asynccontextmanager
+@asynccontextmanager  # pragma: no cover  (runs in a process of its own)
 async def opened_stores(folder: str, *, durable: bool = True) -> AsyncGenerator[Stores, None]:
     """Open the stores in a folder, for a block."""
     async with AsyncExitStack() as stack:
@@ -63,7 +63,7 @@ async def opened_stores(folder: str, *, durable: bool = True) -> AsyncGenerator[
         yield Stores(await open_all(SYNC_STORES), await open_all(ASYNC_STORES))
 
 
-def outbox_path(folder: str) -> str:
+def outbox_path(folder: str) -> str:  # pragma: no cover  (runs in a process of its own)
     return f"{folder}/outbox.db"
 
 
@@ -240,7 +240,9 @@ async def record(folder: str, seed: str, *sabotages: str) -> None:  # pragma: no
                     await store.flush()
 
 
-async def problems(stores: dict[str, DeletableStore], refs: Iterable[Ref]) -> list[str]:
+async def problems(
+    stores: dict[str, DeletableStore], refs: Iterable[Ref]
+) -> list[str]:  # pragma: no cover  (runs in a process of its own)
     """Return what is wrong with blobs that every store is to have."""
     refs = set(refs)
     found = {name: await store.get_many(refs) for name, store in stores.items()}
