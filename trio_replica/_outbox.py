@@ -329,7 +329,12 @@ class Outbox:
             await self._settle_once()
 
     async def _settle_once(self) -> None:
-        await ended_call(self._commit)
+        try:
+            await ended_call(self._commit)
+        except Exception:
+            self._committed = 0  # it may be that nothing else will tell the disk how far the puts have ended
+            self._to_settle.set()
+            raise
 
     @enable_ki_protection
     async def settle_in_time(self, scope: trio.CancelScope) -> None:
@@ -345,8 +350,6 @@ class Outbox:
                 try:
                     await self._settle_once()
                 except Exception as error:
-                    self._to_settle.set()
-                    self._committed = 0
                     if not is_failing:
                         log(logging.ERROR, f"debts that are paid can't be struck: {describe_failure(error)}")
                     is_failing = True

@@ -151,7 +151,10 @@ class World:
     def _recover(self) -> None:
         """Catch up, reconcile and scrub while all goes well: then everything is everywhere."""
         draw = self._begin(-1)
-        weather = lambda name, _: fair_weather(draw, self.trace, name)  # noqa: E731  (one of two such functions)
+
+        def weather(name: str, _: float) -> Weather:
+            return fair_weather(draw, self.trace, name)
+
         surroundings = self._surroundings(draw, weather, OutboxWeather(draw, self.trace))
         session = Session(self, last_plan(outbox=self.outbox is not None), surroundings)
         session.run()
