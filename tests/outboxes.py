@@ -121,9 +121,9 @@ class MemoryOutbox(OutboxStorage):
             self.disk.apply(request)
             return outcome.Value(None)
         store, after, before, limit = request
-        rows = sorted((seq, ref) for (owner, seq), ref in self.disk.debts.items() if owner == store)
-        page = [Debt(seq, ref) for seq, ref in rows if after < seq < before]
-        return outcome.Value(page[:limit])
+        debts = self.disk.debts.items()
+        page = sorted((seq, ref) for (owner, seq), ref in debts if owner == store and after < seq < before)
+        return outcome.Value([Debt(seq, ref) for seq, ref in page[:limit]])
 
 
 @asynccontextmanager
