@@ -85,6 +85,9 @@ def test_the_file_names_the_outbox(run: Command) -> None:
     assert run("put", "--config", "z.toml", "a").problems == [
         "z.toml:1: outbox can't be used: outbox is the path of a file, not ''"
     ]
+    Path("u.toml").write_text('outbox = "sqlite:outbox.db"\n[sync]\na = "sqlite:blobs.db"\n')
+    (problem,) = run("put", "--config", "u.toml", "a").problems
+    assert problem.startswith("u.toml:1: outbox can't be used: outbox is the path of a file, not 'sqlite:outbox.db';")
 
 
 def test_debts_are_listed_by_store(run: Command) -> None:

@@ -191,6 +191,7 @@ async def test_of_a_put_many_what_has_room_enters_the_queue(autojump_clock: Mock
     assert [call.refs for call in slow.calls] == [refs(0, 1, 2, 3), refs(4, 5, 6, 7), refs(8, 9)]
 
 
+@pytest.mark.no_cover
 async def test_an_hour_of_outage_loses_nothing_and_holds_up_nothing(autojump_clock: MockClock) -> None:
     far = SimulatedStore(put=0.1, put_many=Batched(0, 0.1))
     far.outage(10, 3610, BROKEN)
@@ -905,6 +906,17 @@ def test_the_outbox_has_its_name(stores: Any) -> None:
         (5, TypeError, "outbox is the path of a file, not 5"),
         ("", ValueError, "outbox is the path of a file, not ''"),
         ("a\0b", ValueError, r"outbox is the path of a file, not 'a\\x00b'"),
+        (
+            "sqlite:a",
+            ValueError,
+            r"outbox is the path of a file, not 'sqlite:a'; before the name of such a file goes './'",
+        ),
+        (
+            ":memory:",
+            ValueError,
+            r"outbox is the path of a file, not ':memory:'; before the name of such a file goes './'",
+        ),
+        ("s3://a:b@c/", ValueError, r"outbox is the path of a file, not 's3://a:\*\*\*@c/'; .*"),
     ],
 )
 def test_a_path_that_is_none(path: Any, kind: type[Exception], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,6 @@ from .held import Held
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Generator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -78,6 +78,13 @@ async def problem(path: Path, *stores: replica.Store) -> str:
         async with replica.open(stores or [MemoryStore()], {"copy": MemoryStore()}, outbox=path):
             pass  # pragma: no cover  (it does not open)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("as_path", [False, True])
+async def test_a_name_that_looks_like_a_url(path: Path, monkeypatch: pytest.MonkeyPatch, *, as_path: bool) -> None:
+    monkeypatch.chdir(path.parent)
+    async with replica.open([MemoryStore()], {}, outbox=Path("sqlite:a") if as_path else "./sqlite:a"):
+        assert os.listdir(path.parent)[0].startswith("sqlite:a")
 
 
 async def test_the_database_of_a_store(path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ._secrets import redacted
 from ._store import Store
 
 Stores: TypeAlias = Iterable[Store] | Mapping[str, Store]
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|:memory:\Z")
+"""How a text begins that may be meant as the URL of a store, or is SQLite's name of a database in memory."""
 
 
 def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, Store], dict[str, Store]]:
@@ -86,7 +90,7 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
 
     Raises:
       TypeError: if it is no path.
-      ValueError: if it can't be the path of a file.
+      ValueError: if it can't be the path of a file, or is text that looks like a URL.
 
     """
     if not isinstance(path, (str, os.PathLike)):
@@ -94,6 +98,10 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
     text = os.fsdecode(path)
     if not text or "\0" in text:
         raise ValueError(f"{name} is the path of a file, not {text!r}")
+    if isinstance(path, str) and _URL.match(path):
+        raise ValueError(
+            f"{name} is the path of a file, not {redacted(path)!r}; before the name of such a file goes './'"
+        )
     return text
 
 

@@ -82,8 +82,8 @@ def open(  # noqa: A001  (read as replica.open)
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
-        given twice, the async stores have no names for the outbox, one is called ``outbox`` beside it, or `fallback`
-        has what is no name of one.
+        given twice, the async stores have no names for the outbox, one is called ``outbox`` beside it, that is no path
+        or looks like a URL, or `fallback` has what is no name of one.
       TypeError: if a size is no `int`, a time no number, a store no `Store`, or `fallback` no iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
       PoisonedError: when the block ends; see above.

@@ -131,7 +131,7 @@ def list_refs(context: click.Context, after: Ref | None, limit: int) -> int:
 def status(context: click.Context, *, keep_all: bool) -> int:
     """Print how many refs each store holds, and which it lacks of those that the others hold.
 
-    The exit status is 1 if a store can't be read, not if it lacks something, or the outbox is in use.
+    The exit status is 1 if a store can't be read. What one lacks is only printed, and what is wrong with the outbox.
     """
     stores = chosen_stores(context)
     kinds = (("sync", stores.sync), ("async", stores.async_))
