@@ -1,4 +1,4 @@
-"""A stand-in for S3, moto in server mode, in a process of its own."""
+"""A stand-in for S3, moto in server mode, in a process of its own, which answers one request at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = """
 import sys
-from moto.server import ThreadedMotoServer
+import threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
 
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
+moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def answer(environ, start_response):
+    with lock:  # of puts on condition that come together, moto would let several in
+        return moto(environ, start_response)
+
+server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=MotoRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.server_port, flush=True)
 sys.stdin.read()
 """
 
