@@ -185,6 +185,7 @@ async def test_exact_times(autojump_clock: trio.testing.MockClock, fan_out: FanO
     st.sampled_from([0, 1, 2, 3, math.inf]),
     st.sampled_from([fan_out, fan_out_starting]),
 )
+@pytest.mark.no_cover
 def test_any_times(
     schedule: object, script: list[tuple[int, BaseException | None]], stagger: float, fan_out: FanOut
 ) -> None:

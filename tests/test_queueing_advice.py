@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from benchmarks.queueing.levels import Queue
     from benchmarks.queueing.recursion import Floats
 
+pytestmark = pytest.mark.no_cover
+
 ROOMY: Final[dict[str, Any]] = {"blob_size": 1000, "memory": 10**12, "callers": 3}
 
 WORKLOADS: Final = 200

@@ -21,6 +21,8 @@ from benchmarks.queueing.theory import theory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.no_cover
+
 
 SEEDS = 24
 PUTS = 40_000

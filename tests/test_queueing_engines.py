@@ -11,6 +11,8 @@ from benchmarks.queueing.points import Path, Point, lag
 from benchmarks.queueing.recursion import BatchCost, Stall, lacking
 from benchmarks.queueing.scenarios import Burst, Producers, Scenario, Stalled, Steady, scenarios
 
+pytestmark = pytest.mark.no_cover
+
 ALL = scenarios()
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from benchmarks.queueing.scenarios import Scenario
 
+pytestmark = pytest.mark.no_cover
+
 SMALL = Extent(seeds=2, puts=200, real_puts=40)
 STEADY = [Steady("steady, exponential service", f"ρ = {load}", load, largest=64) for load in (0.5, 0.8)]
 BURST = Burst("burst", "60 blobs at 4 μ", 60, 4.0)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from trio_replica import Blob
     from trio_replica._blob import BytesLike
 
+pytestmark = pytest.mark.no_cover
+
 PUT = 2.0**-7
 FIXED = 2.0**-8
 EACH = 2.0**-10

@@ -22,6 +22,8 @@ from benchmarks.queueing.tables import as_json, tables
 
 from .queueing_curves import curves_of
 
+pytestmark = pytest.mark.no_cover
+
 ROOT = Path(__file__).parent.parent
 SMALL = Extent(seeds=2, puts=300, real_puts=40)
 WANTED = [

@@ -378,6 +378,7 @@ NUMBERS = st.sets(st.integers(1, 40), max_size=30)
     _=st.random_module(),
 )
 @settings(max_examples=300, deadline=None)
+@pytest.mark.no_cover
 def test_the_union_is_exact(contents: list[tuple[set[int], int | None]], limit: int, after: int, _: object) -> None:
     expected = numbered(*sorted(number for number in set().union(*(refs for refs, _ in contents)) if number > after))
 
