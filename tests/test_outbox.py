@@ -696,6 +696,26 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
     assert outbox.disk.debts == {}
 
 
+async def test_a_flush_that_is_cancelled_leaves_it_to_others_to_say_how_far_puts_have_ended(
+    autojump_clock: MockClock,
+) -> None:
+    outbox, copy = MemoryOutbox(Disk()), SimulatedStore()
+    copy.hang("put", "put_many")
+    with trio.CancelScope() as scope:
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
+            await put_numbers(store, [0])
+            outbox.is_stuck = True
+            with trio.move_on_after(0.01) as flushing:
+                assert store._debts is not None
+                await store._debts.outbox.settle()
+            assert flushing.cancelled_caught
+            outbox.is_stuck = False
+            await trio.sleep(0.1)
+            watermark = outbox.disk.watermark
+            scope.cancel()
+    assert watermark == 2
+
+
 async def test_strikes_that_wait_for_a_commit_refuse_no_put(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

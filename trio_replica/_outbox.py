@@ -331,15 +331,15 @@ class Outbox:
     async def _settle_once(self) -> None:
         try:
             await ended_call(self._commit)
-        except Exception:
-            self._committed = 0  # it may be that nothing else will tell the disk how far the puts have ended
+        except BaseException:  # cancelled, too: it may be that nothing else tells the disk how far the puts have ended
+            self._committed = 0
             self._to_settle.set()
             raise
 
     @enable_ki_protection
     async def settle_in_time(self, scope: trio.CancelScope) -> None:
         """Commit what no put takes along, until `scope` is cancelled: strikes, and that the last puts have ended."""
-        is_failing = False
+        was_logged = False
         with scope:
             while True:
                 await self._to_settle.wait()
@@ -350,11 +350,11 @@ class Outbox:
                 try:
                     await self._settle_once()
                 except Exception as error:
-                    if not is_failing:
+                    if not was_logged:
                         log(logging.ERROR, f"debts that are paid can't be struck: {describe_failure(error)}")
-                    is_failing = True
+                    was_logged = True
                 else:
-                    is_failing = False
+                    was_logged = False
 
     # Reading
 
