@@ -49,7 +49,7 @@ class Workload(NamedTuple):
     burst_rate: float | None = None
     stall: float = 0.0
 
-    def advice(self) -> Recommendation:  # pragma: no cover  (runs in a process of its own)
+    def advice(self) -> Recommendation:
         return recommend(
             rate=self.rate,
             service_time=1.0,
@@ -64,18 +64,18 @@ class Workload(NamedTuple):
 
     def drain(self, source: np.random.Generator, came: Floats, batch_size: int, stall: Stall | None = None) -> Drained:
         service = service_times(source, len(came), 1.0, self.cv)
-        if self.cost is None or batch_size == 1:  # pragma: no cover  (runs in a process of its own)
+        if self.cost is None or batch_size == 1:
             return drain(came, service, stall)
         scales = factors(source, len(came), self.cv)
         return drain_at_cost(came, service, batch_size, self.cost, factors=scales, stall=stall)
 
-    def spare(self, batch_size: int) -> float:  # pragma: no cover  (runs in a process of its own)
+    def spare(self, batch_size: int) -> float:
         """Return the share of time that the store has left with full batches."""
         seconds = 1.0 if self.cost is None or batch_size == 1 else self.cost.of(batch_size) / batch_size
         return 1 - self.rate * seconds
 
 
-def drawn(number: int) -> Workload:  # pragma: no cover  (runs in a process of its own)
+def drawn(number: int) -> Workload:
     """Draw one of the workloads: a third of them with batches, and half with a burst or a stall."""
     source = np.random.default_rng([4, number])
     has_batches, is_disturbed = number % 3 == 0, number % 9 < 5
@@ -107,9 +107,7 @@ def waited(workload: Workload, queue_sizes: list[int], batch_size: int) -> Float
     return np.array(shares)
 
 
-def needed(
-    workload: Workload, batch_size: int, source: np.random.Generator
-) -> int:  # pragma: no cover  (runs in a process of its own)
+def needed(workload: Workload, batch_size: int, source: np.random.Generator) -> int:
     """Return the least queue size with which the burst or the stall is ridden out, after a steady stream."""
     spare = workload.spare(batch_size)
     begins = (200 + 10 * batch_size) / spare / workload.rate
@@ -150,7 +148,7 @@ class Judged(NamedTuple):
     """With half that queue size, of what limits it."""
 
 
-def judged(number: int) -> Judged:  # pragma: no cover  (runs in a process of its own)
+def judged(number: int) -> Judged:
     workload = drawn(number)
     advised = workload.advice()
     sizes = [advised.queue_size, advised.queue_size // 2]
@@ -170,7 +168,7 @@ def judged(number: int) -> Judged:  # pragma: no cover  (runs in a process of it
 
 @pytest.fixture(scope="module")
 def judgements() -> Generator[list[Future[Judged]], None, None]:
-    """All workloads, judged on all processors, and without the measuring of coverage."""
+    """All workloads, judged on all processors."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         yield [pool.submit(judged, number) for number in range(WORKLOADS)]
         pool.shutdown(cancel_futures=True)
