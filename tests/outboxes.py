@@ -12,16 +12,16 @@ import outcome
 import trio
 
 from trio_replica import ReplicaError
+from trio_replica._async.storage import Books, Changes, Debt, OutboxStorage
 from trio_replica._open import open_with
-from trio_replica._outbox_storage import Books, Changes, Debt, OutboxStorage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from trio_replica import Ref, ReplicaStore, Store
-    from trio_replica._arguments import Stores
-    from trio_replica._started import Cancel, Done
+    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._checks import Stores
 
 
 FULL = ReplicaError("the disk is full")

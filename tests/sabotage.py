@@ -14,13 +14,13 @@ import outcome
 import trio
 
 import trio_replica as replica
-import trio_replica._sqlite_outbox as outbox_internals
+import trio_replica._async.outbox_file as outbox_internals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_replica._outbox_storage import Changes
-    from trio_replica._started import Cancel, Done
+    from trio_replica._async.storage import Changes
+    from trio_replica._calls.started import Cancel, Done
 
 
 def sync_no_names() -> None:  # pragma: no cover  (runs in a process of its own)

@@ -10,16 +10,16 @@ import trio
 import trio.testing
 
 from trio_replica import DeletableStore, StartableStore
-from trio_replica._readers import Readers
-from trio_replica._started import Hedges, StartedCalls, fan_out_started
-from trio_replica._sync_stores import SyncStores
+from trio_replica._calls.started import Hedges, StartedCalls, fan_out_started
+from trio_replica._sync.readers import Readers
+from trio_replica._sync.sync_stores import SyncStores
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from trio_replica import Blob, Ref, Store
-    from trio_replica._fan_out import Cancellable, Ended
-    from trio_replica._started import Cancel, Done
+    from trio_replica._calls.fan_out import Cancellable, Ended
+    from trio_replica._calls.started import Cancel, Done
 
 MemberT = TypeVar("MemberT")
 ResultT = TypeVar("ResultT")

@@ -10,7 +10,7 @@ import pytest
 
 import trio_replica as replica
 from trio_replica import MemoryStore
-from trio_replica._arguments import check_seconds, check_size, named_stores
+from trio_replica._checks import check_seconds, check_size, named_stores
 
 A, B, C = MemoryStore(), MemoryStore(), MemoryStore()
 

@@ -23,13 +23,17 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_replica as replica
-from trio_replica import Blob, Ref, __main__, _cli_check, _cli_files, _cli_put, _cli_status, cli
-from trio_replica._cli_check import check_stores
-from trio_replica._cli_files import File, OwnFiles, find_files, read_files
-from trio_replica._cli_output import Display, describe, say, write_output
-from trio_replica._cli_status import Holdings, survey
+from trio_replica import Blob, Ref, __main__, cli
 from trio_replica._open import open_with
-from trio_replica._url import parse_url
+from trio_replica._urls.url import parse_url
+from trio_replica.cli import check as cli_check
+from trio_replica.cli import files as cli_files
+from trio_replica.cli import put as cli_put
+from trio_replica.cli import status as cli_status
+from trio_replica.cli.check import check_stores
+from trio_replica.cli.files import File, OwnFiles, find_files, read_files
+from trio_replica.cli.output import Display, describe, say, write_output
+from trio_replica.cli.status import Holdings, survey
 from trio_replica.config import OPTIONS, read_config
 from trio_replica.testing import SimulatedStore
 
@@ -94,7 +98,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedStore]:
         await trio.lowlevel.checkpoint()
         yield stores[path]
 
-    monkeypatch.setattr("trio_replica._url.open_directory", open_directory)
+    monkeypatch.setattr("trio_replica._urls.url.open_directory", open_directory)
     return stores
 
 
@@ -268,15 +272,15 @@ def test_problems_are_one_line_each_and_the_rest_goes_on(run: Run, monkeypatch: 
             raise PermissionError(13, "Permission denied", folder)
         return real(folder)
 
-    real = _cli_files._names_in
-    monkeypatch.setattr(_cli_files, "_names_in", names_in)
+    real = cli_files._names_in
+    monkeypatch.setattr(cli_files, "_names_in", names_in)
     ended = run("put", "-r", ".")
     assert (ended.status, ended.problems) == (1, ["./folder: Permission denied"])
     assert ended.out == line("./first", b"1") + line("./last", b"2")
 
 
 def test_a_file_too_large_for_a_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_replica.stores._sqlite.ROW_OVERHEAD", 1_000_000_000 - 1000)
+    monkeypatch.setattr("trio_replica.stores._sqlite.database.ROW_OVERHEAD", 1_000_000_000 - 1000)
     write({"before": b"1", "large": bytes(1001), "after": b"2", "largest": bytes(9999)})
     ended = run("put", "before", "large", "after")
     assert (ended.status, ended.out) == (1, line("before", b"1") + line("after", b"2"))
@@ -301,7 +305,7 @@ def test_a_file_too_large_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     def read(_: File) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(_cli_files, "_read_path", read)
+    monkeypatch.setattr(cli_files, "_read_path", read)
     assert read_files([File("large")]) == ["large: is too large for the memory"]
 
 
@@ -371,8 +375,8 @@ class Measured(SimulatedStore):
 
 
 def test_memory_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]) -> None:
-    monkeypatch.setattr(_cli_put, "MEMORY_LIMIT", 1000)
-    monkeypatch.setattr(_cli_put, "BATCH_BYTES", 300)
+    monkeypatch.setattr(cli_put, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(cli_put, "BATCH_BYTES", 300)
     copy = simulated["copy"] = Measured()
     sizes = [200, 200, 0, 900, 5000, 1, 299, 301, 1000, 1001, *[100] * 50]
     printed = write({f"f{i}": bytes([i]) * size for i, size in enumerate(sizes)})
@@ -385,14 +389,14 @@ def test_memory_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch, simulated:
         held = sum(read) - copy.written
         assert held + size <= 1000 or held == 0
         assert size <= 300 or len(files) == 1
-        assert len(files) <= _cli_put.BATCH_FILES
+        assert len(files) <= cli_put.BATCH_FILES
         read.append(size)
         most.append(held + size)
         if len(read) == 2:
             trio.from_thread.run_sync(copy.may_write.set)
         return blobs
 
-    monkeypatch.setattr(_cli_put, "read_files", read_all)
+    monkeypatch.setattr(cli_put, "read_files", read_all)
     ended = run("put", "--sync", "memory:", "--async", "dir:copy", *(f"f{i}" for i in range(len(sizes))))
     assert ended == (0, printed, "")
     assert copy.written == sum(sizes)
@@ -423,8 +427,8 @@ class SlowestFirst(SimulatedStore):
 def test_lines_are_in_order_however_the_puts_end(
     run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
 ) -> None:
-    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
-    count = _cli_put.BATCHES
+    monkeypatch.setattr(cli_put, "BATCH_FILES", 1)
+    count = cli_put.BATCHES
     store = simulated["store"] = SlowestFirst(count)
     printed = write({f"f{i}": b"%d" % i for i in range(count)})
     assert run("put", "--sync", "dir:store", *(f"f{i}" for i in range(count))) == (0, printed, "")
@@ -433,12 +437,12 @@ def test_lines_are_in_order_however_the_puts_end(
 
 def test_many_files_are_put_in_batches(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     store = simulated["store"] = SimulatedStore()
-    count = 3 * _cli_put.BATCH_FILES + 1
+    count = 3 * cli_put.BATCH_FILES + 1
     printed = write({f"f{i:04}": b"%d" % i for i in range(count)})
     assert run("put", "--sync", "dir:store", *sorted(os.listdir())) == (0, printed, "")
     assert sorted((call.operation, len(call.refs)) for call in store.calls) == [
         ("put", 1),
-        *[("put_many", _cli_put.BATCH_FILES)] * 3,
+        *[("put_many", cli_put.BATCH_FILES)] * 3,
     ]
 
 
@@ -472,7 +476,7 @@ def test_poison_is_one_line_that_says_what_is_not_replicated(run: Run) -> None:
 def test_poison_ends_all_batches(
     run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
 ) -> None:
-    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
+    monkeypatch.setattr(cli_put, "BATCH_FILES", 1)
     broken = simulated["broken"] = SimulatedStore()
     broken.fail(OSError("disk\nfull"), after=1)
     good = simulated["good"] = SimulatedStore()
@@ -571,7 +575,7 @@ def test_an_interruption_before_the_stores_are_open(run: Run, monkeypatch: pytes
         signal.raise_signal(signal.SIGINT)
         yield await trio.sleep_forever()
 
-    monkeypatch.setattr("trio_replica._url.open_sqlite", open_sqlite)
+    monkeypatch.setattr("trio_replica._urls.url.open_sqlite", open_sqlite)
     write({"file": b"data", "there.db": b""})
     for arguments in (["put", "file"], ["put", "file", "--sync", "sqlite:there.db"]):
         ended = run(*arguments)
@@ -803,8 +807,8 @@ def test_the_display_of_a_put(
                 terminal.read()
             return await super().put(blob)
 
-    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
-    monkeypatch.setattr(_cli_put, "BATCHES", 1)
+    monkeypatch.setattr(cli_put, "BATCH_FILES", 1)
+    monkeypatch.setattr(cli_put, "BATCHES", 1)
     simulated["sync"] = Watched(" 0/3 files 0 bytes/2.0 kB 0 bytes/s")
     simulated["copy"] = Watched(" waiting for dir:copy (2)")
     printed = write({"first": b"1" * 1000, "last": b"2" * 1001})
@@ -908,7 +912,7 @@ def test_the_display_is_away_while_something_else_is_written(
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
-    monkeypatch.setattr("trio_replica._cli_output.write_output", write_held)
+    monkeypatch.setattr("trio_replica.cli.output.write_output", write_held)
     with terminal.stands_for("stderr"):
         trio.run(main, clock=clock)
     drawn = [re.sub("[━╸╺]+ ", "", part) for part in terminal.drawn]
@@ -1193,7 +1197,7 @@ def test_status_shows_the_stores_that_work(run: Run, simulated: dict[str, Simula
 
 
 def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]) -> None:
-    monkeypatch.setattr(_cli_status, "PAGE_SIZE", 3)
+    monkeypatch.setattr(cli_status, "PAGE_SIZE", 3)
 
     async def main() -> None:
         simulated.update(
@@ -1247,7 +1251,7 @@ def test_options_stand_before_the_command_and_after_it(run: Run, monkeypatch: py
 
     async def put_files(store: replica.ReplicaStore, *arguments: Any, **options: Any) -> bool:
         capacities.extend(queue.capacity for queue in store.statistics().async_stores.values())
-        return await _cli_put.put_files(store, *arguments, **options)
+        return await cli_put.put_files(store, *arguments, **options)
 
     monkeypatch.setattr(cli, "put_files", put_files)
     ended = run(
@@ -1378,8 +1382,8 @@ def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.
         opened.append(options)
         return open_with(sync, async_, open_outbox, **options)
 
-    monkeypatch.setattr("trio_replica._url.open_with", noting_outbox)
-    monkeypatch.setattr("trio_replica._cli_stores.open_replica", noting)
+    monkeypatch.setattr("trio_replica._urls.url.open_with", noting_outbox)
+    monkeypatch.setattr("trio_replica.cli.stores.open_replica", noting)
     write({"data": b"data"})
     for options, text, used in (
         ([], "", {"queue_size": 64}),
@@ -1414,7 +1418,7 @@ def test_stores_elsewhere_are_not_looked_for(run: Run, monkeypatch: pytest.Monke
         await trio.lowlevel.checkpoint()
         yield away
 
-    monkeypatch.setattr("trio_replica._url.open_object_store", open_object_store)
+    monkeypatch.setattr("trio_replica._urls.url.open_object_store", open_object_store)
     printed = write({"data": b"data"})
     url = "s3://bucket?secret_access_key=hunter2"
     assert run("put", "--sync", url, "data") == (0, printed, "")
@@ -1501,7 +1505,7 @@ def test_init_leaves_no_part_of_a_file(run: Run, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object) -> NoReturn:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_cli_files, "write_all", refuse)
+    monkeypatch.setattr(cli_files, "write_all", refuse)
     ended = run("init")
     assert (ended.status, ended.problems) == (1, ["trio-replica.toml: No space left on device"])
     assert os.listdir() == []
@@ -1629,7 +1633,7 @@ async def test_a_deletion_that_hangs_ends(
         await trio.lowlevel.checkpoint()
 
     lines: list[str] = []
-    monkeypatch.setattr(_cli_check, "_print", note)
+    monkeypatch.setattr(cli_check, "_print", note)
     store = simulated["a"] = SimulatedStore()
     store.hang("delete")
     assert not await check_stores({"a": parse_url("dir:a")})

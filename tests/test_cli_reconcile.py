@@ -16,7 +16,7 @@ import trio
 
 import trio_replica as replica
 from trio_replica import Blob, Ref, cli
-from trio_replica._cli_output import Display
+from trio_replica.cli.output import Display
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import trio_replica as replica
 from trio_replica import ConfigError, DirectoryStore, RetryingDeletableStore, SqliteStore, config
-from trio_replica._url import SCHEMES, option_kinds
+from trio_replica._urls.url import SCHEMES, option_kinds
 from trio_replica.config import read_config
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ async def test_options_are_what_the_store_is_opened_with(
     def open_postgres(url: str, *, durable: bool = True, answer_timeout: float = 1.0) -> Any:
         return opening(url, durable, answer_timeout)
 
-    monkeypatch.setattr("trio_replica._url.open_object_store", open_object_store)
-    monkeypatch.setattr("trio_replica._url.open_postgres", open_postgres)
+    monkeypatch.setattr("trio_replica._urls.url.open_object_store", open_object_store)
+    monkeypatch.setattr("trio_replica._urls.url.open_postgres", open_postgres)
     path = write(
         """
         [sync]

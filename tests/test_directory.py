@@ -19,7 +19,8 @@ import pytest
 import trio
 
 from trio_replica import Blob, BlobNotFoundError, DirectoryStore, PutResult, Ref, open_directory
-from trio_replica.stores import _blob_files, _files, directory
+from trio_replica.stores import _files, directory
+from trio_replica.stores._directory import blob_files as _blob_files
 from trio_replica.testing import StoreContract
 
 from . import child

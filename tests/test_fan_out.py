@@ -21,14 +21,14 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_replica._fan_out import attempt, fan_out
+from trio_replica._calls.fan_out import attempt, fan_out
 
 from .started import fan_out_starting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from trio_replica._fan_out import Ended
+    from trio_replica._calls.fan_out import Ended
 
     Run: TypeAlias = Callable[[Callable[[], Awaitable[object]]], object]
     FanOut: TypeAlias = Callable[..., Awaitable[None]]

@@ -24,8 +24,8 @@ from trio_replica import (
     Ref,
     StoreError,
     SyncStoreStatistics,
-    _repairs,
 )
+from trio_replica._sync import repairs as _repairs
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs

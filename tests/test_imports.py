@@ -17,49 +17,59 @@ if TYPE_CHECKING:
 PACKAGE = "trio_replica"
 
 LAYERS = [
-    ["_secrets", "_toml_lines"],
+    ["_redact", "_urls.toml_lines"],
     ["_blob"],
     ["_errors", "_log"],
-    ["_fan_out"],
-    ["_started"],
+    ["_calls"],
+    ["_calls.fan_out"],
+    ["_calls.started"],
     ["_store"],
-    ["_arguments", "_deletable"],
-    ["_union"],
-    ["_scrub_report", "_statistics"],
-    ["_threads"],
-    ["_outbox_storage"],
-    ["_sqlite_outbox"],
+    ["_checks", "_deletable"],
+    ["_sync", "_async", "_upkeep", "_urls"],
+    ["_sync.union"],
+    ["_statistics", "_upkeep.scrub_report"],
+    ["_calls.threads"],
+    ["_async.storage"],
+    ["_async.outbox_file"],
     ["stores"],  # the package itself, which is empty
+    ["stores._directory", "stores._object_store", "stores._postgres", "stores._sqlite"],
     ["stores._files"],
-    ["stores._object_errors", "stores._object_url"],
-    ["stores._objects"],
-    ["stores._blob_files", "stores._sql", "stores._sql_check", "stores._postgres_sql", "stores._reads"],
-    ["stores._postgres_conninfo", "stores._postgres_errors", "stores._postgres_table"],
-    ["stores._postgres_session"],
-    ["stores._postgres", "stores._sqlite"],
+    ["stores._object_store.errors", "stores._object_store.url"],
+    ["stores._object_store.objects"],
+    ["stores._reads"],
+    [
+        "stores._directory.blob_files",
+        "stores._postgres.statements",
+        "stores._sqlite.check",
+        "stores._sqlite.statements",
+    ],
+    ["stores._postgres.conninfo", "stores._postgres.errors", "stores._postgres.table"],
+    ["stores._postgres.session"],
+    ["stores._postgres.database", "stores._sqlite.database"],
     ["stores.directory", "stores.memory", "stores.object_store", "stores.postgres", "stores.sqlite"],
     ["stores.retrying"],
-    ["_queue"],
-    ["_readers"],
-    ["_repairs", "_sync_stores"],
-    ["_healing"],
-    ["_outbox"],
-    ["_feeder"],
-    ["_debts"],
-    ["_reconcile", "_replica"],
+    ["_async.queue"],
+    ["_sync.readers"],
+    ["_sync.repairs", "_sync.sync_stores"],
+    ["_sync.fallback"],
+    ["_async.outbox"],
+    ["_async.relay"],
+    ["_async.delivery"],
+    ["_replica", "_upkeep.reconcile"],
     ["_open"],
-    ["_scrub"],
-    ["_url"],
+    ["_upkeep.scrub"],
+    ["_urls.url"],
     ["config"],
     [""],  # the public interface
     ["testing._contract_parts", "testing._simulated"],
     ["testing._contract_deletable"],
     ["testing._contract"],
     ["testing"],
-    ["_cli_output"],
-    ["_cli_files"],
-    ["_cli_check", "_cli_init", "_cli_outbox", "_cli_put", "_cli_status", "_cli_stores"],
-    ["_cli_reconcile", "_cli_scrub"],
+    ["cli.output"],
+    ["cli.files"],
+    ["cli.check", "cli.init", "cli.outbox", "cli.put", "cli.status", "cli.stores"],
+    ["cli.reconcile", "cli.scrub"],
+    ["cli.commands"],
     ["cli"],
     ["__main__"],
 ]
@@ -67,7 +77,7 @@ LAYERS = [
 
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}
 
-KNOW_STORES = {"_url", "", "_cli_stores"}
+KNOW_STORES = {"_urls.url", "", "cli.stores"}
 """The modules that know concrete stores. All others would do with the stores of anybody."""
 
 EVERYWHERE = {"trio", "outcome", *sys.stdlib_module_names}
@@ -120,7 +130,7 @@ def _imports(name: str, node: ast.AST, place: str) -> Iterator[Import]:
 def _origin(name: str, node: ast.ImportFrom) -> str:
     if not node.level:
         return node.module or ""
-    is_package = name in {"", "stores", "testing"}
+    is_package = any(place.startswith(f"{name}.") for place in PLACES) or not name
     parts = [PACKAGE, *filter(None, name.split(".")), *(["__init__"] if is_package else [])]
     return ".".join([*parts[: -node.level], *([node.module] if node.module else [])])
 
@@ -145,11 +155,11 @@ def _complaint(name: str, found: Import) -> str | None:
             return f"imports {found.module}, but is to know no concrete store"
         return None
     top_level = found.module.partition(".")[0]
-    is_command_line = name in {"cli", "__main__"} or name.startswith("_cli")
+    is_command_line = name == "__main__" or name.startswith("cli.")
     if (
         top_level in EVERYWHERE
         or (top_level in COMMAND_LINE and is_command_line)
-        or (top_level in CLOUD and name == "stores._objects")
+        or (top_level in CLOUD and name == "stores._object_store.objects")
         or (top_level in RETRY and name == "stores.retrying" and found.place != "top")
         or (top_level in POSTGRES and name.startswith("stores._postgres"))
         or (top_level == "pytest" and name.startswith("testing") and found.place == "function")
@@ -205,18 +215,18 @@ class Store:
     [
         ("_blob", "from ._errors import ReplicaError", "imports _errors, which is not above it"),
         ("_errors", "if TYPE_CHECKING:\n    from ._store import Store", "imports _store, which is not above it"),
-        ("_union", "def f():\n    from . import _queue", "imports _queue, which is not above it"),
+        ("_sync.union", "def f():\n    from .._async import queue", "imports _async.queue, which is not above it"),
         ("stores.memory", "from .sqlite import open_sqlite", "imports stores.sqlite, which is not above it"),
-        ("_union", "from ._union import union", "imports _union, which is not above it"),
+        ("_sync.union", "from .union import union", "imports _sync.union, which is not above it"),
         ("_replica", "import trio_replica", "imports , which is not above it"),
         (
             "_replica",
             "from .stores.memory import MemoryStore",
             "imports stores.memory, but is to know no concrete store",
         ),
-        ("_queue", "from .stores._files import sync", "imports stores._files, but is to know no concrete store"),
-        ("_url", "from .config import open_config", "imports config, which is not above it"),
-        ("_url", "from .configuration import open_config", "imports configuration, which has no place"),
+        ("_async.queue", "from ..stores._files import sync", "imports stores._files, but is to know no concrete store"),
+        ("_urls.url", "from ..config import open_config", "imports config, which is not above it"),
+        ("_urls.url", "from ..configuration import open_config", "imports configuration, which has no place"),
         ("_store", "import numpy.linalg", "imports numpy.linalg (top)"),
         ("_store", "from click import echo", "imports click (top)"),
         ("stores.postgres", "import psycopg", "imports psycopg (top)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trio_replica.stores._object_errors import explain, says_missing
+from trio_replica.stores._object_store.errors import explain, says_missing
 
 CREDENTIALS = "the server does not accept the credentials: correct them"
 NO_CREDENTIALS = "there are no credentials: give them as options or in the environment, or skip_signature=true for none"

@@ -37,7 +37,7 @@ from trio_replica import (
     reconcile,
     scrub,
 )
-from trio_replica.stores import _objects
+from trio_replica.stores._object_store import objects as _objects
 from trio_replica.testing import StoreContract
 
 from .ceph_server import CephServer, ceph_server

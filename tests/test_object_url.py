@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trio_replica.stores._object_url import ClientLimits, ObjectPlace, parse_object_url
+from trio_replica.stores._object_store.url import ClientLimits, ObjectPlace, parse_object_url
 
 LIMITS = ClientLimits(requests=16, request_timeout=30.0, connect_timeout=5.0, retries=3, retry_timeout=10.0)
 SHAPE = "the URL of such a store is s3://BUCKET/PREFIX, with nothing but a bucket's name first"

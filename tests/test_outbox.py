@@ -16,7 +16,7 @@ import trio.testing
 
 import trio_replica as replica
 from trio_replica import Blob, BlobNotFoundError, MemoryStore, PoisonedError, PutResult, RetryingStore, StoreError
-from trio_replica import _outbox as internals
+from trio_replica._async import outbox as internals
 from trio_replica.testing import Batched, SimulatedStore
 
 from .common import BROKEN, Ended, put_numbers, refs

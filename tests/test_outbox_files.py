@@ -12,7 +12,7 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, Ref, ReplicaError, StoreError
-from trio_replica import _sqlite_outbox as internals
+from trio_replica._async import outbox_file as internals
 
 from . import child
 from .common import put_numbers

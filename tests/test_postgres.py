@@ -34,8 +34,12 @@ from trio_replica import (
     reconcile,
     scrub,
 )
-from trio_replica.stores import _postgres, _postgres_session, _postgres_sql, _postgres_table, postgres
-from trio_replica.stores._postgres_session import Session
+from trio_replica.stores import postgres
+from trio_replica.stores._postgres import database as _postgres
+from trio_replica.stores._postgres import session as _postgres_session
+from trio_replica.stores._postgres import statements as _postgres_sql
+from trio_replica.stores._postgres import table as _postgres_table
+from trio_replica.stores._postgres.session import Session
 from trio_replica.testing import StoreContract
 
 from .common import Ended as Task

@@ -17,9 +17,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from trio_replica import Blob, open_postgres
-from trio_replica.stores import _postgres_sql
-from trio_replica.stores._postgres_conninfo import DEFAULTS, parse
-from trio_replica.stores._postgres_errors import named
+from trio_replica.stores._postgres import statements as _postgres_sql
+from trio_replica.stores._postgres.conninfo import DEFAULTS, parse
+from trio_replica.stores._postgres.errors import named
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -280,7 +280,7 @@ def test_no_insert_of_many_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_psycopg_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [module for module in sys.modules if module.startswith("trio_replica.stores._postgres")]:
+    for module in [module for module in sys.modules if module.startswith("trio_replica.stores._postgres.database")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'trio-replica\[postgres\]'$") as info:

@@ -26,11 +26,11 @@ from trio_replica import (
     ScrubCounts,
     ScrubFinding,
     ScrubReport,
-    _scrub_report,
     open_directory,
     open_sqlite,
     scrub,
 )
+from trio_replica._upkeep import scrub_report as _scrub_report
 from trio_replica.testing import SimulatedStore
 
 from .common import PlainStore, put_numbers, refs
@@ -332,7 +332,7 @@ async def test_an_answer_that_is_no_bytes_is_a_failed_read(autojump_clock: MockC
 async def test_a_listing_that_fails_is_a_failure_of_its_store(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_replica._scrub.PAGE_SIZE", 4)
+    monkeypatch.setattr("trio_replica._upkeep.scrub.PAGE_SIZE", 4)
     broken, good = [await filled(SimulatedStore(), *range(10)) for _ in range(2)]
     broken.fail(AWAY, "list_page", after=1)
     report = await scrub({"broken": broken, "good": good})
@@ -576,7 +576,7 @@ async def test_copies_for_a_repair_are_paid_for_too(autojump_clock: MockClock) -
 
 
 async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_replica._scrub.PAGE_SIZE", 2)
+    monkeypatch.setattr("trio_replica._upkeep.scrub.PAGE_SIZE", 2)
     store = await filled(SimulatedStore(get=chain([1.0, 2.0, 1.0], repeat(0.0))), *range(3))
     ascending = sorted(refs(*range(3)))
     store.corrupt(ascending[1])

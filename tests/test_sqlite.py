@@ -15,8 +15,9 @@ import pytest
 import trio
 import trio.testing
 
-from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, _sqlite_outbox, open_sqlite
-from trio_replica.stores import _sqlite
+from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, open_sqlite
+from trio_replica._async import outbox_file as _sqlite_outbox
+from trio_replica.stores._sqlite import database as _sqlite
 from trio_replica.testing import StoreContract
 
 from . import child

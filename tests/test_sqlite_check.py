@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from trio_replica import Blob, BlobNotFoundError, Integrity, MemoryStore, Ref, ReplicaError, open_sqlite, scrub
-from trio_replica.stores import _sql_check
+from trio_replica.stores._sqlite import check as _sql_check
 
 from .held import wait_for
 

@@ -15,10 +15,10 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError, ReplicaError, StoreError
-from trio_replica import _sqlite_outbox as internals
-from trio_replica._outbox_storage import Changes, Debt, OutboxStorage, Strike
-from trio_replica._sqlite_outbox import open_sqlite_outbox, opened_outbox
-from trio_replica._started import ended_call
+from trio_replica._async import outbox_file as internals
+from trio_replica._async.outbox_file import open_sqlite_outbox, opened_outbox
+from trio_replica._async.storage import Changes, Debt, OutboxStorage, Strike
+from trio_replica._calls.started import ended_call
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, put_numbers, refs

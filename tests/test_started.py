@@ -18,7 +18,7 @@ import trio.testing
 
 import trio_replica as replica
 from trio_replica import BlobNotFoundError, Ref, open_directory, open_sqlite
-from trio_replica._started import Hedges, StartedCalls, ended_call, fan_out_started
+from trio_replica._calls.started import Hedges, StartedCalls, ended_call, fan_out_started
 
 from .common import BROKEN, Ended
 from .held import Held
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trio_replica._fan_out import Cancellable
-    from trio_replica._started import Cancel, Done
+    from trio_replica._calls.fan_out import Cancellable
+    from trio_replica._calls.started import Cancel, Done
 
 LEAVE = [KeyboardInterrupt, SystemExit]
 

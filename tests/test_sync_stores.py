@@ -15,16 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trio_replica as replica
-from trio_replica import (
-    Blob,
-    BlobNotFoundError,
-    CorruptBlobError,
-    MemoryStore,
-    Ref,
-    ReplicaError,
-    StoreError,
-    _sync_stores,
-)
+from trio_replica import Blob, BlobNotFoundError, CorruptBlobError, MemoryStore, Ref, ReplicaError, StoreError
+from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, DATA, REF, Ended, open_answering

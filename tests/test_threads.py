@@ -18,15 +18,15 @@ import trio
 import trio.testing
 
 from trio_replica import Call, ReplicaError, StoreThreads, open_store_threads
-from trio_replica._threads import BATCH_BYTES
+from trio_replica._calls.threads import BATCH_BYTES
 
 from .held import PATIENCE, Held, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from trio_replica._started import Cancel
-    from trio_replica._threads import Handler
+    from trio_replica._calls.started import Cancel
+    from trio_replica._calls.threads import Handler
 
 NAME: Final = "the store"
 MIB: Final = 1024 * 1024

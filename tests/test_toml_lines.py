@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_replica._toml_lines import Key, key_lines
+from trio_replica._urls.toml_lines import Key, key_lines
 
 
 def lines_of(text: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_replica import Ref, ReplicaError
-from trio_replica._union import check_page, union
+from trio_replica._sync.union import check_page, union
 
 
 def refs(*numbers: int) -> list[Ref]:

@@ -14,8 +14,9 @@ import trio
 import trio.testing
 
 import trio_replica as replica
-from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, RetryingDeletableStore, SqliteStore, _url
-from trio_replica._url import check_places, parse_url
+from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, RetryingDeletableStore, SqliteStore
+from trio_replica._urls import url as _url
+from trio_replica._urls.url import check_places, parse_url
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:

@@ -5,18 +5,18 @@
 """
 
 from ._blob import Blob, Ref, to_blob
+from ._calls.started import Cancel, Done
+from ._calls.threads import Call, StoreThreads, open_store_threads
 from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._open import open  # noqa: A004  (read as replica.open)
-from ._reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
 from ._replica import ReplicaStore
-from ._scrub import scrub
-from ._scrub_report import ScrubCounts, ScrubFinding, ScrubReport
-from ._started import Cancel, Done
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
 from ._store import PutResult, StartableStore, Store
-from ._threads import Call, StoreThreads, open_store_threads
-from ._url import open_store, open_urls
+from ._upkeep.reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
+from ._upkeep.scrub import scrub
+from ._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
+from ._urls.url import open_store, open_urls
 from .config import ConfigError, open_config
 from .stores.directory import DirectoryStore, open_directory
 from .stores.memory import MemoryStore

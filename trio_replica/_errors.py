@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._secrets import redacted
+from ._redact import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from ._arguments import check_seconds, check_size, checked_path, fallback_stores, named_stores
-from ._healing import Healing
-from ._outbox import NAME
-from ._queue import BlobQueue
-from ._readers import Readers
+from ._async.outbox import NAME
+from ._async.outbox_file import open_sqlite_outbox
+from ._async.queue import BlobQueue
+from ._checks import check_seconds, check_size, checked_path, fallback_stores, named_stores
 from ._replica import ReplicaStore, opened, opened_with
-from ._sqlite_outbox import open_sqlite_outbox
-from ._sync_stores import SyncStores
+from ._sync.fallback import Healing
+from ._sync.readers import Readers
+from ._sync.sync_stores import SyncStores
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from ._arguments import Stores
-    from ._outbox_storage import Books, OutboxStorage
+    from ._async.storage import Books, OutboxStorage
+    from ._checks import Stores
 
 OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, Books]]]"
 """What opens an outbox for a block, given the names of the async stores."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._async.delivery import Debts
+from ._async.queue import enqueue
 from ._blob import Blob, Ref
-from ._debts import Debts
 from ._errors import PoisonedError, closed_error, describe_failures
 from ._log import log
-from ._queue import enqueue
 from ._statistics import ReplicaStatistics
 from ._store import PutResult, RefIterator, Store, are_put_results, check_page_request, check_ref, check_refs
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from ._async.outbox import Intent
+    from ._async.queue import BlobQueue
+    from ._async.storage import Books, OutboxStorage
     from ._blob import BytesLike
-    from ._healing import Healing
-    from ._outbox import Intent
-    from ._outbox_storage import Books, OutboxStorage
-    from ._queue import BlobQueue
-    from ._sync_stores import SyncStores
+    from ._sync.fallback import Healing
+    from ._sync.sync_stores import SyncStores
 
 ResultT = TypeVar("ResultT")
 

@@ -11,16 +11,16 @@ import outcome
 import trio
 
 from ._blob import Ref, hashed, to_blobs
+from ._calls.fan_out import fan_out
+from ._calls.started import ended_call
 from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
-from ._fan_out import fan_out
-from ._started import ended_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from ._blob import Blob, BytesLike
-    from ._fan_out import Ended
-    from ._started import Cancel, Done
+    from ._calls.fan_out import Ended
+    from ._calls.started import Cancel, Done
 
 ItemT = TypeVar("ItemT")
 

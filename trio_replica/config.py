@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 from ._errors import ReplicaError
-from ._secrets import redacted
-from ._toml_lines import key_lines
-from ._url import LOCAL, check_outbox, check_places, check_replica, open_opening, option_kinds, parse_url
+from ._redact import redacted
+from ._urls.toml_lines import key_lines
+from ._urls.url import LOCAL, check_outbox, check_places, check_replica, open_opening, option_kinds, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ._replica import ReplicaStore
-    from ._toml_lines import Key
-    from ._url import StoreUrl
+    from ._urls.toml_lines import Key
+    from ._urls.url import StoreUrl
 
 OPTIONS: Final[Mapping[str, tuple[type, ...]]] = {
     "queue_size": (int,),

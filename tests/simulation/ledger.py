@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterable, Mapping
 
-    from trio_replica._outbox_storage import Changes
+    from trio_replica._async.storage import Changes
 
     from .disks import Media
     from .outbox import DatabaseFile

@@ -16,17 +16,20 @@ from unittest import mock
 import outcome
 import trio
 
-from trio_replica import BlobNotFoundError, PutResult, StoreError, _readers, _sqlite_outbox, _sync_stores
-from trio_replica._debts import Debts
-from trio_replica._feeder import Feeder
-from trio_replica._outbox import NAME, Account, Intent, Outbox, Page
-from trio_replica._outbox_storage import Changes, Strike
-from trio_replica._queue import BlobQueue
-from trio_replica._readers import Readers
-from trio_replica._reconcile import _Member
+from trio_replica import BlobNotFoundError, PutResult, StoreError
+from trio_replica._async import outbox_file as _sqlite_outbox
+from trio_replica._async.delivery import Debts
+from trio_replica._async.outbox import NAME, Account, Intent, Outbox, Page
+from trio_replica._async.outbox_file import _Database
+from trio_replica._async.queue import BlobQueue
+from trio_replica._async.relay import Feeder
+from trio_replica._async.storage import Changes, Strike
 from trio_replica._replica import ReplicaStore
-from trio_replica._sqlite_outbox import _Database
-from trio_replica._sync_stores import SyncStores, _Write
+from trio_replica._sync import readers as _readers
+from trio_replica._sync import sync_stores as _sync_stores
+from trio_replica._sync.readers import Readers
+from trio_replica._sync.sync_stores import SyncStores, _Write
+from trio_replica._upkeep.reconcile import _Member
 
 from .disks import File
 from .outbox import Connection
@@ -37,11 +40,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from trio_replica import Blob, Ref
-    from trio_replica._fan_out import Ended
-    from trio_replica._outbox_storage import Debt
-    from trio_replica._queue import Paid
-    from trio_replica._started import Cancel, Done
-    from trio_replica._threads import Call
+    from trio_replica._async.queue import Paid
+    from trio_replica._async.storage import Debt
+    from trio_replica._calls.fan_out import Ended
+    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.threads import Call
 
 Right: TypeAlias = "Callable[..., Any]"
 

@@ -12,17 +12,18 @@ from unittest import mock
 import outcome
 import trio
 
-from trio_replica import _outbox, _sqlite_outbox
-from trio_replica._outbox_storage import Changes
-from trio_replica._threads import Call
+from trio_replica._async import outbox as _outbox
+from trio_replica._async import outbox_file as _sqlite_outbox
+from trio_replica._async.storage import Changes
+from trio_replica._calls.threads import Call
 
 if TYPE_CHECKING:
     import random
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
     from contextlib import AbstractContextManager
 
-    from trio_replica._started import Cancel, Done
-    from trio_replica._threads import Handler
+    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.threads import Handler
 
     from .trace import Trace
 

@@ -10,7 +10,7 @@ import trio.testing
 
 import trio_replica as replica
 from trio_replica import PoisonedError, ReplicaError, StoreError
-from trio_replica._outbox import NAME
+from trio_replica._async.outbox import NAME
 
 from ..started import StartedDeletableStore
 from .clients import Client

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar, final
 from trio.lowlevel import enable_ki_protection
 
 if TYPE_CHECKING:
-    from .._started import Cancel, Done
-    from .._threads import StoreThreads
+    from .._calls.started import Cancel, Done
+    from .._calls.threads import StoreThreads
 
 WhatT = TypeVar("WhatT")
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import outcome
 
 from .._blob import Blob, hashed, to_blobs
+from .._calls.started import StartedCalls, fan_out_started
+from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
-from .._started import StartedCalls, fan_out_started
 from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs, concurrently
-from .._threads import open_store_threads
-from ._blob_files import BlobFiles
+from ._directory.blob_files import BlobFiles
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 
     from .._blob import BytesLike, Ref
-    from .._fan_out import Ended
-    from .._started import Cancel, Done
-    from .._threads import Call, Handler, StoreThreads
+    from .._calls.fan_out import Ended
+    from .._calls.started import Cancel, Done
+    from .._calls.threads import Call, Handler, StoreThreads
 
     Request: TypeAlias = Blob | Callable[[], Any]
 

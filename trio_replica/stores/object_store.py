@@ -10,22 +10,22 @@ import outcome
 import trio
 
 from .._blob import all_hashed, hashed
+from .._calls.started import StartedCalls, fan_out_started
+from .._calls.threads import BATCH_BYTES, open_store_threads
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._started import StartedCalls, fan_out_started
 from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
-from .._threads import BATCH_BYTES, open_store_threads
-from ._object_url import ClientLimits, parse_object_url
+from ._object_store.url import ClientLimits, parse_object_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike, Ref
-    from .._fan_out import Ended
-    from .._started import Cancel, Done
-    from .._threads import Call, Handler, StoreThreads
-    from ._objects import Objects
+    from .._calls.fan_out import Ended
+    from .._calls.started import Cancel, Done
+    from .._calls.threads import Call, Handler, StoreThreads
+    from ._object_store.objects import Objects
 
     Request: TypeAlias = Callable[[], Any]
 
@@ -102,7 +102,7 @@ def open_object_store(
     limits = ClientLimits(requests, request_timeout, connect_timeout, retries, retry_timeout)
     place = parse_object_url(url, limits, config)
     try:
-        from ._objects import Objects  # noqa: PLC0415  (it needs what may not be installed)
+        from ._object_store.objects import Objects  # noqa: PLC0415  (it needs what may not be installed)
     except ModuleNotFoundError as error:
         if error.name != "obstore":
             raise

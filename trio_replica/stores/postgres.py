@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 from .._blob import all_hashed, hashed
+from .._calls.started import ended_call
+from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
-from .._started import ended_call
 from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
-from .._threads import open_store_threads
-from . import _postgres_sql as sql
+from ._postgres import statements as sql
 from ._reads import start_read
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike, Ref
-    from .._started import Cancel, Done
-    from .._threads import StoreThreads
-    from ._postgres import Database, What, Write
-    from ._postgres_session import Connection
+    from .._calls.started import Cancel, Done
+    from .._calls.threads import StoreThreads
+    from ._postgres.database import Database, What, Write
+    from ._postgres.session import Connection
     from ._reads import Read
 
 WRITERS: Final = 2
@@ -76,7 +76,7 @@ def open_postgres(
 
     """
     try:
-        from ._postgres import Database  # noqa: PLC0415  (an extra: without it the other stores still work)
+        from ._postgres.database import Database  # noqa: PLC0415  (an extra: without it the other stores still work)
     except ImportError as error:
         reason = "PostgreSQL stores need psycopg and libpq: pip install 'trio-replica[postgres]'"
         kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, final
 import outcome
 import trio
 
-from .._arguments import check_seconds, check_size
 from .._blob import all_hashed, hashed
+from .._calls.fan_out import attempt
+from .._checks import check_seconds, check_size
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, StoreError, describe_failure
-from .._fan_out import attempt
-from .._secrets import redacted
+from .._redact import redacted
 from .._store import Store, check_refs
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from .._blob import Blob, BytesLike, Ref
+    from .._calls.fan_out import Ended
     from .._deletable import Integrity
-    from .._fan_out import Ended
     from .._store import PutResult
 
 ArgumentT = TypeVar("ArgumentT")

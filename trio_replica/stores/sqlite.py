@@ -8,23 +8,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from .._blob import Ref, all_hashed, hashed
+from .._calls.started import ended_call
+from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
-from .._started import ended_call
 from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
-from .._threads import open_store_threads
 from ._reads import start_read
-from ._sql import contains, delete, insert, insert_all, replace
-from ._sql_check import check_integrity, find_twins, mend_integrity, set_aside
-from ._sqlite import Database
+from ._sqlite.check import check_integrity, find_twins, mend_integrity, set_aside
+from ._sqlite.database import Database
+from ._sqlite.statements import contains, delete, insert, insert_all, replace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
 
     from .._blob import Blob, BytesLike
+    from .._calls.started import Cancel, Done
+    from .._calls.threads import StoreThreads
     from .._deletable import Integrity
-    from .._started import Cancel, Done
-    from .._threads import StoreThreads
-    from ._sqlite import Request
+    from ._sqlite.database import Request
 
 
 @asynccontextmanager

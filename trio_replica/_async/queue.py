@@ -1,0 +1,275 @@
+"""One async store's queue, the puts that wait for room in it, and the worker that drains it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from contextlib import suppress
+from itertools import repeat
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, final
+
+import outcome
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+from .._errors import split_failure
+from .._statistics import AsyncStoreStatistics
+from .._store import check_results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .._blob import Blob, Ref
+    from .._store import Store
+
+
+_Owed: TypeAlias = "tuple[Ref, int, float, int]"
+"""A blob that was accepted and that the store has not confirmed.
+
+Its ref, its bytes, when it was queued, and the number of its debt, if there is an outbox.
+"""
+
+
+class Paid(Protocol):
+    """Who is told which debts have been paid."""
+
+    async def __call__(self, seqs: Sequence[int], /) -> None:
+        """Note that the store has the blobs. It may take a while, and never fails."""
+
+
+class _Wait:
+    """A put that waits for room in some queues."""
+
+    __slots__ = ("queues", "since", "task")
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task = task
+        self.queues: set[BlobQueue] = set()
+        self.since = trio.current_time()
+
+    def end(self) -> None:
+        """Leave all queues: what has not entered one does not enter it any more."""
+        for queue in tuple(self.queues):
+            queue.leave(self)
+
+
+@final
+class BlobQueue:
+    """The queue of one async store.
+
+    The blobs stand in a memory channel. A put that finds it full joins the waiting ones, and whoever makes room lets
+    them in, first come first served. All state changes in synchronous methods, so nobody sees half of one.
+    """
+
+    def __init__(self, name: str, store: Store, capacity: int, batch_size: int) -> None:
+        self.name = name
+        self.failure: BaseException | None = None
+        self._store = store
+        self._capacity = capacity
+        self._batch_size = batch_size
+        self._send, self._receive = trio.open_memory_channel["Blob"](capacity)
+        self._waiting: OrderedDict[_Wait, deque[Blob]] = OrderedDict()
+        self._owed: deque[_Owed] = deque()
+        self._progress = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+        self._paid: Paid | None = None
+        self._is_fed = False
+        self._refusing = False
+        self._worker_scope = trio.CancelScope(shield=True)
+        self._accepted = 0
+        self._taken = 0
+        self._written = 0
+        self._peak_queued = 0
+        self._bytes = 0
+        self._peak_bytes = 0
+        self._blocked_puts = 0
+        self._blocked_seconds = 0.0
+
+    @property
+    def accepted(self) -> int:
+        """Blobs that have entered the queue since it was made."""
+        return self._accepted
+
+    def unreplicated(self) -> tuple[Ref, ...]:
+        """Return the refs of all blobs that entered and that the store has not confirmed, each once, in queue order."""
+        return tuple(dict.fromkeys(ref for ref, *_ in self._owed))
+
+    def statistics(self, now: float, **of_outbox: int) -> AsyncStoreStatistics:
+        """Return the counts as of `now`, in seconds on Trio's clock, with those of an outbox."""
+        return AsyncStoreStatistics(
+            capacity=self._capacity,
+            queued=self._accepted - self._taken,
+            in_flight=self._taken - self._written,
+            peak_queued=self._peak_queued,
+            queued_bytes=self._bytes,
+            peak_bytes=self._peak_bytes,
+            written=self._written,
+            blocked_puts=self._blocked_puts,
+            blocked_seconds=self._blocked_seconds,
+            lag_seconds=now - self._owed[0][2] if self._owed else 0.0,
+            failure=self.failure,
+            **of_outbox,
+        )
+
+    # Entering
+
+    def enter(self, blobs: Sequence[Blob], seqs: Iterable[int] = repeat(0)) -> int:
+        """Queue as many of `blobs` as there is room for, in their order, and return how many.
+
+        With an outbox, `seqs` are the numbers of their debts.
+        """
+        return 0 if self._waiting else self._enter(blobs, seqs)  # those who wait were here first
+
+    def join(self, blobs: Iterable[Blob], wait: _Wait) -> None:
+        """Let `wait` wait for room for `blobs`."""
+        self._waiting[wait] = deque(blobs)
+        wait.queues.add(self)
+        self._blocked_puts += 1
+
+    def leave(self, wait: _Wait) -> None:
+        """Let `wait` wait here no more."""
+        del self._waiting[wait]
+        wait.queues.remove(self)
+        self._blocked_seconds += trio.current_time() - wait.since
+
+    def refuse(self) -> None:
+        """Accept nothing any more, but from a feeder, and wake all who wait, for room or for blobs to be written."""
+        self._refusing = True
+        if not self._is_fed:
+            self._send.close()
+        for wait in tuple(self._waiting):
+            wait.end()
+            trio.lowlevel.reschedule(wait.task, outcome.Value(False))
+        self._progress.unpark_all()
+
+    async def wait_room(self) -> None:
+        """Wait until the worker has taken something."""
+        await self._room.park()
+
+    def be_fed(self, paid: Paid) -> None:
+        """Have a feeder, until `end_feeding`, and tell `paid` what has been written."""
+        self._paid = paid
+        self._is_fed = True
+
+    def end_feeding(self) -> None:
+        """Let the worker end when the queue is empty and refuses, for no feeder brings it anything any more."""
+        self._is_fed = False
+        if self._refusing:
+            self._send.close()
+
+    def _enter(self, blobs: Iterable[Blob], seqs: Iterable[int] = repeat(0)) -> int:
+        now = trio.current_time()
+        entered = 0
+        with suppress(trio.WouldBlock):
+            for blob, seq in zip(blobs, seqs, strict=False):
+                self._send.send_nowait(blob)
+                size = len(blob)
+                self._owed.append((blob.ref, size, now, seq))
+                self._bytes += size
+                entered += 1
+        self._accepted += entered
+        self._peak_queued = max(self._peak_queued, self._accepted - self._taken)
+        self._peak_bytes = max(self._peak_bytes, self._bytes)
+        return entered
+
+    def _admit_waiting(self) -> None:
+        while self._waiting:
+            wait, blobs = next(iter(self._waiting.items()))
+            for _ in range(self._enter(blobs)):
+                blobs.popleft()
+            if blobs:
+                break
+            self.leave(wait)
+            if not wait.queues:
+                trio.lowlevel.reschedule(wait.task, outcome.Value(True))
+
+    # Draining
+
+    @enable_ki_protection
+    async def work(self, failed: Callable[[], None]) -> None:
+        """Write the blobs to the store as they come, until the queue is refusing and empty, or the store fails.
+
+        A failure is kept in `failure`, and then `failed` is called. Cancelling has no effect: see `stop`.
+
+        Raises:
+          KeyboardInterrupt, SystemExit: if the store raised one.
+
+        """
+        with self._worker_scope, self._receive:  # which lets go of what is not written
+            async for blob in self._receive:
+                try:
+                    await self._write(self._take(blob))
+                except BaseException as raised:  # noqa: ASYNC103  (its Cancelled goes on; the rest is a failure)
+                    self.failure, cancelled = split_failure(raised)
+                    if self.failure is not None:
+                        failed()
+                    if cancelled is not None:
+                        raise cancelled from None  # noqa: ASYNC104  (it is the one that was raised)
+                    break  # noqa: ASYNC104  (it was no cancellation)
+                finally:
+                    del blob  # not to be kept alive while waiting for the next
+
+    def stop(self, grace: float) -> None:
+        """Give the worker `grace` more seconds; with 0 it stops as soon as it can be interrupted."""
+        if grace > 0:
+            self._worker_scope.deadline = min(self._worker_scope.deadline, trio.current_time() + grace)
+        else:
+            self._worker_scope.cancel()
+
+    async def wait_written(self, count: int) -> bool:
+        """Wait until `count` blobs have been written since the queue was made; False if it is refusing before that."""
+        while self._written < count and not self._refusing:
+            await self._progress.park()
+        return self._written >= count  # noqa: ASYNC910  (a flush has its own checkpoint)
+
+    def _take(self, first: Blob) -> list[Blob]:
+        """Return the next batch, which begins with `first`; the puts that wait follow into the room that it leaves."""
+        batch = [first]
+        self._taken += 1
+        while True:
+            while len(batch) < self._batch_size and self._accepted > self._taken:
+                batch.append(self._receive.receive_nowait())
+                self._taken += 1
+            self._admit_waiting()
+            self._room.unpark_all()
+            if len(batch) == self._batch_size or self._accepted == self._taken:
+                return batch
+
+    async def _write(self, batch: list[Blob]) -> None:
+        if len(batch) == 1:
+            results = [await self._store.put(batch[0])]
+        else:
+            results = await self._store.put_many(batch)
+        check_results(batch, results)
+        seqs = []
+        for _ in batch:
+            _, size, _, seq = self._owed.popleft()
+            self._bytes -= size
+            seqs.append(seq)
+        self._written += len(batch)
+        self._progress.unpark_all()
+        if self._paid is not None:
+            await self._paid(seqs)
+
+
+@enable_ki_protection
+async def enqueue(queues: Sequence[BlobQueue], blobs: Sequence[Blob]) -> bool:
+    """Queue `blobs` in all `queues`, each in their order, and wait where there is no room.
+
+    Every queue that has room is entered at once, and if all have there is no checkpoint. Returns whether all blobs
+    entered all queues: False if the queues began to refuse meanwhile. Being cancelled, too, means that some blobs may
+    have entered some queues; the rest won't.
+    """
+    wait: _Wait | None = None
+    for queue in queues:
+        entered = queue.enter(blobs)
+        if entered < len(blobs):
+            wait = wait or _Wait(trio.lowlevel.current_task())
+            queue.join(blobs[entered:], wait)
+    if wait is None:
+        return True  # noqa: ASYNC910  (the put had one)
+
+    def withdraw(_: object) -> Abort:
+        wait.end()
+        return Abort.SUCCEEDED
+
+    return cast("bool", await trio.lowlevel.wait_task_rescheduled(withdraw))

@@ -1,0 +1,1 @@
+"""Calling several stores at once: starting calls, hedging late ones, and threads for stores that block."""

@@ -1,0 +1,306 @@
+"""Dedicated threads that serve one blocking store in batches."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import traceback
+from collections import OrderedDict
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
+
+import outcome
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+from .._errors import ReplicaError
+from .started import ended_call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from .started import Cancel, Done
+
+RequestT = TypeVar("RequestT")
+
+BATCH_CALLS: Final = 256
+"""The most calls in one batch. At 256 callers one transaction a batch puts 6 times as fast as one a put (DESIGN.md)."""
+
+BATCH_BYTES: Final = 64 * 1024 * 1024
+"""The bytes at which a batch ends; a larger call is a batch of its own. What a read will bring, nobody knows before."""
+
+
+@final
+class Call(Generic[RequestT]):
+    """One call to the store: the handler of its batch sets `outcome`."""
+
+    __slots__ = ("_abandon_on_cancel", "_done", "_threads", "outcome", "request", "size")
+
+    def __init__(
+        self, request: RequestT, size: int, threads: StoreThreads[RequestT], done: Done, abandon_on_cancel: bool
+    ) -> None:
+        self.request: RequestT = request
+        self.size: int = size
+        self.outcome: outcome.Value[Any] | outcome.Error | None = None
+        self._threads = threads
+        self._done: Done | None = done  # None when nobody waits for the outcome any more
+        self._abandon_on_cancel = abandon_on_cancel
+
+    def fail(self, failure: BaseException) -> None:
+        """Set an outcome that raises an exception like `failure`, but no other call's."""
+        self.outcome = outcome.Error(_own(failure))
+
+    def _cancel(self) -> bool:
+        if self._threads._withdraw(self) or self._abandon_on_cancel:
+            self._done = None
+            return True
+        return False
+
+
+Handler: TypeAlias = "Callable[[Sequence[Call[RequestT]]], None]"
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def open_store_threads(
+    name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], *, threads: int = 1
+) -> AsyncGenerator[StoreThreads[RequestT], None]:
+    """Run `threads` threads for the block, each of which enters ``serve()`` and hands its batches to what that yields.
+
+    The handler gives every call of the batch its outcome. When it raises, each call that has none gets an exception
+    like that one, and the thread goes on.
+
+    When the block ends, calls that still wait raise `trio.ClosedResourceError`; those that run come to their end,
+    which the block waits for, even if it is cancelled. No thread outlives it. The threads do not survive a fork.
+
+    Raises:
+      ValueError: if `threads` is less than 1.
+      Exception: what ``serve()`` raises when a thread enters it, or the `RuntimeError` of a thread that can't be
+        started; then those that were started have ended. When the block ends normally, what it raises on leaving.
+
+    """
+    if threads < 1:
+        raise ValueError(f"threads is at least 1, not {threads}")
+    store_threads = StoreThreads(name, serve, threads)
+    try:
+        store_threads._start()
+        await store_threads._wait_started()
+        yield store_threads
+    finally:
+        store_threads._refuse()
+        await store_threads._wait_ended()  # noqa: ASYNC102  (not to be cancelled: a write under way must end)
+    store_threads._check()
+
+
+@final
+class StoreThreads(Generic[RequestT]):
+    """Threads that serve one blocking store: see `open_store_threads`, which makes them.
+
+    Calls wait in one line. A thread that is free takes its share of those that wait, at most 256 calls or 64 MiB, as
+    one batch, and wakes Trio once for all of it. Withdrawing a call and taking it are decided under one lock.
+    """
+
+    def __init__(self, name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], threads: int) -> None:
+        self._name = name
+        self._serve = serve
+        self._threads = [threading.Thread(target=self._run, name=f"{name} {i}", daemon=True) for i in range(threads)]
+        self._token = trio.lowlevel.current_trio_token()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Guarded by _lock:
+        self._waiting: OrderedDict[Call[RequestT], None] = OrderedDict()
+        self._idle = 0  # threads that wait for _changed, and have not been notified
+        self._taken = 0  # calls that the threads run
+        self._refusing = False
+        # The rest is the Trio thread's own.
+        self._starting = threads
+        self._running = 0
+        self._failure: BaseException | None = None
+        self._started = trio.Event()
+        self._closer: trio.lowlevel.Task | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._refusing else "open"
+        return f"<StoreThreads {self._name!r} {state}, {self._running} threads, {len(self._waiting)} calls waiting>"
+
+    @enable_ki_protection
+    async def run(self, request: RequestT, *, size: int = 0, abandon_on_cancel: bool = False) -> Any:
+        """Have the threads serve `request`, and return the value, or raise the error, that its call is given.
+
+        Being cancelled while the call waits withdraws it. Once it runs, it can't be interrupted: the cancellation has
+        to wait, and the real outcome is delivered, unless `abandon_on_cancel` says that nobody needs it.
+
+        Args:
+          request: what the handler finds in `Call.request`.
+          size: the bytes that it counts for in a batch.
+          abandon_on_cancel: whether to drop the outcome of a running call that is cancelled.
+
+        Raises:
+          trio.ClosedResourceError: if the block has ended, or ends while the call waits.
+          RuntimeError: in another `trio.run` than that of the block.
+
+        """
+        return await ended_call(partial(self.start, request, size=size, abandon_on_cancel=abandon_on_cancel))
+
+    @enable_ki_protection
+    def start(self, request: RequestT, done: Done, *, size: int = 0, abandon_on_cancel: bool = False) -> Cancel:
+        """Do what `run` does, without a task that waits: when the call has ended, ``done(outcome)`` is called.
+
+        That happens in Trio's thread, later, and must not raise. Returns what cancels the call: a function that returns
+        whether it is cancelled, so that `done` will not be called. A call that runs is not, unless it is abandoned.
+
+        Raises:
+          trio.ClosedResourceError: if the block has ended.
+          RuntimeError: in another `trio.run` than that of the block.
+
+        """
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError(f"{self._name} belongs to the trio.run that opened it")
+        call = Call(request, size, self, done, abandon_on_cancel)
+        with self._lock:
+            if self._refusing:
+                raise trio.ClosedResourceError(f"{self._name} is closed")
+            self._waiting[call] = None
+            if self._idle:
+                self._idle -= 1
+                self._changed.notify()
+        return call._cancel  # for which a closure would be five objects
+
+    # In the Trio thread
+
+    def _withdraw(self, call: Call[RequestT]) -> bool:
+        with self._lock:
+            if is_waiting := call in self._waiting:
+                del self._waiting[call]
+        return is_waiting
+
+    def _start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+            self._running += 1
+
+    async def _wait_started(self) -> None:
+        await self._started.wait()
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what ``serve()`` raised in a thread."""
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None
+
+    def _refuse(self) -> None:
+        with self._lock:
+            self._refusing = True
+            withdrawn = tuple(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for call in withdrawn:
+            call.outcome = outcome.Error(trio.ClosedResourceError(f"{self._name} is closed"))
+        self._deliver(withdrawn)
+
+    async def _wait_ended(self) -> None:  # noqa: ASYNC910  (none may have been started)
+        if self._running:
+            self._closer = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
+        for thread in self._threads:
+            if thread.ident is not None:  # it was started
+                thread.join()  # it has nothing left to do
+
+    def _deliver(self, calls: Sequence[Call[RequestT]]) -> None:
+        for call in calls:
+            if call._done is not None:
+                assert call.outcome is not None
+                call._done(call.outcome)
+            # A thread that idles still has its last batch, and so has the traceback of what one of its calls raised.
+            del call._done, call.outcome, call.request
+
+    def _count_start(self) -> None:
+        self._starting -= 1
+        if self._starting == 0:
+            self._started.set()
+
+    def _record(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._started.set()
+
+    def _count_end(self) -> None:
+        self._running -= 1
+        if self._running == 0 and self._closer is not None:
+            trio.lowlevel.reschedule(self._closer)
+
+    # In the store's threads
+
+    def _run(self) -> None:
+        try:
+            with self._serve() as handle:
+                self._tell_trio(self._count_start)
+                while batch := self._take():
+                    self._handle(handle, batch)
+                    with self._lock:
+                        self._taken -= len(batch)
+        except BaseException as failure:  # noqa: ASYNC103  (of entering or leaving `serve`; Trio is in another thread)
+            self._tell_trio(self._record, failure)
+        finally:
+            self._tell_trio(self._count_end)
+
+    def _take(self) -> list[Call[RequestT]]:
+        """Return the next batch; an empty one when there is none to come."""
+        batch: list[Call[RequestT]] = []
+        size = 0
+        with self._lock:
+            while not self._waiting and not self._refusing:
+                self._idle += 1
+                self._changed.wait()
+            # Of all calls, also those that other threads run: else a thread that is free would take them one by one.
+            share = -(-(len(self._waiting) + self._taken) // len(self._threads))
+            share = min(share, len(self._waiting), BATCH_CALLS)
+            while len(batch) < share:
+                call = next(iter(self._waiting))
+                size += call.size
+                if batch and size > BATCH_BYTES:
+                    break
+                del self._waiting[call]
+                batch.append(call)
+            self._taken += len(batch)
+        return batch
+
+    def _handle(self, handle: Handler[RequestT], batch: list[Call[RequestT]]) -> None:
+        try:
+            handle(batch)
+        except BaseException as failure:  # noqa: ASYNC103  (the thread goes on; Trio is in another)
+            _fail_rest(batch, failure)
+        else:
+            _fail_rest(batch, ReplicaError(f"{self._name} gave a call no outcome"))
+        self._tell_trio(self._deliver, batch)
+
+    def _tell_trio(self, callback: Callable[..., None], *args: object) -> None:
+        with suppress(trio.RunFinishedError):  # then nobody is left to be told
+            self._token.run_sync_soon(callback, *args)
+
+
+def _fail_rest(batch: Sequence[Call[RequestT]], failure: BaseException) -> None:
+    for call in batch:
+        if call.outcome is None:
+            call.fail(failure)
+
+
+def _own(failure: BaseException) -> BaseException:
+    """Return an exception like `failure`, for one caller to raise; if it can't be copied, a `ReplicaError` from it."""
+    try:
+        own = copy.copy(failure)
+        alike = type(own) is type(failure) and own.args == failure.args
+    except Exception:  # whatever its constructor raises
+        alike = False
+    if not alike:
+        own = ReplicaError("".join(traceback.format_exception_only(failure)).rstrip())
+        own.__cause__ = failure
+        return own
+    if hasattr(own, "__notes__"):
+        own.__notes__ = list(own.__notes__)
+    own.__cause__, own.__context__ = failure.__cause__, failure.__context__
+    own.__suppress_context__ = failure.__suppress_context__  # setting the cause has set it
+    return own.with_traceback(failure.__traceback__)

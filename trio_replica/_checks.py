@@ -1,0 +1,163 @@
+"""The checks at the doors of `open`, `reconcile` and `scrub`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias
+
+from ._redact import redacted
+from ._store import Store
+
+Stores: TypeAlias = Iterable[Store] | Mapping[str, Store]
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|:memory:\Z")
+"""How a text begins that may be meant as the URL of a store, or is SQLite's name of a database in memory."""
+
+
+def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, Store], dict[str, Store]]:
+    """Return the sync stores and the async stores by name, in their order; of names that are URLs, without secrets.
+
+    Raises:
+      ValueError: if there is no sync store, a name is empty, or a name or a store is given twice.
+      TypeError: if a name is no `str` or a store no `Store`.
+
+    """
+    named_sync = _named(sync_stores, "sync_stores", "sync")
+    named_async = _named(async_stores, "async_stores", "async")
+    if not named_sync:
+        raise ValueError("a replica needs at least one sync store")
+    if twice := named_sync.keys() & named_async.keys():
+        raise ValueError(f"the name {min(twice)!r} is given twice: to a sync store and to an async store")
+    _check_once(named_sync | named_async)
+    return named_sync, named_async
+
+
+def fallback_stores(names: Iterable[str], async_stores: Mapping[str, Store]) -> dict[str, Store]:
+    """Return the async stores that a `fallback` names, in its order.
+
+    Raises:
+      ValueError: if a name is that of no async store, or is given twice.
+      TypeError: if it is no iterable of names.
+
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"fallback is an iterable of names of async stores, not {_shown(names)}")
+    stores: dict[str, Store] = {}
+    for name in names:
+        shown = _shown_name(name)
+        if shown not in async_stores:
+            known = f"those are {', '.join(map(repr, async_stores))}" if async_stores else "there is none"
+            raise ValueError(f"fallback has {shown!r}, which is no async store: {known}")
+        if shown in stores:
+            raise ValueError(f"fallback has {shown!r} twice")
+        stores[shown] = async_stores[shown]
+    return stores
+
+
+def named_peers(stores: Stores) -> dict[str, Store]:
+    """Return stores that are all alike by name, in their order; of names that are URLs, without secrets.
+
+    Raises:
+      ValueError: if there is none, a name is empty, or a name or a store is given twice.
+      TypeError: if a name is no `str` or a store no `Store`.
+
+    """
+    named = _named(stores, "stores", "store")
+    if not named:
+        raise ValueError("there are no stores")
+    _check_once(named)
+    return named
+
+
+def check_size(name: str, size: int) -> None:
+    """Check a number of blobs.
+
+    Raises:
+      TypeError: if it is no `int`.
+      ValueError: if it is less than 1.
+
+    """
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{name} is an int, not {size!r}")
+    if size < 1:
+        raise ValueError(f"{name} is at least 1, not {size}")
+
+
+def checked_path(name: str, path: str | os.PathLike[str]) -> str:
+    """Return the path of a file as text.
+
+    Raises:
+      TypeError: if it is no path.
+      ValueError: if it can't be the path of a file, or is text that looks like a URL.
+
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} is the path of a file, not {path!r}")
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise ValueError(f"{name} is the path of a file, not {text!r}")
+    if isinstance(path, str) and _URL.match(path):
+        raise ValueError(
+            f"{name} is the path of a file, not {redacted(path)!r}; before the name of such a file goes './'"
+        )
+    return text
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Check a length of time.
+
+    Raises:
+      TypeError: if it is no number.
+      ValueError: if it is negative or NaN.
+
+    """
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise ValueError(f"{name} is 0 or more seconds, not {seconds}")
+
+
+def _check_once(named: Mapping[str, Store]) -> None:
+    names: dict[int, str] = {}
+    for name, store in named.items():
+        if (other := names.setdefault(id(store), name)) != name:
+            raise ValueError(f"one store is given twice: as {other!r} and as {name!r}")
+
+
+def _named(stores: Stores, parameter: str, kind: str) -> dict[str, Store]:
+    if isinstance(stores, str) or not isinstance(stores, Iterable):
+        shape = f"{parameter} is an iterable of stores or a mapping of names to stores"
+        raise TypeError(f"{shape}, not {_shown(stores)}{_hint(stores)}")
+    given = stores if isinstance(stores, Mapping) else {f"{kind}-{i}": store for i, store in enumerate(stores)}
+    named: dict[str, Store] = {}
+    for name, store in given.items():
+        shown = _shown_name(name)
+        if not isinstance(store, Store):
+            raise TypeError(f"{shown} is of type {type(store).__name__}, not a Store{_hint(store)}")
+        if shown in named:
+            raise ValueError(f"the name {shown!r} is given twice: names may not differ in what is secret in them alone")
+        named[shown] = store
+    return named
+
+
+def _shown_name(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a store is a str, not {_shown(name)}")
+    if not name:
+        raise ValueError("the name of a store is not empty")
+    return redacted(name)
+
+
+def _hint(given: object) -> str:
+    """Return what whoever gave this in place of a store, or stores, may have meant."""
+    if isinstance(given, str):
+        return f": use open_store({redacted(given)!r})"
+    if isinstance(given, Store):
+        return ": put it in a list"
+    return ": enter it first, with `async with`" if hasattr(given, "__aenter__") else ""
+
+
+def _shown(given: object) -> str:
+    return repr(redacted(given)) if isinstance(given, str) else redacted(repr(given))

@@ -1,0 +1,104 @@
+"""Reads that go on where the sync stores have no good answer, and that mend these."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from .._errors import BlobNotFoundError, StoreError
+from .readers import Found
+from .repairs import Repairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import trio
+
+    from .._blob import Ref
+    from .readers import Lack, Readers
+
+
+@final
+class Healing:
+    """What a replica reads in place of its sync stores alone.
+
+    Args:
+      sync_stores: the stores that are asked first.
+      fallback: those that are asked when none of these has given the blob, if there are any.
+      repair: whether a blob that was found is written back to the sync stores that lack it.
+
+    """
+
+    def __init__(self, sync_stores: Readers, fallback: Readers | None, *, repair: bool) -> None:
+        self._fallback = fallback
+        self._readers = [sync_stores] if fallback is None else [sync_stores, fallback]
+        self._repairs = {member: Repairs(member) for member in sync_stores.members} if repair else {}
+
+    @property
+    def repairs(self) -> list[Repairs]:
+        """The repairs of each store: their work is a worker's."""
+        return list(self._repairs.values())
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start what runs in the background, but for the repairs."""
+        if self._fallback is not None:
+            self._fallback.start(nursery)
+
+    def close(self) -> None:
+        """Stop what runs in the background."""
+        if self._fallback is not None:
+            self._fallback.close()
+        for repairs in self.repairs:
+            repairs.close()
+
+    def stop(self, grace: float) -> None:
+        """Give the repairs `grace` more seconds, if they have as many."""
+        for repairs in self.repairs:
+            repairs.stop(grace)
+
+    async def get(self, ref: Ref) -> bytes:
+        """Return the first good answer."""
+        lacks: list[Lack] = []
+        failures: dict[str, BaseException] = {}
+        for readers in self._readers:
+            try:
+                data = await readers.get(ref, lacks)
+            except BlobNotFoundError:
+                pass
+            except StoreError as error:
+                failures.update(error.failures)
+            else:
+                self._repair(lacks, {ref: data})
+                return data
+        if failures:
+            raise StoreError("get", ref, failures)
+        raise BlobNotFoundError(ref)
+
+    async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
+        """Return the first good answer for each ref; those that every store lacks are absent."""
+        lacks: list[Lack] = []
+        found = Found()
+        for readers in self._readers:
+            if lacking := [ref for ref in wanted if ref not in found.blobs]:
+                found.include(await readers.find_many(lacking, lacks))
+        self._repair(lacks, found.blobs)
+        return found.in_order(wanted)  # noqa: ASYNC910  (the sync stores are asked in any case)
+
+    async def contains(self, ref: Ref) -> bool:
+        """Return whether any store says that it has the blob."""
+        failures: dict[str, BaseException] = {}
+        for readers in self._readers:
+            try:
+                if await readers.contains(ref):
+                    return True
+            except StoreError as error:
+                failures.update(error.failures)
+        if failures:
+            raise StoreError("contains", ref, failures)
+        return False  # noqa: ASYNC910  (likewise)
+
+    def _repair(self, lacks: list[Lack], found: Mapping[Ref, bytes]) -> None:
+        """Have what was found written back to the sync stores among those that lack it."""
+        for lack in lacks:
+            repairs = self._repairs.get(lack.member)
+            if repairs is not None and lack.ref in found:
+                repairs.offer(lack, found[lack.ref])

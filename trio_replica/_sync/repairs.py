@@ -1,0 +1,138 @@
+"""Writing back to a sync store what a get found missing or corrupt there."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, final
+
+import outcome
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from .._blob import to_blob
+from .._calls.fan_out import attempt
+from .._deletable import DeletableStore
+from .._errors import describe_failure
+from .._log import log
+from .._store import check_results
+
+if TYPE_CHECKING:
+    from .._blob import Blob, Ref
+    from .readers import Lack, Member
+
+BLOBS: Final = 64
+"""Blobs that wait for one store or are being written to it, at most: enough for its transactions to be full ones."""
+
+BYTES: Final = 16 * 1024 * 1024
+"""Bytes of these, at most, but for one blob that is larger by itself."""
+
+REFS_REMEMBERED: Final = 10_000
+"""Refs that are not tried again, for each store: about 2 MB. When there are more, the oldest is forgotten."""
+
+END_SECONDS: Final = 5.0
+"""Seconds that what is being written is given when the replica is closed. What is cut off is found missing again."""
+
+
+@final
+class Repairs:
+    """The repairs of one sync store. They delay nobody: what is too much is dropped, and may be offered again."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self._waiting: deque[tuple[Lack, bytes]] = deque()
+        self._blobs = 0  # waiting and being written
+        self._bytes = 0  # of these
+        self._tried: dict[Ref, None] = {}  # in the order in which they were
+        self._has_failed = False
+        self._closed = False
+        self._exit_request: BaseException | None = None
+        self._offered = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope(shield=True)
+
+    def offer(self, lack: Lack, data: bytes) -> None:
+        """Have a blob written back to the store, which lacks it; unless it was before, or there is too much to do."""
+        if self._closed or lack.ref in self._tried or not isinstance(data, bytes):
+            return
+        if lack.is_corrupt and not isinstance(self.member.store, DeletableStore):
+            self._remember(lack.ref)
+            self._fail(lack.ref, "it is corrupt, and the store can't replace it")
+        elif not self._blobs or (self._blobs < BLOBS and self._bytes + len(data) <= BYTES):
+            self._remember(lack.ref)
+            self._blobs += 1
+            self._bytes += len(data)
+            self._waiting.append((lack, data))
+            self._offered.unpark_all()
+
+    @enable_ki_protection
+    async def work(self) -> None:
+        """Write back what is offered, until `close`. Cancelling has no effect: see `stop`.
+
+        Raises:
+          KeyboardInterrupt, SystemExit: if the store raised one.
+
+        """
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                while not self._closed:
+                    while self._waiting:
+                        nursery.start_soon(self._repair, *self._waiting.popleft())
+                    await self._offered.park()
+        if self._exit_request is not None:
+            raise self._exit_request
+
+    def close(self) -> None:
+        """Drop what waits, and give what is being written `END_SECONDS`."""
+        self._closed = True
+        self._waiting.clear()
+        self._offered.unpark_all()
+        self.stop(END_SECONDS)
+
+    def stop(self, grace: float) -> None:
+        """Give what is being written no more than `grace` more seconds; 0 for what can't be interrupted."""
+        if grace > 0:
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + grace)
+        else:
+            self._scope.cancel()
+
+    @enable_ki_protection
+    async def _repair(self, lack: Lack, data: bytes) -> None:  # noqa: ASYNC910  (a task of its own)
+        try:
+            blob = await to_blob(data)
+            if blob.ref != lack.ref:  # of a replica that does not verify
+                self._tried.pop(lack.ref, None)
+                return
+            ended = await attempt(partial(self._write, blob), lack)
+            if isinstance(ended, outcome.Value):
+                self.member.repaired += 1
+            else:
+                self._fail(lack.ref, describe_failure(ended.error))
+        except (KeyboardInterrupt, SystemExit) as request:
+            self._exit_request = request
+            self._scope.cancel()
+        finally:
+            self._blobs -= 1
+            self._bytes -= len(data)
+
+    async def _write(self, blob: Blob, lack: Lack) -> None:
+        store = self.member.store
+        if lack.is_corrupt:
+            assert isinstance(store, DeletableStore)
+            await store.replace(blob)
+        else:
+            check_results([blob], [await store.put(blob)])
+
+    def _remember(self, ref: Ref) -> None:
+        self._tried[ref] = None
+        if len(self._tried) > REFS_REMEMBERED:
+            del self._tried[next(iter(self._tried))]
+
+    def _fail(self, ref: Ref, reason: str) -> None:
+        self.member.unrepairable += 1
+        if not self._has_failed:
+            self._has_failed = True
+            log(
+                logging.WARNING,
+                f"{self.member.name} can't be given back {ref!s:.12}: {reason}; of others it is not told",
+            )

@@ -1,0 +1,46 @@
+"""The ordered union of pages of refs: plain functions, no I/O."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from operator import lt
+from typing import TYPE_CHECKING
+
+from .._blob import Ref
+from .._errors import ReplicaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def check_page(page: list[Ref], after: Ref, limit: int) -> list[Ref]:
+    """Return `page` if it is what `Store.list_page` promises.
+
+    Raises:
+      ReplicaError: if it is no list of refs, too long, not after `after`, or not ascending.
+
+    """
+    if not isinstance(page, list) or not all(isinstance(ref, Ref) for ref in page):
+        raise ReplicaError("a page that is not a list of refs")
+    if len(page) > limit:
+        raise ReplicaError(f"a page of {len(page)} refs where at most {limit} were asked for")
+    if page and page[0] <= after:
+        raise ReplicaError(f"a page that begins with {page[0]!s:.12}, which is not after {after!s:.12}")
+    if not all(map(lt, page, page[1:])):
+        raise ReplicaError("a page whose refs are not in ascending order")
+    return page
+
+
+def union(pages: Sequence[list[Ref]]) -> list[Ref]:
+    """Return the ordered union of one page of each store, each ref once, as far as it is known to be whole.
+
+    All `pages` start after the same ref. A store may have more refs beyond the last of its page, so the union ends at
+    the lowest last ref; an empty page says that its store has no more. The union is empty only if all pages are.
+    """
+    filled = [page for page in pages if page]
+    if len(filled) == 1:
+        return filled[0][:]
+    end = min((page[-1] for page in filled), default=Ref.ZERO)
+    refs = [ref for page in filled for ref in page[: bisect_right(page, end)]]
+    refs.sort()  # a merge, for what it sorts are ascending runs
+    return list(dict.fromkeys(refs))

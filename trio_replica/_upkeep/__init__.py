@@ -1,0 +1,1 @@
+"""Making stores alike and sound again: reconcile and scrub."""

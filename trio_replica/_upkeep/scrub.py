@@ -1,0 +1,311 @@
+"""Finding blobs that have become corrupt in a store, and mending them from another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, final
+
+import outcome
+import trio
+
+from .._blob import Blob, Ref, hashed
+from .._calls.fan_out import attempt, fan_out
+from .._checks import named_peers
+from .._deletable import DeletableStore, Integrity
+from .._errors import BlobNotFoundError, CorruptBlobError, describe_failure
+from .._store import PAGE_SIZE, check_ref, concurrently
+from .._sync.union import check_page
+from .scrub_report import ScrubCounts, ScrubFinding, ScrubLog, ScrubReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .._calls.fan_out import Ended
+    from .._checks import Stores
+    from .._store import Store
+
+_HIDDEN: Final = "an index hides it: no get finds it, no listing shows it"
+
+
+async def scrub(
+    stores: Stores,
+    *,
+    repair: bool = False,
+    after: Ref = Ref.ZERO,
+    bytes_per_second: float | None = None,
+    on_progress: Callable[[Mapping[str, ScrubCounts]], None] | None = None,
+    on_finding: Callable[[ScrubFinding], None] | None = None,
+) -> ScrubReport:
+    """Read every blob of every store, hash it again, and report what is corrupt.
+
+    The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
+    memory, with `repair` twice as many, and a page of up to 1000 refs. A store that can look at itself as a whole does
+    so first (`DeletableStore.check_integrity`, of SQLite). What fails in one place does not stop the rest.
+
+    With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Only once that
+    is in hand, the bad bytes are set aside, where the store can (`DeletableStore.set_aside`), and replaced, at once
+    where the store can (`DeletableStore.replace`); then the blob is read again. Without a good copy, or if the bad
+    bytes can't be set aside, nothing is touched. A blob that could not be read is not replaced. One that is deleted
+    in the moment of its repair may come back.
+
+    Returning means that all was read that could be; `ScrubReport.is_sound` tells whether all is well. Being cancelled
+    leaves no blob half repaired, in stores whose ``replace`` is atomic, and nothing running; `on_progress` has told
+    from where to go on.
+
+    Args:
+      stores: the stores, with names as in `open`; without names they are ``store-0``, ``store-1``, …. A replica may
+        be open on them meanwhile.
+      repair: whether to repair.
+      after: the ref after which to begin.
+      bytes_per_second: how many bytes to read from each store in a second, at most; None for no limit. It counts from
+        blob to blob: a next read begins when those before it have been paid for. SQLite's own check is not counted.
+      on_progress: is called, not awaited, for every blob that was read and every page, with the counts of each store.
+      on_finding: is called likewise for every finding, once it is settled. What either raises ends the scrub.
+
+    Raises:
+      ValueError: before anything is touched: if there is no store, a name or a store is given twice, or
+        `bytes_per_second` is not more than 0.
+      TypeError: likewise: if what is given for a store is none, or with `repair` no `DeletableStore`; or an argument
+        is of another type.
+
+    """
+    named = named_peers(stores)
+    check_ref(after)
+    _check_rate(bytes_per_second)
+    if repair:
+        _check_repairable(named)
+    log = ScrubLog(list(named), on_progress, on_finding)
+    await trio.lowlevel.checkpoint()
+    scrubbed = [_ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items()]
+    raised: list[BaseException] = []
+
+    async def run(one: _ScrubbedStore) -> None:
+        await one.run(after, scrubbed if repair else ())
+
+    def settle(_: _ScrubbedStore, ended: Ended[None]) -> bool:
+        if isinstance(ended, outcome.Error):  # of a callback, for what a store raises is noted
+            raised.append(ended.error)
+        return bool(raised)
+
+    await fan_out(scrubbed, run, settle)
+    if raised:
+        try:
+            raise raised[0]
+        finally:
+            del raised
+    return log.report()
+
+
+@final
+class _ScrubbedStore:
+    """One of the stores. What it raises is noted, and never raised."""
+
+    def __init__(self, name: str, store: Store, log: ScrubLog, rate: float | None) -> None:
+        self.name = name
+        self._store = store
+        self._log = log
+        self._pace = None if rate is None else _Pace(rate)
+
+    async def run(self, after: Ref, sources: Sequence[_ScrubbedStore]) -> None:
+        """Look at the store as a whole, and read all its blobs; mend what is wrong, if there are `sources`."""
+        if isinstance(self._store, DeletableStore):
+            await self._check_itself(self._store, to_mend=bool(sources))
+        while True:
+            ended = await attempt(self._page, after)
+            if isinstance(ended, outcome.Error):
+                self._log.failures[self.name] = ended.error
+                return
+            if not ended.value:
+                return
+            await concurrently(partial(self._scrub_blob, sources), ended.value)
+            after = ended.value[-1]
+            self._log.reach(self.name, after)
+
+    async def _page(self, after: Ref) -> list[Ref]:
+        return check_page(await self._store.list_page(after, PAGE_SIZE), after, PAGE_SIZE)
+
+    # The store as a whole
+
+    async def _check_itself(self, store: DeletableStore, *, to_mend: bool) -> None:
+        before = await attempt(_check_integrity, store)
+        if isinstance(before, outcome.Error):
+            self._log.problems[self.name] = (f"it could not check itself: {describe_failure(before.error)}",)
+            return
+        found = left = before.value
+        if to_mend and not found.is_sound:
+            left = await self._mend(store, found)
+            self._log.mended[self.name] = tuple(line for line in found.problems if line not in left.problems)
+        if left.problems:
+            self._log.problems[self.name] = left.problems
+        self._log.count(self.name, corrupt=found.hidden_count, repaired=max(0, found.hidden_count - left.hidden_count))
+        for ref in found.hidden:
+            is_repaired = left.hidden_count == 0
+            became = "" if not to_mend else "repaired: its index was made anew" if is_repaired else "not repaired"
+            self._log.find(ScrubFinding(self.name, ref, _HIDDEN, True, is_repaired, became))
+
+    async def _mend(self, store: DeletableStore, found: Integrity) -> Integrity:
+        """Have the store mend itself, and return what is still wrong."""
+        mended = await attempt(_mend_integrity, store)
+        if isinstance(mended, outcome.Error):
+            why = f"it could not mend itself: {describe_failure(mended.error)}"
+            return replace(found, problems=(*found.problems, why))
+        after = await attempt(_check_integrity, store)
+        if isinstance(after, outcome.Error):
+            why = f"it could not check itself once it was mended: {describe_failure(after.error)}"
+            return replace(found, problems=(*found.problems, why))
+        return after.value
+
+    # Its blobs
+
+    async def _scrub_blob(self, sources: Sequence[_ScrubbedStore], ref: Ref) -> None:
+        ended = await self._read(ref)
+        if _says_missing(ended):  # deleted since it was listed, or damaged
+            there = await attempt(self._store.contains, ref)
+            if isinstance(there, outcome.Error):
+                ended = there
+            elif not there.value:
+                return
+            else:
+                ended = await self._read(ref)
+        if isinstance(ended, outcome.Error):
+            finding = self._finding(ref, ended.error)
+            if finding.is_corrupt and sources:
+                repaired = await self._repair(finding, sources)
+                if repaired is None:
+                    return
+                finding = repaired
+            self._log.count(
+                self.name,
+                corrupt=finding.is_corrupt,
+                repaired=finding.is_repaired,
+                failed=not finding.is_corrupt,
+            )
+            self._log.find(finding)
+        self._log.count(self.name, refs=1)
+        self._log.tell()
+
+    def _finding(self, ref: Ref, error: BaseException) -> ScrubFinding:
+        if isinstance(error, CorruptBlobError):
+            return ScrubFinding(self.name, ref, f"its bytes are those of {error.actual!s:.12}", is_corrupt=True)
+        if isinstance(error, BlobNotFoundError):
+            return ScrubFinding(self.name, ref, "it is listed, but not there", is_corrupt=True)
+        return ScrubFinding(self.name, ref, f"it can't be read: {describe_failure(error)}", is_corrupt=False)
+
+    async def _read(self, ref: Ref) -> Ended[Blob]:
+        return await attempt(self._verified, ref)
+
+    async def _verified(self, ref: Ref) -> Blob:
+        if self._pace is None:
+            blob = Blob(await self._store.get(ref))
+        else:
+            blob = await self._pace.read(self._store, ref)
+        self._log.count(self.name, bytes=len(blob))
+        await hashed(blob)
+        if blob.ref != ref:
+            raise CorruptBlobError(ref, blob.ref)
+        return blob
+
+    async def _repair(self, finding: ScrubFinding, sources: Sequence[_ScrubbedStore]) -> ScrubFinding | None:
+        """Replace a blob by a good copy from another store; return None if it has been deleted meanwhile."""
+        ref = finding.ref
+        blob, origin = await self._good_copy(ref, sources)
+        there = await attempt(self._store.contains, ref)
+        if isinstance(there, outcome.Error):
+            return _unrepaired(finding, describe_failure(there.error))
+        if not there.value:
+            return None
+        return await self._replace(finding, blob, origin)
+
+    async def _replace(self, finding: ScrubFinding, blob: Blob | None, origin: str) -> ScrubFinding:
+        if blob is None:
+            return _unrepaired(finding, f"no other store has a good copy{origin}")  # noqa: ASYNC910  (_repair has them)
+        assert isinstance(self._store, DeletableStore)
+        aside = await attempt(self._store.set_aside, blob.ref)
+        if isinstance(aside, outcome.Error):
+            return _unrepaired(finding, f"its bytes could not be set aside: {describe_failure(aside.error)}")
+        kept = "" if aside.value is None else f"; the bad bytes are kept: {aside.value}"
+        replaced = await attempt(self._store.replace, blob)
+        if isinstance(replaced, outcome.Error):
+            return _unrepaired(finding, f"{describe_failure(replaced.error)}{kept}")
+        again = await self._read(blob.ref)
+        if isinstance(again, outcome.Error):
+            return _unrepaired(finding, f"it was replaced, and can't be read: {describe_failure(again.error)}{kept}")
+        return replace(finding, is_repaired=True, outcome=f"repaired from {origin}{kept}")
+
+    async def _good_copy(self, ref: Ref, sources: Sequence[_ScrubbedStore]) -> tuple[Blob | None, str]:
+        """Return the first good copy that another store has, and the name of that store; or None, and why not."""
+        reasons: list[str] = []
+        for source in sources:
+            if source is not self:
+                ended = await source._read(ref)
+                if isinstance(ended, outcome.Value):
+                    return ended.value, source.name
+                reasons.append(f"{source.name}: {describe_failure(ended.error)}")
+        return None, f" ({'; '.join(reasons)})" if reasons else ""  # noqa: ASYNC910  (there may be no other)
+
+
+@final
+class _Pace:
+    """Reads of one store that begin so late that all together take their bytes at a rate, on Trio's clock.
+
+    Nobody knows the size of a blob before it is read. So each read is taken to be as long as the one before it, which
+    is put right when it ends; as long as there was none, reads are one at a time.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._turn = trio.Lock()  # first come, first served
+        self._due = -math.inf
+        self._expected: int | None = None
+
+    async def read(self, store: Store, ref: Ref) -> Blob:
+        """Return what `store` has for `ref`, once what was read before is paid for."""
+        async with self._turn:
+            while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end meanwhile move it)
+                await trio.sleep_until(self._due)
+            expected = self._expected or 0
+            self._due = max(self._due, trio.current_time()) + expected / self._rate
+            if self._expected is None:
+                return await self._get(store, ref, expected)
+        return await self._get(store, ref, expected)
+
+    async def _get(self, store: Store, ref: Ref, expected: int) -> Blob:
+        blob = Blob(await store.get(ref))  # if this raises, as much is paid as for the one before
+        self._due += (len(blob) - expected) / self._rate
+        self._expected = len(blob)
+        return blob
+
+
+async def _check_integrity(store: DeletableStore) -> Integrity:
+    return await store.check_integrity()
+
+
+async def _mend_integrity(store: DeletableStore) -> None:
+    await store.mend_integrity()
+
+
+def _says_missing(ended: Ended[Blob]) -> bool:
+    return isinstance(ended, outcome.Error) and isinstance(ended.error, BlobNotFoundError)
+
+
+def _unrepaired(finding: ScrubFinding, why: str) -> ScrubFinding:
+    return replace(finding, outcome=f"not repaired: {why}")
+
+
+def _check_rate(rate: float | None) -> None:
+    if rate is None:
+        return
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+        raise TypeError(f"bytes_per_second is a number, or None for no limit, not {rate!r}")
+    if not rate > 0:
+        raise ValueError(f"bytes_per_second is more than 0, not {rate}")
+
+
+def _check_repairable(stores: Mapping[str, Store]) -> None:
+    for name, store in stores.items():
+        if not isinstance(store, DeletableStore):
+            raise TypeError(
+                f"{name} is of type {type(store).__name__}, not a DeletableStore: to repair takes its replace"
+            )

@@ -1,0 +1,121 @@
+"""What a scrub counts, finds and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, final
+
+from .._blob import Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+FINDINGS: Final = 10_000
+"""Findings that a report keeps, of all stores together: some MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubCounts:
+    """How far the scrub of one store is."""
+
+    refs: int = 0
+    """Blobs that were read, whatever came of it; those that were deleted meanwhile are not counted."""
+    bytes: int = 0
+    """Bytes of what was read."""
+    corrupt: int = 0
+    """Blobs whose bytes are not those that the ref names, or that are listed and missing, or hidden by an index."""
+    repaired: int = 0
+    """Those of them that have been repaired."""
+    failed: int = 0
+    """Blobs that could not be read, so that nobody knows."""
+    reached: Ref = Ref.ZERO
+    """The ref up to which all were read: what `scrub` takes for `after` to go on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubFinding:
+    """A blob of a store that is corrupt, or could not be read."""
+
+    store: str
+    """The name of the store."""
+    ref: Ref
+    problem: str
+    """What is wrong, in words."""
+    is_corrupt: bool
+    """Whether it is known to be corrupt; else it could not be read."""
+    is_repaired: bool = False
+    outcome: str = ""
+    """What became of it, in words; empty if no repair was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubReport:
+    """What a scrub has found. The mappings are by the names of the stores."""
+
+    stores: Mapping[str, ScrubCounts]
+    """What was counted in each."""
+    findings: tuple[ScrubFinding, ...]
+    """The first 10,000, in the order in which they were found; `stores` counts all."""
+    problems: Mapping[str, tuple[str, ...]]
+    """What stores found wrong with themselves as a whole, in words, and is still so."""
+    mended: Mapping[str, tuple[str, ...]]
+    """What stores found wrong with themselves, and has been mended."""
+    failures: Mapping[str, BaseException]
+    """Why the listing of a store failed; its blobs after `ScrubCounts.reached` have not been read."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every blob was read and is right now, and no store has a problem."""
+        return not (
+            self.problems
+            or self.failures
+            or any(counts.failed or counts.corrupt > counts.repaired for counts in self.stores.values())
+        )
+
+
+@final
+class ScrubLog:
+    """What has been found so far, and who is told. Nothing in here waits."""
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        on_progress: Callable[[Mapping[str, ScrubCounts]], None] | None,
+        on_finding: Callable[[ScrubFinding], None] | None,
+    ) -> None:
+        self.counts = dict.fromkeys(names, ScrubCounts())
+        self.problems: dict[str, tuple[str, ...]] = {}
+        self.mended: dict[str, tuple[str, ...]] = {}
+        self.failures: dict[str, BaseException] = {}
+        self._findings: list[ScrubFinding] = []
+        self._on_progress = on_progress
+        self._on_finding = on_finding
+
+    def count(self, name: str, **changes: int) -> None:
+        """Add `changes` to the counts of a store."""
+        before = self.counts[name]
+        self.counts[name] = replace(before, **{key: getattr(before, key) + more for key, more in changes.items()})
+
+    def reach(self, name: str, ref: Ref) -> None:
+        self.counts[name] = replace(self.counts[name], reached=ref)
+        self.tell()
+
+    def find(self, finding: ScrubFinding) -> None:
+        if len(self._findings) < FINDINGS:
+            self._findings.append(finding)
+        if self._on_finding is not None:
+            self._on_finding(finding)
+
+    def tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(MappingProxyType(dict(self.counts)))
+
+    def report(self) -> ScrubReport:
+        return ScrubReport(
+            stores=MappingProxyType(dict(self.counts)),
+            findings=tuple(self._findings),
+            problems=MappingProxyType(self.problems),
+            mended=MappingProxyType(self.mended),
+            failures=MappingProxyType(self.failures),
+        )

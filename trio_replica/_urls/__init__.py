@@ -1,0 +1,1 @@
+"""Stores and replicas from text: URLs, and the lines of a configuration file."""

@@ -1,0 +1,86 @@
+"""Trying stores, each with one blob."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from .._blob import Blob, Ref
+from .._errors import CorruptBlobError
+from .output import describe, printable, say, write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._deletable import DeletableStore
+    from .._urls.url import StoreUrl
+
+BLOB_BYTES: Final = 64
+"""Bytes of a test blob. They are random, so that it is nobody else's."""
+
+DELETE_SECONDS: Final = 10.0
+"""Seconds that the deletion of a test blob is given once the command has been interrupted."""
+
+
+async def check_stores(urls: Mapping[str, StoreUrl]) -> bool:
+    """Write, read and delete a blob in each store, by itself, print how that went, and return whether all went well.
+
+    Being cancelled ends it after the deletion.
+    """
+    width = max(map(len, (*urls, "STORE")))
+    await _print(f"{'STORE':{width}}  {'ROUND TRIP':>12}  OUTCOME")
+    all_went_well = True
+    for name, url in urls.items():
+        seconds = None
+        try:
+            async with url.open(retry=False) as store:
+                seconds, problem = await _check(store)
+        except Exception as error:  # a store may raise anything
+            problem = describe(error)
+        time = "" if seconds is None or problem else f"{seconds * 1000:.1f} ms"
+        await _print(f"{name:{width}}  {time:>12}  {f'failed: {problem}' if problem else 'ok'}")
+        all_went_well = all_went_well and not problem
+    return all_went_well
+
+
+async def _check(store: DeletableStore) -> tuple[float, str]:
+    """Return the seconds of a round trip, and what went wrong; the blob is deleted whatever happens."""
+    blob = Blob(secrets.token_bytes(BLOB_BYTES))
+    began = trio.current_time()
+    problem: str | None = None
+    try:
+        problem = await _write_and_read(store, blob)
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + DELETE_SECONDS, shield=True) as scope:
+            deletion = await _delete(store, blob.ref, was_written=problem == "")
+        if scope.cancelled_caught:
+            deletion = f"delete: took more than {DELETE_SECONDS:g} seconds"
+        if problem is None and deletion:
+            say(f"the test blob {blob.ref} may be left: {deletion}")
+    return trio.current_time() - began, "; ".join(filter(None, (problem, deletion)))
+
+
+async def _write_and_read(store: DeletableStore, blob: Blob) -> str:
+    try:
+        await store.put(blob)
+    except Exception as error:  # a store may raise anything
+        return f"put: {describe(error)}"  # noqa: ASYNC910  (the store's own are enough)
+    try:
+        data = await store.get(blob.ref)
+    except Exception as error:  # likewise
+        return f"get: {describe(error)}"
+    return "" if data == blob.data else f"get: {CorruptBlobError(blob.ref, Ref.of(data))}"
+
+
+async def _delete(store: DeletableStore, ref: Ref, *, was_written: bool) -> str:
+    try:
+        was_there = await store.delete(ref)
+    except Exception as error:  # likewise
+        return f"delete: {describe(error)}"  # noqa: ASYNC910  (likewise)
+    return "delete: the blob was not there any more" if was_written and not was_there else ""
+
+
+async def _print(line: str) -> None:
+    await trio.to_thread.run_sync(write_output, f"{printable(line)}\n".encode(), abandon_on_cancel=True)

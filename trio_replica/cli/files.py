@@ -1,0 +1,233 @@
+"""The files of a put: finding them and reading them. All of it blocks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+from .._blob import Blob
+from .output import CommandError, printable, write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._blob import Ref
+
+STANDARD_INPUT: Final = "-"
+
+_READ_SIZE: Final = 1024 * 1024
+
+
+class File(NamedTuple):
+    """A file to be put, or what is wrong with it."""
+
+    path: str
+    size: int | None = None
+    """Bytes; None if only reading it can tell."""
+    walked: bool = False
+    """Whether it was found in a folder; else somebody named it."""
+    problem: str = ""
+
+
+@final
+class OwnFiles:
+    """The files of the stores that are put to, and of what is printed: no files to be put, where they are found.
+
+    Args:
+      folders: folders of the stores, theirs with all that is in them.
+      databases: SQLite's. Nothing else may open their files, for to close one again would drop SQLite's locks.
+      outputs: descriptors that are written to while the put goes on.
+
+    """
+
+    def __init__(self, folders: Iterable[str], databases: Iterable[str], outputs: Iterable[int]) -> None:
+        self._folders = {os.path.realpath(folder) for folder in folders}
+        self._databases = {
+            os.path.realpath(database) + suffix for database in databases for suffix in ("", "-wal", "-shm", "-journal")
+        }
+        self._inodes = {_inode(os.stat(path)) for path in self._databases if os.path.exists(path)}
+        self._outputs = {_inode(os.fstat(output)) for output in outputs}
+
+    def has_folder(self, real_path: str) -> bool:
+        """Whether a folder is a store's."""
+        return real_path in self._folders
+
+    def has_path(self, real_path: str) -> bool:
+        """Whether a path is that of a store's folder, or within one."""
+        return any(os.path.commonpath((folder, real_path)) == folder for folder in self._folders)
+
+    def has_database(self, real_path: str, status: os.stat_result) -> bool:
+        """Whether a file is a database's, also if `real_path` is another name of it."""
+        return real_path in self._databases or _inode(status) in self._inodes
+
+    def has_output(self, status: os.stat_result) -> bool:
+        """Whether a file is being written to."""
+        return _inode(status) in self._outputs
+
+
+def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recursive: bool) -> None:
+    """Add the files that `paths` name to `found`, in order.
+
+    A folder, with `recursive`, stands for the regular files in it and in the folders in it, ordered as paths are by
+    ``LC_ALL=C sort``. Symbolic links within it are not followed, and `own` files are passed over.
+    """
+    for path in paths:
+        if path == STANDARD_INPUT:
+            found.append(File(path))
+            continue
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            found.append(_wrong(path, error.strerror))
+            continue
+        real_path = os.path.realpath(path)
+        if recursive and (own.has_path(real_path) or own.has_database(real_path, status)):
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            if recursive:
+                _walk(path, real_path, own, found)
+            else:
+                found.append(_wrong(path, "is a folder: -r puts what is in it"))
+        elif own.has_database(real_path, status):
+            found.append(_wrong(path, "is part of a store that this puts to"))
+        elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            found.append(_wrong(path, "is a device, which may have no end"))
+        else:
+            found.append(File(path, status.st_size if stat.S_ISREG(status.st_mode) else None))
+
+
+def read_files(files: Iterable[File]) -> list[Blob | str]:
+    """Read `files`; return, for each, the blob with its ref, or what is wrong."""
+    return [file.problem or _read(file) for file in files]
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write `data` to a file, which has its former content, if any, until it has all of `data`; or to a device or pipe.
+
+    Raises:
+      CommandError: if the system refuses.
+
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb", buffering=0) as writer:
+                write_all(writer.fileno(), data)
+        else:
+            _replace_file(os.path.realpath(path), data)
+    except OSError as error:
+        raise CommandError(f"{printable(path)}: {error.strerror}") from error
+
+
+def write_new_file(path: str, data: bytes) -> None:
+    """Write `data` to a file that is not there yet, and that nobody else may read.
+
+    Raises:
+      CommandError: if it is there, or the system refuses.
+
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise CommandError(f"{printable(path)} is there already: it is not overwritten") from None
+    except OSError as error:
+        raise CommandError(f"{printable(path)}: {error.strerror}") from error
+    try:
+        write_all(file, data)
+    except OSError as error:
+        os.unlink(path)
+        raise CommandError(f"{printable(path)}: {error.strerror}") from error
+    finally:
+        os.close(file)
+
+
+def sum_line(path: str, ref: Ref) -> bytes:
+    """Return the line that ``sha256sum`` prints for a file."""
+    name = os.fsencode(path)
+    escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    return b"%b%b  %b\n" % (b"\\" if escaped != name else b"", str(ref).encode(), escaped)
+
+
+def _walk(top: str, real_top: str, own: OwnFiles, found: list[File]) -> None:
+    # What is still to come, the next one last. Not a recursion: folders nest deeper than calls.
+    remaining = [(top, real_top, True)]
+    while remaining:
+        path, real_path, is_folder = remaining.pop()
+        try:
+            if not is_folder:
+                status = os.lstat(path)
+                is_own = own.has_database(real_path, status) or own.has_output(status)
+                if stat.S_ISREG(status.st_mode) and not is_own:
+                    found.append(File(path, status.st_size, walked=True))
+            elif not own.has_folder(real_path):
+                remaining += [
+                    (os.path.join(path, name), os.path.join(real_path, name), inner_is_folder)
+                    for name, inner_is_folder in reversed(_names_in(path))
+                ]
+        except OSError as error:
+            found.append(_wrong(path, error.strerror))
+
+
+def _names_in(folder: str) -> list[tuple[str, bool]]:
+    """Return the names in a folder, each with whether it is a folder's, in the order of the paths of what they hold."""
+    with os.scandir(folder) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    return sorted(names, key=lambda name: os.fsencode(name[0]) + b"/" * name[1])
+
+
+def _read(file: File) -> Blob | str:
+    try:
+        blob = Blob(_read_standard_input() if file.path == STANDARD_INPUT else _read_path(file))
+    except OSError as error:
+        return _wrong(file.path, error.strerror).problem
+    except MemoryError:
+        return _wrong(file.path, "is too large for the memory").problem
+    blob.ref  # noqa: B018  (the first access computes it)
+    return blob
+
+
+def _read_path(file: File) -> bytes:
+    # A file that was found may have been replaced since, by a link, or by a pipe that nobody writes.
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK if file.walked else 0
+    with open(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | flags), "rb", buffering=0) as reader:
+        if file.walked and not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
+            raise OSError(errno.ESTALE, "is a regular file no more")
+        return reader.readall()
+
+
+def _read_standard_input() -> bytes:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    parts: list[bytes] = []
+    while part := os.read(0, _READ_SIZE):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _wrong(path: str, why: str | None) -> File:
+    return File(path, 0, problem=f"{printable(path)}: {why}")
+
+
+def _replace_file(path: str, data: bytes) -> None:
+    temporary = os.path.join(os.path.dirname(path), f".trio-replica-{secrets.token_hex(8)}")
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            if os.path.exists(path):
+                os.fchmod(file, stat.S_IMODE(os.stat(path).st_mode))
+            write_all(file, data)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)

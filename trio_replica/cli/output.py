@@ -1,0 +1,184 @@
+"""What the command line writes: results, problems, and how far a put is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .._errors import ReplicaError
+from .._redact import redacted
+from ..config import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+DRAW_SECONDS: Final = 0.1
+"""Seconds between two drawings of the display."""
+
+BAR_WIDTH: Final = 16
+"""Columns of the bar: with all that is said beside it, it fits in 80."""
+
+_ERASE: Final = "\r\x1b[2K"
+
+
+class CommandError(Exception):
+    """What ends a command, in one line for its user."""
+
+
+class OutputError(CommandError):
+    """Standard output takes no more. The cause, if there is one, is the system's error."""
+
+
+def write_output(data: bytes) -> None:
+    """Write all of `data` to standard output. Blocks.
+
+    It goes past Python's own buffer: a thread that is abandoned in here would hold the lock of the buffer when the
+    interpreter, at its exit, wants to flush it.
+
+    Raises:
+      OutputError: if the system refuses, or standard output has been closed all along.
+
+    """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed")
+    try:
+        write_all(sys.stdout.fileno(), data)
+    except OSError as error:
+        raise OutputError(f"standard output: {error.strerror}") from error
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write all of `data` to an open file. Blocks."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def say(message: str) -> None:
+    """Print `message` on standard error, as one line whatever is in it."""
+    _write_error(f"trio-replica: {printable(' '.join(message.splitlines()))}\n")
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for what can't be printed. The name of a file may have anything in it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def describe(error: BaseException) -> str:
+    """Return what `error` says, without secrets, for somebody who sees nothing else of it."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
+    if isinstance(error, (ConfigError, CommandError)):  # these have none
+        return str(error)
+    text = redacted(str(error))
+    if isinstance(error, (ReplicaError, ModuleNotFoundError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@final
+class Display:
+    """One line on standard error, if that is a terminal, which shows how far a command is.
+
+    `run` draws it again and again. It is taken away while something else is written.
+    """
+
+    def __init__(self) -> None:
+        self._console: Console | None = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            console = Console(stderr=True)
+            self._console = None if console.is_dumb_terminal else console
+        self._say: Callable[[], str] = str
+        self._total: int | None = None
+        self._done = 0
+        self._began = trio.current_time()
+        self._drawn = ""
+        self._away = False
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since `begin`."""
+        return trio.current_time() - self._began
+
+    def begin(self, saying: Callable[[], str], total: int | None = None) -> None:
+        """Show what ``saying()`` returns, and a bar that is full after `total` steps, or with None just moves."""
+        self._say = saying
+        self._total = total
+        self._done = 0
+        self._began = trio.current_time()
+
+    def advance(self, steps: int) -> None:
+        """Count `steps` more as done."""
+        self._done += steps
+
+    def problem(self, message: str) -> None:
+        """Print `message` as `say` does."""
+        with self._taken_away():
+            say(message)
+
+    async def write(self, data: bytes) -> None:
+        """Write `data` as `write_output` does, in a thread, which being cancelled abandons.
+
+        Raises:
+          OutputError: if standard output takes no more.
+
+        """
+        with self._taken_away():
+            await trio.to_thread.run_sync(write_output, data, abandon_on_cancel=True)
+
+    async def run(self) -> None:
+        """Draw the line until cancelled; then it is gone."""
+        try:
+            while True:
+                self._draw()
+                await trio.sleep(DRAW_SECONDS)
+        finally:
+            if self._drawn:
+                _write_error(_ERASE)
+                self._drawn = ""
+
+    @contextmanager
+    def _taken_away(self) -> Generator[None, None, None]:
+        if self._drawn:
+            _write_error(_ERASE)
+        self._away = True
+        try:
+            yield
+        finally:
+            self._away = False
+            if self._drawn:
+                _write_error(self._drawn)
+
+    def _draw(self) -> None:
+        if self._console is None or self._away:
+            return
+        bar = ProgressBar(self._total or 1, self._done, width=BAR_WIDTH, pulse=self._total is None)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(bar, Text(self._say() + self._time_left(), no_wrap=True, overflow="ellipsis"))
+        with self._console.capture() as captured:
+            self._console.print(line)
+        self._drawn = captured.get().partition("\n")[0]
+        _write_error(_ERASE + self._drawn)
+
+    def _time_left(self) -> str:
+        if self._total is None or not 0 < self._done < self._total:
+            return ""
+        seconds = self.seconds / self._done * (self._total - self._done)
+        return f", {timedelta(seconds=round(seconds))} left"
+
+
+def _write_error(text: str) -> None:
+    if sys.stderr is not None:
+        with suppress(OSError):  # of a pipe that nobody reads any more: then there is nobody to be told
+            write_all(sys.stderr.fileno(), text.encode(sys.stderr.encoding, "backslashreplace"))

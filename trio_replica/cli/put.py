@@ -1,0 +1,207 @@
+"""Putting many files: found first, read ahead, put concurrently, reported in their order."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+from rich.filesize import decimal
+
+from .._blob import Blob
+from .._errors import StoreError
+from .files import File, find_files, read_files, sum_line
+from .output import describe, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .._blob import Ref
+    from .._replica import ReplicaStore
+    from .files import OwnFiles
+    from .output import Display
+
+MEMORY_LIMIT: Final = 256 * 1024 * 1024
+"""Bytes of files in memory: being read, being put, or queued for an async store. A larger file is there alone."""
+
+BATCH_FILES: Final = 64
+"""Files that are read by one call to a thread and put together."""
+
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that end a batch."""
+
+BATCHES: Final = 4
+"""Batches that are read or put at once."""
+
+FILE_STEPS: Final = 32 * 1024
+"""Bytes that take as long as what a file takes beside its bytes. Only the estimate of the time left depends on it."""
+
+
+async def put_files(
+    store: ReplicaStore, paths: Iterable[str], own: OwnFiles, display: Display, *, recursive: bool
+) -> bool:
+    """Put the files that `paths` name, printing what ``sha256sum`` prints for them, until all stores have them.
+
+    A file that can't be read or put is one line on standard error, and the rest go on. Returning tells whether all
+    files were put, and all debts of an outbox paid; every async store then has every blob whose line was printed, but
+    for debts that can't be paid. Being cancelled means that files may have been put whose line was not printed.
+
+    Raises:
+      PoisonedError: if an async store failed.
+      OutputError: if standard output takes no more.
+
+    """
+    files: list[File] = []
+    display.begin(lambda: f"{len(files):,} files found")
+    async with trio.open_nursery() as drawing:
+        drawing.start_soon(display.run)
+        find = partial(find_files, paths, own, files, recursive=recursive)
+        await trio.to_thread.run_sync(find, abandon_on_cancel=True)
+        putting = _Putting(store, files, display)
+        async with trio.open_nursery() as batches:
+            await putting.start_batches(batches)
+        drawing.cancel_scope.cancel()
+    if putting.failure is not None:
+        try:
+            raise putting.failure
+        finally:
+            del putting  # its traceback refers to this frame
+    if putting.undelivered is not None:
+        display.problem(describe(putting.undelivered))
+    return putting.problems == 0 and putting.undelivered is None
+
+
+@final
+class _Memory:
+    """Room for bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free = size
+        self._released = trio.lowlevel.ParkingLot()
+
+    async def take(self, size: int) -> int:
+        """Wait for room for `size` bytes, at most for all of it, and return how much has been taken."""
+        taken = min(size, self._size)
+        await trio.lowlevel.checkpoint()
+        while self._free < taken:
+            await self._released.park()
+        self._free -= taken
+        return taken
+
+    def release(self, taken: int) -> None:
+        """Give back what has been taken."""
+        self._free += taken
+        self._released.unpark_all()
+
+
+@final
+class _Putting:
+    """Files on their way into a replica."""
+
+    def __init__(self, store: ReplicaStore, files: Sequence[File], display: Display) -> None:
+        self.problems = 0
+        self.failure: Exception | None = None
+        self.undelivered: StoreError | None = None
+        self._store = store
+        self._files = files
+        self._display = display
+        self._memory = _Memory(MEMORY_LIMIT)
+        self._slots = trio.Semaphore(BATCHES)
+        self._bytes_found = sum(file.size or 0 for file in files)
+        self._files_done = 0
+        self._bytes_done = 0
+        display.begin(self._progress, FILE_STEPS * len(files) + self._bytes_found)
+
+    async def start_batches(self, nursery: trio.Nursery) -> None:  # noqa: ASYNC910  (there may be no files)
+        """Start a task for every batch, each as soon as there is room for it."""
+        reported = trio.Event()
+        reported.set()
+        for batch in _batches(self._files):
+            await self._slots.acquire()
+            taken = await self._memory.take(sum(map(_size, batch)))
+            before, reported = reported, trio.Event()
+            nursery.start_soon(self._run_batch, batch, taken, before, reported, nursery.cancel_scope)
+
+    async def _run_batch(  # noqa: ASYNC910  (a task of its own)
+        self, batch: list[File], taken: int, before: trio.Event, reported: trio.Event, all_batches: trio.CancelScope
+    ) -> None:
+        try:
+            await self._put_batch(batch, before)
+            reported.set()
+            self._slots.release()
+            await self._flush()
+            self._memory.release(taken)
+        except Exception as failure:  # for put_files to raise
+            self.failure = self.failure or failure
+            all_batches.cancel()
+
+    async def _flush(self) -> None:  # noqa: ASYNC910  (the replica's has one, unless it fails)
+        try:
+            await self._store.flush()
+        except StoreError as error:  # of debts that may be older than these files
+            self.undelivered = error
+
+    async def _put_batch(self, batch: list[File], before: trio.Event) -> None:
+        """Read and put the files of `batch`, and report them once those `before` are reported."""
+        read = await trio.to_thread.run_sync(read_files, batch, abandon_on_cancel=True)
+        refused = await self._put([blob for blob in read if isinstance(blob, Blob)])
+        await before.wait()
+        lines: list[bytes] = []
+        for file, blob in zip(batch, read, strict=True):
+            if not isinstance(blob, Blob):
+                self._report(blob)
+            elif blob.ref in refused:
+                self._report(f"{printable(file.path)}: {refused[blob.ref]}")
+            else:
+                lines.append(sum_line(file.path, blob.ref))
+        await self._display.write(b"".join(lines))
+        self._files_done += len(batch)
+        self._bytes_done += sum(file.size or 0 for file in batch)
+        self._display.advance(FILE_STEPS * len(batch) + sum(file.size or 0 for file in batch))
+
+    async def _put(self, blobs: list[Blob]) -> dict[Ref, StoreError]:
+        """Put `blobs`, and return those that a store refused."""
+        refused: dict[Ref, StoreError] = {}
+        if len(blobs) > 1:
+            with suppress(StoreError):  # of one of them, perhaps
+                await self._store.put_many(blobs)
+                return refused
+        for blob in blobs:
+            try:
+                await self._store.put(blob)
+            except StoreError as error:
+                refused[blob.ref] = error
+        return refused  # noqa: ASYNC910  (there may be no blobs)
+
+    def _report(self, problem: str) -> None:
+        self.problems += 1
+        self._display.problem(problem)
+
+    def _progress(self) -> str:
+        if self._files_done < len(self._files):
+            speed = decimal(int(self._bytes_done / (self._display.seconds or 1)))
+            files = f"{self._files_done:,}/{len(self._files):,} files"
+            return f"{files} {decimal(self._bytes_done)}/{decimal(self._bytes_found)} {speed}/s"
+        queues = self._store.statistics().async_stores.items()
+        left = (f"{name} ({queue.owed or queue.queued + queue.in_flight})" for name, queue in queues)
+        return f"waiting for {', '.join(left)}"
+
+
+def _batches(files: Iterable[File]) -> Iterator[list[File]]:
+    batch: list[File] = []
+    size = 0
+    for file in files:
+        if batch and (len(batch) == BATCH_FILES or size + _size(file) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += _size(file)
+    if batch:
+        yield batch
+
+
+def _size(file: File) -> int:
+    """Return the bytes of memory to keep for a file: all, if nobody knows how long it is."""
+    return MEMORY_LIMIT if file.size is None else file.size

@@ -1,0 +1,99 @@
+"""Reconciling the stores of a command."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+from rich.filesize import decimal
+
+from .._upkeep.reconcile import ReconcileCounts, reconcile
+from .output import describe
+from .stores import open_each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .._blob import Ref
+    from .._upkeep.reconcile import ReconcileReport
+    from .._urls.url import StoreUrl
+    from .output import Display
+
+STEPS: Final = 2**32
+"""Steps of the bar. Refs are spread evenly, so the first bytes of the one that is reached tell how far it is."""
+
+_NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
+
+
+@final
+class Reconciling:
+    """A reconciliation of stores, and what has come of it."""
+
+    def __init__(self, urls: Mapping[str, StoreUrl], display: Display) -> None:
+        self._urls = urls
+        self._display = display
+        self._unopened: dict[str, str] = {}
+        self._report: ReconcileReport | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all stores could be listed and nothing is missing."""
+        return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
+
+    async def run(self, *, dry_run: bool) -> None:
+        """Copy what some stores have and others lack; in a dry run just count it.
+
+        A problem with a blob is one line on standard error, and the rest goes on, as it does without a store that can't
+        be opened. Being cancelled means that some blobs have been copied.
+        """
+        self._display.begin(self._progress, STEPS)
+        async with AsyncExitStack() as stack:
+            stores, self._unopened = await open_each(self._urls, stack, to_create=True)
+            if stores:
+                async with trio.open_nursery() as drawing:
+                    drawing.start_soon(self._display.run)
+                    report = await reconcile(stores, dry_run=dry_run, on_progress=self._note)
+                    drawing.cancel_scope.cancel()
+                if more := report.problem_count - len(report.problems):
+                    self._display.problem(f"and {more} more such problems")
+
+    def table(self, kinds: Mapping[str, str]) -> Iterator[str]:
+        """Return the lines that tell what has come of each store; `kinds` are what they are in the replica."""
+        width = max(map(len, (*self._urls, "STORE")))
+        yield f"{'STORE':{width}}  KIND   {'REFS':>10}  {'MISSING':>10}  {'COPIED':>10}  {'FAILED':>10}  {'BYTES':>14}"
+        for name in self._urls:
+            row = f"{name:{width}}  {kinds[name]:5}"
+            counts, failure = self._counts(name), self._failure(name)
+            if counts != _NONE or not failure:
+                row += f"  {counts.refs:>10}  {counts.missing:>10}  {counts.copied:>10}  {counts.failed:>10}"
+                row += f"  {counts.bytes:>14}"
+            yield f"{row}  failed: {failure}" if failure else row
+
+    def _counts(self, name: str) -> ReconcileCounts:
+        return _NONE if self._report is None else self._report.stores.get(name, _NONE)
+
+    def _failure(self, name: str) -> str:
+        failures = {} if self._report is None else self._report.failures
+        return describe(failures[name]) if name in failures else self._unopened.get(name, "")
+
+    def _note(self, report: ReconcileReport) -> None:
+        known, steps = (0, 0) if self._report is None else (len(self._report.problems), _steps(self._report.reached))
+        for problem in report.problems[known:]:
+            self._display.problem(str(problem))
+        self._display.advance(_steps(report.reached) - steps)
+        self._report = report
+
+    def _progress(self) -> str:
+        if self._report is None:
+            return "listing"
+        counts = self._report.stores.values()
+        refs = max(one.refs + one.missing for one in counts)
+        missing, copied = sum(one.missing for one in counts), sum(one.copied for one in counts)
+        size = sum(one.bytes for one in counts)
+        speed = decimal(int(size / (self._display.seconds or 1)))
+        return f"{refs:,} refs, {copied:,}/{missing:,} copied {speed}/s"
+
+
+def _steps(ref: Ref) -> int:
+    return int.from_bytes(ref[:4], "big")

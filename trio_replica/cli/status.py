@@ -1,0 +1,118 @@
+"""What each of several stores holds, and what it lacks of that which the others hold."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from contextlib import AsyncExitStack
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Final, Self, final
+
+from .._blob import REF_SIZE, Ref
+from .._store import concurrently
+from .._sync.union import check_page, union
+from .output import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from .._store import Store
+    from .._urls.url import StoreUrl
+
+PAGE_SIZE: Final = 10_000
+"""Refs that a store is asked for at once, and that are in memory for it: about 1 MB."""
+
+SHOWN: Final = 10
+"""Refs that are kept of what a store lacks, if not all are."""
+
+
+@final
+class Holdings:
+    """What has been found out about one store. A context manager, for what is kept may be in a temporary file.
+
+    Args:
+      name: what it is called.
+      url: the store.
+      kind: what it is in the replica.
+      problem: why it can't be opened, if that is known already.
+      keep_all: whether to keep every ref that it lacks.
+
+    """
+
+    def __init__(self, name: str, url: StoreUrl, kind: str, problem: str, *, keep_all: bool) -> None:
+        self.name = name
+        self.kind = kind
+        self.problem = problem
+        self.refs = 0
+        """Refs that it holds."""
+        self.lacks = 0
+        """Refs that it lacks."""
+        self.page: list[Ref] = []
+        """Refs that it holds and that have not been counted yet."""
+        self._kept = SpooledTemporaryFile(1024 * 1024)  # noqa: SIM115  (closed by __exit__)
+        self._keep_all = keep_all
+        self._url = url
+        self._store: Store | None = None
+        self._after = Ref.ZERO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._kept.close()
+
+    def lacking(self) -> Iterator[Ref]:
+        """Return the refs that it lacks, ascending: all, or the first `SHOWN`."""
+        self._kept.seek(0)
+        while digest := self._kept.read(REF_SIZE):
+            yield Ref(digest)
+
+    async def open(self, stack: AsyncExitStack) -> None:  # noqa: ASYNC910  (it may be known not to open)
+        """Open the store until `stack` is left; or note why not."""
+        if not self.problem:
+            try:
+                self._store = await stack.enter_async_context(self._url.open())
+            except Exception as error:  # a store may raise anything
+                self.problem = describe(error)
+
+    async def next_page(self) -> None:  # noqa: ASYNC910  (there may be none to ask for)
+        """Ask the store for its next page, unless the last is not counted yet; or note why not."""
+        if self._store is None or self.page:
+            return  # noqa: ASYNC910  (likewise)
+        try:
+            self.page = check_page(await self._store.list_page(self._after, PAGE_SIZE), self._after, PAGE_SIZE)
+        except Exception as error:  # a store may raise anything
+            self.problem = describe(error)
+        if self.page:
+            self._after = self.page[-1]
+        else:
+            self._store = None  # no more is to be asked
+
+    def count(self, refs: list[Ref]) -> None:
+        """Count which of `refs`, the next refs of all stores, this one has."""
+        size = bisect_right(self.page, refs[-1])
+        held, self.page = set(self.page[:size]), self.page[size:]
+        self.refs += size
+        if size < len(refs):
+            lacking = [ref for ref in refs if ref not in held]
+            self._kept.write(b"".join(lacking if self._keep_all else lacking[: max(0, SHOWN - self.lacks)]))
+            self.lacks += len(lacking)
+
+
+async def survey(holdings: Sequence[Holdings]) -> None:
+    """Find out what each store holds and lacks, in one pass over the pages of all.
+
+    A store that fails does not hold up the others: its `Holdings.problem` tells.
+    """
+    async with AsyncExitStack() as stack:
+        for one in holdings:
+            await one.open(stack)
+        while True:
+            await concurrently(Holdings.next_page, list(holdings))
+            refs = union([one.page for one in holdings])
+            if not refs:
+                break
+            for one in holdings:
+                one.count(refs)

@@ -1,0 +1,327 @@
+"""The stores of a command: the options that choose them, and the default."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import click
+
+from .._checks import checked_path
+from .._open import open as open_replica
+from .._urls.url import check_outbox, open_opening, parse_url
+from ..config import read_config
+from ..stores._files import make_folders
+from .files import OwnFiles
+from .output import CommandError, describe, say
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from .._replica import ReplicaStore
+    from .._store import Store
+    from .._urls.url import OpeningStore, StoreUrl
+
+CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
+
+DATA_FOLDER: Final = "trio-replica-data"
+"""The folder of the default stores, in the current one."""
+
+DEFAULT_SYNC: Final = f"sqlite:{DATA_FOLDER}/blobs.db"
+DEFAULT_ASYNC: Final = f"dir:{DATA_FOLDER}/copy"
+
+QUEUE_SIZE: Final = 64
+"""Blobs that wait for an async store, if nothing else is said. More than the library's 10, because a put of files
+bounds the bytes too, and a worker writes as many together."""
+
+
+_DEFAULTS: Final = {"queue_size": QUEUE_SIZE}
+
+CONFIG_FILE: Final = "trio-replica.toml"
+"""The configuration file that is looked for in the current folder."""
+
+CONFIG_VARIABLE: Final = "TRIO_REPLICA_CONFIG"
+"""The environment variable that names another one."""
+
+
+@dataclass
+class Options:
+    """What the options have said so far: they may stand before the name of a command and after it."""
+
+    sync: list[StoreUrl] = field(default_factory=list)
+    async_: list[StoreUrl] = field(default_factory=list)
+    config: str | None = None
+    queue_size: int | None = None
+    outbox: str | None = None
+
+    def of_replica(self) -> dict[str, Any]:
+        """Return those that are options of the replica."""
+        return {name: value for name in ("queue_size", "outbox") if (value := getattr(self, name)) is not None}
+
+
+class Stores(NamedTuple):
+    """The stores of one command, by their names: those of the configuration, or their URLs without secrets."""
+
+    sync: Mapping[str, StoreUrl]
+    async_: Mapping[str, StoreUrl]
+    options: Mapping[str, Any]
+    """Of the replica."""
+    are_default: bool
+
+    def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
+        """Open a replica of all. Of the default stores, this creates the folder. Blocks.
+
+        Raises:
+          OSError: if the folder can't be created.
+
+        """
+        self.prepare()
+        return open_opening(_opening(self.sync), _opening(self.async_), self.options)
+
+    def prepare(self) -> None:
+        """Create the folder of the default stores, if they are that. Blocks.
+
+        Raises:
+          OSError: if the folder can't be created.
+
+        """
+        if self.are_default:
+            make_folders(os.path.abspath(DATA_FOLDER), durable=True)
+
+    def open_to_read(self) -> AbstractAsyncContextManager[ReplicaStore]:
+        """Open a replica of the sync stores, none of which is created. Blocks.
+
+        Raises:
+          CommandError: if one is not there.
+
+        """
+        for url in self.sync.values():
+            if problem := absence(url):
+                raise CommandError(problem)
+        return open_opening(_opening(self.sync), {}, self._options_to_read())
+
+    @asynccontextmanager
+    async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
+        """Open a replica of those sync stores, and of its `fallback`, that can be opened; none is created.
+
+        What is wrong with each other is said. If there is no sync store, those of the fallback take their place.
+
+        Raises:
+          CommandError: if none can be opened.
+
+        """
+        fallback = {name: self.async_[name] for name in self.options.get("fallback", ())}
+        async with AsyncExitStack() as stack:
+            opened, problems = await open_each({**self.sync, **fallback}, stack, to_create=False)
+            if not opened:
+                raise CommandError("; ".join(problems.values()))
+            for problem in problems.values():
+                say(problem)
+            sync, behind = [{name: opened[name] for name in urls if name in opened} for urls in (self.sync, fallback)]
+            if not sync:
+                sync, behind = behind, {}
+            opening = open_replica(sync, behind, fallback=list(behind), **self._options_to_read())
+            yield await stack.enter_async_context(opening)
+
+    def all(self) -> dict[str, StoreUrl]:
+        """Return all stores, the sync ones first."""
+        return {**self.sync, **self.async_}
+
+    def with_stand_ins(self) -> dict[str, StoreUrl]:
+        """Return all stores, with an empty one in memory for each that is not there. Blocks."""
+        return {name: parse_url("memory:") if absence(url) else url for name, url in self.all().items()}
+
+    def kinds(self) -> dict[str, str]:
+        """Return what each store is in the replica."""
+        return {**dict.fromkeys(self.sync, "sync"), **dict.fromkeys(self.async_, "async")}
+
+    def own_files(self) -> OwnFiles:
+        """Return the files of these stores, and of what this process prints. Blocks."""
+        urls = (*self.sync.values(), *self.async_.values())
+        folders = [url.path for url in urls if url.scheme == "dir"]
+        databases = [url.path for url in urls if url.scheme == "sqlite"]
+        databases += [self.options["outbox"]] if "outbox" in self.options else []
+        outputs = [file.fileno() for file in (sys.stdout, sys.stderr) if file is not None]
+        return OwnFiles([*folders, DATA_FOLDER] if self.are_default else folders, databases, outputs)
+
+    def outbox(self) -> str:
+        """Return the path of the outbox.
+
+        Raises:
+          CommandError: if there is none.
+
+        """
+        if "outbox" not in self.options:
+            raise CommandError("there is no outbox: name it with --outbox FILE, or in a configuration file")
+        path: str = self.options["outbox"]
+        return path
+
+    def _options_to_read(self) -> dict[str, Any]:
+        return {option: self.options[option] for option in ("hedge_delay", "verify") if option in self.options}
+
+
+async def open_each(
+    urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
+) -> tuple[dict[str, Store], dict[str, str]]:
+    """Open stores until `stack` is left. Return those that open, and of the others what is wrong, by their names.
+
+    What is not there is created only if that is `to_create`.
+    """
+    stores: dict[str, Store] = {}
+    problems: dict[str, str] = {}
+    for name, url in urls.items():
+        if not to_create and (problem := absence(url)):
+            problems[name] = problem
+            continue
+        try:
+            stores[name] = await stack.enter_async_context(url.open())
+        except Exception as error:  # a store may raise anything
+            problems[name] = describe(error)
+    return stores, problems  # noqa: ASYNC910  (there may be none to open)
+
+
+def absence(url: StoreUrl) -> str:
+    """Return what says that a store is not there, so that opening it would create it; empty if it is. Blocks.
+
+    One on another machine is taken to be there: to open it does not create it, or no more than a table.
+    """
+    if url.scheme in {"dir", "sqlite"}:
+        try:
+            os.stat(os.path.join(url.path, "blobs") if url.scheme == "dir" else url.path)
+        except OSError as error:
+            return f"there is no store {url.shown}: {describe(error)}"
+    return ""
+
+
+def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
+    """Return the stores that the options choose, or else a configuration file, or else the default ones. Blocks.
+
+    Raises:
+      click.UsageError: if there are only async stores, or one is given twice.
+      ConfigError: if the file is bad.
+      CommandError: if the default ones are not there, unless they are `to_create`.
+
+    """
+    options = context.find_root().ensure_object(Options)
+    if options.async_ and not options.sync:
+        raise click.UsageError("an --async store needs a --sync store beside it", context)
+    if options.sync:
+        _check_once(context, [*options.sync, *options.async_])
+        sync, async_ = _by_name(options.sync), _by_name(options.async_)
+        return _with_options(context, Stores(sync, async_, _DEFAULTS, are_default=False))
+    path = options.config or os.environ.get(CONFIG_VARIABLE)
+    if path or os.path.lexists(CONFIG_FILE):
+        config = read_config(path or CONFIG_FILE)
+        replica = Stores(config.sync, config.async_, {**_DEFAULTS, **config.options}, are_default=False)
+        return _with_options(context, replica)
+    if not to_create and not os.path.isdir(DATA_FOLDER):
+        raise CommandError(
+            f"there is no {DATA_FOLDER}/ here: put files first (trio-replica put PATH), or name a store (--sync URL)"
+        )
+    sync, async_ = _by_name([parse_url(DEFAULT_SYNC)]), _by_name([parse_url(DEFAULT_ASYNC)])
+    return _with_options(context, Stores(sync, async_, _DEFAULTS, are_default=True))
+
+
+def _with_options(context: click.Context, stores: Stores) -> Stores:
+    """Return `stores` with the options of the replica that the command was given."""
+    given = context.find_root().ensure_object(Options).of_replica()
+    try:
+        check_outbox(given, [*stores.sync.values(), *stores.async_.values()])
+    except ValueError as error:
+        raise click.UsageError(str(error), context) from None
+    return stores._replace(options={**stores.options, **given})
+
+
+def store_options(command: CommandT) -> CommandT:
+    """Give a command the options that choose the stores."""
+    for option in (
+        click.option(
+            "--queue-size",
+            metavar="N",
+            type=click.IntRange(min=1),
+            expose_value=False,
+            callback=_set_queue_size,
+            help=f"The blobs that wait for one async store before a put waits; {QUEUE_SIZE} by default.",
+        ),
+        click.option(
+            "--outbox",
+            metavar="FILE",
+            type=click.Path(),
+            expose_value=False,
+            callback=_set_outbox,
+            help="A file that keeps what the async stores are owed, so that a crash forgets nothing.",
+        ),
+        click.option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(),
+            expose_value=False,
+            callback=_set_config,
+            help=f"The file that names the stores, if no --sync does; {CONFIG_FILE} by default.",
+        ),
+        click.option(
+            "--async",
+            metavar="URL",
+            multiple=True,
+            expose_value=False,
+            callback=_add_urls,
+            help="A store that is given each blob in the background. May be repeated.",
+        ),
+        click.option(
+            "--sync",
+            metavar="URL",
+            multiple=True,
+            expose_value=False,
+            callback=_add_urls,
+            help="A store that has each blob before its put returns, and that is read. May be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable[str]) -> None:
+    options = context.find_root().ensure_object(Options)
+    for url in urls:
+        try:
+            parsed = parse_url(url)
+        except (ValueError, ModuleNotFoundError) as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+        (options.sync if parameter.name == "sync" else options.async_).append(parsed)
+
+
+def _set_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        context.find_root().ensure_object(Options).config = path
+
+
+def _set_queue_size(context: click.Context, _: click.Parameter, queue_size: int | None) -> None:
+    if queue_size is not None:
+        context.find_root().ensure_object(Options).queue_size = queue_size
+
+
+def _set_outbox(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        try:
+            context.find_root().ensure_object(Options).outbox = checked_path("it", path)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+
+
+def _check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
+    for count, url in enumerate(urls):
+        # Even where each is a store of its own, they can't have one name.
+        if any(url.place == other.place or url.shown == other.shown for other in urls[:count]):
+            raise click.UsageError(f"the store {url.shown} is given twice", context)
+
+
+def _by_name(urls: Iterable[StoreUrl]) -> dict[str, StoreUrl]:
+    return {url.shown: url for url in urls}
+
+
+def _opening(urls: Mapping[str, StoreUrl]) -> dict[str, OpeningStore]:
+    return {name: url.open() for name, url in urls.items()}

@@ -1,0 +1,137 @@
+"""What the errors of an object store's client mean, in one line each, with what to do about it.
+
+The client has one class for most errors; what happened stands in its text (obstore 0.12).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING, Final
+
+from ..._redact import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXT_LIMIT: Final = 200
+"""Characters that are shown of what a server, or the client, says."""
+
+MISSING_CODES: Final = frozenset({"NoSuchKey", "BlobNotFound"})
+"""What S3 and Google, and Azure, say where there is a bucket, but no such object in it."""
+
+_NO_BUCKET = "there is no such bucket: create it, or correct the URL"
+_BAD_CREDENTIALS = "the server does not accept the credentials: correct them"
+_NO_CREDENTIALS = (
+    "there are no credentials: give them as options or in the environment, or skip_signature=true for none"
+)
+_FORBIDDEN = "the server forbids this with these credentials: permit them to list, get, put and delete in the bucket"
+_WRONG_PLACE = "the bucket is elsewhere: correct the region or the endpoint"
+_TOO_LARGE = "the server takes no blob of this size in one request"
+_NOT_ABLE = (
+    "the server can't do this; what a store needs includes to put an object only if there is none (If-None-Match)"
+)
+_NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+_REFUSED = "correct the endpoint, the region or the credentials"
+_TROUBLE = "the server is in trouble: try again later"
+
+_CODES: Final = {
+    "NoSuchBucket": _NO_BUCKET,
+    "ContainerNotFound": _NO_BUCKET,
+    "InvalidAccessKeyId": _BAD_CREDENTIALS,
+    "SignatureDoesNotMatch": _BAD_CREDENTIALS,
+    "InvalidToken": _BAD_CREDENTIALS,
+    "ExpiredToken": _BAD_CREDENTIALS,
+    "AuthenticationFailed": _BAD_CREDENTIALS,
+    "AuthenticationRequired": _BAD_CREDENTIALS,
+    "AuthorizationFailure": _BAD_CREDENTIALS,
+    "RequestTimeTooSkewed": "the clocks of this machine and of the server differ: set them",
+    "AuthorizationHeaderMalformed": _WRONG_PLACE,
+    "PermanentRedirect": _WRONG_PLACE,
+    "TemporaryRedirect": _WRONG_PLACE,
+    "EntityTooLarge": _TOO_LARGE,
+    "RequestBodyTooLarge": _TOO_LARGE,
+    "NotImplemented": _NOT_ABLE,
+}
+
+_STATUSES: Final = (
+    (r"401", _BAD_CREDENTIALS),
+    (r"403", _FORBIDDEN),
+    (r"30\d", _WRONG_PLACE),
+    (r"404", _NO_OBJECT_STORE),
+    (r"413", _TOO_LARGE),
+    (r"501", _NOT_ABLE),
+    (r"408|429|5\d\d", _TROUBLE),
+)
+
+_BEFORE_ANY_ANSWER: Final = (
+    ("dns error", "the name of its server is not known: correct the endpoint, or the name service"),
+    ("ConnectionRefused", "its server refuses the connection: start it, or correct the endpoint"),
+    (
+        "InvalidContentType",
+        "its server speaks no TLS: correct the endpoint, or make it http:// and add allow_http=true",
+    ),
+    (
+        "InvalidCertificate",
+        "the certificate of its server is not to be trusted: correct the endpoint or the certificate",
+    ),
+    ("BadScheme", "its endpoint is http://: make it https://, or add allow_http=true"),
+    (
+        "TimedOut|kind: Timeout",
+        "its server did not answer in time: try again later, or raise request_timeout, which limits the size of blobs",
+    ),
+    ("InvalidUri", "its endpoint is no URL: correct it"),
+    (
+        "IncompleteMessage|ConnectionReset|BrokenPipe|UnexpectedEof|IncompleteBody",
+        "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint",
+    ),
+    (r"hyper::Error\(\s*Parse|Unable to extract metadata|Got invalid .* response", _NO_OBJECT_STORE),
+)
+
+_LOOKS_FOR_CREDENTIALS: Final = re.compile(
+    r"/latest/api/token|/latest/meta-data|/computeMetadata/|/metadata/identity/|Missing(SecretAccessKey|AccessKeyId|Token)"
+)
+"""What the clients ask a machine of their clouds, which is where they look last; and what they say of half a pair."""
+
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]+)</Message>")
+_REQUEST: Final = re.compile(
+    r"Error performing (?:\w+ request: )?|(?:GET|HEAD|PUT|POST|DELETE) \S+ in \S+ .*?- | ?\w+://[^\s,]+"
+)
+
+
+def says_missing(error: BaseException) -> bool:
+    """Whether the server is sure that there is no such object; and it is not that the bucket has gone, say."""
+    code = _CODE.search(str(error))
+    return isinstance(error, FileNotFoundError) and code is not None and code[1] in MISSING_CODES
+
+
+def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -> str:
+    """Return what an error of the client means, and what to do about it.
+
+    What it quotes goes through `without_secrets` before it is shortened, for a secret that is cut would not be known.
+    """
+    text, _, debug = str(error).partition("\n\nDebug source:")
+    status, code = _STATUS.search(text), _CODE.search(text)
+    if _LOOKS_FOR_CREDENTIALS.search(text + debug):
+        return _NO_CREDENTIALS
+    if status is None:
+        for pattern, line in _BEFORE_ANY_ANSWER:
+            if re.search(pattern, text + debug):
+                return line
+        return _shortened(without_secrets(_REQUEST.sub("", text))) or type(error).__name__
+    if code is not None and code[1] in _CODES:
+        return f"{_CODES[code[1]]} ({code[1]})"
+    said = f"{status[1]} {code[1]}" if code is not None else status[1]
+    for pattern, line in _STATUSES:
+        if re.fullmatch(pattern, status[1]):
+            return f"{line} ({said})"
+    message = _MESSAGE.search(text)
+    quoted = _shortened(without_secrets(html.unescape(message[1]))) if message else _REFUSED
+    return f"the server answered {said}: {quoted}"
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(redacted(text).split())
+    return line if len(line) <= TEXT_LIMIT else f"{line[:TEXT_LIMIT]}…"

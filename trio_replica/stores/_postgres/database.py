@@ -1,0 +1,178 @@
+"""What the threads of a PostgreSQL store do."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+
+import outcome
+import psycopg
+from psycopg import errors
+
+from ..._blob import Blob, Ref
+from ..._errors import BlobNotFoundError, ReplicaError
+from ..._store import PutResult
+from . import statements as sql
+from .conninfo import parse
+from .session import Session
+from .table import create_damaged_table, create_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from ..._calls.threads import Call, Handler
+    from .._reads import Read
+    from .session import Connection
+
+    Write: TypeAlias = Blob | list[Blob] | Callable[[Connection], Any]
+    """What the writers are given: a put, a put of many, or what a connection is called with."""
+
+    What: TypeAlias = Ref | Callable[[Connection], Any]
+    """What the readers are given in a `Read`: a get, or what a connection is called with."""
+
+SIZE_LIMIT: Final = 1019 * 1024 * 1024
+"""Bytes of the largest blob. The server allocates less than 1 GiB at once (MaxAllocSize), also for what LZ4 may make of
+the blob, which is 1/255 more (LZ4_compressBound)."""
+
+TOOK_TIME: Final = (errors.QueryCanceled, errors.LockNotAvailable)
+"""Errors of what has waited for long. Its neighbours would do so too, one after another."""
+
+ResultT = TypeVar("ResultT")
+
+
+@final
+class Database:
+    """One database. But for `check_size`, its methods block, and run in the store's threads."""
+
+    def __init__(self, conninfo: str, *, durable: bool, answer_timeout: float) -> None:
+        conninfo, name = parse(conninfo)
+        self.name: str = name
+        """Its URL without user and password."""
+        self._durable = durable
+        self._session = partial(Session, conninfo, name, durable=durable, answer_timeout=answer_timeout)
+
+    def check_size(self, blobs: Iterable[Blob]) -> None:
+        """Refuse blobs of which no row can hold one, before they are part of any transaction.
+
+        Raises:
+          psycopg.DataError: if one is too large.
+
+        """
+        size = max(map(len, blobs), default=0)
+        if size > SIZE_LIMIT:
+            raise psycopg.DataError(f"a blob of {size} bytes, where a row holds at most {SIZE_LIMIT}: {self.name}")
+
+    # Writing
+
+    @contextmanager
+    def serve_writes(self) -> Generator[Handler[Write], None, None]:
+        with closing(self._session()) as session:
+            session.connect()
+            session.captured(partial(create_table, self.name, durable=self._durable)).unwrap()
+            yield partial(self._write, session)
+
+    def _write(self, session: Session, batch: Sequence[Call[Write]]) -> None:
+        session.connect()
+        self._put(session, [call for call in batch if not callable(call.request)])
+        for call in batch:
+            if callable(call.request):
+                call.outcome = session.captured(call.request)
+
+    def _put(self, session: Session, puts: Sequence[Call[Write]]) -> None:
+        """Do `puts` as one transaction; if it fails, each as one of its own, unless that would be to wait again."""
+        blobs = [_blobs(call.request) for call in puts]
+        together = session.captured(partial(self._insert, [blob for some in blobs for blob in some]))
+        if isinstance(together, outcome.Value):
+            for call, some in zip(puts, blobs, strict=True):
+                results = [PutResult(blob.ref, _taken(together.value, blob.ref)) for blob in some]
+                call.outcome = outcome.Value(results if isinstance(call.request, list) else results[0])
+            return
+        for call in puts:
+            if len(puts) == 1 or isinstance(together.error, TOOK_TIME):
+                call.fail(together.error)
+            else:
+                self._put(session, [call])
+
+    def _insert(self, blobs: list[Blob], connection: Connection) -> set[Ref]:
+        """Insert `blobs`, and return the refs of those that were not there."""
+        if not blobs:
+            return set()
+        added = sql.insert_all(dict.fromkeys(blobs), connection)
+        if not added:
+            self._flush(connection)
+        return added
+
+    def delete(self, ref: Ref, connection: Connection) -> bool:
+        deleted = sql.delete(ref, connection)
+        if not deleted:
+            self._flush(connection)
+        return deleted
+
+    def set_aside(self, ref: Ref, connection: Connection) -> bool:
+        """Copy the row of a blob to the table ``damaged_blobs``; return whether there is one."""
+        create_damaged_table(connection)
+        if sql.set_aside(ref, connection):
+            return True
+        self._flush(connection)  # a copy that is there already
+        return sql.contains(ref, connection)
+
+    def _flush(self, connection: Connection) -> None:
+        if self._durable:
+            sql.flush(connection)
+
+    # Reading
+
+    @contextmanager
+    def serve_reads(self) -> Generator[Handler[Read[What]], None, None]:
+        with closing(self._session()) as session:
+            session.connect()
+            yield partial(self._read, session)
+
+    def _read(self, session: Session, batch: Sequence[Call[Read[What]]]) -> None:
+        session.connect()
+        self._get(session, [call for call in batch if isinstance(call.request.what, Ref)])
+        for call in batch:
+            what = call.request.what
+            if not isinstance(what, Ref):
+                call.outcome = _captured(session, what, [call])
+
+    def _get(self, session: Session, gets: Sequence[Call[Read[What]]]) -> None:
+        """Do `gets` as one statement; if it fails, each as one of its own, unless that would be to wait again."""
+        refs = [call.request.what for call in gets if isinstance(call.request.what, Ref)]
+        together = _captured(session, partial(sql.select, list(dict.fromkeys(refs))), gets)
+        for call, ref in zip(gets, refs, strict=True):
+            if isinstance(together, outcome.Error):
+                if len(gets) == 1 or isinstance(together.error, TOOK_TIME):
+                    call.fail(together.error)
+                else:  # one of them is damaged, say
+                    self._get(session, [call])
+            elif ref in together.value:
+                call.outcome = outcome.Value(together.value[ref])
+            else:
+                call.outcome = outcome.Error(BlobNotFoundError(ref))
+
+
+def _captured(
+    session: Session, request: Callable[[Connection], ResultT], calls: Sequence[Call[Read[What]]]
+) -> outcome.Value[ResultT] | outcome.Error:
+    """Return how a request ended that is for `calls`, and cancelled when all of them have been abandoned."""
+
+    def is_wanted() -> bool:
+        return not all(call.request.is_abandoned for call in calls)
+
+    if not is_wanted():
+        return outcome.Error(ReplicaError("nobody waits for it any more"))
+    return session.captured(request, is_wanted)
+
+
+def _blobs(request: Write) -> list[Blob]:
+    assert not callable(request)
+    return [request] if isinstance(request, Blob) else request
+
+
+def _taken(refs: set[Ref], ref: Ref) -> bool:
+    """Take `ref` out of `refs`, and return whether it was there."""
+    was_there = ref in refs
+    refs.discard(ref)
+    return was_there

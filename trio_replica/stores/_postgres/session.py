@@ -1,0 +1,187 @@
+"""One thread's connection to a PostgreSQL server, and how long it waits for it."""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+
+import outcome
+import psycopg
+from psycopg import capabilities, errors
+from psycopg.pq import TransactionStatus
+
+from ..._errors import ReplicaError
+from .errors import NOT_MADE, named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from psycopg.abc import PQGen
+
+ResultT = TypeVar("ResultT")
+
+CANCEL_AFTER: Final = 0.1
+"""Seconds that a request runs at least before it is cancelled because nobody wants its result any more: to cancel one
+takes a connection of its own, so most of those that lose a race are better left to end."""
+
+CANCEL_SECONDS: Final = 5.0
+"""Seconds for the server to take that request, and then to end the statement, before the connection is let go."""
+
+_SET_UP: Final = """
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+       set_config('synchronous_commit', %s, false),
+       (SELECT set_config(name, 'lz4', false) FROM pg_settings
+        WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals))
+"""
+"""READ COMMITTED, for ON CONFLICT waits for another transaction then, where other levels fail. LZ4, if the server has
+it: blobs of text were put 2.5 to 8 times as fast as with PostgreSQL's own compression, and others at the same rate."""
+
+
+def _always() -> bool:
+    return True
+
+
+@final
+class Connection(psycopg.Connection[Any]):
+    """A connection that does not wait for ever, nor for what nobody wants."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.answer_timeout: float = math.inf
+        """Seconds that the server may be silent while it is waited for."""
+        self._is_wanted = _always
+        self._began = 0.0
+
+    def begin(self, is_wanted: Callable[[], bool]) -> None:
+        """Begin a request, whose result is waited for as long as ``is_wanted()`` says so."""
+        self._is_wanted = is_wanted
+        self._began = time.monotonic()
+
+    def wait(self, gen: PQGen[ResultT], *args: Any, **kwargs: Any) -> ResultT:
+        """Have psycopg wait for the server, which it does from time to time with no event."""
+        return super().wait(self._watched(gen), *args, **kwargs)
+
+    def _watched(self, gen: PQGen[ResultT]) -> Generator[Any, Any, ResultT]:
+        """Run `gen`; once the server is silent for too long, or nobody wants the result, cancel the statement.
+
+        A statement that is cancelled fails, even if it comes to its end: its COMMIT may not have waited for a standby.
+        """
+        heard = time.monotonic()
+        is_cancelled = False
+        event: Any = None
+        while True:
+            try:
+                expected = gen.send(event)
+            except StopIteration as ended:
+                if is_cancelled:
+                    raise errors.QueryCanceled("the statement was cancelled as it ended") from None
+                result: ResultT = ended.value
+                return result
+            event = yield expected
+            now = time.monotonic()
+            if event:
+                heard = now
+            if is_cancelled:
+                if now - heard > CANCEL_SECONDS:
+                    self._let_go(f"no answer for {CANCEL_SECONDS:g} seconds, after the statement was cancelled")
+            elif now - heard > self.answer_timeout or (now - self._began > CANCEL_AFTER and not self._is_wanted()):
+                is_cancelled = True
+                self._cancel()
+                heard = time.monotonic()
+
+    def _cancel(self) -> None:
+        # It returns when the server has signalled the process that serves this connection, so a later statement, which
+        # is not sent before, can't be hit. A request whose end is unknown may: that connection is not used any more.
+        if not capabilities.has_cancel_safe():  # libpq before 17 waits for ever for that, and holds the interpreter
+            self._let_go("no answer, and this libpq can't cancel a statement in a limited time")
+        try:
+            self.cancel_safe(timeout=CANCEL_SECONDS)
+        except psycopg.Error:
+            self._let_go("no answer, and the statement could not be cancelled")
+
+    def _let_go(self, reason: str) -> None:
+        self.close()
+        raise psycopg.OperationalError(reason)
+
+    def is_alive(self) -> bool:
+        """Whether the server has not ended the connection while it was idle."""
+        try:
+            poll = select.poll()
+            poll.register(self.fileno(), select.POLLIN)
+            while poll.poll(0):  # a last word, or the end, which raises
+                self.pgconn.consume_input()
+        except psycopg.Error:
+            return False
+        return True
+
+
+@final
+class Session:
+    """A connection that is made anew when it is lost: for one thread, which all its methods block."""
+
+    def __init__(self, conninfo: str, name: str, *, durable: bool, answer_timeout: float) -> None:
+        self._conninfo = conninfo
+        self._name = name
+        self._durable = durable
+        self._answer_timeout = answer_timeout
+        self._connection: Connection | None = None
+
+    def connect(self) -> None:
+        """Connect, unless there is a connection that lives.
+
+        Raises:
+          psycopg.Error: if that fails, or the server takes no writes. It has the store's name and a remedy.
+          ReplicaError: if the server can't keep a promise of durability.
+
+        """
+        if self._connection is not None and self._connection.is_alive():
+            return
+        self.close()
+        try:
+            self._connection = Connection.connect(self._conninfo, autocommit=True)
+            self._connection.answer_timeout = self._answer_timeout
+            self._set_up(self._connection)
+        except Exception as error:
+            self.close()
+            raise named(error, self._name, lost=NOT_MADE) from None
+
+    def _set_up(self, connection: Connection) -> None:
+        ((read_only, fsync, commit),) = connection.execute(
+            "SELECT current_setting('transaction_read_only'), current_setting('fsync'), "
+            "current_setting('synchronous_commit')"
+        ).fetchall()
+        if read_only == "on":
+            # A standby may lag behind: it could not even say that it lacks a blob.
+            raise errors.ReadOnlySqlTransaction("the server is read-only: a standby, or default_transaction_read_only")
+        if self._durable and fsync == "off":
+            raise ReplicaError(
+                f"the server runs with fsync = off, so a power cut can take any blob: {self._name}: "
+                "turn it on, or open the store with durable=False"
+            )
+        if not self._durable or commit == "off":
+            commit = "on" if self._durable else "off"
+        connection.execute(_SET_UP, (commit,))
+
+    def captured(
+        self, request: Callable[[Connection], ResultT], is_wanted: Callable[[], bool] = _always
+    ) -> outcome.Value[ResultT] | outcome.Error:
+        """Return how ``request(connection)`` ended; but raise that if the connection is lost, with all that waits."""
+        connection = self._connection
+        assert connection is not None
+        connection.begin(is_wanted)
+        ended = outcome.capture(request, connection)
+        connection.begin(_always)  # it would keep what the request is for
+        if isinstance(ended, outcome.Error):
+            ended = outcome.Error(named(ended.error, self._name))
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                self.close()
+                ended.unwrap()
+        return ended
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

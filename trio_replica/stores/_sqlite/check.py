@@ -1,0 +1,206 @@
+"""What a SQLite store finds out about itself, and mends. All of it blocks, and runs in the store's threads.
+
+A flipped bit in the index of the refs makes a row invisible: no get finds it, no listing shows it, and SQLite does not
+notice. So the rows of the table are looked up in the index, one by one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..._blob import Ref, sha256
+from ..._deletable import Integrity
+from ..._errors import ReplicaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROBLEMS: Final = 20
+"""Lines of SQLite's own check that are kept."""
+
+HIDDEN: Final = 10_000
+"""Hidden refs that are kept: about 1 MB."""
+
+ROWS_AT_ONCE: Final = 10_000
+"""Rows of the table that one statement looks up in the index: some 10 ms, after which a check can be given up."""
+
+_DAMAGED: Final = "CREATE TABLE IF NOT EXISTS damaged_blobs (ref BLOB NOT NULL, data BLOB NOT NULL, at TEXT NOT NULL)"
+
+# With the same bytes only once, for it may be repeated.
+_KEEP: Final = """
+INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?1
+AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
+"""
+
+
+class Twins(NamedTuple):
+    """Two rows of one blob: it was put again while its row was hidden."""
+
+    hidden: int
+    """The row, by its number, that is good and hidden."""
+    shown: int
+    """The other one, which the index shows."""
+
+
+class _Row(NamedTuple):
+    rowid: int
+    ref: Ref
+
+
+def check_integrity(connection: sqlite3.Connection) -> Integrity:
+    """Return what SQLite's own check says, and the refs of the rows that the index does not show.
+
+    Memory is bounded; the second part is made of short statements.
+    """
+    problems: list[str] = []
+    hidden: list[Ref] = []
+    count = 0
+    try:
+        for (text,) in connection.execute(f"PRAGMA integrity_check({PROBLEMS})"):
+            problems += [line for line in text.splitlines() if line not in {"ok", "*** in database main ***"}]
+        for row in _hidden_rows(connection):
+            count += 1
+            if count <= HIDDEN:
+                hidden.append(row.ref)
+    except sqlite3.DatabaseError as error:  # it is too damaged to be read through
+        if _primary(error) not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise
+        problems.append(str(error))
+    return Integrity(tuple(problems[:PROBLEMS]), tuple(hidden), count)
+
+
+def find_twins(connection: sqlite3.Connection) -> list[Twins]:
+    """Return the rows that can't both be in a new index, once it is sure that this would lose nothing else.
+
+    It is not part of the transaction that makes the index anew: SQLite, once it has met a damaged page in there, can't.
+
+    Raises:
+      sqlite3.Error: if the table is too damaged.
+      ReplicaError: if it is damaged where the index may be right.
+
+    """
+    index = _index(connection)
+    if index is None:
+        return []
+    (rows,) = connection.execute("SELECT count(*) FROM blobs NOT INDEXED").fetchone()
+    if _entries(index, connection) > rows:
+        raise ReplicaError("the table has lost rows that its index still names, so the index is left as it is")
+    twins: list[Twins] = []
+    for row in _hidden_rows_found(connection):
+        (data,) = connection.execute("SELECT data FROM blobs NOT INDEXED WHERE rowid = ?", (row.rowid,)).fetchone()
+        if not isinstance(data, bytes) or sha256(data) != row.ref:
+            raise ReplicaError(
+                f"row {row.rowid} of the table is itself damaged, so the index, which may be right, is left as it is"
+            )
+        shown = connection.execute("SELECT rowid FROM blobs WHERE ref = ?", (row.ref,)).fetchone()
+        if shown is not None:
+            twins.append(Twins(row.rowid, *shown))
+    return twins
+
+
+def mend_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None:
+    """Make the index anew from the table, and for that remove the second row of `twins`: all or nothing.
+
+    Raises:
+      sqlite3.Error: if the table, or the index, is too damaged, or there are twins that were not found.
+      ReplicaError: if they have changed since they were found.
+
+    """
+    connection.execute("SAVEPOINT mend")
+    try:
+        for good, shown in twins:
+            _remove_twin(good, shown, connection)
+        connection.execute("REINDEX blobs")
+    except BaseException:
+        with suppress(sqlite3.Error):  # SQLite may have undone all of it
+            connection.execute("ROLLBACK TO mend")
+            connection.execute("RELEASE mend")
+        raise
+    connection.execute("RELEASE mend")
+
+
+def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
+    """Copy the row of a blob to the table ``damaged_blobs``; return whether there is one."""
+    row = connection.execute("SELECT rowid FROM blobs WHERE ref = ?", (ref,)).fetchone()
+    if row is None:
+        return False
+    _keep(row[0], connection)
+    return True
+
+
+def _remove_twin(good: int, shown: int, connection: sqlite3.Connection) -> None:
+    """Remove a row of a blob of which another one, known to be good, will be shown; what differs is set aside."""
+    data = connection.execute(
+        "SELECT a.data = b.data FROM blobs AS a NOT INDEXED, blobs AS b NOT INDEXED "
+        "WHERE a.rowid = ? AND b.rowid = ? AND a.ref = b.ref",
+        (good, shown),
+    ).fetchone()
+    if data is None:
+        raise ReplicaError("the table has changed meanwhile: try again")
+    if not data[0]:
+        _keep(shown, connection)
+    connection.execute("DELETE FROM blobs WHERE rowid = ?", (shown,))
+
+
+def _keep(rowid: int, connection: sqlite3.Connection) -> None:
+    connection.execute(_DAMAGED)
+    connection.execute(_KEEP, (rowid,))
+
+
+def _hidden_rows(connection: sqlite3.Connection) -> Iterator[_Row]:
+    """Yield the rows of the table that the index does not show."""
+    index = _index(connection)
+    first: int | None = None
+    while index is not None:
+        # The first of the rows, and the last one to look up now; of a rowid table, so without a look at the index.
+        start = "" if first is None else f"WHERE rowid > {first}"
+        low, high = connection.execute(
+            f"SELECT min(rowid), max(rowid) FROM (SELECT rowid FROM blobs NOT INDEXED {start} ORDER BY rowid LIMIT ?)",  # noqa: S608  (a number)
+            (ROWS_AT_ONCE,),
+        ).fetchone()
+        if low is None:
+            return
+        yield from [
+            _Row(rowid, Ref(ref))
+            for rowid, ref in connection.execute(
+                f"SELECT rowid, ref FROM blobs AS row NOT INDEXED WHERE rowid BETWEEN ? AND ? "  # noqa: S608  (a name of SQLite's own)
+                f"AND typeof(ref) = 'blob' AND length(ref) = 32 AND NOT EXISTS (SELECT 1 FROM blobs AS entry "
+                f'INDEXED BY "{index}" WHERE entry.ref = row.ref AND entry.rowid = row.rowid)',
+                (low, high),
+            ).fetchall()
+        ]
+        first = high
+
+
+def _hidden_rows_found(connection: sqlite3.Connection) -> Iterator[_Row]:
+    """Yield the rows that `_hidden_rows` does, as far as the index can be searched: beyond, it shows nothing."""
+    try:
+        yield from _hidden_rows(connection)
+    except sqlite3.DatabaseError as error:  # if it is the table that is damaged, REINDEX will say so
+        if _primary(error) != sqlite3.SQLITE_CORRUPT:
+            raise
+
+
+def _index(connection: sqlite3.Connection) -> str | None:
+    """Return the name of the index of the refs; None if the table is one, as another program may have made it."""
+    row = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'blobs' AND sql IS NULL"
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _entries(index: str, connection: sqlite3.Connection) -> int:
+    """Return how many rows the index names; 0 if it is too damaged to be counted, so that nothing is lost with it."""
+    try:
+        (entries,) = connection.execute(f'SELECT count(*) FROM blobs INDEXED BY "{index}"').fetchone()  # noqa: S608  (a name of SQLite's own)
+    except sqlite3.DatabaseError as error:
+        if _primary(error) != sqlite3.SQLITE_CORRUPT:
+            raise
+        return 0
+    return int(entries)
+
+
+def _primary(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why

@@ -1,0 +1,277 @@
+"""A SQLite database as a store has it: transactions of puts, and reads, in the threads of the store. It all blocks."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import sys
+import time
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+
+import outcome
+
+from ..._async.outbox_file import APPLICATION_ID
+from ..._blob import Ref
+from ..._errors import BlobNotFoundError, ReplicaError
+from .._files import file_size, identity
+from .statements import select_rows, write_nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from ..._blob import Blob
+    from ..._calls.threads import Call, Handler
+    from .._reads import Read
+
+    Request: TypeAlias = Callable[[sqlite3.Connection], Any]
+
+ResultT = TypeVar("ResultT")
+
+BUSY_SECONDS: Final = 60.0
+"""Seconds to wait for another process to let go of the database."""
+
+LOG_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of write-ahead log above which it is written back and truncated, for readers can keep it from starting over."""
+
+PROGRESS_STEPS: Final = 10_000
+"""Instructions of SQLite between two looks whether a check is still wanted: about a millisecond."""
+
+ROW_OVERHEAD: Final = 64
+"""Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
+
+_SCHEMA: Final = "CREATE TABLE blobs (ref BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
+_COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type, NOT NULL, place in the primary key
+
+
+@final
+class Database:
+    """One database. But for `check_size`, its methods block, and run in the store's threads."""
+
+    def __init__(self, path: str, *, durable: bool) -> None:
+        self.path = path
+        self._durable = durable
+        self._size_limit = 0
+        self._identity: tuple[int, int] | None = None
+        self._log = ""
+        self._log_limit = LOG_LIMIT
+
+    def check_size(self, blob: Blob) -> None:
+        """Refuse a blob that no row can hold, before it is part of any transaction.
+
+        Raises:
+          sqlite3.DataError: if it is too large.
+
+        """
+        if len(blob) > self._size_limit:
+            error = sqlite3.DataError(f"a blob of {len(blob)} bytes, where a row holds at most {self._size_limit}")
+            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_TOOBIG, "SQLITE_TOOBIG"
+            raise self._named(error)
+
+    # Writing
+
+    @contextmanager
+    def serve_writes(self) -> Generator[Handler[Request], None, None]:
+        with self._connection() as connection:
+            with self._naming():
+                _patiently(partial(self._set_up, connection))
+            yield partial(self._write, connection)
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        self._check_table(connection)
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ReplicaError(f"the database is in journal mode {mode} and can't be put in WAL mode: {self.path}")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if not self._check_table(connection):
+                connection.execute(_SCHEMA)
+            connection.execute("COMMIT")
+        finally:
+            _roll_back(connection)
+        self._size_limit = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - ROW_OVERHEAD
+        ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
+        self._identity = identity(self.path)
+        self._log = f"{file}-wal"
+
+    def _check_table(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the table is there, and is ours."""
+        ((application,),) = connection.execute("PRAGMA application_id").fetchall()
+        if application == APPLICATION_ID:
+            raise ReplicaError(f"the database is an outbox, and no store: name another file: {self.path}")
+        columns = connection.execute("SELECT name, type, \"notnull\", pk FROM pragma_table_info('blobs')").fetchall()
+        if columns and columns != _COLUMNS:
+            raise ReplicaError(f"the database has another table blobs than a store's, which is {_SCHEMA}: {self.path}")
+        return bool(columns)
+
+    def _write(self, connection: sqlite3.Connection, batch: Sequence[Call[Request]]) -> None:
+        failure = self._transact(connection, batch)
+        if failure is not None:
+            for call in batch:
+                if len(batch) > 1 and not _is_busy(failure):
+                    failure = self._transact(connection, [call])
+                if failure is not None:
+                    call.fail(self._named(failure))
+        self._limit_log(connection)
+
+    def _transact(self, connection: sqlite3.Connection, calls: Sequence[Call[Request]]) -> Exception | None:
+        """Run `calls` as one transaction. Only once it is committed they have outcomes; else returns what undid it."""
+        outcomes: list[outcome.Value[Any] | outcome.Error] = []
+        try:
+            _patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+            changes = connection.total_changes
+            for call in calls:
+                ended = self._captured(partial(call.request, connection))
+                if isinstance(ended, outcome.Error) and not connection.in_transaction:
+                    ended.unwrap()  # a full disk, say, has undone the calls before this one too
+                outcomes.append(ended)
+            if self._durable and connection.total_changes == changes:
+                write_nothing(connection)
+            connection.execute("COMMIT")
+            self._check_present()
+        except Exception as failure:
+            return failure
+        finally:
+            _roll_back(connection)
+        for call, ended in zip(calls, outcomes, strict=True):
+            call.outcome = ended
+        return None
+
+    def _limit_log(self, connection: sqlite3.Connection) -> None:
+        """Write the log back and truncate it, if it has grown too large."""
+        if file_size(self._log) > self._log_limit:
+            with suppress(sqlite3.Error):  # what is wrong will show in the next transaction
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            # A reader may have kept some of it: do not try at once again.
+            self._log_limit = file_size(self._log) + LOG_LIMIT
+
+    # Reading
+
+    @contextmanager
+    def serve_reads(self) -> Generator[Handler[Ref | Request], None, None]:
+        with self._connection() as connection:
+            yield partial(self._read, connection)
+
+    def _read(self, connection: sqlite3.Connection, batch: Sequence[Call[Ref | Request]]) -> None:
+        def captured(request: Callable[[sqlite3.Connection], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
+            return self._captured(partial(_patiently, partial(request, connection)))
+
+        self._check_present()
+        together = captured(partial(self.select, [call.request for call in batch if isinstance(call.request, Ref)]))
+        for call in batch:
+            if not isinstance(call.request, Ref):
+                call.outcome = captured(call.request)
+            elif isinstance(together, outcome.Error):  # one of them is damaged, say
+                call.outcome = captured(partial(self._get, call.request))
+            elif call.request in together.value:
+                call.outcome = outcome.Value(together.value[call.request])
+            else:
+                call.outcome = outcome.Error(BlobNotFoundError(call.request))
+
+    def _get(self, ref: Ref, connection: sqlite3.Connection) -> bytes:
+        found = self.select([ref], connection)
+        if ref not in found:
+            raise BlobNotFoundError(ref)
+        return found[ref]
+
+    def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
+        """Return those of the blobs that are there."""
+        found: dict[Ref, bytes] = {}
+        for ref, data in select_rows("ref, data", refs, connection):
+            if not isinstance(data, bytes):
+                raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
+            found[Ref(ref)] = data
+        return found
+
+    def list_page(self, after: Ref, limit: int, connection: sqlite3.Connection) -> list[Ref]:
+        """Return the next refs."""
+        rows = connection.execute(
+            "SELECT ref FROM blobs WHERE ref > ? ORDER BY ref LIMIT ?", (after, min(limit, sys.maxsize))
+        ).fetchall()
+        try:
+            return [Ref(ref) for (ref,) in rows]
+        except ValueError as error:
+            raise ReplicaError(f"{error}: {self.path}") from None
+
+    # Checking
+
+    @contextmanager
+    def serve_checks(self) -> Generator[Handler[Read[Request]], None, None]:
+        with self._connection() as connection:
+            yield partial(self._check, connection)
+
+    def _check(self, connection: sqlite3.Connection, batch: Sequence[Call[Read[Request]]]) -> None:
+        self._check_present()
+        for call in batch:
+            read = call.request
+            connection.set_progress_handler(partial(getattr, read, "is_abandoned"), PROGRESS_STEPS)
+            call.outcome = self._captured(partial(_patiently, partial(read.what, connection)))
+
+    # Both
+
+    @contextmanager
+    def _connection(self) -> Generator[sqlite3.Connection, None, None]:
+        with self._naming():
+            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, cached_statements=64)
+        with closing(connection):
+            yield connection
+
+    def _captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
+        """Return how ``call()`` ended; but raise if the database is busy, for then it is so for the whole batch."""
+        ended = outcome.capture(call)
+        if isinstance(ended, outcome.Error):
+            ended = outcome.Error(self._named(ended.error))
+            if _is_busy(ended.error):
+                ended.unwrap()
+        return ended
+
+    def _check_present(self) -> None:
+        """Raise if the file has been removed, or another has its name."""
+        if identity(self.path) != self._identity:
+            raise ReplicaError(f"the database has vanished: {self.path}")
+
+    @contextmanager
+    def _naming(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._named(error) from None
+
+    def _named(self, error: BaseException) -> BaseException:
+        """Return `error`; one of SQLite's with SQLite's name of it and the path of the database."""
+        if not isinstance(error, sqlite3.Error) or self.path in str(error):
+            return error
+        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no name of SQLite's
+        named = type(error)(f"{name}: {error}: {self.path}")
+        named.__dict__.update(error.__dict__)
+        return named.with_traceback(error.__traceback__)
+
+
+def _patiently(call: Callable[[], ResultT]) -> ResultT:
+    """Return what ``call()`` returns, repeating it while another process has the database.
+
+    SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy process
+    leaves.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return call()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):  # it may have undone itself meanwhile
+            connection.execute("ROLLBACK")
