@@ -173,7 +173,7 @@ class _Sink(Store):
 
 
 def _with_sink(*, outbox: bool) -> _work.Opener:
-    """Return what opens a replica of two SQLite stores, and a sink to be fed."""
+    """Return what opens a replica of two SQLite stores, and a sink to write to."""
 
     @asynccontextmanager
     async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:

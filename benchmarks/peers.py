@@ -212,7 +212,7 @@ def comparisons(sizes: Sequence[str]) -> Iterator[Comparison]:
                 Variant(
                     "directory store, durable=False, 64 callers",
                     _work.puts(directory, 64, length),
-                    note="perhaps nothing, or a file cut short, which the next put mends",
+                    note="perhaps nothing, or a file cut short, which the next put repairs",
                 ),
                 *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in NOT_DURABLE if peer.is_there),
             ],

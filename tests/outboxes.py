@@ -12,7 +12,7 @@ import outcome
 import trio
 
 from trio_replica import ReplicaError
-from trio_replica._async.storage import Books, Changes, Debt, OutboxStorage
+from trio_replica._async.storage import Changes, Entry, OutboxState, OutboxStorage
 from trio_replica._open import open_with
 
 if TYPE_CHECKING:
@@ -33,38 +33,38 @@ class Disk:
 
     names: list[str] = field(default_factory=list)
     """Each one's place is the number of its store."""
-    debts: dict[tuple[int, int], Ref] = field(default_factory=dict)
-    """By the store and the number of the debt."""
+    entries: dict[tuple[int, int], Ref] = field(default_factory=dict)
+    """By the store and the number of the entry."""
     watermark: int = 1
-    doubts: list[tuple[int, int]] = field(default_factory=list)
+    in_doubt: list[tuple[int, int]] = field(default_factory=list)
 
-    def owed(self, name: str) -> list[Ref]:
-        """Return what a store is owed, in order."""
+    def pending(self, name: str) -> list[Ref]:
+        """Return what is pending for a store, in order."""
         number = self.names.index(name)
-        return [ref for (store, _), ref in sorted(self.debts.items(), key=lambda item: item[0]) if store == number]
+        return [ref for (store, _), ref in sorted(self.entries.items(), key=lambda item: item[0]) if store == number]
 
     def copy(self) -> Disk:
         """Return what a crash at this moment would leave."""
-        return Disk([*self.names], {**self.debts}, self.watermark, [*self.doubts])
+        return Disk([*self.names], {**self.entries}, self.watermark, [*self.in_doubt])
 
-    def books(self, names: Iterable[str]) -> Books:
+    def state(self, names: Iterable[str]) -> OutboxState:
         """Begin a session."""
         self.names += [name for name in names if name not in self.names]
-        after_last = max((seq + 1 for _, seq in self.debts), default=1)
-        self.doubts = [doubt for doubt in self.doubts if any(seq in range(*doubt) for _, seq in self.debts)]
+        after_last = max((seq + 1 for _, seq in self.entries), default=1)
+        self.in_doubt = [numbers for numbers in self.in_doubt if any(seq in range(*numbers) for _, seq in self.entries)]
         if after_last > self.watermark:
-            self.doubts.append((self.watermark, after_last))
+            self.in_doubt.append((self.watermark, after_last))
             self.watermark = after_last
         ids = {name: place for place, name in enumerate(self.names)}
-        owed = {name: len(self.owed(name)) for name in self.names}
-        return Books(ids, owed, self.watermark, [range(*doubt) for doubt in self.doubts])
+        pending = {name: len(self.pending(name)) for name in self.names}
+        return OutboxState(ids, pending, self.watermark, [range(*numbers) for numbers in self.in_doubt])
 
     def apply(self, changes: Changes) -> None:
         for seq, ref in zip(changes.seqs, changes.refs, strict=True):
-            self.debts.update({(store, seq): ref for store in changes.stores})
-        for store, seqs in changes.strikes:
+            self.entries.update({(store, seq): ref for store in changes.stores})
+        for store, seqs in changes.acknowledgements:
             for seq in seqs:
-                self.debts.pop((store, seq), None)
+                self.entries.pop((store, seq), None)
         self.watermark = max(self.watermark, changes.watermark)
 
 
@@ -121,19 +121,19 @@ class MemoryOutbox(OutboxStorage):
             self.disk.apply(request)
             return outcome.Value(None)
         store, after, before, limit = request
-        debts = self.disk.debts.items()
-        page = sorted((seq, ref) for (owner, seq), ref in debts if owner == store and after < seq < before)
-        return outcome.Value([Debt(seq, ref) for seq, ref in page[:limit]])
+        entries = self.disk.entries.items()
+        page = sorted((seq, ref) for (owner, seq), ref in entries if owner == store and after < seq < before)
+        return outcome.Value([Entry(seq, ref) for seq, ref in page[:limit]])
 
 
 @asynccontextmanager
-async def _served(storage: MemoryOutbox, names: list[str]) -> AsyncGenerator[tuple[OutboxStorage, Books], None]:
+async def _served(storage: MemoryOutbox, names: list[str]) -> AsyncGenerator[tuple[OutboxStorage, OutboxState], None]:
     await trio.lowlevel.checkpoint()
     storage.is_closed = False
     serving = trio.CancelScope()
     trio.lowlevel.spawn_system_task(storage.serve, serving)  # the last commit of a block that is cancelled is made too
     try:
-        yield storage, storage.disk.books(names)
+        yield storage, storage.disk.state(names)
     finally:
         storage.is_closed = True
         serving.cancel()

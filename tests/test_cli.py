@@ -468,7 +468,7 @@ def test_poison_is_one_line_that_says_what_is_not_replicated(run: Run) -> None:
     (problem,) = ended.problems
     assert problem.startswith("the replica is poisoned: dir:copy: FileExistsError: ")
     lacks = f"; dir:copy lacks 1 accepted: {blocked.name[:12]}; "
-    assert problem.endswith(f"{lacks}once that is mended, put the files again")
+    assert problem.endswith(f"{lacks}once that is repaired, put the files again")
     blocked.rmdir()
     assert run("put", *stores, "bad") == (0, line("bad", b"bad"), "")
 
@@ -550,7 +550,7 @@ def test_an_interrupted_put_says_what_is_not_replicated(
 
 
 @pytest.mark.usefixtures("_sigint")
-def test_an_interrupted_put_of_which_nothing_is_owed(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+def test_an_interrupted_put_of_which_nothing_is_pending(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     simulated["slow"] = Interrupting()
     write({"file": b"data"})
     ended = run("put", "--sync", "dir:slow", "file")

@@ -1,4 +1,4 @@
-"""The outbox on the command line: puts that keep debts, what shows them, and what forgets them."""
+"""The outbox on the command line: puts that keep entries, what shows them, and what forgets them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
-def owe(name: str, count: int, path: str = "outbox.db") -> None:
-    """Leave debts to a store, as one that fails does."""
+def leave(name: str, count: int, path: str = "outbox.db") -> None:
+    """Leave entries for a store, as one that fails does."""
 
     async def put() -> None:
         bad = SimulatedStore()
@@ -62,8 +62,8 @@ def test_a_put_with_an_outbox(run: Command) -> None:
     printed = write({"a": b"a", "b": b"b"})
     ended = run("put", "--outbox", "outbox.db", "a", "b")
     assert (ended.status, ended.out, ended.problems) == (0, printed, [])
-    assert run("outbox", "--outbox", "outbox.db").out == b"nothing is owed\n"
-    assert run("status", "--outbox", "outbox.db").out.splitlines()[-1] == b"outbox: nothing is owed"
+    assert run("outbox", "--outbox", "outbox.db").out == b"nothing is pending\n"
+    assert run("status", "--outbox", "outbox.db").out.splitlines()[-1] == b"outbox: nothing is pending"
     assert b"outbox" not in run("status").out
 
 
@@ -73,7 +73,7 @@ def test_the_file_names_the_outbox(run: Command) -> None:
     printed = write({"a": b"a"})
     assert run("put", "--config", "folder/x.toml", "a").out == printed
     assert Path("folder/kept.db").exists()
-    assert run("outbox", "--config", "folder/x.toml").out == b"nothing is owed\n"
+    assert run("outbox", "--config", "folder/x.toml").out == b"nothing is pending\n"
     Path("y.toml").write_text('outbox = "blobs.db"\n[sync]\na = "sqlite:blobs.db"\n')
     assert run("put", "--config", "y.toml", "a").problems == [
         (
@@ -90,25 +90,25 @@ def test_the_file_names_the_outbox(run: Command) -> None:
     assert problem.startswith("u.toml:1: outbox can't be used: outbox is the path of a file, not 'sqlite:outbox.db';")
 
 
-def test_debts_are_listed_by_store(run: Command) -> None:
+def test_entries_are_listed_by_store(run: Command) -> None:
     name = f"dir:{Path.cwd()}/copy"
-    owe("gone", 2)
-    owe(name, 12)
+    leave("gone", 2)
+    leave(name, 12)
     options = ["--sync", "memory:", "--async", name, "--outbox", "outbox.db"]
     shown = [f"  {ref}" for ref in refs(*range(12))]
     lines = run("outbox", *options).out.decode().splitlines()
     assert lines == [
-        "gone is owed 2, and is no async store of this replica",
+        "2 pending for gone, which is no async store of this replica",
         *shown[:2],
-        f"{name} is owed 12",
+        f"12 pending for {name}",
         *shown[:10],
         "  and 2 more, which --all prints",
     ]
-    assert run("outbox", "--all", *options).out.decode().splitlines()[-13:] == [f"{name} is owed 12", *shown]
+    assert run("outbox", "--all", *options).out.decode().splitlines()[-13:] == [f"12 pending for {name}", *shown]
     Path("copy/blobs").mkdir(parents=True)
     assert run("status", *options).out.decode().splitlines()[-2:] == [
-        "outbox: gone is owed 2, and is no async store of this replica",
-        f"outbox: {name} is owed 12",
+        "outbox: 2 pending for gone, which is no async store of this replica",
+        f"outbox: 12 pending for {name}",
     ]
 
 
@@ -119,7 +119,7 @@ def test_flushing(run: Command, simulated: dict[str, SimulatedStore]) -> None:
     printed = write({"a": b"a"})
     ended = run("put", *options, "a")
     assert (ended.status, ended.out) == (1, printed)
-    assert ended.problems[0].endswith("; once that is mended, trio-replica outbox flush")
+    assert ended.problems[0].endswith("; once that is repaired, trio-replica outbox flush")
     ended = run("outbox", "flush", *options)
     assert (ended.status, ended.problems[0].partition(";")[0]) == (
         1,
@@ -128,7 +128,7 @@ def test_flushing(run: Command, simulated: dict[str, SimulatedStore]) -> None:
     simulated["b"].recover()
     assert run("outbox", "flush", *options)[:2] == (0, b"")
     assert set(simulated["b"].blobs) == {replica.Ref.of(b"a")}
-    assert run("outbox", *options).out == b"nothing is owed\n"
+    assert run("outbox", *options).out == b"nothing is pending\n"
     assert run("outbox", "flush", "--sync", "dir:a").problems == [NONE_IS_NAMED]
 
 
@@ -139,7 +139,7 @@ def test_flushing_an_outbox_that_is_not_there_creates_none(run: Command, simulat
     assert not Path("typo.db").exists()
 
 
-def test_a_flush_says_what_is_owed_to_other_names(run: Command, simulated: dict[str, SimulatedStore]) -> None:
+def test_a_flush_says_what_is_pending_for_other_names(run: Command, simulated: dict[str, SimulatedStore]) -> None:
     for name in ("a", "b", "c"):
         simulated[name] = SimulatedStore()
     simulated["b"].fail(BROKEN)
@@ -147,7 +147,7 @@ def test_a_flush_says_what_is_owed_to_other_names(run: Command, simulated: dict[
     options = ["--sync", "dir:a", "--outbox", "outbox.db"]
     assert run("put", *options, "--async", "dir:b", "f").status == 1
     ended = run("outbox", "flush", *options, "--async", "dir:c")
-    assert (ended.status, ended.problems) == (1, ["dir:b is owed 1, and is no async store of this replica"])
+    assert (ended.status, ended.problems) == (1, ["1 pending for dir:b, which is no async store of this replica"])
 
 
 def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, SimulatedStore], terminal: Terminal) -> None:
@@ -160,7 +160,7 @@ def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, Simulate
 
     simulated["a"], simulated["b"] = SimulatedStore(), Watched()
     trio.run(put_numbers, simulated["a"], range(5))
-    owe("dir:b", 5)
+    leave("dir:b", 5)
     with terminal.stands_for("stderr"):
         ended = run("outbox", "flush", "--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db")
     assert ended.status == 0
@@ -208,33 +208,39 @@ def test_no_outbox_is_named(run: Command) -> None:
 
 @pytest.mark.parametrize(("answer", "forgotten"), [("y\n", True), ("n\n", False), ("\n", False)])
 def test_forgetting_asks(run: Command, monkeypatch: pytest.MonkeyPatch, answer: str, *, forgotten: bool) -> None:
-    owe("copy", 3)
+    leave("copy", 3)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
     ended = run("outbox", "forget", "copy", "--outbox", "outbox.db")
-    assert "copy will not be given what it is owed. Forget the 3 debts? [y/N]" in ended.err
+    assert "What is pending for copy will not be delivered. Forget all 3? [y/N]" in ended.err
     if forgotten:
-        assert ended.err.endswith("3 debts to copy are forgotten; reconcile gives it what it lacks\n")
+        assert ended.err.endswith("forgot 3 pending for copy; reconcile copies to it what it lacks\n")
     else:
         assert ended.err.endswith("nothing is forgotten\n")
     assert ended.status == (0 if forgotten else 1)
     left = run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[0]
-    assert left == ("nothing is owed" if forgotten else "copy is owed 3, and is no async store of this replica")
+    assert left == (
+        "nothing is pending" if forgotten else "3 pending for copy, which is no async store of this replica"
+    )
 
 
 def test_forgetting_one(run: Command) -> None:
-    owe("copy", 3)
+    leave("copy", 3)
     options = ["--outbox", "outbox.db", "--yes"]
     assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
-        "1 debts to copy are forgotten; reconcile gives it what it lacks"
+        "forgot 1 pending for copy; reconcile copies to it what it lacks"
     ]
-    assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [f"copy is not owed {refs(1)[0]}"]
-    assert run("outbox", "forget", "other", *options).problems == ["other is owed nothing; copy is"]
+    assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
+        f"{refs(1)[0]} is not pending for copy"
+    ]
+    assert run("outbox", "forget", "other", *options).problems == [
+        "nothing is pending for other; something is for copy"
+    ]
     assert run("outbox", "forget", "copy", *options).status == 0
-    assert run("outbox", "forget", "copy", *options).problems == ["copy is owed nothing; nobody is"]
+    assert run("outbox", "forget", "copy", *options).problems == ["nothing is pending for copy"]
     assert run("outbox", "forget", "copy", "12", *options).status == 2
 
 
-def test_debts_that_cant_be_paid_are_told_and_the_files_are_put(
+def test_entries_that_cant_be_delivered_are_told_and_the_files_are_put(
     run: Command, simulated: dict[str, SimulatedStore]
 ) -> None:
     simulated["a"], simulated["b"] = SimulatedStore(), SimulatedStore()
@@ -255,8 +261,8 @@ def test_debts_that_cant_be_paid_are_told_and_the_files_are_put(
     assert (ended.status, ended.out) == (1, printed)
     (problem,) = ended.problems
     assert problem == (
-        "flush failed: dir:b: ReplicaError: 1 blobs that it is owed can't be read from any sync store, and 1 of these "
-        "none has any more: see the log, or trio-replica outbox"
+        "flush failed: dir:b: ReplicaError: 1 of the blobs pending for it can't be read from any sync store, and "
+        "1 of them no sync store has any more: see the log, or trio-replica outbox"
     )
     assert set(simulated["b"].blobs) == {replica.Ref.of(b"a")}
 

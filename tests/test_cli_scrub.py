@@ -166,7 +166,7 @@ def test_a_store_that_is_given_twice_is_not_touched(run: Run, arguments: list[st
 
 
 class Bent(SimulatedStore):
-    """A store that finds something wrong with itself, until it is mended."""
+    """A store that finds something wrong with itself, until it is repaired."""
 
     problems: tuple[str, ...] = ("the index is bent",)
 
@@ -174,14 +174,14 @@ class Bent(SimulatedStore):
         await trio.lowlevel.checkpoint()
         return Integrity(self.problems)
 
-    async def mend_integrity(self) -> None:
+    async def repair_integrity(self) -> None:
         await trio.lowlevel.checkpoint()
         self.problems = ()
 
 
 def test_problems_of_a_store_are_printed(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     add(simulated, "one", Bent())
-    for options, what, status in (([], "problem", 1), (["--repair"], "mended", 0)):
+    for options, what, status in (([], "problem", 1), (["--repair"], "repaired", 0)):
         ended = run("scrub", *options, "--sync", "dir:one")
         assert ended.out.decode().splitlines()[2:] == [f"dir:one  {what}: the index is bent"]
         assert ended.status == status

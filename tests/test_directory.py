@@ -1,4 +1,4 @@
-"""The directory store: its format, what it leaves alone, what it mends, and when it waits for the disk."""
+"""The directory store: its format, what it leaves alone, what it repairs, and when it waits for the disk."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ async def test_a_file_that_comes_in_place_of_a_folder(root: Path, monkeypatch: p
 
 @pytest.mark.parametrize("torn", [b"", b"blo", b"blob and more"])
 @pytest.mark.parametrize("durable", [True, False])
-async def test_a_torn_file_of_another_program_is_mended(
+async def test_a_torn_file_of_another_program_is_repaired(
     root: Path, torn: bytes, caplog: pytest.LogCaptureFixture, *, durable: bool
 ) -> None:
     write(path_of(root), torn)

@@ -190,7 +190,7 @@ def test_poisoned_error() -> None:
     assert dict(error.unreplicated) == {"a": (HELLO, OTHER), "b": (OTHER,)}
     assert str(error).endswith("ValueError; a lacks 2 accepted; b lacks 1 accepted")
     (note,) = error.__notes__
-    assert "open the replica anew. An outbox then brings" in note
+    assert "open the replica again. With an outbox it then delivers" in note
 
 
 def test_what_an_error_says_does_not_change() -> None:

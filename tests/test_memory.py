@@ -62,7 +62,7 @@ async def test_replace_adds_what_is_not_there() -> None:
     assert not (await store.put(b"hello")).added
 
 
-async def test_replace_mends_what_is_there() -> None:
+async def test_replace_repairs_what_is_there() -> None:
     store = MemoryStore()
     ref, _ = await store.put(b"hello")
     store._blobs[ref] = b"damaged"

@@ -1,4 +1,4 @@
-"""What an outbox keeps, and how it is paid: under the mock clock, with exact times, and with crashes between steps."""
+"""The outbox and its relays, under the mock clock with exact times, and with crashes between steps."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def filled(*numbers: int) -> MemoryStore:
     return store
 
 
-def owing(*numbers: int, watermark: int = 1) -> Disk:
-    """Return an outbox with debts to ``copy``, under the numbers 1, 2, …."""
+def lacking(*numbers: int, watermark: int = 1) -> Disk:
+    """Return an outbox with entries for ``copy``, under the numbers 1, 2, …."""
     return Disk(["copy"], {(0, seq): ref for seq, ref in enumerate(refs(*numbers), 1)}, watermark)
 
 
@@ -57,16 +57,16 @@ async def test_a_put_returns_when_the_stores_have_it_and_the_outbox_does(
     async with open_with_outbox([SimulatedStore(put=sync, put_many=Batched(sync, 0))], {"copy": copy}, outbox) as store:
         assert await store.put(b"0") == (refs(0)[0], True)
         assert trio.current_time() == expected
-        assert outbox.disk.owed("copy") == [*refs(0)]
-        assert of(store).owed == 1
+        assert outbox.disk.pending("copy") == [*refs(0)]
+        assert of(store).pending == 1
         await store.put_many([b"1", b"2"])
         assert trio.current_time() == 2 * expected
         await store.flush()
-        assert (of(store).owed, outbox.disk.owed("copy")) == (0, [])
+        assert (of(store).pending, outbox.disk.pending("copy")) == (0, [])
     assert tuple(copy.blobs) == refs(0, 1, 2)
 
 
-async def test_a_put_that_the_outbox_refuses_is_no_put(autojump_clock: MockClock) -> None:
+async def test_a_put_that_the_outbox_fails_is_no_put(autojump_clock: MockClock) -> None:
     copy = SimulatedStore()
     outbox = MemoryOutbox(Disk())
     async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
@@ -76,43 +76,43 @@ async def test_a_put_that_the_outbox_refuses_is_no_put(autojump_clock: MockClock
             with pytest.raises(StoreError, match=r"failed: outbox: ReplicaError: the disk is full$"):
                 await put()
             assert store.unreplicated == {"copy": ()}
-            assert of(store).owed == 0
+            assert of(store).pending == 0
         await store.put(b"2")
     assert tuple(copy.blobs) == refs(2)
-    assert outbox.disk.debts == {}
+    assert outbox.disk.entries == {}
     assert outbox.disk.watermark == 5
 
 
-async def test_the_debt_of_a_put_that_a_store_refuses_is_struck_at_once(autojump_clock: MockClock) -> None:
+async def test_the_entry_of_a_put_that_a_store_fails_is_withdrawn_at_once(autojump_clock: MockClock) -> None:
     sync, copy = SimulatedStore(put=2), SimulatedStore()
     sync.fail(BROKEN, "put", count=1)
     outbox = MemoryOutbox(Disk(), 1)
     async with open_with_outbox([sync], {"copy": copy}, outbox) as store:
         with pytest.raises(StoreError, match=r"^put of .* failed: sync-0: OSError: broken$"):
             await store.put(b"0")
-        assert outbox.disk.owed("copy") == [*refs(0)]
+        assert outbox.disk.pending("copy") == [*refs(0)]
         await trio.sleep(1.5)
-        assert outbox.disk.debts == {}
-        assert outbox.disk.watermark == 1, "a crash undoes the strike, and then it has not ended"
+        assert outbox.disk.entries == {}
+        assert outbox.disk.watermark == 1, "a crash undoes the withdrawal, and then it has not ended"
     assert copy.calls == []
     assert outbox.disk.watermark == 2
 
 
-async def test_the_debt_of_a_cancelled_put_is_struck(autojump_clock: MockClock) -> None:
+async def test_the_entry_of_a_cancelled_put_is_withdrawn(autojump_clock: MockClock) -> None:
     sync = SimulatedStore(put=2)
     outbox = MemoryOutbox(Disk(), 1)
     async with open_with_outbox([sync], {"copy": SimulatedStore()}, outbox) as store:
         with trio.move_on_after(1.5) as scope:
             await store.put(b"0")
         assert scope.cancelled_caught
-        with trio.move_on_after(0.5):  # before its debt is on the disk
+        with trio.move_on_after(0.5):  # before its entry is on the disk
             await store.put(b"1")
         await trio.sleep(5)
-        assert of(store).owed == 0
-    assert outbox.disk.debts == {}
+        assert of(store).pending == 0
+    assert outbox.disk.entries == {}
 
 
-async def test_a_put_that_is_cancelled_as_its_commit_carries_strikes(autojump_clock: MockClock) -> None:
+async def test_a_put_that_is_cancelled_as_its_commit_carries_acknowledgements(autojump_clock: MockClock) -> None:
     outbox = MemoryOutbox(Disk(), 1)
     copy = SimulatedStore()
     async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
@@ -121,24 +121,24 @@ async def test_a_put_that_is_cancelled_as_its_commit_carries_strikes(autojump_cl
         with trio.move_on_after(0.5) as scope:
             await store.put(b"1")
         assert trio.current_time() == 2, "a commit that runs can't be withdrawn, so the put may return as well"
-        assert outbox.disk.owed("copy") == [*refs(1)]
+        assert outbox.disk.pending("copy") == [*refs(1)]
         await trio.sleep(2.5)
-        assert outbox.disk.debts == {}
+        assert outbox.disk.entries == {}
     assert tuple(copy.blobs) == (refs(0) if scope.cancelled_caught else refs(0, 1))
 
 
-async def test_a_put_has_its_debt_whether_it_adds_the_blob_or_not(autojump_clock: MockClock) -> None:
+async def test_a_put_has_its_entry_whether_it_adds_the_blob_or_not(autojump_clock: MockClock) -> None:
     copy = SimulatedStore(put=10)
     outbox = MemoryOutbox(Disk())
     async with open_with_outbox([await filled(0)], {"copy": copy}, outbox) as store:
         assert await store.put(b"0") == (refs(0)[0], False)
         assert await store.put(b"0") == (refs(0)[0], False)
-        assert outbox.disk.owed("copy") == [*refs(0, 0)]
+        assert outbox.disk.pending("copy") == [*refs(0, 0)]
         assert store.unreplicated == {"copy": refs(0)}
-        assert repr(store) == "<ReplicaStore open, sync-0; copy: 1 unreplicated, 2 owed>"
+        assert repr(store) == "<ReplicaStore open, sync-0; copy: 1 unreplicated, 2 pending>"
 
 
-async def test_a_put_strikes_no_other_puts_debt(autojump_clock: MockClock) -> None:
+async def test_a_put_withdraws_no_other_puts_entry(autojump_clock: MockClock) -> None:
     sync, copy = SimulatedStore(put=[1, 2]), SimulatedStore(put=100)
     sync.fail(BROKEN, "put", after=1, count=1)
     outbox = MemoryOutbox(Disk(), 0.5)
@@ -153,7 +153,7 @@ async def test_a_put_strikes_no_other_puts_debt(autojump_clock: MockClock) -> No
             await trio.sleep(1)
             crashed = outbox.disk.copy()
             await trio.sleep_forever()
-    assert crashed.owed("copy") == [*refs(0)]
+    assert crashed.pending("copy") == [*refs(0)]
     copy = SimulatedStore()
     async with open_with_outbox([sync], {"copy": copy}, MemoryOutbox(crashed)) as store:
         await store.flush()
@@ -167,7 +167,7 @@ async def test_a_full_queue_holds_up_no_put(autojump_clock: MockClock) -> None:
     async with open_with_outbox([MemoryStore()], stores, outbox, queue_size=2, batch_size=1) as store:
         await put_numbers(store, range(50))
         assert trio.current_time() == 0
-        assert of(store, "slow").owed == 50
+        assert of(store, "slow").pending == 50
         await trio.sleep(0.5)
         assert len(quick.blobs) == 50
         await store.flush()
@@ -176,7 +176,7 @@ async def test_a_full_queue_holds_up_no_put(autojump_clock: MockClock) -> None:
         statistics = of(store, "slow")
         assert (statistics.peak_queued, statistics.blocked_puts, statistics.written) == (2, 0, 50)
         assert statistics.peak_bytes <= 4 * 2
-        await put_numbers(store, [50, 51])  # which it is given without a feeder again
+        await put_numbers(store, [50, 51])  # which it is given without a relay again
         assert store.unreplicated["slow"] == refs(50, 51)
     assert tuple(slow.blobs) == refs(*range(52))
 
@@ -203,7 +203,7 @@ async def test_an_hour_of_outage_loses_nothing_and_holds_up_nothing(autojump_clo
             await store.put(b"%d" % number)
             assert trio.current_time() == pytest.approx(before + 0.001)
             await trio.sleep_until(number + 1)
-        assert of(store).owed > 3500
+        assert of(store).pending > 3500
         assert of(store).peak_queued <= 8
         assert of(store).peak_bytes <= 4 * 16
         await store.flush()
@@ -215,7 +215,7 @@ async def test_an_hour_of_outage_loses_nothing_and_holds_up_nothing(autojump_clo
 # Crashes and what comes after them
 
 
-async def test_what_a_crash_leaves_is_brought_when_it_is_opened_again(autojump_clock: MockClock) -> None:
+async def test_what_a_crash_leaves_is_delivered_when_it_is_opened_again(autojump_clock: MockClock) -> None:
     sync = MemoryStore()
     outbox = MemoryOutbox(Disk())
     with trio.move_on_after(3.5):
@@ -224,81 +224,81 @@ async def test_what_a_crash_leaves_is_brought_when_it_is_opened_again(autojump_c
         ) as store:
             await put_numbers(store, range(20))
             await trio.sleep_forever()
-    assert of(store).owed == 17
+    assert of(store).pending == 17
     copy = SimulatedStore(put=1)
     outbox = MemoryOutbox(outbox.disk.copy())
     async with open_with_outbox([sync], {"copy": copy}, outbox, queue_size=2, batch_size=1) as store:
-        assert of(store).owed == 17
+        assert of(store).pending == 17
         await put_numbers(store, [20])
-        assert of(store).owed == 18
+        assert of(store).pending == 18
     assert tuple(copy.blobs) == refs(*range(3, 21)), "in the order of their puts, and before the block ends"
-    assert outbox.disk.debts == {}
+    assert outbox.disk.entries == {}
     assert trio.current_time() == 3.5 + 18
 
 
-async def test_a_debt_that_no_put_acknowledged_is_struck_if_every_store_misses_it(
+async def test_an_entry_in_doubt_is_withdrawn_if_every_store_misses_its_blob(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    outbox = MemoryOutbox(owing(0, 1, 2, watermark=2))
+    outbox = MemoryOutbox(lacking(0, 1, 2, watermark=2))
     copy = SimulatedStore()
     async with open_with_outbox([await filled(0, 2), MemoryStore()], {"copy": copy}, outbox) as store:
         await store.flush()
-        assert (of(store).owed, of(store).missing, of(store).unreadable) == (0, 0, 0)
+        assert (of(store).pending, of(store).deferred) == (0, 0)
     assert tuple(copy.blobs) == refs(0, 2)
     assert [record.getMessage() for record in caplog.records] == [
-        f"copy is not owed {refs(1)[0]}: its put may never have returned, and no sync store has it"
+        f"{refs(1)[0]} is not pending for copy any more: its put may never have returned, and no sync store has it"
     ]
 
 
 @pytest.mark.parametrize("is_down", [True, False])
-async def test_a_session_that_does_not_settle_a_debt_proves_nothing_of_its_put(
+async def test_an_entry_in_doubt_stays_so_in_sessions_that_leave_it(
     autojump_clock: MockClock, *, is_down: bool
 ) -> None:
-    disk = owing(0, 1)
+    disk = lacking(0, 1)
     stores = [Down() if is_down else MemoryStore(), await filled(1)]
     with trio.CancelScope() as cut:
         async with open_with_outbox(stores, {"copy": SimulatedStore(put=1)}, MemoryOutbox(disk, 0.1)) as store:
             await store.put(b"2")
             if is_down:
-                await trio.sleep(10)  # it comes to the debt, and can't read it
+                await trio.sleep(10)  # it comes to the entry, and can't read it
             cut.cancel()
     assert disk.watermark == 4
     copy = SimulatedStore()
     async with open_with_outbox([MemoryStore(), stores[1]], {"copy": copy}, MemoryOutbox(disk)) as store:
         await store.flush()
-        assert (of(store).owed, of(store).missing) == (0, 0)
-    assert disk.debts == {}
+        assert (of(store).pending, of(store).deferred) == (0, 0)
+    assert disk.entries == {}
 
 
-async def test_an_acknowledged_blob_that_no_store_has_stays_owed(
+async def test_an_acknowledged_blob_that_no_store_has_stays_pending(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox = MemoryOutbox(owing(0, 1, 2, watermark=4))
+    outbox = MemoryOutbox(lacking(0, 1, 2, watermark=4))
     copy = SimulatedStore()
     async with open_with_outbox([await filled(0, 2)], {"copy": copy}, outbox) as store:
-        with pytest.raises(StoreError, match="flush failed: copy: ReplicaError: 1 blobs that it is owed"):
+        with pytest.raises(StoreError, match="flush failed: copy: ReplicaError: 1 of the blobs pending for it"):
             await store.flush()
-        assert (of(store).owed, of(store).missing, of(store).unreadable) == (1, 1, 0)
+        assert (of(store).pending, of(store).deferred) == (1, 1)
     assert tuple(copy.blobs) == refs(0, 2)
-    assert outbox.disk.owed("copy") == [*refs(1)]
+    assert outbox.disk.pending("copy") == [*refs(1)]
     assert [record.getMessage() for record in caplog.records] == [
-        f"copy is owed {refs(1)[0]}, and no sync store has it any more",
-        "the replica is closed, and copy is owed 1 blobs: the outbox keeps them",
+        f"{refs(1)[0]} is deferred for copy, because no sync store has it any more",
+        "the replica is closed with 1 pending for copy: the outbox keeps them",
     ]
 
 
 @pytest.mark.parametrize("watermark", [1, 13])
-async def test_a_few_of_many_debts_that_cant_be_paid_are_logged(
+async def test_a_few_of_many_deferred_entries_are_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, watermark: int
 ) -> None:
-    outbox = MemoryOutbox(owing(*range(12), watermark=watermark))
+    outbox = MemoryOutbox(lacking(*range(12), watermark=watermark))
     stores = [Down()] if watermark == 1 else [MemoryStore()]
     async with open_with_outbox(stores, {"copy": MemoryStore()}, outbox) as store:
-        with pytest.raises(StoreError, match="12 blobs that it is owed"):
+        with pytest.raises(StoreError, match="12 of the blobs pending for it"):
             await store.flush()
-    assert of(store).unreadable + of(store).missing == 12
-    assert sum("copy is owed" in record.getMessage() for record in caplog.records) == 10 + 1
+    assert of(store).deferred == 12
+    assert sum(" for copy" in record.getMessage() for record in caplog.records) == 10 + 1
 
 
 class Down(SimulatedStore):
@@ -310,38 +310,38 @@ class Down(SimulatedStore):
 
 
 @pytest.mark.parametrize("watermark", [1, 3])
-async def test_nothing_is_struck_while_a_store_is_down(autojump_clock: MockClock, watermark: int) -> None:
-    disk = owing(0, 1, watermark=watermark)
-    with pytest.raises(StoreError, match=r"^drain failed: copy: ReplicaError: 1 blobs that it is owed"):
+async def test_nothing_is_withdrawn_while_a_store_is_down(autojump_clock: MockClock, watermark: int) -> None:
+    disk = lacking(0, 1, watermark=watermark)
+    with pytest.raises(StoreError, match=r"^drain failed: copy: ReplicaError: 1 of the blobs pending for it"):
         async with open_with_outbox([Down(), await filled(1)], {"copy": MemoryStore()}, MemoryOutbox(disk)) as store:
             pass
-    assert (of(store).owed, of(store).missing, of(store).unreadable) == (1, 0, 1)
-    assert disk.owed("copy") == [*refs(0)]
+    assert (of(store).pending, of(store).deferred) == (1, 1)
+    assert disk.pending("copy") == [*refs(0)]
     assert disk.watermark == 3
-    assert disk.doubts == ([(1, 3)] if watermark == 1 else [])
+    assert disk.in_doubt == ([(1, 3)] if watermark == 1 else [])
 
 
 async def test_a_store_that_was_emptied_is_no_proof(autojump_clock: MockClock) -> None:
     copy = SimulatedStore()
-    outbox = MemoryOutbox(owing(0, 1))
+    outbox = MemoryOutbox(lacking(0, 1))
     async with open_with_outbox([MemoryStore(), await filled(0, 1)], {"copy": copy}, outbox):
         pass
     assert tuple(copy.blobs) == refs(0, 1)
 
 
 @pytest.mark.parametrize("verify", [True, False])
-async def test_wrong_bytes_are_not_brought(autojump_clock: MockClock, *, verify: bool) -> None:
+async def test_wrong_bytes_are_not_delivered(autojump_clock: MockClock, *, verify: bool) -> None:
     rotten = SimulatedStore()
     await put_numbers(rotten, [0, 1])
     rotten.corrupt(refs(0)[0])
     copy = SimulatedStore()
-    disk = owing(0, 1)
-    with pytest.raises(StoreError, match="1 blobs that it is owed can't be read"):
+    disk = lacking(0, 1)
+    with pytest.raises(StoreError, match="1 of the blobs pending for it can't be read"):
         async with open_with_outbox([rotten], {"copy": copy}, MemoryOutbox(disk), verify=verify) as store:
             pass
-    assert of(store).unreadable == 1
+    assert of(store).deferred == 1
     assert tuple(copy.blobs) == refs(1)
-    assert disk.owed("copy") == [*refs(0)]
+    assert disk.pending("copy") == [*refs(0)]
 
 
 async def test_the_bytes_of_another_blob_are_no_proof_that_one_is_missing(autojump_clock: MockClock) -> None:
@@ -349,42 +349,42 @@ async def test_the_bytes_of_another_blob_are_no_proof_that_one_is_missing(autoju
     await put_numbers(mixed_up, [0, 1])
     mixed_up.corrupt(refs(0)[0], b"1")
     copy = SimulatedStore()
-    disk = owing(0, 1)
-    with pytest.raises(StoreError, match="1 blobs that it is owed can't be read"):
+    disk = lacking(0, 1)
+    with pytest.raises(StoreError, match="1 of the blobs pending for it can't be read"):
         async with open_with_outbox([mixed_up], {"copy": copy}, MemoryOutbox(disk), verify=False):
             pass
-    assert disk.owed("copy") == [*refs(0)]
+    assert disk.pending("copy") == [*refs(0)]
     assert tuple(copy.blobs) == refs(1)
 
 
-async def test_the_bodys_exception_wins_and_tells_what_is_not_brought(autojump_clock: MockClock) -> None:
+async def test_the_bodys_exception_wins_and_tells_what_is_not_delivered(autojump_clock: MockClock) -> None:
     with pytest.raises(KeyError) as caught:
-        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(owing(0, watermark=2))):
+        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(lacking(0, watermark=2))):
             raise KeyError(0)
     (note,) = caught.value.__notes__
     assert note == (
-        "Moreover, drain failed: copy: ReplicaError: 1 blobs that it is owed can't be read from any sync store, and 1"
-        " of these none has any more: see the log, or trio-replica outbox"
+        "Moreover, drain failed: copy: ReplicaError: 1 of the blobs pending for it can't be read from any sync store, "
+        "and 1 of them no sync store has any more: see the log, or trio-replica outbox"
     )
 
 
-async def test_debts_to_a_name_that_is_gone_are_kept_and_told(
+async def test_entries_for_a_name_that_is_gone_are_kept_and_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk = owing(0, 1)
+    disk = lacking(0, 1)
     async with open_with_outbox([await filled(0, 1)], {"other": MemoryStore()}, MemoryOutbox(disk)) as store:
         await put_numbers(store, [2])
         await store.flush()
-    assert disk.owed("copy") == [*refs(0, 1)]
+    assert disk.pending("copy") == [*refs(0, 1)]
     assert [record.getMessage() for record in caplog.records] == [
-        "the outbox has 2 debts to copy, which is no async store: they are kept"
+        "the outbox has 2 pending for copy, which is no async store: it keeps them"
     ]
 
 
 # Poison, flush and the end
 
 
-async def test_a_poisoned_stores_debts_stay(autojump_clock: MockClock) -> None:
+async def test_a_poisoned_stores_entries_stay(autojump_clock: MockClock) -> None:
     bad, good = SimulatedStore(put=1), SimulatedStore(put=1)
     bad.fail(BROKEN, after=3)
     outbox = MemoryOutbox(Disk())
@@ -399,8 +399,8 @@ async def test_a_poisoned_stores_debts_stay(autojump_clock: MockClock) -> None:
                 await store.put(b"10")
             raise PoisonedError({"bad": BROKEN})
     assert tuple(good.blobs) == refs(*range(10)), "the others get theirs"
-    assert outbox.disk.owed("bad") == [*refs(*range(3, 10))]
-    assert of(store, "bad").owed == 7
+    assert outbox.disk.pending("bad") == [*refs(*range(3, 10))]
+    assert of(store, "bad").pending == 7
     bad.recover()
     async with open_with_outbox([sync], {"bad": bad, "good": good}, outbox, queue_size=1, batch_size=1) as store:
         await store.flush()
@@ -408,19 +408,19 @@ async def test_a_poisoned_stores_debts_stay(autojump_clock: MockClock) -> None:
     assert len(good.calls) == 10
 
 
-async def test_a_store_that_fails_at_once_as_it_is_fed(autojump_clock: MockClock) -> None:
-    """The feeder waits for room, is woken, and only then finds that the worker is gone."""
+async def test_a_store_that_fails_at_once_as_it_catches_up(autojump_clock: MockClock) -> None:
+    """The relay waits for room, is woken, and only then finds that the worker is gone."""
 
     class Failing(SimulatedStore):
         async def put(self, blob: object) -> Any:  # no checkpoint: that is the point
             raise BROKEN
 
-    outbox = MemoryOutbox(owing(*range(9)))
+    outbox = MemoryOutbox(lacking(*range(9)))
     with pytest.raises(PoisonedError):
         async with open_with_outbox([await filled(*range(9))], {"copy": Failing()}, outbox, queue_size=1) as store:
             await store.flush()
-    assert of(store).owed == 9
-    assert len(outbox.disk.debts) == 9
+    assert of(store).pending == 9
+    assert len(outbox.disk.entries) == 9
 
 
 @pytest.mark.parametrize("grace", [0, math.inf])
@@ -429,32 +429,32 @@ async def test_a_sync_store_that_asks_to_exit_as_it_is_read(
 ) -> None:
     asking = SimulatedStore()
     asking.fail(SystemExit(3), "get")
-    outbox = MemoryOutbox(owing(0, 1))
+    outbox = MemoryOutbox(lacking(0, 1))
     with pytest.raises(SystemExit):
         async with open_with_outbox([asking], {"copy": SimulatedStore()}, outbox, grace=grace) as store:
             with trio.CancelScope(shield=True), pytest.raises(trio.ClosedResourceError):
                 await store.flush()
             await trio.sleep_forever()
     assert [record.getMessage() for record in caplog.records] == [
-        "the replica is closed, and copy is owed 2 blobs: the outbox keeps them"
+        "the replica is closed with 2 pending for copy: the outbox keeps them"
     ]
 
 
 @pytest.mark.parametrize("is_shielded", [True, False])
-async def test_an_async_store_that_asks_to_exit_as_it_is_fed(
+async def test_an_async_store_that_asks_to_exit_as_it_catches_up(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, *, is_shielded: bool
 ) -> None:
-    """The feeder waits for room, which nobody makes any more."""
+    """The relay waits for room, which nobody makes any more."""
     asking = SimulatedStore(put=1)
     asking.fail(SystemExit(3))
-    outbox = MemoryOutbox(owing(*range(9)))
+    outbox = MemoryOutbox(lacking(*range(9)))
     with pytest.raises(SystemExit):
         async with open_with_outbox([await filled(*range(9))], {"copy": asking}, outbox, queue_size=1):
             with trio.CancelScope(shield=is_shielded):
                 await trio.sleep(10)
     assert trio.current_time() == (10 if is_shielded else 1)
     assert [record.getMessage() for record in caplog.records] == [
-        "the replica is closed, and copy is owed 9 blobs: the outbox keeps them"
+        "the replica is closed with 9 pending for copy: the outbox keeps them"
     ]
 
 
@@ -481,7 +481,7 @@ async def test_a_flush_waits_for_what_was_put_before_it_alone(autojump_clock: Mo
         await flushed.done.wait()
         assert flushed.at == pytest.approx(0.25 + 4, abs=0.75)
         assert set(refs(*range(4))) <= set(copy.blobs)
-        assert of(store).owed > 12
+        assert of(store).pending > 12
 
 
 async def test_a_flush_ends_when_the_replica_is_closed(autojump_clock: MockClock) -> None:
@@ -496,7 +496,9 @@ async def test_a_flush_ends_when_the_replica_is_closed(autojump_clock: MockClock
         assert len(copy.blobs) == 9
 
 
-async def test_a_flush_commits_the_strikes_that_a_failed_put_had_taken_along(autojump_clock: MockClock) -> None:
+async def test_a_flush_commits_the_acknowledgements_that_a_failed_put_had_taken_along(
+    autojump_clock: MockClock,
+) -> None:
     outbox = MemoryOutbox(Disk(), 1)
     async with (
         open_with_outbox([MemoryStore()], {"copy": SimulatedStore()}, outbox) as store,
@@ -509,12 +511,12 @@ async def test_a_flush_commits_the_strikes_that_a_failed_put_had_taken_along(aut
         outbox.failures.append(FULL)
         await store.flush()
         assert isinstance(failing.error, StoreError)
-        assert (of(store).owed, outbox.disk.owed("copy")) == (0, [])
+        assert (of(store).pending, outbox.disk.pending("copy")) == (0, [])
 
 
 async def test_what_a_cancelled_flush_has_not_told_the_end_tells(autojump_clock: MockClock) -> None:
-    outbox = MemoryOutbox(owing(0, watermark=2))
-    with pytest.raises(StoreError, match=r"^drain failed: copy: ReplicaError: 1 blobs that it is owed"):
+    outbox = MemoryOutbox(lacking(0, watermark=2))
+    with pytest.raises(StoreError, match=r"^drain failed: copy: ReplicaError: 1 of the blobs pending for it"):
         async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
             await trio.testing.wait_all_tasks_blocked()
             outbox.is_stuck = True
@@ -525,7 +527,7 @@ async def test_what_a_cancelled_flush_has_not_told_the_end_tells(autojump_clock:
 
 
 @pytest.mark.parametrize(("grace", "written"), [(0, 2), (2.5, 4)])
-async def test_a_cut_exit_stops_the_feeder_and_strikes_what_is_written(
+async def test_a_cut_exit_stops_the_relay_and_acknowledges_what_is_written(
     autojump_clock: MockClock, grace: float, written: int
 ) -> None:
     copy = SimulatedStore(put=1)
@@ -536,11 +538,11 @@ async def test_a_cut_exit_stops_the_feeder_and_strikes_what_is_written(
             await store.put_many([b"%d" % number for number in range(20)])
             await trio.sleep_forever()
     assert tuple(copy.blobs) == refs(*range(written))
-    assert outbox.disk.owed("copy") == [*refs(*range(written, 20))]
-    assert of(store).owed == 20 - written
+    assert outbox.disk.pending("copy") == [*refs(*range(written, 20))]
+    assert of(store).pending == 20 - written
 
 
-async def test_the_last_strikes_have_a_limited_time(
+async def test_the_last_acknowledgements_have_a_limited_time(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = MemoryOutbox(Disk(), 1)
@@ -549,25 +551,27 @@ async def test_the_last_strikes_have_a_limited_time(
         await trio.testing.wait_all_tasks_blocked()
         outbox.is_stuck = True
     assert trio.current_time() == 1 + 5
-    assert of(store).owed == 1
+    assert of(store).pending == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "the replica is closed, and copy is owed 1 blobs: the outbox keeps them"
+        "the replica is closed with 1 pending for copy: the outbox keeps them"
     ]
 
 
-async def test_last_strikes_that_fail_are_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_last_acknowledgements_that_fail_are_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     outbox = MemoryOutbox(Disk())
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
         await put_numbers(store, [0])
         await trio.testing.wait_all_tasks_blocked()
         outbox.failures.append(FULL)
-    assert outbox.disk.owed("copy") == [*refs(0)]
+    assert outbox.disk.pending("copy") == [*refs(0)]
     assert caplog.records[0].getMessage() == (
-        "debts that are paid can't be struck, so they will be paid again: the disk is full"
+        "delivered blobs can't be acknowledged, so they will be delivered again: the disk is full"
     )
 
 
-async def test_an_interruption_of_the_last_strikes_comes_out(autojump_clock: MockClock) -> None:
+async def test_an_interruption_of_the_last_acknowledgements_comes_out(autojump_clock: MockClock) -> None:
     outbox = MemoryOutbox(Disk())
     with pytest.raises(KeyboardInterrupt):
         async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
@@ -576,7 +580,7 @@ async def test_an_interruption_of_the_last_strikes_comes_out(autojump_clock: Moc
 
 
 @pytest.mark.parametrize("sync_calls", ["awaited"], indirect=True)
-async def test_a_put_that_outlasts_the_block_is_struck_if_it_can_be(autojump_clock: MockClock) -> None:
+async def test_a_put_that_outlasts_the_block_is_withdrawn_if_it_can_be(autojump_clock: MockClock) -> None:
     class Stubborn(SimulatedStore):
         async def put(self, blob: Any) -> PutResult:
             with trio.CancelScope(shield=True):
@@ -590,30 +594,30 @@ async def test_a_put_that_outlasts_the_block_is_struck_if_it_can_be(autojump_clo
             await trio.sleep(1)
     assert isinstance(putting.error, trio.ClosedResourceError)
     assert putting.at == 5
-    assert outbox.disk.owed("copy") == [*refs(0)], "it is in doubt at the next opening"
+    assert outbox.disk.pending("copy") == [*refs(0)], "it is in doubt at the next opening"
     assert outbox.disk.watermark == 1
 
 
 # Strikes
 
 
-async def test_strikes_ride_with_the_next_put_or_are_committed_in_time(autojump_clock: MockClock) -> None:
+async def test_acknowledgements_ride_with_the_next_put_or_are_committed_in_time(autojump_clock: MockClock) -> None:
     outbox = MemoryOutbox(Disk())
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
         await put_numbers(store, [0])
         await trio.sleep(0.05)
         await put_numbers(store, [1])
-        assert (outbox.commits, outbox.disk.owed("copy")) == (2, [*refs(1)])
+        assert (outbox.commits, outbox.disk.pending("copy")) == (2, [*refs(1)])
         await trio.sleep(0.04)
         assert outbox.commits == 2
         await trio.sleep(0.02)
-        assert (outbox.commits, outbox.disk.owed("copy")) == (3, [])
+        assert (outbox.commits, outbox.disk.pending("copy")) == (3, [])
         await trio.sleep(10)
         assert outbox.commits == 3
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_soon_after_a_put_has_returned_a_crash_leaves_no_doubt_of_it(
+async def test_soon_after_a_put_has_returned_a_crash_leaves_it_not_in_doubt(
     autojump_clock: MockClock, fails: bool
 ) -> None:
     outbox, copy = MemoryOutbox(Disk()), SimulatedStore()
@@ -632,12 +636,12 @@ async def test_soon_after_a_put_has_returned_a_crash_leaves_no_doubt_of_it(
             assert outbox.commits == commits
             scope.cancel()
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(after)) as store:
-        with pytest.raises(StoreError, match="3 blobs that it is owed can't be read"):
+        with pytest.raises(StoreError, match="3 of the blobs pending for it can't be read"):
             await store.flush()
-    assert after.owed("copy") == [*refs(0, 1, 2)], "what returned is owed, though the sync store was emptied"
+    assert after.pending("copy") == [*refs(0, 1, 2)], "what returned is pending, though the sync store was emptied"
 
 
-async def test_strikes_that_fail_are_kept_for_the_next_commit(
+async def test_acknowledgements_that_fail_are_kept_for_the_next_commit(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = MemoryOutbox(Disk())
@@ -647,15 +651,15 @@ async def test_strikes_that_fail_are_kept_for_the_next_commit(
         await trio.sleep(0.35)
         with pytest.raises(StoreError, match="flush failed: outbox: ReplicaError: the disk is full"):
             await store.flush()
-        assert (of(store).owed, outbox.disk.owed("copy")) == (1, [*refs(0)])
+        assert (of(store).pending, outbox.disk.pending("copy")) == (1, [*refs(0)])
         await trio.sleep(0.1)
-        assert (of(store).owed, outbox.disk.owed("copy")) == (0, [])
+        assert (of(store).pending, outbox.disk.pending("copy")) == (0, [])
     assert [record.getMessage() for record in caplog.records] == [
-        "debts that are paid can't be struck: ReplicaError: the disk is full"
+        "delivered blobs can't be acknowledged: ReplicaError: the disk is full"
     ]
 
 
-async def test_a_flush_waits_for_strikes_that_another_commit_carries(autojump_clock: MockClock) -> None:
+async def test_a_flush_waits_for_acknowledgements_that_another_commit_carries(autojump_clock: MockClock) -> None:
     outbox = MemoryOutbox(Disk(), 0.03)
     async with (
         open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store,
@@ -663,20 +667,20 @@ async def test_a_flush_waits_for_strikes_that_another_commit_carries(autojump_cl
     ):
         await store.put(b"0")
         await trio.testing.wait_all_tasks_blocked()
-        putting = Ended(nursery, store.put, b"1")  # whose commit has the strike of the first
+        putting = Ended(nursery, store.put, b"1")  # whose commit has the acknowledgement of the first
         await trio.sleep(0.01)
         outbox.failures.append(FULL)
         await store.flush()
         assert isinstance(putting.error, StoreError)
-        assert outbox.disk.owed("copy") == []
-        assert of(store).owed == 0
+        assert outbox.disk.pending("copy") == []
+        assert of(store).pending == 0
 
 
-async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
+async def test_too_many_acknowledgements_hold_up_the_worker_and_fail_puts(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
-    outbox = MemoryOutbox(owing(*range(9)))
+    monkeypatch.setattr(internals, "UNCOMMITTED_LIMIT", 3)
+    outbox = MemoryOutbox(lacking(*range(9)))
     copy = SimulatedStore(put=0.01)
     sync = await filled(*range(9))
     async with open_with_outbox([sync], {"copy": copy}, outbox, batch_size=2) as store:
@@ -684,7 +688,7 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
         outbox.is_full = True
         await trio.sleep(0.5)
         assert len(copy.blobs) == 4
-        with pytest.raises(StoreError, match="outbox: ReplicaError: 4 debts that are paid can't be struck"):
+        with pytest.raises(StoreError, match="outbox: ReplicaError: 4 delivered blobs can't be acknowledged"):
             await store.put(b"9")
         assert refs(9)[0] not in copy.blobs
         with pytest.raises(StoreError, match=r"^flush failed: outbox: ReplicaError: the disk is full$"):
@@ -693,7 +697,7 @@ async def test_too_many_strikes_hold_up_the_worker_and_refuse_puts(
         await store.flush()
         assert len(copy.blobs) == 9
         await store.put(b"10")
-    assert outbox.disk.debts == {}
+    assert outbox.disk.entries == {}
 
 
 async def test_a_flush_that_is_cancelled_leaves_it_to_others_to_say_how_far_puts_have_ended(
@@ -706,8 +710,8 @@ async def test_a_flush_that_is_cancelled_leaves_it_to_others_to_say_how_far_puts
             await put_numbers(store, [0])
             outbox.is_stuck = True
             with trio.move_on_after(0.01) as flushing:
-                assert store._debts is not None
-                await store._debts.outbox.settle()
+                assert store._delivery is not None
+                await store._delivery.outbox.commit()
             assert flushing.cancelled_caught
             outbox.is_stuck = False
             await trio.sleep(0.1)
@@ -716,25 +720,25 @@ async def test_a_flush_that_is_cancelled_leaves_it_to_others_to_say_how_far_puts
     assert watermark == 2
 
 
-async def test_strikes_that_wait_for_a_commit_refuse_no_put(
+async def test_acknowledgements_that_wait_for_a_commit_fail_no_put(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(internals, "PENDING_LIMIT", 2)
+    monkeypatch.setattr(internals, "UNCOMMITTED_LIMIT", 2)
     outbox = MemoryOutbox(Disk())
     async with open_with_outbox([MemoryStore()], {"one": MemoryStore(), "other": MemoryStore()}, outbox) as store:
         await store.put_many([b"0", b"1", b"2"])
         await trio.sleep(0.01)
-        assert (outbox.commits, of(store, "one").owed, of(store, "other").owed) == (1, 3, 3)
+        assert (outbox.commits, of(store, "one").pending, of(store, "other").pending) == (1, 3, 3)
         await store.put(b"3")
-        assert (outbox.commits, of(store, "one").owed, of(store, "other").owed) == (2, 1, 1)
-    assert outbox.disk.debts == {}
+        assert (outbox.commits, of(store, "one").pending, of(store, "other").pending) == (2, 1, 1)
+    assert outbox.disk.entries == {}
 
 
-async def test_a_flush_that_waits_as_strikes_become_too_many_is_told(
+async def test_a_flush_that_waits_as_acknowledgements_become_too_many_is_told(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
-    outbox = MemoryOutbox(owing(*range(9)))
+    monkeypatch.setattr(internals, "UNCOMMITTED_LIMIT", 3)
+    outbox = MemoryOutbox(lacking(*range(9)))
     async with (
         open_with_outbox([await filled(*range(9))], {"copy": SimulatedStore(put=1)}, outbox, batch_size=2) as store,
         trio.open_nursery() as nursery,
@@ -745,23 +749,25 @@ async def test_a_flush_that_waits_as_strikes_become_too_many_is_told(
         await flushed.done.wait()
         assert isinstance(flushed.error, StoreError)
         outbox.is_full = False
-    assert outbox.disk.debts == {}
+    assert outbox.disk.entries == {}
 
 
-async def test_too_many_strikes_hold_up_the_feeder(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "PENDING_LIMIT", 3)
-    outbox = MemoryOutbox(owing(*range(100)))
+async def test_too_many_acknowledgements_hold_up_the_relay(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "UNCOMMITTED_LIMIT", 3)
+    outbox = MemoryOutbox(lacking(*range(100)))
     outbox.is_full = True
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox, batch_size=2) as store:
         await trio.sleep(10)
-        with pytest.raises(StoreError, match="outbox: ReplicaError: 4 debts that are paid can't be struck"):
+        with pytest.raises(StoreError, match="outbox: ReplicaError: 4 delivered blobs can't be acknowledged"):
             await store.put(b"new")
         outbox.is_full = False
         await store.flush()
-    assert outbox.disk.debts == {}
+    assert outbox.disk.entries == {}
 
 
-async def test_puts_that_fail_beside_an_outbox_that_fails_are_struck_later(autojump_clock: MockClock) -> None:
+async def test_puts_that_fail_beside_an_outbox_that_fails_are_withdrawn_later(autojump_clock: MockClock) -> None:
     """A commit may have reported an error and persist all the same."""
 
     class Persisting(MemoryOutbox):
@@ -773,15 +779,15 @@ async def test_puts_that_fail_beside_an_outbox_that_fails_are_struck_later(autoj
     outbox = Persisting(Disk())
     copy = SimulatedStore(put=1)
     async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, queue_size=1, batch_size=1) as store:
-        await put_numbers(store, range(4))  # so that it is behind
+        await put_numbers(store, range(4))  # so that it has a backlog
         await trio.testing.wait_all_tasks_blocked()
         outbox.failures.append(FULL)
         with pytest.raises(StoreError, match="outbox"):
             await store.put(b"4")
-        assert outbox.disk.owed("copy")[-1] == refs(4)[0]
+        assert outbox.disk.pending("copy")[-1] == refs(4)[0]
         await store.flush()
         assert tuple(copy.blobs) == refs(*range(4))
-    assert outbox.disk.debts == {}
+    assert outbox.disk.entries == {}
 
 
 @pytest.mark.parametrize("is_many", [False, True])
@@ -822,19 +828,19 @@ def test_a_put_that_is_interrupted_as_it_begins_or_ends_is_not_under_way(
 
 
 async def test_an_outbox_that_cant_be_read_is_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    outbox = MemoryOutbox(owing(0, 1))
+    outbox = MemoryOutbox(lacking(0, 1))
     outbox.failures.append(FULL)
     async with open_with_outbox([await filled(0, 1)], {"copy": MemoryStore()}, outbox) as store:
         with pytest.raises(StoreError, match=r"^flush failed: copy: ReplicaError: the disk is full$"):
             await store.flush()
         await store.put(b"2")
-    assert of(store).owed == 3
-    assert caplog.records[0].getMessage() == "copy is fed no more in this session: ReplicaError: the disk is full"
+    assert of(store).pending == 3
+    assert caplog.records[0].getMessage() == "copy does not catch up in this session: ReplicaError: the disk is full"
 
 
-async def test_what_is_put_while_a_store_catches_up_is_brought_too(autojump_clock: MockClock) -> None:
+async def test_what_is_put_while_a_store_catches_up_is_delivered_too(autojump_clock: MockClock) -> None:
     """The page that finds nothing left is under way when another put ends."""
-    outbox = MemoryOutbox(owing(0), 1)
+    outbox = MemoryOutbox(lacking(0), 1)
     copy = SimulatedStore()
     async with open_with_outbox([await filled(0)], {"copy": copy}, outbox) as store, trio.open_nursery() as nursery:
         for number in range(1, 40):
@@ -842,10 +848,10 @@ async def test_what_is_put_while_a_store_catches_up_is_brought_too(autojump_cloc
             await trio.sleep(0.13)
         await store.flush()
         assert set(copy.blobs) == set(refs(*range(40)))
-        assert of(store).owed == 0
+        assert of(store).pending == 0
 
 
-async def test_a_feeder_does_not_pass_a_put_that_is_under_way(autojump_clock: MockClock) -> None:
+async def test_a_relay_does_not_pass_a_put_that_is_under_way(autojump_clock: MockClock) -> None:
     sync = SimulatedStore(put=[0, 0, 0, 10, 0])
     copy = SimulatedStore(put=1)
     outbox = MemoryOutbox(Disk())
@@ -869,11 +875,11 @@ async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> N
     sync, copy = SimulatedStore(), SimulatedStore()
     await put_numbers(sync, [0, 2])
     sync.corrupt(refs(0)[0])
-    outbox = MemoryOutbox(owing(0, 1, 2, watermark=2))
+    outbox = MemoryOutbox(lacking(0, 1, 2, watermark=2))
     with pytest.raises(StoreError, match="drain"):
         async with open_with_outbox([sync], {"copy": copy}, outbox) as store:
             pass
-    assert (of(store).unreadable, of(store).missing, of(store).owed) == (1, 0, 1)
+    assert (of(store).deferred, of(store).pending) == (1, 1)
     assert tuple(copy.blobs) == refs(2)
 
 
@@ -884,7 +890,7 @@ async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) 
     rotten = SimulatedStore()
     await put_numbers(rotten, [0, 1])
     rotten.corrupt(refs(0)[0])
-    async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(owing(0, 1))) as store:
+    async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(lacking(0, 1))) as store:
         gc.collect()
         gc.disable()
         try:
@@ -896,7 +902,7 @@ async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) 
             gc.enable()
 
 
-async def test_blobs_of_a_debt_are_read_as_a_get_reads_them(autojump_clock: MockClock) -> None:
+async def test_a_relay_reads_blobs_as_a_get_does(autojump_clock: MockClock) -> None:
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(Disk())) as store:
         assert await store.put_many([]) == []
         await store.put(bytearray(b"0"))
@@ -908,7 +914,7 @@ async def test_blobs_of_a_debt_are_read_as_a_get_reads_them(autojump_clock: Mock
 # The door
 
 
-def test_names_hold_the_debts() -> None:
+def test_entries_are_kept_by_name() -> None:
     with pytest.raises(ValueError, match=r"^with an outbox, async_stores has to be a mapping"):
         replica.open([MemoryStore()], [MemoryStore()], outbox="outbox.db")
 

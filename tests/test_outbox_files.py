@@ -126,7 +126,7 @@ async def test_a_disk_that_gets_full_and_has_room_again(path: Path, monkeypatch:
             ref, _ = await store.put(b"%d" % number)
         except StoreError as error:
             assert list(error.failures) == ["outbox"]
-            refused.append(number)
+            failed.append(number)
             messages.add(str(error.failures["outbox"]))
         else:
             acknowledged.add(ref)
@@ -138,26 +138,26 @@ async def test_a_disk_that_gets_full_and_has_room_again(path: Path, monkeypatch:
 
     disk = Disk(monkeypatch, 9)
     acknowledged: set[Ref] = set()
-    refused: list[int] = []
+    failed: list[int] = []
     messages: set[str] = set()
     with Held() as held:
         async with replica.open_sqlite(path.with_name("far.db")) as far, trio.open_nursery() as nursery:
-            nursery.start_soon(far._writer.run, held)  # so that debts pile up
+            nursery.start_soon(far._writer.run, held)  # so that entries pile up
             async with replica.open([MemoryStore()], {"far": far}, outbox=path, queue_size=1) as store:
                 for first in range(0, 500, 50):
                     await put_at_once(first)
                 assert len(acknowledged) > 100
-                assert len(refused) > 50
+                assert len(failed) > 50
                 assert messages == {f"{path}: the disk of the outbox is full: make room (SQLITE_FULL)"}
-                assert store.statistics().async_stores["far"].owed == len(acknowledged)
+                assert store.statistics().async_stores["far"].pending == len(acknowledged)
                 disk.pages = 1000
                 there = len(acknowledged)
                 await put_at_once(500)
                 assert len(acknowledged) == there + 50
-                for number in refused:
+                for number in failed:
                     await put(number)
                 assert len(acknowledged) == 550
                 held.release()
                 await store.flush()
-                assert store.statistics().async_stores["far"].owed == 0
+                assert store.statistics().async_stores["far"].pending == 0
                 assert {ref async for ref in far.list_refs()} == acknowledged

@@ -29,24 +29,24 @@ class Folder:
     def __init__(self, path: str) -> None:
         os.mkdir(path)
         self.path = path
-        self.owed = 0
+        self.pending = 0
         self._checked: set[str] = set()
         self._unchecked: set[str] = set()
 
     async def kill_puts(self, server: ForkServer, seed: str, count: int) -> None:
-        """Let a process put, on top of what is owed already, and kill it after so many acknowledgements."""
+        """Let a process put, on top of what is pending already, and kill it after so many acknowledgements."""
         told = await server.run("put", self.path, seed, kill_after=("acknowledged", count))
         assert told["ended"] == KILLED
         assert len(told["acknowledged"]) >= count
         self._unchecked.update(told["acknowledged"])
 
     async def kill_catching_up(self, server: ForkServer, count: int) -> None:
-        """Let a process pay debts, and kill it after so many writes to async stores."""
+        """Let a process deliver the backlog, and kill it after so many writes to async stores."""
         told = await server.run("catch_up", self.path, kill_after=("written", count))
         assert told["ended"] == KILLED
 
     async def check(self, server: ForkServer) -> None:
-        """Check that what is owed is paid, and that every store has all since the last check."""
+        """Check that what is pending is delivered, and that every store has all since the last check."""
         await self._check(server, self._unchecked)
         self._checked |= self._unchecked
         self._unchecked = set()
@@ -57,7 +57,7 @@ class Folder:
     async def _check(self, server: ForkServer, refs: set[str]) -> None:
         told: Told = await server.run("check", self.path, *refs)
         assert (told["problem"], told["ended"]) == ([], ["0"])
-        self.owed += int(told["owed"][0])
+        self.pending += int(told["pending"][0])
 
 
 async def kill_again_and_again(path: str, counts: Sequence[int]) -> None:
@@ -74,7 +74,7 @@ async def kill_again_and_again(path: str, counts: Sequence[int]) -> None:
                         await folder.kill_puts(server, f"{count} more", draw.randrange(1, 30))
                 await folder.check(server)
             await folder.check_all(server)
-            assert folder.owed > 100
+            assert folder.pending > 100
             shutil.rmtree(path)
 
 

@@ -1,4 +1,4 @@
-"""Reads that heal: the fallback, and what is written back, under the mock clock with exact times; and real stores."""
+"""Read repair: the fallback, and what is written back, under the mock clock with exact times; and real stores."""
 
 from __future__ import annotations
 
@@ -96,18 +96,18 @@ FALLBACK: list[tuple[Scenario, Scenario, float, set[str] | None]] = [
 
 
 @OPERATIONS
-@pytest.mark.parametrize(("sync", "behind", "at", "failed"), FALLBACK)
+@pytest.mark.parametrize(("sync", "spare", "at", "failed"), FALLBACK)
 async def test_the_fallback_is_asked_after_the_sync_stores(
     autojump_clock: MockClock,
     sync_calls: str,
     *,
     operation: str,
     sync: Scenario,
-    behind: Scenario,
+    spare: Scenario,
     at: float,
     failed: set[str] | None,
 ) -> None:
-    stores, others = await open_answering(*sync), await open_answering(*behind)
+    stores, others = await open_answering(*sync), await open_answering(*spare)
     async with replica.open(stores, others, fallback=[f"async-{place}" for place in range(len(others))]) as store:
         tasks = trio.lowlevel.current_statistics().tasks_living
         if failed:
@@ -140,11 +140,11 @@ CONTAINS: list[tuple[Scenario, Scenario, float, bool | set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("sync", "behind", "at", "expected"), CONTAINS)
+@pytest.mark.parametrize(("sync", "spare", "at", "expected"), CONTAINS)
 async def test_contains_asks_the_fallback_too(
-    autojump_clock: MockClock, sync: Scenario, behind: Scenario, at: float, expected: bool | set[str]
+    autojump_clock: MockClock, sync: Scenario, spare: Scenario, at: float, expected: bool | set[str]
 ) -> None:
-    stores, others = await open_answering(*sync), await open_answering(*behind)
+    stores, others = await open_answering(*sync), await open_answering(*spare)
     async with replica.open(stores, others, fallback=[f"async-{place}" for place in range(len(others))]) as store:
         if isinstance(expected, set):
             with pytest.raises(StoreError) as caught:
@@ -176,41 +176,41 @@ async def test_the_fallback_has_an_order_of_its_own(autojump_clock: MockClock) -
 
 
 async def test_get_many_asks_the_fallback_for_what_is_lacking(autojump_clock: MockClock) -> None:
-    sync, behind, other = SimulatedStore(get=1), SimulatedStore(get=1), SimulatedStore(get=1)
+    sync, spare, other = SimulatedStore(get=1), SimulatedStore(get=1), SimulatedStore(get=1)
     one, two, three, four, five = refs(1, 2, 3, 4, 5)
     await put_numbers(sync, [1, 2, 3])
     sync.corrupt(two)
-    await put_numbers(behind, [1, 2, 4])
-    async with replica.open([sync], {"behind": behind, "other": other}, fallback=["behind"]) as store:
+    await put_numbers(spare, [1, 2, 4])
+    async with replica.open([sync], {"spare": spare, "other": other}, fallback=["spare"]) as store:
         assert list((await store.get_many([four, one, five, three])).items()) == [
             (four, b"4"),
             (one, b"1"),
             (three, b"3"),
         ]
-        assert [call.refs for call in behind.calls if call.operation == "get"] == [(four,), (five,)]
+        assert [call.refs for call in spare.calls if call.operation == "get"] == [(four,), (five,)]
         assert await store.get_many([two, three]) == {two: b"2", three: b"3"}
         assert await store.get_many([one, three]) == {one: b"1", three: b"3"}
-        assert len(asked(behind, "get")) == 3
-        behind.fail(BROKEN, "get")
+        assert len(asked(spare, "get")) == 3
+        spare.fail(BROKEN, "get")
         with pytest.raises(StoreError) as caught:
             await store.get_many([one, two])
         assert {name: type(failure) for name, failure in caught.value.failures.items()} == {
             "sync-0": CorruptBlobError,
-            "behind": OSError,
+            "spare": OSError,
         }
     assert asked(other, "get") == []
 
 
 async def test_listings_are_those_of_the_sync_stores(autojump_clock: MockClock) -> None:
-    sync, behind = await open_answering(("miss", 1), ("hit", 1))
-    async with replica.open([sync], [behind], fallback=["async-0"]) as store:
+    sync, spare = await open_answering(("miss", 1), ("hit", 1))
+    async with replica.open([sync], [spare], fallback=["async-0"]) as store:
         assert await store.list_page(Ref.ZERO, 10) == []
         assert [ref async for ref in store.list_refs()] == []
 
 
 async def test_a_blob_that_waits_for_the_fallback_is_not_there_yet(autojump_clock: MockClock) -> None:
-    sync, behind = SimulatedStore(), SimulatedStore(put=3)
-    async with replica.open([sync], [behind], fallback=["async-0"]) as store:
+    sync, spare = SimulatedStore(), SimulatedStore(put=3)
+    async with replica.open([sync], [spare], fallback=["async-0"]) as store:
         await store.put(DATA)
         await sync.delete(REF)
         with pytest.raises(BlobNotFoundError):
@@ -220,12 +220,12 @@ async def test_a_blob_that_waits_for_the_fallback_is_not_there_yet(autojump_cloc
 
 
 async def test_a_replica_that_is_poisoned_or_closed_while_the_fallback_is_asked(autojump_clock: MockClock) -> None:
-    (sync,), (behind, slow) = await open_answering(("miss", 2)), await open_answering(("miss", 3), ("hit", 2))
+    (sync,), (spare, slow) = await open_answering(("miss", 2)), await open_answering(("miss", 3), ("hit", 2))
     other = SimulatedStore(put=1)
     other.fail(BROKEN, "put")
-    others = {"behind": behind, "slow": slow, "other": other}
+    others = {"spare": spare, "slow": slow, "other": other}
     async with trio.open_nursery() as nursery:
-        async with replica.open([sync], others, fallback=["behind", "slow"], repair_reads=True) as store:
+        async with replica.open([sync], others, fallback=["spare", "slow"], repair_reads=True) as store:
             under_way = [Ended(nursery, read, store, operation) for operation in ("get", "get_many")]
             has = Ended(nursery, store.contains, REF)
             await store.put(b"poison")
@@ -260,14 +260,14 @@ async def test_a_replica_that_is_closed_waits_for_no_hedge(
 
 
 async def test_a_get_that_is_cancelled_while_the_fallback_is_asked(autojump_clock: MockClock, sync_calls: str) -> None:
-    (sync,), (behind,) = await open_answering(("miss", 1)), await open_answering(("hit", 5))
-    async with replica.open([sync], [behind], fallback=["async-0"], repair_reads=True) as store:
+    (sync,), (spare,) = await open_answering(("miss", 1)), await open_answering(("hit", 5))
+    async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
         with trio.move_on_after(3) as scope:
             await store.get(REF)
         assert scope.cancelled_caught
         if sync_calls == "started":
             await let_calls_end()
-        assert isinstance(behind.calls[-1].error, trio.Cancelled)
+        assert isinstance(spare.calls[-1].error, trio.Cancelled)
     assert trio.current_time() == 3
     assert repairs(store) == [(0, 0)]
     assert writes(sync) == []
@@ -293,11 +293,11 @@ REPAIRS: list[tuple[Scenario, Scenario, float, list[str]]] = [
 
 
 @OPERATIONS
-@pytest.mark.parametrize(("sync", "behind", "at", "expected"), REPAIRS)
+@pytest.mark.parametrize(("sync", "spare", "at", "expected"), REPAIRS)
 async def test_what_was_found_is_written_to_those_who_lack_it(
-    autojump_clock: MockClock, *, operation: str, sync: Scenario, behind: Scenario, at: float, expected: list[str]
+    autojump_clock: MockClock, *, operation: str, sync: Scenario, spare: Scenario, at: float, expected: list[str]
 ) -> None:
-    stores, others = await open_answering(*sync), await open_answering(*behind)
+    stores, others = await open_answering(*sync), await open_answering(*spare)
     fallback = [f"async-{place}" for place in range(len(others))]
     async with replica.open(stores, others, fallback=fallback, repair_reads=True) as store:
         assert await read(store, operation) == DATA
@@ -312,14 +312,14 @@ async def test_what_was_found_is_written_to_those_who_lack_it(
 @OPERATIONS
 @pytest.mark.parametrize("answer", ["miss", "corrupt"])
 async def test_the_next_get_finds_it_in_the_sync_store(autojump_clock: MockClock, operation: str, answer: str) -> None:
-    (sync, behind) = await open_answering((answer, 1), ("hit", 2))
-    async with replica.open([sync], [behind], fallback=["async-0"], repair_reads=True) as store:
+    (sync, spare) = await open_answering((answer, 1), ("hit", 2))
+    async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
         assert await read(store, operation) == DATA
         assert trio.current_time() == 3
         await trio.testing.wait_all_tasks_blocked()
         assert await read(store, operation) == DATA
         assert trio.current_time() == 4
-    assert asked(behind, "get") == [1]
+    assert asked(spare, "get") == [1]
     assert store.statistics().sync_stores["sync-0"] == SyncStoreStatistics(
         0, 0, gets_won=1, get_failures=int(answer == "corrupt"), repaired=1
     )
@@ -344,13 +344,13 @@ async def test_a_repair_delays_no_get(autojump_clock: MockClock, operation: str)
 
 
 async def test_get_many_repairs_each_blob_where_it_was_missing(autojump_clock: MockClock) -> None:
-    one, two, behind = SimulatedStore(get=1), SimulatedStore(get=2), SimulatedStore(get=1)
+    one, two, spare = SimulatedStore(get=1), SimulatedStore(get=2), SimulatedStore(get=1)
     await put_numbers(one, [1, 2])
     await put_numbers(two, [2, 3, 4])
-    await put_numbers(behind, range(6))
+    await put_numbers(spare, range(6))
     one.corrupt(refs(2)[0])
     before = len(one.calls), len(two.calls)
-    async with replica.open([one, two], [behind], fallback=["async-0"], repair_reads=True) as store:
+    async with replica.open([one, two], [spare], fallback=["async-0"], repair_reads=True) as store:
         assert len(await store.get_many(refs(1, 2, 3, 5, 6))) == 4
         await trio.testing.wait_all_tasks_blocked()
         assert repairs(store) == [(3, 0), (1, 0)]
@@ -682,12 +682,12 @@ async def test_a_write_that_can_not_be_interrupted_is_waited_for(autojump_clock:
 
 
 async def test_repairs_of_a_poisoned_replica_go_on(autojump_clock: MockClock) -> None:
-    (lacking, hit), behind = await open_answering(("miss", 1), ("hit", 4)), SimulatedStore(put=1)
-    behind.fail(BROKEN, "put")
+    (lacking, hit), spare = await open_answering(("miss", 1), ("hit", 4)), SimulatedStore(put=1)
+    spare.fail(BROKEN, "put")
     lacking.fail(BROKEN, "put", count=1)
     async with trio.open_nursery() as nursery:
         with pytest.raises(PoisonedError):
-            async with replica.open([hit, lacking], [behind], repair_reads=True) as store:
+            async with replica.open([hit, lacking], [spare], repair_reads=True) as store:
                 get = Ended(nursery, store.get, REF)
                 with pytest.raises(StoreError):
                     await store.put(b"poison")
@@ -716,9 +716,9 @@ async def test_a_repair_that_asks_for_the_exit(
 
 @OPERATIONS
 async def test_reads_that_fail_leave_no_cycle(operation: str) -> None:
-    sync, behind = SimulatedStore(), SimulatedStore()
-    behind.fail(BROKEN, "get")
-    async with replica.open([sync], [behind], fallback=["async-0"], repair_reads=True) as store:
+    sync, spare = SimulatedStore(), SimulatedStore()
+    spare.fail(BROKEN, "get")
+    async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
         gc.collect()
         gc.disable()
         try:
@@ -726,7 +726,7 @@ async def test_reads_that_fail_leave_no_cycle(operation: str) -> None:
                 with pytest.raises(StoreError):
                     await read(store, operation)
                 sync.calls.clear()
-                behind.calls.clear()
+                spare.calls.clear()
             assert gc.collect() == 0
         finally:
             gc.enable()
@@ -786,8 +786,8 @@ async def test_a_directory_whose_blobs_are_gone_is_filled_again(tmp_path: Path, 
 
 
 @OPERATIONS
-@pytest.mark.parametrize("behind", [False, True], ids=["sync", "fallback"])
-async def test_a_flipped_byte_is_mended_by_a_get(tmp_path: Path, operation: str, behind: bool) -> None:
+@pytest.mark.parametrize("spare", [False, True], ids=["sync", "fallback"])
+async def test_a_flipped_byte_is_repaired_by_a_get(tmp_path: Path, operation: str, spare: bool) -> None:
     database, folder = tmp_path / "blobs.db", tmp_path / "folder"
     async with (
         replica.open_sqlite(database) as table,
@@ -803,10 +803,10 @@ async def test_a_flipped_byte_is_mended_by_a_get(tmp_path: Path, operation: str,
         connection.close()
         (path,) = folder.glob("blobs/*/*/*")
         path.write_bytes(b"b1ob")
-        sync, others = (stores, {"third": third}) if behind else ({**stores, "third": third}, {})
-        async with replica.open(sync, others, fallback=[*others], repair_reads=True, hedge_delay=math.inf) as healing:
-            assert await read(healing, operation) == DATA
+        sync, others = (stores, {"third": third}) if spare else ({**stores, "third": third}, {})
+        async with replica.open(sync, others, fallback=[*others], repair_reads=True, hedge_delay=math.inf) as repairing:
+            assert await read(repairing, operation) == DATA
             await trio.testing.wait_all_tasks_blocked()
-        assert repairs(healing)[:2] == [(1, 0), (1, 0)]
+        assert repairs(repairing)[:2] == [(1, 0), (1, 0)]
         for store in stores.values():
             assert await store.get(REF) == DATA

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PROGRAM, MEND, SERVICE, LIFESPAN, OWN_STORE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROGRAM, REPAIR, SERVICE, LIFESPAN, OWN_STORE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def run(code: str) -> dict[str, Any]:
@@ -53,10 +53,10 @@ async def test_the_service_goes_on_after_poison(autojump_clock: MockClock, capsy
     assert capsys.readouterr().out.count("an async store failed: the replica is poisoned: offsite: OSError: away") == 2
 
 
-async def test_mending(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_reconciling(capsys: pytest.CaptureFixture[str]) -> None:
     stores = {"one": MemoryStore(), "other": MemoryStore()}
     await stores["one"].put(b"hello")
-    assert await run(MEND)["mend"](stores) is True
+    assert await run(REPAIR)["repair"](stores) is True
     assert capsys.readouterr().out == "one 1 0 0 0 0\nother 0 1 1 0 5\n"
 
 

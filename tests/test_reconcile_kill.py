@@ -9,7 +9,7 @@ import shutil
 from .killing import KILLED, fork_server, quick_folder
 
 
-async def test_after_a_kill_reconcile_brings_all_that_was_acknowledged_to_every_store() -> None:
+async def test_after_a_kill_reconcile_copies_all_that_was_acknowledged_to_every_store() -> None:
     copied = 0
     with quick_folder() as folder:
         async with fork_server() as server:

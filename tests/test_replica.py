@@ -69,9 +69,9 @@ async def test_put_waits_for_every_sync_store(autojump_clock: MockClock) -> None
 
 
 async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock, sync_calls: str) -> None:
-    good, bad, behind = SimulatedStore(put=3), SimulatedStore(put=1), SimulatedStore()
+    good, bad, far = SimulatedStore(put=3), SimulatedStore(put=1), SimulatedStore()
     bad.fail(BROKEN, "put", count=1)
-    async with replica.open({"good": good, "bad": bad}, {"behind": behind}) as store:
+    async with replica.open({"good": good, "bad": bad}, {"far": far}) as store:
         with pytest.raises(StoreError) as caught:
             await store.put(b"blob")
         assert trio.current_time() == 1
@@ -81,12 +81,12 @@ async def test_a_failing_sync_store_fails_one_put(autojump_clock: MockClock, syn
         if sync_calls == "started":
             await let_calls_end()
         assert isinstance(good.calls[0].error, trio.Cancelled)
-        assert store.unreplicated == {"behind": ()}
+        assert store.unreplicated == {"far": ()}
         assert await store.put(b"blob") == PutResult(Ref.of(b"blob"), added=True)
         assert trio.current_time() == 4
         assert store.statistics().sync_stores["bad"] == replica.SyncStoreStatistics(1, 1, 0, 0)
         assert store.statistics().sync_stores["good"] == replica.SyncStoreStatistics(1, 0, 0, 0)
-    assert behind.blobs == good.blobs == bad.blobs
+    assert far.blobs == good.blobs == bad.blobs
 
 
 async def test_sync_stores_that_fail_together(autojump_clock: MockClock) -> None:
@@ -164,41 +164,41 @@ async def test_an_async_store_that_lies_poisons() -> None:
 
 
 async def test_put_many_of_nothing() -> None:
-    sync, behind = SimulatedStore(), SimulatedStore()
-    async with replica.open([sync], [behind]) as store:
+    sync, far = SimulatedStore(), SimulatedStore()
+    async with replica.open([sync], [far]) as store:
         with trio.testing.assert_checkpoints():
             assert await store.put_many([]) == []
-    assert sync.calls == behind.calls == []
+    assert sync.calls == far.calls == []
 
 
 async def test_a_put_is_queued_also_when_the_blob_was_there() -> None:
-    sync, behind = SimulatedStore(), SimulatedStore()
+    sync, far = SimulatedStore(), SimulatedStore()
     await sync.put(b"blob")
-    async with replica.open([sync], [behind]) as store:
+    async with replica.open([sync], [far]) as store:
         assert await store.put(b"blob") == PutResult(Ref.of(b"blob"), added=False)
-    assert behind.blobs == {Ref.of(b"blob"): b"blob"}
+    assert far.blobs == {Ref.of(b"blob"): b"blob"}
 
 
 @pytest.mark.parametrize("bad", ["text", None, 3, [1]])
 async def test_what_is_no_blob_changes_nothing(bad: Any) -> None:
-    sync, behind = SimulatedStore(), SimulatedStore()
-    async with replica.open([sync], [behind]) as store:
+    sync, far = SimulatedStore(), SimulatedStore()
+    async with replica.open([sync], [far]) as store:
         with pytest.raises(TypeError, match=type(bad).__name__):
             await store.put(bad)
         with pytest.raises(TypeError, match=type(bad).__name__):
             await store.put_many([b"good", bad])
         with pytest.raises(TypeError, match=f"not {type(bad).__name__}"):
             await store.get(bad)
-    assert sync.calls == behind.calls == []
+    assert sync.calls == far.calls == []
 
 
 async def test_a_buffer_that_changes_after_the_put() -> None:
-    async with replica.open([MemoryStore()], [behind := MemoryStore()]) as store:
+    async with replica.open([MemoryStore()], [far := MemoryStore()]) as store:
         buffer = bytearray(b"before")
         ref, _ = await store.put(buffer)
         buffer[:] = b"after!"
         assert await store.get(ref) == b"before"
-    assert await behind.get(ref) == b"before"
+    assert await far.get(ref) == b"before"
 
 
 async def test_a_blob_is_hashed_once_and_a_large_one_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ async def test_poison_wakes_everybody_at_that_moment(autojump_clock: MockClock) 
                 assert task.error.store == "failing", name
                 assert task.error.__cause__ is BROKEN, name
                 assert task.error.unreplicated == {"failing": refs(0, 1, 2), "healthy": refs(0, 1, 2)}, name
-                assert "open the replica anew. An outbox then brings" in task.error.__notes__[0]
+                assert "open the replica again. With an outbox it then delivers" in task.error.__notes__[0]
             errors = {id(task.error) for task in tasks.values()}
             assert len(errors) == 3, "each caller has its own"
             assert watcher.at == 7
@@ -784,13 +784,13 @@ async def test_a_put_whose_write_outlasts_the_block(autojump_clock: MockClock) -
             return result
 
     async with trio.open_nursery() as nursery:
-        async with replica.open([Stubborn(put=5)], [behind := SimulatedStore()]) as store:
+        async with replica.open([Stubborn(put=5)], [far := SimulatedStore()]) as store:
             writing = Ended(nursery, store.put, b"blob")
             await trio.sleep(1)
         assert trio.current_time() == 1
     assert writing.at == 5
     assert isinstance(writing.error, trio.ClosedResourceError)
-    assert behind.blobs == {}
+    assert far.blobs == {}
 
 
 async def test_a_put_that_is_hashing_when_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:

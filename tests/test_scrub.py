@@ -1,4 +1,4 @@
-"""Scrubbing: what is found, what is mended and what is left alone, at exact virtual times; and on real files."""
+"""Scrubbing: what is found, what is repaired and what is left alone, at exact virtual times; and on real files."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ WRONG = "its bytes are those of "
 class CheckedStore(SimulatedStore):
     """A store that finds what it is told to find, keeps bad bytes, and writes down what it is asked for."""
 
-    def __init__(self, *found: Integrity | Exception, mending: Exception | None = None, **options: Any) -> None:
+    def __init__(self, *found: Integrity | Exception, repairing: Exception | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.found = list(found)
-        self.mending = mending
+        self.repairing = repairing
         self.kept: list[bytes] = []
         self.asked: list[str] = []
 
@@ -64,11 +64,11 @@ class CheckedStore(SimulatedStore):
             raise found
         return found
 
-    async def mend_integrity(self) -> None:
+    async def repair_integrity(self) -> None:
         await trio.lowlevel.checkpoint()
-        self.asked.append("mend")
-        if self.mending is not None:
-            raise self.mending
+        self.asked.append("repair")
+        if self.repairing is not None:
+            raise self.repairing
 
     async def set_aside(self, ref: Ref) -> str | None:
         await self._serve("set_aside", (ref,), 0.0)
@@ -115,7 +115,7 @@ async def test_sound_stores(autojump_clock: MockClock) -> None:
         },
         findings=(),
         problems={},
-        mended={},
+        repaired={},
         failures={},
     )
     assert report.is_sound
@@ -266,7 +266,7 @@ async def test_a_copy_that_is_corrupt_missing_or_out_of_reach_falls_to_the_next(
     )
     assert sorted(report.findings, key=lambda one: one.store) == [
         finding("bad", 1, "repaired from good", repaired=True),
-        finding("x", 1, "repaired from bad", repaired=True),  # which has been mended a second before
+        finding("x", 1, "repaired from bad", repaired=True),  # which has been repaired a second before
     ]
     assert report.failures == {"broken": AWAY}
     assert not report.is_sound
@@ -402,7 +402,7 @@ async def test_a_blob_that_is_listed_and_not_there_is_corrupt(autojump_clock: Mo
 
 
 @pytest.mark.parametrize("is_good", [False, True])
-async def test_a_corrupt_blob_that_is_deleted_meanwhile_is_not_brought_back(
+async def test_a_corrupt_blob_that_is_deleted_in_the_meantime_does_not_come_back(
     autojump_clock: MockClock, *, is_good: bool
 ) -> None:
     class Deleting(SimulatedStore):
@@ -434,14 +434,14 @@ async def test_a_store_that_finds_trouble(autojump_clock: MockClock) -> None:
     assert not report.is_sound
 
 
-async def test_a_store_that_mends_itself(autojump_clock: MockClock) -> None:
+async def test_a_store_that_repairs_itself(autojump_clock: MockClock) -> None:
     hidden = refs(*range(3))
     store = CheckedStore(Integrity(("bent", "dented"), hidden, 3), Integrity(("dented",)))
     report = await scrub({"store": store}, repair=True)
-    assert store.asked == ["check", "mend", "check"]
-    assert (report.mended, report.problems) == ({"store": ("bent",)}, {"store": ("dented",)})
+    assert store.asked == ["check", "repair", "check"]
+    assert (report.repaired, report.problems) == ({"store": ("bent",)}, {"store": ("dented",)})
     assert report.stores == {"store": ScrubCounts(corrupt=3, repaired=3)}
-    assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made anew")}
+    assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made again")}
     assert not report.is_sound
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
 
@@ -449,38 +449,38 @@ async def test_a_store_that_mends_itself(autojump_clock: MockClock) -> None:
 async def test_a_store_need_not_look_at_itself() -> None:
     store = MemoryStore()
     assert await store.check_integrity() == Integrity()
-    await store.mend_integrity()
+    await store.repair_integrity()
 
 
-async def test_a_sound_store_is_not_mended(autojump_clock: MockClock) -> None:
+async def test_a_sound_store_is_not_repaired(autojump_clock: MockClock) -> None:
     store = CheckedStore()
-    assert (await scrub({"store": store}, repair=True)).mended == {}
+    assert (await scrub({"store": store}, repair=True)).repaired == {}
     assert store.asked == ["check"]
 
 
 @pytest.mark.parametrize(
-    ("found", "mending", "problems", "repaired"),
+    ("found", "repairing", "problems", "repaired"),
     [
         ([AWAY], None, ["it could not check itself: OSError: away"], 0),
-        ([Integrity((), refs(1), 1)], AWAY, ["it could not mend itself: OSError: away"], 0),
-        ([Integrity(("bent",), refs(1), 1)], AWAY, ["bent", "it could not mend itself: OSError: away"], 0),
+        ([Integrity((), refs(1), 1)], AWAY, ["it could not repair itself: OSError: away"], 0),
+        ([Integrity(("bent",), refs(1), 1)], AWAY, ["bent", "it could not repair itself: OSError: away"], 0),
         (
             [Integrity((), refs(1), 1), AWAY],
             None,
-            ["it could not check itself once it was mended: OSError: away"],
+            ["it could not check itself once it was repaired: OSError: away"],
             0,
         ),
         ([Integrity(("a",), refs(1, 2), 2), Integrity(("a",), refs(2), 1)], None, ["a"], 1),
     ],
 )
-async def test_a_store_that_can_not_be_mended_is_still_read(
+async def test_a_store_that_can_not_be_repaired_is_still_read(
     autojump_clock: MockClock,
     found: list[Integrity | Exception],
-    mending: Exception | None,
+    repairing: Exception | None,
     problems: list[str],
     repaired: int,
 ) -> None:
-    store = CheckedStore(*found, mending=mending)
+    store = CheckedStore(*found, repairing=repairing)
     await filled(store, 7)
     report = await scrub({"store": store}, repair=True)
     assert [*report.problems["store"]] == problems
@@ -496,17 +496,17 @@ async def test_a_retrying_store_passes_it_all_through(autojump_clock: MockClock)
     await filled(inner, 1)
     inner.corrupt(*refs(1))
     report = await scrub({"a": RetryingStore(inner), "b": await filled(SimulatedStore(), 1)}, repair=True)
-    assert (report.mended, inner.asked) == ({"a": ("bent",)}, ["check", "check", "mend", "check"])
+    assert (report.repaired, inner.asked) == ({"a": ("bent",)}, ["check", "check", "repair", "check"])
     assert (report.is_sound, inner.kept, inner.blobs) == (True, [flipped(1)], {refs(1)[0]: b"1"})
 
 
-async def test_a_store_that_refuses_to_mend_itself_is_not_asked_again(autojump_clock: MockClock) -> None:
+async def test_a_store_that_fails_to_repair_itself_is_not_asked_again(autojump_clock: MockClock) -> None:
     bent = Integrity(("bent",))
-    inner = CheckedStore(bent, mending=ReplicaError("it would lose something"))
+    inner = CheckedStore(bent, repairing=ReplicaError("it would lose something"))
     retrying = RetryingStore(inner)
     report = await scrub({"a": retrying}, repair=True)
-    assert report.problems == {"a": ("bent", "it could not mend itself: ReplicaError: it would lose something")}
-    assert (inner.asked, trio.current_time()) == (["check", "mend"], 0.0)
+    assert report.problems == {"a": ("bent", "it could not repair itself: ReplicaError: it would lose something")}
+    assert (inner.asked, trio.current_time()) == (["check", "repair"], 0.0)
     assert (retrying.statistics().calls, retrying.statistics().retries) == (3, 0)  # and a page
 
 
@@ -540,7 +540,7 @@ async def test_bytes_per_second(autojump_clock: MockClock, get: float, rate: flo
     assert trio.current_time() == begun[-1] + get
 
 
-async def test_blobs_of_different_sizes_are_paid_for(autojump_clock: MockClock) -> None:
+async def test_blobs_of_different_sizes_count_for_the_pace(autojump_clock: MockClock) -> None:
     store = SimulatedStore(get=1.0)
     blobs = sorted((b"\0" * size for size in (1, 2, 4, 8, 16, 32)), key=Ref.of)
     for blob in blobs:
@@ -564,7 +564,7 @@ async def test_a_failed_read_costs_what_the_one_before_it_did(
     assert [call.started for call in store.calls if call.operation == "get"] == begun
 
 
-async def test_copies_for_a_repair_are_paid_for_too(autojump_clock: MockClock) -> None:
+async def test_copies_for_a_repair_count_for_the_pace_too(autojump_clock: MockClock) -> None:
     store, other = await filled(SimulatedStore(), 1), await filled(SimulatedStore(list_page=10.0), 1)
     store.corrupt(*refs(1))
     await scrub([store, other], repair=True, bytes_per_second=0.0625)

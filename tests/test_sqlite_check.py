@@ -1,4 +1,4 @@
-"""What a SQLite store finds out about itself, and how it mends its index, on files that are damaged while closed."""
+"""What a SQLite store finds out about itself, and how it repairs its index, on files that are damaged while closed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_sound_database(path: Path) -> None:
     async with open_sqlite(path) as store:
         assert await store.check_integrity() == Integrity()
         assert (await store.check_integrity()).is_sound
-        await store.mend_integrity()
+        await store.repair_integrity()
         assert await store.check_integrity() == Integrity()
         assert threading.active_count() == len([*threading.enumerate()])
         assert not any(thread.name.startswith("check of") for thread in threading.enumerate())
@@ -100,13 +100,13 @@ async def test_a_flipped_bit_in_the_index_hides_a_row(
         found = await store.check_integrity()
         assert found == Integrity((f"row {number + 1} missing from index {INDEX}",), (ref,), 1)
         assert await store.check_integrity() == found  # it has changed nothing
-        await store.mend_integrity()
+        await store.repair_integrity()
         assert await store.check_integrity() == Integrity()
         assert await store.get(ref) == BLOBS[number].data
         assert [ref async for ref in store.list_refs()] == sorted(blob.ref for blob in BLOBS)
 
 
-async def test_a_scrub_finds_and_mends_it(path: Path) -> None:
+async def test_a_scrub_finds_and_repairs_it(path: Path) -> None:
     flip_in_index(path)
     ghost = Ref(REF[:-1] + bytes([REF[-1] ^ 1]))
     async with open_sqlite(path) as database:
@@ -115,8 +115,8 @@ async def test_a_scrub_finds_and_mends_it(path: Path) -> None:
         assert {one.ref for one in report.findings} == {REF, ghost}  # what hides the one shows the other
         assert (report.stores["database"].corrupt, report.is_sound) == (2, False)
         report = await scrub(stores, repair=True)
-        assert [(one.ref, one.outcome) for one in report.findings] == [(REF, "repaired: its index was made anew")]
-        assert report.mended == {"database": (f"row 251 missing from index {INDEX}",)}
+        assert [(one.ref, one.outcome) for one in report.findings] == [(REF, "repaired: its index was made again")]
+        assert report.repaired == {"database": (f"row 251 missing from index {INDEX}",)}
         assert (report.stores["database"].refs, report.is_sound) == (500, True)
         assert await database.get(REF) == BLOBS[250].data
         report = await scrub(stores)
@@ -131,7 +131,7 @@ async def test_a_blob_that_was_put_again_while_its_row_was_hidden(path: Path, *,
         if is_corrupt:
             rows(path, f"UPDATE blobs SET data = x'00' WHERE ref = x'{REF}'")
         assert (await store.check_integrity()).hidden == (REF,)
-        await store.mend_integrity()
+        await store.repair_integrity()
         assert await store.check_integrity() == Integrity()
         assert await store.get(REF) == BLOBS[250].data
     assert rows(path, "SELECT count(*) FROM blobs NOT INDEXED") == [(500,)]
@@ -152,7 +152,7 @@ async def test_many_hidden_rows_are_counted_and_some_named(path: Path, monkeypat
         assert len((await store.check_integrity()).problems) == 2
 
 
-# What is not mended
+# What is not repaired
 
 
 def lose_rows(path: Path) -> str:
@@ -186,26 +186,26 @@ def wreck_table_page(path: Path) -> str:
 @pytest.mark.parametrize(
     "damage", [lose_rows, change_ref_in_table, change_data_of_hidden_row, wreck_index_page, wreck_table_page]
 )
-async def test_what_would_lose_something_is_not_mended(path: Path, damage: Any) -> None:
+async def test_what_would_lose_something_is_not_repaired(path: Path, damage: Any) -> None:
     why = damage(path)
     async with open_sqlite(path) as store:
         found = await store.check_integrity()
         assert found.problems
         with pytest.raises((ReplicaError, sqlite3.DatabaseError)) as caught:
-            await store.mend_integrity()
+            await store.repair_integrity()
         assert f"{type(caught.value).__name__}: {caught.value}".startswith(why)
         assert await store.check_integrity() == found  # and nothing has changed
         assert (await store.put(b"new")).added  # a refusal undoes nothing else
         report = await scrub({"database": store, "memory": await good_copy()}, repair=True)
-    assert report.problems["database"][-1].startswith(f"it could not mend itself: {why}")
+    assert report.problems["database"][-1].startswith(f"it could not repair itself: {why}")
     assert not report.is_sound
 
 
-async def test_an_index_page_that_is_partly_readable_is_mended(path: Path) -> None:
+async def test_an_index_page_that_is_partly_readable_is_repaired(path: Path) -> None:
     flip(path, pages(path, INDEX_LEAF)[2], 9, 0x40)  # where a cell is: somewhere else
     async with open_sqlite(path) as store:
         assert not (await store.check_integrity()).is_sound
-        await store.mend_integrity()
+        await store.repair_integrity()
         assert await store.check_integrity() == Integrity()
         assert [ref async for ref in store.list_refs()] == sorted(blob.ref for blob in BLOBS)
 
@@ -221,7 +221,7 @@ async def test_two_hidden_rows_of_one_blob_leave_all_as_it_is(path: Path) -> Non
         found = await store.check_integrity()
         assert found.hidden == (BLOBS[100].ref, REF, REF)
         with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed"):
-            await store.mend_integrity()
+            await store.repair_integrity()
         assert await store.check_integrity() == found
         assert await store.get(BLOBS[100].ref) == BLOBS[100].data
 
@@ -232,7 +232,7 @@ async def test_a_table_that_is_its_own_index(tmp_path: Path) -> None:
     async with open_sqlite(path) as store:
         await store.put(b"blob")
         assert await store.check_integrity() == Integrity()
-        await store.mend_integrity()
+        await store.repair_integrity()
         assert await store.get(Ref.of(b"blob")) == b"blob"
 
 
@@ -265,7 +265,7 @@ async def test_reads_do_not_wait_for_a_check_and_a_cancelled_one_is_interrupted(
     assert not any(thread.name.startswith("check of") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("call", ["check_integrity", "mend_integrity"])
+@pytest.mark.parametrize("call", ["check_integrity", "repair_integrity"])
 async def test_errors_that_are_no_damage_are_raised(path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     monkeypatch.setattr(_sql_check, "_index", lambda _: "none")
     async with open_sqlite(path) as store:
@@ -290,9 +290,9 @@ async def test_twins_that_have_changed_since_they_were_found(path: Path) -> None
         twins = await store._check(_sql_check.find_twins)
         assert twins == [(251, 501)]
         await store.delete(REF)
-        with pytest.raises(ReplicaError, match="the table has changed meanwhile: try again"):
-            await store._writer.run(partial(_sql_check.mend_integrity, twins))
-        await store.mend_integrity()
+        with pytest.raises(ReplicaError, match="the table has changed in the meantime: try again"):
+            await store._writer.run(partial(_sql_check.repair_integrity, twins))
+        await store.repair_integrity()
         assert await store.get(REF) == BLOBS[250].data
 
 
@@ -308,7 +308,7 @@ async def test_a_full_disk_undoes_all_of_it(path: Path) -> None:
         await store._writer.run(limit)
         rows(path, f"UPDATE blobs SET data = zeroblob(100000) WHERE ref = x'{REF}'")
         with pytest.raises(sqlite3.OperationalError, match="SQLITE_FULL"):
-            await store.mend_integrity()
+            await store.repair_integrity()
         assert (await store.check_integrity()).hidden == (REF,)
         assert await store.contains(REF)
 

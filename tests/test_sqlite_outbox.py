@@ -17,7 +17,7 @@ import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError, ReplicaError, StoreError
 from trio_replica._async import outbox_file as internals
 from trio_replica._async.outbox_file import open_sqlite_outbox, opened_outbox
-from trio_replica._async.storage import Changes, Debt, OutboxStorage, Strike
+from trio_replica._async.storage import Acknowledgement, Changes, Entry, OutboxStorage
 from trio_replica._calls.started import ended_call
 from trio_replica.testing import SimulatedStore
 
@@ -41,8 +41,8 @@ async def commit(storage: OutboxStorage, *changes: Any, **named: Any) -> None:
     await ended_call(partial(storage.start_commit, Changes(*changes, **named)))
 
 
-async def page(storage: OutboxStorage, store: int, after: int, before: int, limit: int) -> list[Debt]:
-    found: list[Debt] = await ended_call(partial(storage.start_page, store, after, before, limit))
+async def page(storage: OutboxStorage, store: int, after: int, before: int, limit: int) -> list[Entry]:
+    found: list[Entry] = await ended_call(partial(storage.start_page, store, after, before, limit))
     return found
 
 
@@ -65,14 +65,14 @@ async def opening_problem(path: str) -> str:
 
 
 async def test_the_format_is_that_of_the_protocol(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a", "b"]) as (storage, books):
-        assert (books.ids, books.owed, books.next_seq, books.unproven) == ({"a": 1, "b": 2}, {"a": 0, "b": 0}, 1, [])
+    async with open_sqlite_outbox(path, ["a", "b"]) as (storage, state):
+        assert (state.ids, state.pending, state.next_seq, state.in_doubt) == ({"a": 1, "b": 2}, {"a": 0, "b": 0}, 1, [])
         one, two = refs(1, 2)
         await commit(storage, [1, 2], [one, two], [1, 2], watermark=1)
-        await commit(storage, strikes=[Strike(2, [1])], watermark=3)
-    async with open_sqlite_outbox(path, ["c", "b"]) as (_, books):
-        assert (books.ids, books.owed) == ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 1, "c": 0})
-        assert (books.next_seq, books.unproven) == (3, [])
+        await commit(storage, acknowledgements=[Acknowledgement(2, [1])], watermark=3)
+    async with open_sqlite_outbox(path, ["c", "b"]) as (_, state):
+        assert (state.ids, state.pending) == ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 1, "c": 0})
+        assert (state.next_seq, state.in_doubt) == (3, [])
     assert rows(path, "PRAGMA application_id") == [(0x74724F42,)]
     assert rows(path, "PRAGMA user_version") == [(1,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
@@ -81,29 +81,29 @@ async def test_the_format_is_that_of_the_protocol(path: str) -> None:
     assert rows(path, "SELECT watermark FROM meta") == [(3,)]
 
 
-async def test_what_is_in_doubt_stays_so_until_it_is_settled(path: str) -> None:
-    async def session(*debts: int, strikes: Sequence[int] = (), watermark: int = 0) -> tuple[int, list[range]]:
-        async with open_sqlite_outbox(path, ["a", "b"]) as (storage, books):
-            struck = [Strike(store, strikes) for store in (1, 2)]
-            await commit(storage, debts, refs(*debts), [1, 2], struck, watermark)
-        return books.next_seq, [*books.unproven]
+async def test_entries_in_doubt_stay_so_until_they_are_dropped(path: str) -> None:
+    async def session(*entries: int, acknowledged: Sequence[int] = (), watermark: int = 0) -> tuple[int, list[range]]:
+        async with open_sqlite_outbox(path, ["a", "b"]) as (storage, state):
+            acknowledgements = [Acknowledgement(store, acknowledged) for store in (1, 2)]
+            await commit(storage, entries, refs(*entries), [1, 2], acknowledgements, watermark)
+        return state.next_seq, [*state.in_doubt]
 
     assert await session(1, 2, 3, watermark=2) == (1, [])
     assert await session(watermark=4) == (4, [range(2, 4)]), "a crash, it seems"
-    assert await session(strikes=[3]) == (4, [range(2, 4)]), "the watermark has passed it, and yet"
+    assert await session(acknowledged=[3]) == (4, [range(2, 4)]), "the watermark has passed it, and yet"
     assert await session(4, 5, watermark=4) == (4, [range(2, 4)])
-    assert await session(strikes=[2]) == (6, [range(2, 4), range(4, 6)])
-    assert await session(strikes=[1, 4, 5], watermark=9) == (6, [range(4, 6)])
+    assert await session(acknowledged=[2]) == (6, [range(2, 4), range(4, 6)])
+    assert await session(acknowledged=[1, 4, 5], watermark=9) == (6, [range(4, 6)])
     assert await session() == (9, [])
 
 
-async def test_a_session_that_loses_its_connection_has_no_doubts_of_itself(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]) as (storage, books):
+async def test_a_session_that_loses_its_connection_has_nothing_in_doubt(path: str) -> None:
+    async with open_sqlite_outbox(path, ["a"]) as (storage, state):
         await commit(storage, [1], refs(1), [1], watermark=1)
         with pytest.raises(ReplicaError, match="UNIQUE"):
             await commit(storage, [1], refs(1), [1])
-        assert await page(storage, 1, 0, 9, 9) == [Debt(1, refs(1)[0])]
-        assert books.unproven == []
+        assert await page(storage, 1, 0, 9, 9) == [Entry(1, refs(1)[0])]
+        assert state.in_doubt == []
     assert rows(path, "SELECT * FROM doubts") == []
     assert rows(path, "SELECT watermark FROM meta") == [(1,)]
 
@@ -127,18 +127,21 @@ async def test_a_commit_is_synced(path: str) -> None:
 
 async def test_pages_are_in_order_and_within_bounds(path: str) -> None:
     async with open_sqlite_outbox(path, ["a", "b"]) as (storage, _):
-        debts = [Debt(seq, ref) for seq, ref in enumerate(refs(*range(10)))]
+        entries = [Entry(seq, ref) for seq, ref in enumerate(refs(*range(10)))]
         await commit(storage, range(10), refs(*range(10)), [1])
-        assert await page(storage, 1, 2, 8, 3) == debts[3:6]
-        assert await page(storage, 1, 5, 8, 3) == debts[6:8]
+        assert await page(storage, 1, 2, 8, 3) == entries[3:6]
+        assert await page(storage, 1, 5, 8, 3) == entries[6:8]
         assert await page(storage, 2, 0, 8, 3) == []
 
 
 async def test_changes_that_wait_together_are_one_transaction_in_their_order(path: str) -> None:
     async with open_sqlite_outbox(path, ["a"]) as (storage, _), trio.open_nursery() as nursery:
-        for changes in (Changes([1], refs(1), [1], watermark=1), Changes(strikes=[Strike(1, [1])], watermark=2)):
+        for changes in (
+            Changes([1], refs(1), [1], watermark=1),
+            Changes(acknowledgements=[Acknowledgement(1, [1])], watermark=2),
+        ):
             storage.start_commit(changes, lambda _: None)
-        found: list[Debt] = []
+        found: list[Entry] = []
 
         async def read() -> None:
             found.extend(await page(storage, 1, 0, 9, 9))
@@ -154,13 +157,13 @@ async def test_a_bad_change_undoes_its_transaction_and_the_next_one_works(path: 
         await commit(storage, [1], refs(1), [1])
         with pytest.raises(ReplicaError, match=r"outbox.db: UNIQUE .*\(SQLITE_CONSTRAINT_PRIMARYKEY\)$"):
             await commit(storage, [2, 1], refs(2, 1), [1])
-        assert await page(storage, 1, 0, 9, 9) == [Debt(1, refs(1)[0])]
+        assert await page(storage, 1, 0, 9, 9) == [Entry(1, refs(1)[0])]
         await commit(storage, [2], refs(2), [1])
     with opened_outbox(path) as outbox:
         assert list(outbox.refs("a")) == [*refs(1, 2)]
 
 
-async def test_a_database_that_others_had_meanwhile_is_not_used_on(path: str) -> None:
+async def test_a_database_that_others_had_in_the_meantime_is_not_used_on(path: str) -> None:
     async with open_sqlite_outbox(path, ["a"]) as (storage, _):
         await commit(storage, [1], refs(1), [1])
         with pytest.raises(ReplicaError, match="UNIQUE"):
@@ -169,7 +172,9 @@ async def test_a_database_that_others_had_meanwhile_is_not_used_on(path: str) ->
             with pytest.raises(ReplicaError, match="the file is in use: by another replica"):
                 await page(storage, 1, 0, 9, 9)
         for _ in range(2):  # nor is the connection that found it out
-            with pytest.raises(ReplicaError, match="another replica has used the outbox meanwhile: open this one anew"):
+            with pytest.raises(
+                ReplicaError, match="another replica has used the outbox in the meantime: open this one again"
+            ):
                 await page(storage, 1, 0, 9, 9)
 
 
@@ -291,12 +296,12 @@ async def test_urls_with_an_outbox(tmp_path: Path) -> None:
     async with replica.open_urls(*urls, outbox=tmp_path / "outbox") as store:
         await put_numbers(store, range(3))
         await store.flush()
-        assert store.statistics().async_stores["b"].owed == 0
+        assert store.statistics().async_stores["b"].pending == 0
     with opened_outbox(str(tmp_path / "outbox")) as outbox:
-        assert outbox.owed() == {"b": 0}
+        assert outbox.pending() == {"b": 0}
 
 
-async def test_what_a_failed_store_is_owed_is_there_for_the_next_replica(path: str) -> None:
+async def test_what_is_pending_for_a_failed_store_is_there_for_the_next_replica(path: str) -> None:
     sync, copy = MemoryStore(), SimulatedStore()
     copy.fail(BROKEN)
     with pytest.raises(PoisonedError):
@@ -304,9 +309,9 @@ async def test_what_a_failed_store_is_owed_is_there_for_the_next_replica(path: s
             await put_numbers(store, range(9))
     assert trio.current_time() > 0
     with opened_outbox(path) as outbox:
-        owed = outbox.owed()["copy"]
-        assert owed >= 1
-        assert list(outbox.refs("copy")) == [*refs(*range(owed))]
+        pending = outbox.pending()["copy"]
+        assert pending >= 1
+        assert list(outbox.refs("copy")) == [*refs(*range(pending))]
     copy.recover()
     async with replica.open([sync], {"copy": copy}, outbox=path) as store:
         await put_numbers(store, range(9))
@@ -314,7 +319,7 @@ async def test_what_a_failed_store_is_owed_is_there_for_the_next_replica(path: s
         assert set(copy.blobs) == set(refs(*range(9)))
 
 
-async def test_a_full_disk_refuses_puts_until_there_is_room(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_fails_puts_until_there_is_room(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = SimulatedStore()
     async with replica.open([MemoryStore()], {"copy": copy}, outbox=path) as store:
         await put_numbers(store, [0])
@@ -332,7 +337,7 @@ async def test_a_full_disk_refuses_puts_until_there_is_room(path: str, monkeypat
         await store.put(b"2")
         await store.flush()
         assert set(refs(0, 2)) == set(copy.blobs)
-        assert store.statistics().async_stores["copy"].owed == 0
+        assert store.statistics().async_stores["copy"].pending == 0
 
 
 async def test_a_transaction_that_fails_is_undone_even_if_that_fails(path: str) -> None:
@@ -349,19 +354,19 @@ async def test_a_transaction_that_fails_is_undone_even_if_that_fails(path: str) 
         assert connection.execute("SELECT name FROM stores").fetchall() == [("a",)]
 
 
-async def test_what_is_owed_can_be_looked_at_and_forgotten(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_pending_can_be_looked_at_and_forgotten(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "_REFS_AT_ONCE", 2)
     async with open_sqlite_outbox(path, ["a", "b"]) as (storage, _):
         await commit(storage, range(1, 6), refs(0, 1, 2, 1, 3), [1, 2])
     with opened_outbox(path) as outbox:
-        assert outbox.owed() == {"a": 5, "b": 5}
+        assert outbox.pending() == {"a": 5, "b": 5}
         assert list(outbox.refs("b")) == [*refs(0, 1, 2, 1, 3)]
         assert outbox.forget("a", refs(1)[0]) == 2
         assert outbox.forget("a", refs(9)[0]) == 0
         assert outbox.forget("b") == 5
         assert outbox.forget("c") == 0
     with opened_outbox(path) as outbox:
-        assert (outbox.owed(), list(outbox.refs("a"))) == ({"a": 3, "b": 0}, [*refs(0, 2, 3)])
+        assert (outbox.pending(), list(outbox.refs("a"))) == ({"a": 3, "b": 0}, [*refs(0, 2, 3)])
 
 
 def test_an_empty_file_is_an_outbox_and_none_is_not(path: str) -> None:
@@ -370,4 +375,4 @@ def test_an_empty_file_is_an_outbox_and_none_is_not(path: str) -> None:
     assert not Path(path).exists()
     Path(path).touch()
     with opened_outbox(path) as outbox:
-        assert outbox.owed() == {}
+        assert outbox.pending() == {}

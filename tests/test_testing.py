@@ -399,15 +399,15 @@ class ChecksByForce(SimulatedStore):
         return await super().check_integrity()
 
 
-class MendsByForgetting(SimulatedStore):
-    async def mend_integrity(self) -> None:
-        await super().mend_integrity()
+class RepairsByForgetting(SimulatedStore):
+    async def repair_integrity(self) -> None:
+        await super().repair_integrity()
         for ref in sorted(self.blobs)[:1]:
             await self.delete(ref)
 
 
-class MendsAtOnce(SimulatedStore):
-    async def mend_integrity(self) -> None:
+class RepairsAtOnce(SimulatedStore):
+    async def repair_integrity(self) -> None:
         pass
 
 
@@ -440,15 +440,15 @@ class LosesCancelled(SimulatedStore):
         (KeepsBuffers, ["anything_bytes_like_is_a_blob"]),
         (DeletesNothing, ["delete"]),
         (ReplacesNothing, ["replace"]),
-        (MovesAside, ["what_is_set_aside_stays_as_it_was", "deleting_and_mending_cancelled_at_once"]),
+        (MovesAside, ["what_is_set_aside_stays_as_it_was", "deleting_and_repairing_cancelled_at_once"]),
         (KeepsBesideTheBlobs, ["what_is_set_aside_stays_as_it_was", "a_copy_that_is_set_aside_is_no_blob"]),
         (FindsWhatIsSetAside, ["a_copy_that_is_set_aside_is_no_blob"]),
         (SetsAnythingAside, ["what_is_missing_is_not_set_aside"]),
         (TakesNoRef, ["what_is_set_aside_stays_as_it_was"]),
         (IsAlwaysBent, ["a_sound_store_finds_nothing_wrong"]),
         (ChecksByForce, ["a_sound_store_finds_nothing_wrong"]),
-        (MendsByForgetting, ["mending_a_sound_store_loses_nothing"]),
-        (MendsAtOnce, ["mending_a_sound_store_loses_nothing", "deleting_and_mending_cancelled_at_once"]),
+        (RepairsByForgetting, ["repairing_a_sound_store_loses_nothing"]),
+        (RepairsAtOnce, ["repairing_a_sound_store_loses_nothing", "deleting_and_repairing_cancelled_at_once"]),
         (LosesCancelled, ["cancelled_on_the_way"]),
     ],
 )

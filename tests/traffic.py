@@ -34,7 +34,7 @@ TASKS: Final = 16
 """Tasks that put at once."""
 
 QUEUE_SIZE: Final = 4
-"""Blobs that wait for one async store: few, so that most are left to the feeders."""
+"""Blobs that wait for one async store: few, so that most are left to the relays."""
 
 SYNC_STORES: Final = {"database": "near.db", "files": "near"}
 ASYNC_STORES: Final = {"far database": "far.db", "far files": "far"}
@@ -172,7 +172,7 @@ async def _cancel_after(
 
 
 async def put(folder: str, seed: str) -> None:  # pragma: no cover  (runs in a process of its own)
-    """Put without end, into stores with an outbox; the async stores fall behind."""
+    """Put without end, into stores with an outbox; the async stores get a backlog."""
     async with opened_stores(folder) as (sync_stores, async_stores):
         laggards = {name: Lagging(store) for name, store in async_stores.items()}
         async with replica.open(sync_stores, laggards, queue_size=QUEUE_SIZE, outbox=outbox_path(folder)) as store:
@@ -202,10 +202,10 @@ async def check(folder: str, *digits: str) -> None:  # pragma: no cover  (runs i
     """Open what is there, flush, and tell what is wrong with blobs that were acknowledged."""
     async with opened_stores(folder) as (sync_stores, async_stores):
         async with replica.open(sync_stores, async_stores, queue_size=QUEUE_SIZE, outbox=outbox_path(folder)) as store:
-            tell("owed", sum(counts.owed for counts in store.statistics().async_stores.values()))
+            tell("pending", sum(counts.pending for counts in store.statistics().async_stores.values()))
             await store.flush()
             for name, counts in store.statistics().async_stores.items():
-                if counts.owed or counts.missing or counts.unreadable:
+                if counts.pending or counts.deferred:
                     tell("problem", f"{name}: {counts}")
         for problem in await problems(sync_stores | async_stores, map(Ref.from_hex, digits)):
             tell("problem", problem)
@@ -222,7 +222,7 @@ async def reconcile(folder: str, *digits: str) -> None:  # pragma: no cover  (ru
 
 
 async def record(folder: str, seed: str, *sabotages: str) -> None:  # pragma: no cover  (runs in a process of its own)
-    """Put, break off while the async stores are behind, and put on top of that until they have caught up."""
+    """Put, break off while the async stores have a backlog, and put on top of that until they have caught up."""
     for name in sabotages:
         getattr(sabotage, name)()
     async with opened_stores(folder) as (sync_stores, async_stores):

@@ -1,4 +1,4 @@
-"""A store that can let go of a blob, and be mended."""
+"""A store that can delete a blob, and be repaired."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Integrity:
 
 
 class DeletableStore(Store):
-    """A store that can also let go of a blob, and be mended."""
+    """A store that can also delete a blob, and be repaired."""
 
     @abstractmethod
     async def delete(self, ref: Ref) -> bool:
@@ -49,7 +49,7 @@ class DeletableStore(Store):
         """
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever the store has under its ref: a corrupt one is mended.
+        """Write a blob whatever the store has under its ref: a corrupt one is repaired.
 
         Returning means that the store has it, as durably as after a put. Atomic where the store can; this default
         deletes, then puts, so between the two, and if it is cancelled or fails there, the blob is missing.
@@ -91,11 +91,11 @@ class DeletableStore(Store):
         await trio.lowlevel.checkpoint()
         return Integrity()
 
-    async def mend_integrity(self) -> None:
-        """Make anew what the store derives from its blobs, such as an index; this default has nothing to do.
+    async def repair_integrity(self) -> None:
+        """Make again what the store derives from its blobs, such as an index; this default has nothing to do.
 
-        Returning means that this is as durable as a put. No blob is lost. Other writes may have to wait meanwhile.
-        Being cancelled means that it may or may not have been done.
+        Returning means that this is as durable as a put. No blob is lost. Other writes may have to wait in the
+        meantime. Being cancelled means that it may or may not have been done.
 
         Raises:
           Exception: whatever the store fails with, or why it would lose something; then nothing has changed.

@@ -107,7 +107,7 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
         self.__cause__: BaseException | None = failures[self.store]
         self.add_note(
             "Nothing was lost: the sync stores have every accepted blob. Once the async store works again, open the "
-            "replica anew. An outbox then brings what the store lacks; without one, reconcile the stores."
+            "replica again. With an outbox it then delivers what the store lacks; without one, reconcile the stores."
         )
 
     def _arguments(self) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from ._async.outbox_file import open_sqlite_outbox
 from ._async.queue import BlobQueue
 from ._checks import check_seconds, check_size, checked_path, fallback_stores, named_stores
 from ._replica import ReplicaStore, opened, opened_with
-from ._sync.fallback import Healing
+from ._sync.fallback import ReadRepair
 from ._sync.readers import Readers
 from ._sync.sync_stores import SyncStores
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from ._async.storage import Books, OutboxStorage
+    from ._async.storage import OutboxState, OutboxStorage
     from ._checks import Stores
 
-OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, Books]]]"
+OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, OutboxState]]]"
 """What opens an outbox for a block, given the names of the async stores."""
 
 
@@ -50,13 +50,13 @@ def open(  # noqa: A001  (read as replica.open)
     What an async store was not given is then in `ReplicaStore.unreplicated`, and logged.
 
     The body's exception comes out as itself. Leaving the block raises `PoisonedError` if an async store has failed
-    and no `PoisonedError` has said so yet, also in place of a cancellation; if the body is raising, its exception
+    and no `PoisonedError` has said so yet, also instead of a cancellation; if the body is raising, its exception
     wins, with a note.
 
     Args:
       sync_stores: the stores that have a blob before its put returns, and that are read. An iterable of stores,
         which are named ``sync-0``, ``sync-1``, …, or a mapping of names to stores. At least one.
-      async_stores: the stores that are fed in the background, likewise; named ``async-0``, ….
+      async_stores: the stores that blobs are delivered to in the background, likewise; named ``async-0``, ….
       queue_size: the blobs that wait for one async store before a put waits for room.
       batch_size: the most blobs that a worker writes with one `Store.put_many`; None means `queue_size`, and 1 a
         `Store.put` for each.
@@ -64,10 +64,10 @@ def open(  # noqa: A001  (read as replica.open)
       hedge_delay: the seconds after which a get asks the next sync store too, in the order of `sync_stores`, which it
         does at once when one fails or misses. 0 asks all at once; `math.inf` one after another.
       verify: whether what the stores return for a get is checked against its ref.
-      outbox: a file that keeps what is owed to the async stores, which have to be given with names, for these hold the
-        debts. A put then returns when its debts are on the disk as well, and never waits for room; what a crash, a
-        failed store or a cut exit leaves is brought to the store when the outbox is opened the next time. One replica
-        at a time can have it. It is created if need be, in a folder that exists, on a local file system.
+      outbox: a file that keeps what is pending for the async stores, which have to be given with names, because the
+        entries are kept by name. A put then returns when its entries are on the disk as well, and never waits for room.
+        Blobs that a crash, a failed store or a cut exit leaves are delivered when the outbox is opened the next time.
+        One replica at a time can have it. It is created if need be, in a folder that exists, on a local file system.
       fallback: the names of async stores that `ReplicaStore.get`, `ReplicaStore.get_many` and `ReplicaStore.contains`
         ask, as they ask the sync stores, when every one of these has missed or failed: in case a disk is lost, or for
         a cache in front of a slow store. What they fail with poisons nothing. A blob that waits in the queue of such
@@ -87,12 +87,14 @@ def open(  # noqa: A001  (read as replica.open)
       TypeError: if a size is no `int`, a time no number, a store no `Store`, or `fallback` no iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
       PoisonedError: when the block ends; see above.
-      StoreError: when the block ends, with an outbox, if it has debts that can't be paid, for no sync store gives the
-        blob, and no flush has said so.
+      StoreError: when the block ends, with an outbox, if it has blobs that can't be delivered because no sync store
+        gives them, and no flush has said so.
 
     """
     if outbox is not None and not isinstance(async_stores, Mapping):
-        raise ValueError("with an outbox, async_stores has to be a mapping of names to stores: names hold the debts")
+        raise ValueError(
+            "with an outbox, async_stores has to be a mapping of names to stores: entries are kept by name"
+        )
     opening = None if outbox is None else partial(open_sqlite_outbox, checked_path("outbox", outbox))
     return open_with(
         sync_stores,
@@ -131,12 +133,12 @@ def open_with(
     batch_size = batch_size or queue_size
     queues = [BlobQueue(name, store, queue_size, batch_size) for name, store in named_async.items()]
     sync = SyncStores(named_sync, hedge_delay, verify)
-    healing: Healing | None = None
-    if behind := fallback_stores(fallback, named_async):
-        healing = Healing(sync, Readers(behind, hedge_delay, verify), repair=repair_reads)
+    read_repair: ReadRepair | None = None
+    if read_last := fallback_stores(fallback, named_async):
+        read_repair = ReadRepair(sync, Readers(read_last, hedge_delay, verify), repair=repair_reads)
     elif repair_reads:
-        healing = Healing(sync, None, repair=True)
-    replica = ReplicaStore(sync, queues, healing)
+        read_repair = ReadRepair(sync, None, repair=True)
+    replica = ReplicaStore(sync, queues, read_repair)
     if open_outbox is None:
         return opened(replica, grace)
     if NAME in named_sync or NAME in named_async:

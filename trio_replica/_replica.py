@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._async.delivery import Debts
+from ._async.delivery import OutboxDelivery
 from ._async.queue import enqueue
 from ._blob import Blob, Ref
 from ._errors import PoisonedError, closed_error, describe_failures
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from ._async.outbox import Intent
     from ._async.queue import BlobQueue
-    from ._async.storage import Books, OutboxStorage
+    from ._async.storage import OutboxState, OutboxStorage
     from ._blob import BytesLike
-    from ._sync.fallback import Healing
+    from ._sync.fallback import ReadRepair
     from ._sync.sync_stores import SyncStores
 
 ResultT = TypeVar("ResultT")
@@ -39,14 +39,14 @@ REFS_LOGGED: Final = 10
 @asynccontextmanager
 @enable_ki_protection
 async def opened_with(
-    opening: AbstractAsyncContextManager[tuple[OutboxStorage, Books]],
+    opening: AbstractAsyncContextManager[tuple[OutboxStorage, OutboxState]],
     replica: ReplicaStore,
     batch_size: int,
     grace: float,
 ) -> AsyncGenerator[ReplicaStore, None]:
-    """Run a replica for a block, with an outbox; its feeders read `batch_size` blobs at a time."""
-    async with opening as (storage, books):
-        replica._keep_debts(storage, books, batch_size)
+    """Run a replica for a block, with an outbox; its relays read `batch_size` blobs at a time."""
+    async with opening as (storage, state):
+        replica._use_outbox(storage, state, batch_size)
         async with opened(replica, grace):
             yield replica
 
@@ -66,7 +66,7 @@ async def opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[ReplicaS
             except BaseException as exc:  # noqa: ASYNC103  (raised below, outside of the nursery)
                 ended = exc
             interruption = await replica._shut_down(None if isinstance(ended, Exception) else ended, grace)
-            interruption = await replica._settle_debts() or interruption
+            interruption = await replica._commit_acknowledgements() or interruption
         raised = replica._end(ended, interruption)
         if raised is not None:
             raise raised
@@ -78,19 +78,19 @@ async def opened(replica: ReplicaStore, grace: float) -> AsyncGenerator[ReplicaS
 class ReplicaStore(Store):
     """A store that keeps every blob in several: see `open`, which makes it."""
 
-    def __init__(self, sync_stores: SyncStores, queues: list[BlobQueue], healing: Healing | None = None) -> None:
+    def __init__(self, sync_stores: SyncStores, queues: list[BlobQueue], read_repair: ReadRepair | None = None) -> None:
         self._sync_stores = sync_stores
-        self._healing = healing
-        self._reads = healing or sync_stores
+        self._read_repair = read_repair
+        self._reads = read_repair or sync_stores
         self._queues = queues
-        self._debts: Debts | None = None
+        self._delivery: OutboxDelivery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._failures: dict[str, BaseException] = {}  # of the async stores, in the order of their failing
         self._reported: set[str] = set()  # the failed async stores that a raised PoisonedError has named
-        self._refusing = trio.Event()  # set when it is poisoned or closed
+        self._not_accepting = trio.Event()  # set when it is poisoned or closed
         self._closed = False
         self._ended_at: float | None = None
-        self._workers = len(queues) + (0 if healing is None else len(healing.repairs))
+        self._workers = len(queues) + (0 if read_repair is None else len(read_repair.repairs))
         self._drained = trio.Event()
         self._exit_request: BaseException | None = None
 
@@ -105,7 +105,7 @@ class ReplicaStore(Store):
         """Write a blob to all sync stores, then queue it for every async store. Repeating it is harmless.
 
         Returning means that every sync store has the blob, and that every async store is going to be given it: it was
-        queued for each, after waiting for room where there was none; with an outbox it is durably owed to each, and
+        queued for each, after waiting for room where there was none; with an outbox it is durably pending for each, and
         there is no waiting. `PutResult.added` is that of the sync store that finished first. Being cancelled means that
         some stores may have the blob, or get it; repeat it to be sure.
 
@@ -114,16 +114,16 @@ class ReplicaStore(Store):
           StoreError: if a sync store failed, or the outbox. The writes to the others were cancelled, and nothing was
             queued.
           PoisonedError: if an async store has failed; also while the blob waited for room in any queue.
-          trio.ClosedResourceError: if the block has ended, also meanwhile.
+          trio.ClosedResourceError: if the block has ended, also in the meantime.
 
         """
         self._check_accepting()
         blob = await self._sync_stores.hashed(Blob(blob))
-        if self._debts is None:
+        if self._delivery is None:
             _, added = await self._sync_stores.put(blob)
             await self._enqueue([blob])
         else:
-            _, added = await self._put_owing(self._debts, [blob], partial(self._sync_stores.put, blob))
+            _, added = await self._put_with_entries(self._delivery, [blob], partial(self._sync_stores.put, blob))
         return PutResult(blob.ref, added)
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
@@ -142,11 +142,11 @@ class ReplicaStore(Store):
         blobs = await self._sync_stores.all_hashed(blobs)
         if not blobs:
             return []
-        if self._debts is None:
+        if self._delivery is None:
             results = await self._sync_stores.put_many(blobs)
             await self._enqueue(blobs)
         else:
-            results = await self._put_owing(self._debts, blobs, partial(self._sync_stores.put_many, blobs))
+            results = await self._put_with_entries(self._delivery, blobs, partial(self._sync_stores.put_many, blobs))
         if are_put_results(results):
             return [*results]
         return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
@@ -226,7 +226,7 @@ class ReplicaStore(Store):
     def list_refs(self, after: Ref = Ref.ZERO) -> AsyncIterator[Ref]:
         """Return an asynchronous iterator over the ordered union of the sync stores: see `Store.list_refs`.
 
-        The stores of a `fallback` are not listed. It goes on when the replica is poisoned meanwhile.
+        The stores of a `fallback` are not listed. It goes on when the replica is poisoned in the meantime.
 
         Raises:
           TypeError: if `after` is no `Ref`.
@@ -243,27 +243,27 @@ class ReplicaStore(Store):
     async def flush(self) -> None:
         """Wait until every blob that was queued before this call is in every async store.
 
-        With an outbox, until every debt of a put that returned before is struck, those of former sessions included; of
-        a store that is behind, debts that came after a put that is still under way have to wait for that. Being
-        cancelled changes nothing.
+        With an outbox, until every entry of a put that returned before is acknowledged, those of earlier sessions
+        included. While a store is catching up, its entries that came after a put that is still under way wait for that
+        put. Being cancelled changes nothing.
 
         Raises:
-          StoreError: with an outbox, if there are debts that can't be paid, for no sync store gives the blob, or the
-            outbox fails.
-          PoisonedError: if an async store has failed, also meanwhile.
-          trio.ClosedResourceError: if the block has ended, also meanwhile.
+          StoreError: with an outbox, if there are blobs that can't be delivered because no sync store gives them, or if
+            the outbox fails.
+          PoisonedError: if an async store has failed, also in the meantime.
+          trio.ClosedResourceError: if the block has ended, also in the meantime.
 
         """
         self._check_accepting()
-        if self._debts is not None:
-            if not await self._debts.flush(self._refusing):
-                raise self._refusal()
+        if self._delivery is not None:
+            if not await self._delivery.flush(self._not_accepting):
+                raise self._unusable_error()
             return
         queued = [(queue, queue.accepted) for queue in self._queues]
         await trio.lowlevel.checkpoint()
         for queue, count in queued:
             if not await queue.wait_written(count):
-                raise self._refusal()
+                raise self._unusable_error()
 
     async def wait_poisoned(self) -> PoisonedError:
         """Wait until an async store has failed, and return, not raise, the error that says so.
@@ -276,10 +276,10 @@ class ReplicaStore(Store):
         """
         self._check_here()
         if self._closed:
-            raise self._refusal()
-        await self._refusing.wait()
+            raise self._unusable_error()
+        await self._not_accepting.wait()
         if not self._failures:
-            raise self._refusal()
+            raise self._unusable_error()
         return self._poisoned_error()
 
     @property
@@ -288,7 +288,7 @@ class ReplicaStore(Store):
 
         While the replica is open, what is queued and being written; later, what was left. It has every accepted ref
         that the store lacks. It may also have refs whose put raised, or that the store has without having said so. With
-        an outbox, what waits there for room in the queue is not in it: the statistics count it as owed.
+        an outbox, what waits there for room in the queue is not in it: the statistics count it as pending.
         """
         return MappingProxyType({queue.name: queue.unreplicated() for queue in self._queues})
 
@@ -298,7 +298,7 @@ class ReplicaStore(Store):
         return ReplicaStatistics(
             sync_stores=MappingProxyType(self._sync_stores.statistics()),
             async_stores=MappingProxyType(
-                {queue.name: queue.statistics(now, **self._count_debts(queue.name)) for queue in self._queues}
+                {queue.name: queue.statistics(now, **self._backlog_counts(queue.name)) for queue in self._queues}
             ),
         )
 
@@ -308,25 +308,27 @@ class ReplicaStore(Store):
         # Between this check and the queues there is no checkpoint.
         self._check_accepting()
         if not await enqueue(self._queues, blobs):
-            raise self._refusal()
+            raise self._unusable_error()
 
     def _shown(self, queue: BlobQueue) -> str:
-        owed = "" if self._debts is None else f", {self._debts.counts(queue.name)['owed']} owed"
-        return f"; {queue.name}: {len(queue.unreplicated())} unreplicated{owed}"
+        pending = "" if self._delivery is None else f", {self._delivery.counts(queue.name)['pending']} pending"
+        return f"; {queue.name}: {len(queue.unreplicated())} unreplicated{pending}"
 
-    def _count_debts(self, name: str) -> dict[str, int]:
-        return {} if self._debts is None else self._debts.counts(name)
+    def _backlog_counts(self, name: str) -> dict[str, int]:
+        return {} if self._delivery is None else self._delivery.counts(name)
 
-    @enable_ki_protection  # an interrupted put has to end too: feeders wait for those under way
-    async def _put_owing(self, debts: Debts, blobs: list[Blob], put: Callable[[Intent], Awaitable[ResultT]]) -> ResultT:
-        intent = debts.outbox.intent([blob.ref for blob in blobs])
+    @enable_ki_protection  # an interrupted put has to end too: relays wait for those under way
+    async def _put_with_entries(
+        self, delivery: OutboxDelivery, blobs: list[Blob], put: Callable[[Intent], Awaitable[ResultT]]
+    ) -> ResultT:
+        intent = delivery.outbox.intent([blob.ref for blob in blobs])
         try:
             result = await put(intent)
             # From here to the end of the put there is no checkpoint.
             self._check_accepting()
-            debts.outbox.give(intent, blobs, self._queues)
+            delivery.outbox.give(intent, blobs, self._queues)
         except BaseException:
-            debts.outbox.abandon(intent)
+            delivery.outbox.abandon(intent)
             raise
         return result
 
@@ -334,25 +336,25 @@ class ReplicaStore(Store):
         """Return a page for a listing under way, which a poisoned replica does not end."""
         self._check_here()
         if self._closed:
-            raise self._refusal()
+            raise self._unusable_error()
         return await self._sync_stores.union_page(after, limit)
 
     # The life of a replica
 
-    def _keep_debts(self, storage: OutboxStorage, books: Books, batch_size: int) -> None:
-        self._debts = Debts(storage, books, self._queues, self._sync_stores, batch_size)
+    def _use_outbox(self, storage: OutboxStorage, state: OutboxState, batch_size: int) -> None:
+        self._delivery = OutboxDelivery(storage, state, self._queues, self._sync_stores, batch_size)
 
     def _start(self, nursery: trio.Nursery) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._sync_stores.start(nursery)
-        if self._debts is not None:
-            self._debts.start(nursery, partial(self._exit, nursery.cancel_scope))
+        if self._delivery is not None:
+            self._delivery.start(nursery, partial(self._exit, nursery.cancel_scope))
         for queue in self._queues:
             work = partial(self._drain, queue)
             nursery.start_soon(self._work, work, nursery.cancel_scope, name=f"replica worker of {queue.name}")
-        if self._healing is not None:
-            self._healing.start(nursery)
-            for repairs in self._healing.repairs:
+        if self._read_repair is not None:
+            self._read_repair.start(nursery)
+            for repairs in self._read_repair.repairs:
                 name = f"replica repairs of {repairs.member.name}"
                 nursery.start_soon(self._work, repairs.work, nursery.cancel_scope, name=name)
         if not self._workers:
@@ -363,8 +365,8 @@ class ReplicaStore(Store):
         try:
             await queue.work(partial(self._poison, queue))
         finally:
-            if self._debts is not None:
-                self._debts.stop(queue.name)  # nobody writes any more what its feeder brings
+            if self._delivery is not None:
+                self._delivery.stop(queue.name)  # nobody writes any more what its relay queues
 
     @enable_ki_protection
     async def _work(  # noqa: ASYNC910  (a task of its own)
@@ -388,37 +390,37 @@ class ReplicaStore(Store):
     def _poison(self, queue: BlobQueue) -> None:
         assert queue.failure is not None
         self._failures[queue.name] = queue.failure
-        self._refuse()
+        self._stop_accepting()
         failure = describe_failures({queue.name: queue.failure})
         log(logging.ERROR, f"the replica is poisoned by an async store: {failure}", queue.failure)
 
-    def _refuse(self) -> None:
-        self._refusing.set()
+    def _stop_accepting(self) -> None:
+        self._not_accepting.set()
         for queue in self._queues:
-            queue.refuse()
-        if self._debts is not None:
-            self._debts.wake()
+            queue.close()
+        if self._delivery is not None:
+            self._delivery.fail_flushes()
 
     def _close(self) -> None:
         self._closed = True
-        self._refuse()
+        self._stop_accepting()
         self._sync_stores.close()
-        if self._healing is not None:
-            self._healing.close()
-        if self._debts is not None:
-            self._debts.finish()
+        if self._read_repair is not None:
+            self._read_repair.close()
+        if self._delivery is not None:
+            self._delivery.close()
 
     async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
         """Close the replica and wait for the workers. Returns what interrupted the block or this, at the last."""
         self._close()
         while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
             if interruption is not None:
-                if self._debts is not None:
-                    self._debts.stop()
+                if self._delivery is not None:
+                    self._delivery.stop()
                 for queue in self._queues:
                     queue.stop(grace)
-                if self._healing is not None:
-                    self._healing.stop(grace)
+                if self._read_repair is not None:
+                    self._read_repair.stop(grace)
             try:
                 with trio.CancelScope(shield=interruption is not None or self._drained.is_set()):
                     await self._drained.wait()
@@ -429,20 +431,20 @@ class ReplicaStore(Store):
             else:
                 return interruption
 
-    async def _settle_debts(self) -> BaseException | None:
-        """Strike what has been paid, if there is an outbox. Returns what interrupted this."""
-        if self._debts is None:
+    async def _commit_acknowledgements(self) -> BaseException | None:
+        """Commit the last acknowledgements, if there is an outbox. Returns what interrupted this."""
+        if self._delivery is None:
             return None  # noqa: ASYNC910  (there is nothing to do)
-        return await self._debts.settle()
+        return await self._delivery.commit()
 
     def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
         """Log what is not replicated, and return what the block has to raise, if anything."""
         self._ended_at = trio.current_time()
         undelivered = None
-        if self._debts is None:
+        if self._delivery is None:
             self._log_unreplicated()
         else:
-            undelivered = self._debts.end()
+            undelivered = self._delivery.report()
         unreported = self._failures.keys() - self._reported
         failure = self._poisoned_error() if unreported else None
         interrupted = interruption is not None and not _is_cancellation(interruption)
@@ -473,9 +475,9 @@ class ReplicaStore(Store):
     def _check_accepting(self) -> None:
         self._check_here()
         if self._closed or self._failures:
-            raise self._refusal()
+            raise self._unusable_error()
 
-    def _refusal(self) -> PoisonedError | trio.ClosedResourceError:
+    def _unusable_error(self) -> PoisonedError | trio.ClosedResourceError:
         """Return the error for a caller, who raises it."""
         if self._closed:
             return closed_error()

@@ -53,12 +53,13 @@ class AsyncStoreStatistics:
     """Seconds since the oldest blob that is not yet written was queued; 0 if all are written."""
     failure: BaseException | None
     """The exception that the store failed with, if it did."""
-    owed: int = 0
-    """Blobs that the outbox has for it, for each put one, of puts that have returned; 0 without an outbox."""
-    missing: int = 0
-    """Of these, those that were looked for since the replica was opened and that no sync store has any more."""
-    unreadable: int = 0
-    """Of these, those that could not be read back from any sync store since the replica was opened."""
+    pending: int = 0
+    """Entries that the outbox has for it: one for each put that has returned and blob; 0 without an outbox."""
+    deferred: int = 0
+    """Of these, those whose blobs could not be read back since the replica was opened.
+
+    Either no sync store has the blob any more, or every one failed to give it: the log has the reason.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
     As in ``async with open_config("trio-replica.toml") as store: …``. The file::
 
         queue_size = 64            # also batch_size, grace, hedge_delay, verify, repair_reads: what `open` takes
-        outbox = "outbox.db"       # keeps what the async stores are owed
+        outbox = "outbox.db"       # keeps what is pending for the async stores
         fallback = ["offsite"]     # async stores that a get asks when no sync store has the blob
 
         [sync]                     # names of stores, and their URLs: what `open_store` takes

@@ -49,7 +49,7 @@ class Client:
             await self._do(name, operation)
         except (PoisonedError, trio.ClosedResourceError) as error:
             self._session.expect(error)
-            self._session.trace.note("refused", f"{self._name} {name} {type(error).__name__}")
+            self._session.trace.note("not accepted", f"{self._name} {name} {type(error).__name__}")
             return False
         except StoreError as error:
             self._session.expect(error)

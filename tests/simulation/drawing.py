@@ -88,7 +88,7 @@ def draw_plan(draw: random.Random, async_names: list[str], *, outbox: bool) -> P
 
 
 def last_plan(*, outbox: bool) -> Plan:
-    """Return the plan of a session that does nothing but bring what is owed."""
+    """Return the plan of a session that does nothing but deliver what is pending."""
     options: dict[str, Any] = {"queue_size": 3, "batch_size": None, "fallback": []}
     if outbox:
         options["outbox"] = "/outbox"
@@ -138,4 +138,4 @@ def draw_weather(draw: random.Random, trace: Trace, name: str, healthy: float) -
 def draw_outbox_weather(draw: random.Random, trace: Trace) -> OutboxWeather:
     """Draw the weather of the disk of an outbox."""
     error_rate = draw.choice([0.0, 0.0, 0.0, 0.05, 0.3])
-    return OutboxWeather(draw, trace, draw.choice(PACES), error_rate, pending_limit=draw.choice([2, 5, 10_000]))
+    return OutboxWeather(draw, trace, draw.choice(PACES), error_rate, uncommitted_limit=draw.choice([2, 5, 10_000]))

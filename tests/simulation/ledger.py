@@ -1,4 +1,4 @@
-"""What has been promised: the puts that returned, and what is owed to whom."""
+"""What has been promised: the puts that returned, and what is pending for whom."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Put:
 
     refs: list[Ref]
     seqs: list[int] = field(default_factory=list)
-    """The numbers of its debts."""
+    """The numbers of its entries."""
 
 
 PUT: ContextVar[Put] = ContextVar("PUT")
-"""The put that a client has under way: so that an outbox knows whose debts it is to note."""
+"""The put that a client has under way: so that an outbox knows whose entries it is to write."""
 
 
 @final
@@ -85,7 +85,7 @@ class Ledger:
             require(not wrong, "a store has what was put to it", name, named(wrong))
 
     def check_async_stores(self) -> None:
-        """Check that every async store has everything, as it is when all has been brought."""
+        """Check that every async store has everything, as it is when all has been delivered."""
         for name, media in self.async_media.items():
             lacking = sorted(media.lacking(self.acknowledged))
             require(not lacking, "an acknowledged blob comes to every async store", name, named(lacking))
@@ -137,8 +137,8 @@ class Ledger:
 
 
 @final
-class Debts:
-    """What is owed in one session, as it has been told: what the outbox says has to be the same."""
+class Entries:
+    """What is pending in one session, as it has been told: what the outbox says has to be the same."""
 
     def __init__(self, file: DatabaseFile) -> None:
         self.changes = 0
@@ -147,8 +147,8 @@ class Debts:
         self._rows = _rows(file)
         self._opening = set(self._rows)
         self._acknowledged: set[int] = set()
-        self._asked: set[tuple[int, int]] = set()  # to be struck
-        self._struck: set[tuple[int, int]] = set()
+        self._asked: set[tuple[int, int]] = set()  # to be dropped
+        self._dropped: set[tuple[int, int]] = set()
         self._ids: Mapping[str, int] = {}
 
     def begin(self) -> None:
@@ -156,8 +156,8 @@ class Debts:
         self._ids = _ids(self._file)
 
     def asked(self, changes: Changes) -> None:
-        """Note whose debts are to be noted, and which may be struck from now on."""
-        self._asked.update(_struck(changes))
+        """Note whose entries are to be written, and which may be dropped from now on."""
+        self._asked.update(_dropped(changes))
         if changes.seqs:
             PUT.get().seqs = [*changes.seqs]
 
@@ -166,23 +166,23 @@ class Debts:
         self.changes += 1
         for seq, ref in zip(changes.seqs, changes.refs, strict=True):
             self._rows.update({(store, seq): ref for store in changes.stores})
-        for strike in _struck(changes):
-            self._rows.pop(strike, None)
-            self._struck.add(strike)
+        for entry in _dropped(changes):
+            self._rows.pop(entry, None)
+            self._dropped.add(entry)
 
     def acknowledge(self, put: Put) -> None:
-        """Note that a put has returned: all its debts are durable."""
+        """Note that a put has returned: all its entries are durable."""
         self._acknowledged.update(put.seqs)
         for name, number in self._ids.items():
             rows = [self._rows.get((number, seq)) for seq in put.seqs]
-            require(rows == put.refs, "a put whose debts are not on the disk does not return", name, named(put.refs))
+            require(rows == put.refs, "a put whose entries are not on the disk does not return", name, named(put.refs))
 
     def rows(self, name: str) -> list[int]:
-        """Return the numbers of all debts to a store, those of puts that failed included."""
+        """Return the numbers of all entries of a store, those of puts that failed included."""
         return [seq for store, seq in self._rows if store == self._ids[name]]
 
-    def owed(self, name: str) -> dict[int, Ref]:
-        """Return what a store is owed, by the numbers: debts of puts that have ended."""
+    def pending(self, name: str) -> dict[int, Ref]:
+        """Return what is pending for a store, by the numbers: entries of puts that have ended."""
         number = self._ids[name]
         return {
             seq: ref
@@ -194,12 +194,12 @@ class Debts:
         """Check that what was said to be durable is on the disk."""
         rows = _rows(self._file)
         lost = self._rows.keys() - rows.keys() - self._asked
-        require(not lost, "a debt that was noted is on the disk", *sorted(lost))
-        require(not self._struck & rows.keys(), "a debt that was struck is not on the disk any more")
+        require(not lost, "an entry that was written is on the disk", *sorted(lost))
+        require(not self._dropped & rows.keys(), "an entry that was dropped is not on the disk any more")
 
 
-def _struck(changes: Changes) -> list[tuple[int, int]]:
-    return [(store, seq) for store, seqs in changes.strikes for seq in seqs]
+def _dropped(changes: Changes) -> list[tuple[int, int]]:
+    return [(store, seq) for store, seqs in changes.acknowledgements for seq in seqs]
 
 
 def _rows(file: DatabaseFile) -> dict[tuple[int, int], Ref]:

@@ -18,12 +18,12 @@ import trio
 
 from trio_replica import BlobNotFoundError, PutResult, StoreError
 from trio_replica._async import outbox_file as _sqlite_outbox
-from trio_replica._async.delivery import Debts
-from trio_replica._async.outbox import NAME, Account, Intent, Outbox, Page
+from trio_replica._async.delivery import OutboxDelivery
+from trio_replica._async.outbox import NAME, Backlog, Intent, Outbox, Page
 from trio_replica._async.outbox_file import _Database
 from trio_replica._async.queue import BlobQueue
-from trio_replica._async.relay import Feeder
-from trio_replica._async.storage import Changes, Strike
+from trio_replica._async.relay import Relay
+from trio_replica._async.storage import Acknowledgement, Changes
 from trio_replica._replica import ReplicaStore
 from trio_replica._sync import readers as _readers
 from trio_replica._sync import sync_stores as _sync_stores
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from trio_replica import Blob, Ref
-    from trio_replica._async.queue import Paid
-    from trio_replica._async.storage import Debt
+    from trio_replica._async.queue import Acknowledge
+    from trio_replica._async.storage import Entry
     from trio_replica._calls.fan_out import Ended
     from trio_replica._calls.started import Cancel, Done
     from trio_replica._calls.threads import Call
@@ -70,7 +70,7 @@ def _planted(owner: object, name: str) -> Callable[[Callable[..., Any]], Callabl
 
 
 @_planted(Intent, "start")
-def a_put_returns_before_its_debts_are_committed(right: Right, self: Intent, done: Done) -> Cancel:
+def a_put_returns_before_its_entries_are_committed(right: Right, self: Intent, done: Done) -> Cancel:
     right(self, lambda _: None)
     trio.lowlevel.current_trio_token().run_sync_soon(done, outcome.Value(None))
     return lambda: False
@@ -82,7 +82,7 @@ def a_put_returns_although_a_store_has_failed(right: Right, self: _Write, stores
 
 
 @_planted(Outbox, "__init__")
-def a_put_is_owed_to_one_store_only(right: Right, self: Outbox, *arguments: Any) -> None:
+def a_put_is_pending_for_one_store_only(right: Right, self: Outbox, *arguments: Any) -> None:
     right(self, *arguments)
     del self._numbers[1:]
 
@@ -103,7 +103,7 @@ def a_queue_is_longer_than_it_should_be(
     right(self, name, store, capacity + 1, *arguments)
 
 
-@_planted(BlobQueue, "refuse")
+@_planted(BlobQueue, "close")
 def a_put_is_not_woken_by_poison(right: Right, self: BlobQueue) -> None:
     waiting, self._waiting = self._waiting, OrderedDict()
     right(self)
@@ -136,35 +136,35 @@ async def a_block_ends_without_the_batch_in_flight(
     return await right(self, interruption, grace)
 
 
-@_planted(ReplicaStore, "_refuse")
+@_planted(ReplicaStore, "_stop_accepting")
 def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: ReplicaStore) -> None:
     for queue in self._queues:
         queue._progress = trio.lowlevel.ParkingLot()
     right(self)
 
 
-# Debts
+# Entries
 
 
-@_planted(BlobQueue, "be_fed")
-def a_debt_is_struck_when_it_is_taken(right: Right, self: BlobQueue, paid: Paid) -> None:
-    async def strike_and_write(batch: list[Blob]) -> None:
-        await paid([seq for *_, seq in islice(self._owed, len(batch))])
+@_planted(BlobQueue, "add_relay")
+def an_entry_is_acknowledged_when_it_is_taken(right: Right, self: BlobQueue, acknowledge: Acknowledge) -> None:
+    async def acknowledge_and_write(batch: list[Blob]) -> None:
+        await acknowledge([seq for *_, seq in islice(self._unconfirmed, len(batch))])
         await write(batch)
 
     write = self._write
-    self._write = strike_and_write  # type: ignore[method-assign]
+    self._write = acknowledge_and_write  # type: ignore[method-assign]
     right(self, _say_nothing)
 
 
-@_planted(Feeder, "_read")
-async def an_error_is_proof_of_absence(right: Right, self: Feeder, refs: Sequence[Ref]) -> Any:
+@_planted(Relay, "_read")
+async def an_error_is_proof_of_absence(right: Right, self: Relay, refs: Sequence[Ref]) -> Any:
     found, _ = await right(self, refs)
     return found, {}
 
 
-@_planted(Feeder, "_read")
-async def one_miss_is_proof_of_absence(right: Right, self: Feeder, refs: Sequence[Ref]) -> Any:
+@_planted(Relay, "_read")
+async def one_miss_is_proof_of_absence(right: Right, self: Relay, refs: Sequence[Ref]) -> Any:
     found, failures = await right(self, refs)
     for ref in [*failures]:
         for member in self._sync_stores.members:
@@ -181,56 +181,56 @@ def the_watermark_passes_puts_under_way(right: property, self: Outbox) -> int:
     return self.next_seq
 
 
-@_planted(_sqlite_outbox, "_note_doubts")
+@_planted(_sqlite_outbox, "_note_in_doubt")
 def what_a_crash_leaves_in_doubt_is_taken_for_certain(right: Right, connection: sqlite3.Connection) -> None:
     right(connection)
     connection.execute("DELETE FROM doubts")
 
 
 @_planted(_Database, "_transact")
-def a_put_that_fails_strikes_the_debts_of_others(right: Right, self: _Database, changes: Sequence[Changes]) -> None:
+def a_put_that_fails_withdraws_the_entries_of_others(right: Right, self: _Database, changes: Sequence[Changes]) -> None:
     with self._usable() as connection:
         rows = connection.execute("SELECT store, seq, ref FROM debts").fetchall()
-    strikes = {(store, seq) for one in changes for store, seqs in one.strikes for seq in seqs}
-    refs = {(store, ref) for store, seq, ref in rows if (store, seq) in strikes}
-    others = [Strike(store, [seq]) for store, seq, ref in rows if (store, ref) in refs]
-    right(self, [*changes, Changes(strikes=others)])
+    dropped = {(store, seq) for one in changes for store, seqs in one.acknowledgements for seq in seqs}
+    refs = {(store, ref) for store, seq, ref in rows if (store, seq) in dropped}
+    others = [Acknowledgement(store, [seq]) for store, seq, ref in rows if (store, ref) in refs]
+    right(self, [*changes, Changes(acknowledgements=others)])
 
 
-@_planted(Account, "__init__")
-def debts_of_former_sessions_are_forgotten(right: Right, self: Account, *arguments: Any) -> None:
+@_planted(Backlog, "__init__")
+def entries_of_earlier_sessions_are_forgotten(right: Right, self: Backlog, *arguments: Any) -> None:
     right(self, *arguments)
-    self.is_behind = False
+    self.is_catching_up = False
 
 
-@_planted(Account, "take")
-def a_debt_that_is_held_is_brought_again(right: Right, self: Account, page: Sequence[Debt]) -> Page:
+@_planted(Backlog, "take")
+def an_entry_in_hand_is_delivered_again(right: Right, self: Backlog, page: Sequence[Entry]) -> Page:
     return Page([*page], page[-1].seq if page else None)
 
 
-@_planted(Account, "leave")
-def debts_of_earlier_puts_are_passed_over(right: Right, self: Account, seqs: Sequence[int], bound: int) -> None:
+@_planted(Backlog, "leave")
+def entries_of_earlier_puts_are_skipped(right: Right, self: Backlog, seqs: Sequence[int], bound: int) -> None:
     right(self, seqs, seqs[0])
 
 
-@_planted(Account, "end_behind")
-def what_is_left_meanwhile_is_forgotten(right: Right, self: Account, before: int) -> bool:
+@_planted(Backlog, "end_catching_up")
+def what_is_left_in_the_meantime_is_forgotten(right: Right, self: Backlog, before: int) -> bool:
     self.left = 0
     is_over: bool = right(self, before)
     return is_over
 
 
-@_planted(Debts, "finish")
-def a_block_ends_with_debts_and_says_nothing(right: Right, self: Debts) -> None:
+@_planted(OutboxDelivery, "close")
+def a_block_ends_with_entries_and_says_nothing(right: Right, self: OutboxDelivery) -> None:
     self.stop()
 
 
 async def _say_nothing(seqs: Sequence[int]) -> None:
-    """Be told what has been paid."""
+    """Be told what has been delivered."""
 
 
 @_planted(Outbox, "wait_room")
-async def a_worker_is_not_woken_when_strikes_have_room(right: Right, self: Outbox) -> None:
+async def a_worker_is_not_woken_when_acknowledgements_have_room(right: Right, self: Outbox) -> None:
     if not self.has_room:
         await trio.sleep_forever()
 
@@ -252,7 +252,7 @@ def an_outcome_is_kept_although_its_commit_failed(right: Right, self: _Database,
 
 
 @_planted(Outbox, "_put_back")
-def strikes_are_lost_when_a_commit_fails(right: Right, self: Outbox, carried: list[Any]) -> None:
+def acknowledgements_are_lost_when_a_commit_fails(right: Right, self: Outbox, carried: list[Any]) -> None:
     """Do nothing."""
 
 

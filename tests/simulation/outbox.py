@@ -73,8 +73,8 @@ class OutboxWeather:
     trace: Trace
     pace: float = 0.0
     error_rate: float = 0.0
-    pending_limit: int = _outbox.PENDING_LIMIT
-    """Strikes that may wait for a commit."""
+    uncommitted_limit: int = _outbox.UNCOMMITTED_LIMIT
+    """Acknowledgements that may wait for a commit."""
 
     async def pause(self) -> None:
         await trio.sleep(self.draw.choice((0.0, self.pace, self.pace * self.draw.random())))
@@ -121,12 +121,12 @@ class SimulatedThread:
         self._simulated = simulated
         self._waiting: OrderedDict[Call[Any], None] = OrderedDict()
         self._changed = trio.lowlevel.ParkingLot()
-        self._refusing = False
+        self._is_closed = False
         self._ended = trio.Event()
 
     def start(self, request: Any, done: Done, *, size: int = 0, abandon_on_cancel: bool = False) -> Cancel:
         """Do what `StoreThreads.start` does."""
-        if self._refusing:
+        if self._is_closed:
             raise trio.ClosedResourceError
         call: Call[Any] = Call(request, size, cast("Any", self), done, abandon_on_cancel)
         self._waiting[call] = None
@@ -138,7 +138,7 @@ class SimulatedThread:
     async def run(self) -> None:
         """Serve, until it is closed."""
         weather = self._simulated.weather
-        while self._waiting or not self._refusing:
+        while self._waiting or not self._is_closed:
             if not self._waiting:
                 await self._changed.park()
                 continue
@@ -152,7 +152,7 @@ class SimulatedThread:
 
     async def close(self) -> None:
         """Take no more, let what waits go, and wait for the end."""
-        self._refusing = True
+        self._is_closed = True
         withdrawn, self._waiting = list(self._waiting), OrderedDict()
         for call in withdrawn:
             call.outcome = outcome.Error(trio.ClosedResourceError())
@@ -200,7 +200,7 @@ class SimulatedOutbox:
         with (
             mock.patch.object(_sqlite_outbox, "_connected", self._connect),
             mock.patch.object(_sqlite_outbox, "open_store_threads", self._open_threads),
-            mock.patch.object(_outbox, "PENDING_LIMIT", self.weather.pending_limit),
+            mock.patch.object(_outbox, "UNCOMMITTED_LIMIT", self.weather.uncommitted_limit),
         ):
             yield
 

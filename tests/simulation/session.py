@@ -14,7 +14,7 @@ from trio_replica._async.outbox import NAME
 
 from ..started import StartedDeletableStore
 from .clients import Client
-from .ledger import NAMES, Debts, named
+from .ledger import NAMES, Entries, named
 from .observer import Observer, tasks
 from .outbox import SimulatedOutbox
 from .trace import Violation, require
@@ -53,19 +53,19 @@ class Session:
         self.trace = world.trace
         self.replica: ReplicaStore
         self.is_clean = False
-        """Whether it has ended, and brought all that it had to bring."""
+        """Whether it has ended, and delivered all that it had to deliver."""
         self._surroundings = surroundings
         self._sync_stores = surroundings.sync_stores
         self._async_stores = surroundings.async_stores
         self._clients = [Client(self, number) for number in range(plan.clients)]
         self._observer = Observer(self._check)
-        self._debts: Debts | None = None
+        self._entries: Entries | None = None
         self._puts = 0  # that have returned
         self._accepted = 0  # their blobs
         self._pending: dict[str, set[Ref]] = {name: set() for name in self._async_stores}
         """What has been acknowledged, and is not yet in each async store."""
         self._has_told = False
-        """Whether a flush has said that something can't be brought: then the end does not say so again."""
+        """Whether a flush has said that something can't be delivered: then the end does not say so again."""
         self._checked_state: tuple[object, ...] = ()
         self._is_open = False
         self._is_ending = False
@@ -101,9 +101,9 @@ class Session:
     def _outbox_installed(self) -> AbstractContextManager[None]:
         if self.world.outbox is None:
             return nullcontext()
-        self._debts = debts = Debts(self.world.outbox)
+        self._entries = entries = Entries(self.world.outbox)
         weather = self._surroundings.outbox_weather
-        return SimulatedOutbox(self.world.outbox, weather, debts.asked, debts.told).installed()
+        return SimulatedOutbox(self.world.outbox, weather, entries.asked, entries.told).installed()
 
     async def _open(self, outside: trio.Nursery) -> None:
         async with replica.open(self._given_sync_stores(), self._async_stores, **self.plan.options) as self.replica:
@@ -130,8 +130,8 @@ class Session:
 
     def _begin(self) -> None:
         self._is_open = True
-        if self._debts is not None:
-            self._debts.begin()
+        if self._entries is not None:
+            self._entries.begin()
         if self.plan.ending == "cancel":
             self._block.deadline = trio.current_time() + self.plan.seconds
         self.trace.note("open")
@@ -183,8 +183,8 @@ class Session:
         if self._observer.is_over:
             return
         self.world.ledger.acknowledge(put)
-        if self._debts is not None:
-            self._debts.acknowledge(put)
+        if self._entries is not None:
+            self._entries.acknowledge(put)
         self._puts += 1
         if self._puts == self.plan.crash_after:
             self._observer.actions[self._observer.steps + self.draw.randint(1, 40)] = self._crash
@@ -195,16 +195,16 @@ class Session:
     def flushing(self) -> Callable[[], None]:
         """Return what checks, when a flush that begins now has returned, that it has done what it promises."""
         awaited = {name: set(refs) for name, refs in self._pending.items()}
-        debts = self._debts
-        owed = {} if debts is None else {name: debts.owed(name).keys() for name in awaited}
+        entries = self._entries
+        pending = {} if entries is None else {name: entries.pending(name).keys() for name in awaited}
 
         def check() -> None:
             for name, refs in awaited.items():
                 lacking = [ref for ref in sorted(refs) if self._async_stores[name].media.read(ref) is None]
                 require(not lacking, "a flush waits for what was acknowledged", name, named(lacking))
-                if debts is not None:
-                    left = owed[name] & debts.owed(name).keys()
-                    require(not left, "a flush waits until debts are struck", name, sorted(left))
+                if entries is not None:
+                    left = pending[name] & entries.pending(name).keys()
+                    require(not left, "a flush waits until entries are acknowledged", name, sorted(left))
 
         return check
 
@@ -228,13 +228,13 @@ class Session:
         elif isinstance(error, PoisonedError):
             require(self.is_troubled(error.failures), "only what fails poisons", *error.failures)
         elif isinstance(error, StoreError) and error.operation in {"flush", "drain"}:
-            require(self._troubled() - self._async_stores.keys(), "a debt that can be read is paid", error)
+            require(self._troubled() - self._async_stores.keys(), "an entry that can be read is delivered", error)
             self._has_told = self._has_told or not error.failures.keys() <= {NAME}
         elif isinstance(error, StoreError):
             require(self.is_troubled(error.failures), "only what fails fails an operation", error)
         elif type(error) is ReplicaError:
-            is_refused = not self._is_open and NAME in self._troubled()
-            require(is_refused, "only an outbox that fails keeps a replica from opening", error)
+            has_failed = not self._is_open and NAME in self._troubled()
+            require(has_failed, "only an outbox that fails keeps a replica from opening", error)
         else:
             require(isinstance(error, BodyError), "a block raises what it says", error)
 
@@ -267,12 +267,15 @@ class Session:
 
     def _state(self) -> tuple[object, ...]:
         """Return what changes with what `_check_queue` looks at: most steps change nothing of it."""
-        debts = self._debts
+        entries = self._entries
         return (
             self._puts,
-            0 if debts is None else debts.changes,
-            *[(len(queue._owed), queue.accepted, queue._taken, queue._written) for queue in self.replica._queues],
-            *[self.replica._count_debts(name).get("owed") for name in self._async_stores],
+            0 if entries is None else entries.changes,
+            *[
+                (len(queue._unconfirmed), queue.accepted, queue._taken, queue._written)
+                for queue in self.replica._queues
+            ],
+            *[self.replica._backlog_counts(name).get("pending") for name in self._async_stores],
         )
 
     def _check_queue(self, name: str, counts: AsyncStoreStatistics, unreplicated: tuple[Ref, ...]) -> None:
@@ -284,13 +287,19 @@ class Session:
         held = counts.queued + counts.in_flight
         require(len(unreplicated) <= held, "what is unreplicated is queued or in flight", name, len(unreplicated), held)
         known = set(unreplicated)
-        if self._debts is not None:
-            owed = self._debts.owed(name)
-            require(counts.owed == len(owed), "owed are the debts of puts that have ended", name, counts.owed, *owed)
+        if self._entries is not None:
+            pending = self._entries.pending(name)
+            require(
+                counts.pending == len(pending),
+                "pending are the entries of puts that have ended",
+                name,
+                counts.pending,
+                *pending,
+            )
             require(not counts.blocked_puts, "with an outbox no put waits for room", name)
-            known.update(owed.values())
+            known.update(pending.values())
         unknown = self._pending[name] - known
-        require(not unknown, "what a store lacks is known to be unreplicated, or owed", name, named(sorted(unknown)))
+        require(not unknown, "what a store lacks is known to be unreplicated, or pending", name, named(sorted(unknown)))
 
     def _end(self, raised: Exception | None) -> None:
         """Check what has to hold when the block has ended."""
@@ -306,8 +315,8 @@ class Session:
         closed = self._async_stores | (self._sync_stores if self.plan.is_inside else {})  # clients outside may go on
         writing = [name for name, store in closed.items() if store.puts_under_way]
         require(not writing, "no write survives the block", *writing)
-        if self._debts is not None:
-            self._debts.check_file()
+        if self._entries is not None:
+            self._entries.check_file()
         self.world.ledger.check_contents()
         if self._is_open and self._has_drained(raised):
             self._check_drained()
@@ -318,14 +327,14 @@ class Session:
         for name, counts in statistics.async_stores.items():
             if counts.failure is not None:
                 self.trace.note("poisoned", name)
-            if self._debts is not None and counts.written > self._accepted:
-                self.trace.note("fed", name)
+            if self._entries is not None and counts.written > self._accepted:
+                self.trace.note("relayed", name)
         for name, sync_counts in statistics.sync_stores.items():
             if sync_counts.repaired:
                 self.trace.note("repaired", f"{name} {sync_counts.repaired}")
 
     def _has_drained(self, raised: Exception | None) -> bool:
-        """Whether the block says that everything has been brought."""
+        """Whether the block says that everything has been delivered."""
         counts = self.replica.statistics().async_stores.values()
         if self._has_told or self._block.cancel_called or any(count.failure is not None for count in counts):
             return False
@@ -334,9 +343,9 @@ class Session:
     def _check_drained(self) -> None:
         for name, refs in self._pending.items():
             require(not refs, "a block ends when all is in every async store", name, named(sorted(refs)))
-            if self._debts is not None and not self._surroundings.outbox_weather.error_rate:
-                debts = self._debts.rows(name) if self.plan.is_inside else self._debts.owed(name)
-                require(not debts, "a block ends when all debts are struck", name, *debts)
+            if self._entries is not None and not self._surroundings.outbox_weather.error_rate:
+                entries = self._entries.rows(name) if self.plan.is_inside else self._entries.pending(name)
+                require(not entries, "a block ends when all entries are acknowledged", name, *entries)
         if self.world.outbox is not None:
             self.world.ledger.check_async_stores()
         self.is_clean = True

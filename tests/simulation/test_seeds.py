@@ -55,11 +55,11 @@ def test_what_happens_depends_on_the_seed_alone() -> None:
     [
         *("put", "put_many", "get", "get_many", "contains", "list_refs", "flush"),
         *("cancelled put", "cancelled get", "cancelled flush", "failed put", "failed get", "failed flush"),
-        *("refused", "poisoned", "not found"),
+        *("not accepted", "poisoned", "not found"),
         *("failure", "hang", "outage", "garbled", "rot", "late", "lost"),
         *("outbox commit fails", "outbox commit fails and stays", "outbox read fails"),
         *("kill", "power cut", "crash of reconcile", "reconcile"),
-        *("fed", "repaired", "log INFO"),
+        *("relayed", "repaired", "log INFO"),
     ],
 )
 def test_what_is_said_to_happen_happens(many: list[str], kind: str) -> None:

@@ -158,10 +158,10 @@ class World:
         surroundings = self._surroundings(draw, weather, OutboxWeather(draw, self.trace))
         session = Session(self, last_plan(outbox=self.outbox is not None), surroundings)
         session.run()
-        require(session.is_clean, "in fair weather all is brought that is owed")
+        require(session.is_clean, "in fair weather all is delivered that is pending")
         stores = surroundings.sync_stores | surroundings.async_stores
 
-        async def mend() -> None:
+        async def repair() -> None:
             reconciled = await reconcile(stores)
             require(reconciled.complete, "in fair weather all is reconciled", reconciled)
             self.ledger.check_all_stores()
@@ -169,7 +169,7 @@ class World:
             require(scrubbed.is_sound, "in fair weather all is repaired", scrubbed)
             self.ledger.check_intact()
 
-        Observer().run(mend)
+        Observer().run(repair)
 
 
 def draw_media(draw: random.Random) -> Media:

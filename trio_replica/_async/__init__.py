@@ -1,1 +1,1 @@
-"""What is fed in the background: queues and their workers, the outbox with its file, and its relay after a crash."""
+"""Delivery in the background: queues and workers, the outbox with its file, and the relays of stores with a backlog."""

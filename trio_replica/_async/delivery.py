@@ -1,4 +1,4 @@
-"""The debts of a replica: its outbox, and the feeders that bring to the queues what no put brings there."""
+"""The outbox of a replica and the relays of its async stores, as the replica sees them."""
 
 from __future__ import annotations
 
@@ -10,87 +10,92 @@ import trio
 from .._errors import ReplicaError, StoreError
 from .._log import log
 from .outbox import NAME, Outbox
-from .relay import Feeder
+from .relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .._sync.sync_stores import SyncStores
     from .queue import BlobQueue
-    from .storage import Books, OutboxStorage
+    from .storage import OutboxState, OutboxStorage
 
 END_SECONDS: Final = 5.0
-"""Seconds that the last commit is given. What is not struck is paid again, which is harmless."""
+"""Seconds for the last commit. Blobs whose acknowledgement it does not make are delivered again, which is harmless."""
 
 
 @final
-class Debts:
-    """What a replica owes to its async stores, and how it is paid."""
+class OutboxDelivery:
+    """What is pending for the async stores of a replica, and how it is delivered."""
 
     def __init__(
         self,
         storage: OutboxStorage,
-        books: Books,
+        state: OutboxState,
         queues: Sequence[BlobQueue],
         sync_stores: SyncStores,
         batch_size: int,
     ) -> None:
-        self.outbox = Outbox(storage, books, [queue.name for queue in queues])
-        self._feeders = [Feeder(self.outbox, queue, sync_stores, batch_size) for queue in queues]
-        self._settling = trio.CancelScope(shield=True)
-        self._reported: set[str] = set()  # stores whose debts a raised StoreError has named
-        for name, count in books.owed.items():
-            if count and name not in self.outbox.accounts:
-                log(logging.WARNING, f"the outbox has {count} debts to {name}, which is no async store: they are kept")
+        self.outbox = Outbox(storage, state, [queue.name for queue in queues])
+        self._relays = [Relay(self.outbox, queue, sync_stores, batch_size) for queue in queues]
+        self._commits = trio.CancelScope(shield=True)
+        self._reported: set[str] = set()  # stores whose problems a raised StoreError has named
+        for name, count in state.pending.items():
+            if count and name not in self.outbox.backlogs:
+                log(
+                    logging.WARNING,
+                    f"the outbox has {count} pending for {name}, which is no async store: it keeps them",
+                )
 
     def counts(self, name: str) -> dict[str, int]:
-        """Return what the statistics of one async store have of its debts."""
-        return self.outbox.accounts[name].counts()
+        """Return what the statistics of one async store have of its backlog."""
+        return self.outbox.backlogs[name].counts()
 
-    # Their life
+    # Its life
 
     def start(self, nursery: trio.Nursery, carry_out: Callable[[BaseException], None]) -> None:
         """Start what runs in the background; `carry_out` ends the block when a store asks for it."""
-        for feeder in self._feeders:
-            nursery.start_soon(feeder.feed, carry_out, name=f"replica feeder of {feeder.name}")
-        nursery.start_soon(self.outbox.settle_in_time, self._settling, name="replica outbox")
+        for relay in self._relays:
+            nursery.start_soon(relay.run, carry_out, name=f"replica relay of {relay.name}")
+        nursery.start_soon(self.outbox.commit_in_time, self._commits, name="replica outbox")
 
-    def wake(self) -> None:
-        """Wake those who flush, for the replica refuses."""
-        for account in self.outbox.accounts.values():
-            account.changed.unpark_all()
+    def fail_flushes(self) -> None:
+        """Wake the flushes that wait, which fail because the replica accepts nothing any more."""
+        for backlog in self.outbox.backlogs.values():
+            backlog.changed.unpark_all()
 
-    def finish(self) -> None:
-        """Let each feeder end once its store has caught up."""
-        for feeder in self._feeders:
-            feeder.finish()
+    def close(self) -> None:
+        """Let each relay end once its store has caught up."""
+        for relay in self._relays:
+            relay.close()
 
     def stop(self, *names: str) -> None:
-        """End the feeders of some stores, or of all. What they have not brought is owed still."""
-        for feeder in self._feeders:
-            if not names or feeder.name in names:
-                feeder.stop()
+        """Stop the relays of some stores, or of all. The blobs that they have not queued stay pending."""
+        for relay in self._relays:
+            if not names or relay.name in names:
+                relay.stop()
 
-    async def flush(self, refusing: trio.Event) -> bool:
-        """Wait until every blob whose put has ended is in every async store, and struck. False if `refusing` is set.
+    async def flush(self, not_accepting: trio.Event) -> bool:
+        """Wait until all blobs whose put has ended are in every async store, and their entries acknowledged.
+
+        Returns False if `not_accepting` is set before.
 
         Raises:
-          StoreError: if some can't be brought, or struck.
+          StoreError: if some can't be delivered, or acknowledged.
 
         """
         before = self.outbox.next_seq
         await trio.lowlevel.checkpoint()
         failures: dict[str, BaseException] = {}
         try:
-            for feeder in self._feeders:
-                while feeder.failure is None and not feeder.account.has_caught_up(before):
-                    if refusing.is_set():
+            for relay in self._relays:
+                while relay.failure is None and not relay.backlog.has_caught_up(before):
+                    if not_accepting.is_set():
                         return False
                     if self.outbox.has_room:
-                        await feeder.account.changed.park()
+                        await relay.backlog.changed.park()
                     else:
-                        await self.outbox.settle()  # the workers wait for that, and only here it is told why it fails
-            await self.outbox.settle(before)
+                        await self.outbox.commit()  # the workers wait for that, and only here it is told why it fails
+            await self.outbox.commit(before)
         except ReplicaError as error:
             failures[NAME] = error
         problems = self._problems()
@@ -100,33 +105,36 @@ class Debts:
             raise StoreError("flush", None, failures)
         return True
 
-    async def settle(self) -> BaseException | None:
-        """Strike at the end, for a limited time, what has been paid. Returns what interrupted this."""
-        self._settling.cancel()
+    async def commit(self) -> BaseException | None:
+        """Commit the last acknowledgements, within `END_SECONDS`. Returns what interrupted this."""
+        self._commits.cancel()
         interruption: BaseException | None = None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
-                is_behind = self.outbox.watermark < self.outbox.next_seq
-                await self.outbox.settle(self.outbox.next_seq)
-                if is_behind:  # only now the watermark can pass what has been struck
-                    await self.outbox.settle(self.outbox.next_seq)
+                needs_second = self.outbox.watermark < self.outbox.next_seq
+                await self.outbox.commit(self.outbox.next_seq)
+                if needs_second:  # only now the watermark can pass the entries that have been withdrawn
+                    await self.outbox.commit(self.outbox.next_seq)
         except ReplicaError as error:
-            log(logging.ERROR, f"debts that are paid can't be struck, so they will be paid again: {error}")
+            log(
+                logging.ERROR,
+                f"delivered blobs can't be acknowledged, so they will be delivered again: {error}",
+            )
         except BaseException as exc:  # noqa: ASYNC103  (KeyboardInterrupt: raised once all is quiet)
             interruption = exc
         return interruption  # noqa: ASYNC910  (the commit has one)
 
-    def end(self) -> StoreError | None:
-        """Log what is owed still. Returns the error of what could not be brought, if none that was raised names it."""
-        for account in self.outbox.accounts.values():
-            if account.owed:
+    def report(self) -> StoreError | None:
+        """Log what is still pending. Returns the error of what could not be delivered, unless one was raised before."""
+        for backlog in self.outbox.backlogs.values():
+            if backlog.pending:
                 log(
                     logging.WARNING,
-                    f"the replica is closed, and {account.name} is owed {account.owed} blobs: the outbox keeps them",
+                    f"the replica is closed with {backlog.pending} pending for {backlog.name}: the outbox keeps them",
                 )
         failures = {name: problem for name, problem in self._problems().items() if name not in self._reported}
         return StoreError("drain", None, failures) if failures else None
 
     def _problems(self) -> dict[str, BaseException]:
-        problems = {feeder.name: feeder.problem() for feeder in self._feeders}
+        problems = {relay.name: relay.problem() for relay in self._relays}
         return {name: problem for name, problem in problems.items() if problem is not None}

@@ -1,9 +1,9 @@
-"""The outbox of a replica: what is still owed to its async stores, and which puts are under way.
+"""The outbox of a replica: the entries that are pending for its async stores, and the puts that are under way.
 
-Debts are rows in an `OutboxStorage`, one for each put and async store, under a number that the put draws here. A put
-notes its debts beside its writes to the sync stores, and has ended when all are done; a debt is struck when its store
-has the blob. Every method is synchronous and leaves the books whole, so a put is under way, given, or abandoned, and
-never anything between.
+Entries are rows in an `OutboxStorage`, one for each put and async store, under a number that the put draws here. A put
+writes its entries beside its writes to the sync stores, and has ended when all are done. An entry is acknowledged when
+its store has the blob. Every method is synchronous and leaves the state whole, so a put is under way, given, or
+abandoned, and never anything between.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trio.lowlevel import enable_ki_protection
 from .._calls.started import ended_call
 from .._errors import ReplicaError, describe_failure
 from .._log import log
-from .storage import Changes, Debt, Strike
+from .storage import Acknowledgement, Changes, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,41 +29,41 @@ if TYPE_CHECKING:
     from .._blob import Blob, Ref
     from .._calls.started import Cancel, Done
     from .queue import BlobQueue
-    from .storage import Books, OutboxStorage
+    from .storage import OutboxState, OutboxStorage
 
 NAME: Final = "outbox"
-"""What an outbox that fails is called in a `StoreError`, beside the stores."""
+"""The name of an outbox that fails in a `StoreError`, beside the names of the stores."""
 
-SETTLE_SECONDS: Final = 0.1
-"""Seconds after which is committed what no put has taken along: strikes, and that all puts have ended."""
+COMMIT_SECONDS: Final = 0.1
+"""Seconds after which acknowledgements, and the end of the last puts, are committed if no put has taken them along."""
 
-PENDING_LIMIT: Final = 10_000
-"""Strikes that may wait for a commit: with more, because the disk is full say, workers wait."""
+UNCOMMITTED_LIMIT: Final = 10_000
+"""Acknowledgements that may wait for a commit. If there are more, because the disk is full say, workers wait."""
 
 
 class Page(NamedTuple):
-    """Some debts to one store, which nobody has in hand, and how far they go."""
+    """Some entries of one store that are not in hand, and how far they go."""
 
-    debts: list[Debt]
+    entries: list[Entry]
     last: int | None
-    """The number of the last debt that was looked at; None if there was none."""
+    """The number of the last entry that was looked at; None if there was none."""
 
 
-class _Settlement(NamedTuple):
-    """Strikes that are to be committed, and what is done once they are."""
+class _Uncommitted(NamedTuple):
+    """Acknowledgements that are to be committed, and the callback for when they are."""
 
-    strikes: Sequence[Strike]
+    acknowledgements: Sequence[Acknowledgement]
     confirm: Callable[[], None]
 
     @property
     def size(self) -> int:
-        """How many debts are struck."""
-        return sum(len(strike.seqs) for strike in self.strikes)
+        """How many entries are acknowledged."""
+        return sum(len(one.seqs) for one in self.acknowledgements)
 
 
 @final
 class Intent:
-    """The debts of one put: beside the sync stores, one more member of its write."""
+    """The entries of one put: beside the sync stores, one more member of its write."""
 
     __slots__ = ("_outbox", "_refs", "seqs", "was_started")
 
@@ -76,103 +76,119 @@ class Intent:
         self._refs = refs
 
     def start(self, done: Done) -> Cancel:
-        """Start to note the debts: see `StartableStore.start_put`.
+        """Start to write the entries: see `StartableStore.start_put`.
 
         Raises:
-          ReplicaError: if too many strikes wait for an outbox that fails: this put may have to be struck as well.
+          ReplicaError: if too many acknowledgements wait for an outbox that fails, because the entries of this put may
+            have to be withdrawn as well.
 
         """
         if self._outbox.is_failing and not self._outbox.has_room:
-            raise ReplicaError(f"{self._outbox._pending_count} debts that are paid can't be struck: see the log")
+            count = self._outbox._uncommitted_count
+            raise ReplicaError(f"{count} delivered blobs can't be acknowledged: see the log")
         self.was_started = True
-        return self._outbox._commit(done, self.seqs, self._refs)
+        return self._outbox._start_commit(done, self.seqs, self._refs)
 
 
 @final
-class Account:
-    """What one async store is owed.
+class Backlog:
+    """The entries of one async store.
 
-    Debts are *unpaid* while the blob is in the store's queue, or being written. Then they are *settling* until they are
-    struck, and so are those of puts that failed. The feeder passes over both. The store is *behind* when there are
-    others, which no put brings to the queue any more: all these have numbers above `cursor`.
+    An entry is *in hand* while its blob is in the store's queue, or being written. Then it is in `acknowledging` until
+    its acknowledgement is committed, and so are the entries of puts that failed, which are withdrawn. The relay skips
+    both. The store is *catching up* when there are other entries, which no put brings to the queue any more: all of
+    these have numbers above `cursor`.
     """
 
-    def __init__(self, name: str, number: int, owed: int) -> None:
+    def __init__(self, name: str, number: int, pending: int) -> None:
         self.name = name
         self.number = number
-        self.owed = owed
+        self.pending = pending
         self.missing = 0
+        """Entries that are deferred because no sync store has the blob any more."""
         self.unreadable = 0
-        self.unpaid: set[int] = set()
-        self.settling: set[int] = set()
-        self.is_behind = owed > 0
+        """Entries that are deferred because the blob can't be read."""
+        self.in_hand: set[int] = set()
+        self.acknowledging: set[int] = set()
+        self.is_catching_up = pending > 0
         self.cursor = 0
         self.left = 0
-        """The highest number that was left to the feeder."""
+        """The highest number that was left to the relay."""
         self.changed = trio.lowlevel.ParkingLot()
-        """Woken when there is something to feed, or something has been paid."""
+        """Woken when the relay has something to do, or something has been acknowledged."""
+
+    @property
+    def deferred(self) -> int:
+        """Entries that failed alone: their blobs can't be read from any sync store."""
+        return self.missing + self.unreadable
 
     def counts(self) -> dict[str, int]:
         """Return what `AsyncStoreStatistics` has of it."""
-        return {"owed": self.owed, "missing": self.missing, "unreadable": self.unreadable}
+        return {"pending": self.pending, "deferred": self.deferred}
 
     def has_caught_up(self, before: int) -> bool:
-        """Whether no debt with a number below `before` is left, but for those that can't be read."""
-        return (not self.is_behind or self.cursor >= before - 1) and all(seq >= before for seq in self.unpaid)
+        """Whether no entry with a number below `before` is left, except those that are deferred."""
+        return (not self.is_catching_up or self.cursor >= before - 1) and all(seq >= before for seq in self.in_hand)
 
-    def has_strikes(self, before: int) -> bool:
-        """Whether a debt with a number below `before` is to be struck, and is not yet."""
-        return any(seq < before for seq in self.settling)
+    def has_uncommitted(self, before: int) -> bool:
+        """Whether an entry with a number below `before` has an acknowledgement that is not committed yet."""
+        return any(seq < before for seq in self.acknowledging)
 
-    def take(self, page: Sequence[Debt]) -> Page:
-        """Return what of a page is not in hand. To be called as it arrives: what is struck later is settling still."""
-        debts = [debt for debt in page if debt.seq not in self.unpaid and debt.seq not in self.settling]
-        return Page(debts, page[-1].seq if page else None)
+    def take(self, page: Sequence[Entry]) -> Page:
+        """Return what of a page is not in hand.
+
+        Call it as the page arrives: an entry that is dropped later is still in `acknowledging` then.
+        """
+        entries = [entry for entry in page if entry.seq not in self.in_hand and entry.seq not in self.acknowledging]
+        return Page(entries, page[-1].seq if page else None)
 
     def hold(self, seqs: Sequence[int]) -> None:
-        """Have debts in hand, for their blobs have entered the queue."""
-        self.unpaid.update(seqs)
+        """Have entries in hand, because their blobs have entered the queue."""
+        self.in_hand.update(seqs)
 
-    def settle(self, seqs: Sequence[int]) -> None:
-        """Have debts that are to be struck, for they are paid, or their put has failed."""
-        self.unpaid.difference_update(seqs)
-        self.settling.update(seqs)
+    def acknowledge(self, seqs: Sequence[int]) -> None:
+        """Expect entries to be dropped, because their blobs are delivered or their put has failed."""
+        self.in_hand.difference_update(seqs)
+        self.acknowledging.update(seqs)
 
     def leave(self, seqs: Sequence[int], bound: int) -> None:
-        """Leave debts to the feeder, when every put with a number below `bound` has ended."""
-        if not self.is_behind:
-            self.is_behind = True
+        """Leave entries to the relay, when every put with a number below `bound` has ended."""
+        if not self.is_catching_up:
+            self.is_catching_up = True
             self.cursor = bound - 1
         self.left = max(self.left, seqs[-1])
         self.changed.unpark_all()
 
-    def end_behind(self, before: int) -> bool:
-        """Be no longer behind, if nothing was left with a number of `before` or more; no lower one is there."""
+    def end_catching_up(self, before: int) -> bool:
+        """End catching up, unless an entry numbered `before` or higher was left to the relay in the meantime.
+
+        To be called when no entry with a lower number is there. Returns whether the store has caught up.
+        """
         if self.left < before:
-            self.is_behind = False
+            self.is_catching_up = False
             self.changed.unpark_all()
-        return not self.is_behind
+        return not self.is_catching_up
 
 
 @final
 class Outbox:
-    """The books of one replica."""
+    """The outbox of one replica."""
 
-    def __init__(self, storage: OutboxStorage, books: Books, names: Iterable[str]) -> None:
-        self.accounts = {name: Account(name, books.ids[name], books.owed[name]) for name in names}
-        self._numbers = [account.number for account in self.accounts.values()]
-        self._unproven = books.unproven
+    def __init__(self, storage: OutboxStorage, state: OutboxState, names: Iterable[str]) -> None:
+        self.backlogs = {name: Backlog(name, state.ids[name], state.pending[name]) for name in names}
+        self._numbers = [backlog.number for backlog in self.backlogs.values()]
+        self._in_doubt = state.in_doubt
         self._storage = storage
-        self._next = books.next_seq
+        self._next = state.next_seq
         self._under_way: OrderedDict[int, None] = OrderedDict()  # puts, by the first of their numbers
-        self._abandoned: set[int] = set()  # puts that failed and whose strikes are not yet committed, likewise
-        self._pending: list[_Settlement] = []
-        self._pending_count = 0
-        self._settled = trio.lowlevel.ParkingLot()  # those who wait for the pending strikes to be fewer
+        self._abandoned: set[int] = set()  # puts that failed and whose withdrawal is not yet committed, likewise
+        self._uncommitted: list[_Uncommitted] = []
+        self._uncommitted_count = 0
+        self._has_committed = trio.lowlevel.ParkingLot()  # workers and relays that wait for room
         self.is_failing = False
-        """Whether the last commit of strikes failed."""
-        self._to_settle = trio.Event()
-        self._committed = books.next_seq  # the watermark of the last commit that was started
+        """Whether the last commit of acknowledgements failed."""
+        self._to_commit = trio.Event()
+        self._committed = state.next_seq  # the watermark of the last commit that was started
 
     @property
     def bound(self) -> int:
@@ -181,7 +197,7 @@ class Outbox:
 
     @property
     def watermark(self) -> int:
-        """What `bound` is once a crash has undone the strikes that are not committed."""
+        """The value of `bound` once a crash has undone the withdrawals that are not committed."""
         return min(self.bound, *self._abandoned) if self._abandoned else self.bound
 
     @property
@@ -189,9 +205,9 @@ class Outbox:
         """The number of the next put."""
         return self._next
 
-    def may_be_unacknowledged(self, seq: int) -> bool:
-        """Whether a debt may be that of a put of a former session that never returned: no store may have the blob."""
-        return any(seq in seqs for seqs in self._unproven)
+    def is_in_doubt(self, seq: int) -> bool:
+        """Whether an entry may be that of a put of an earlier session that never returned: no store may have it."""
+        return any(seq in seqs for seqs in self._in_doubt)
 
     # Puts
 
@@ -207,175 +223,176 @@ class Outbox:
         """End a put whose blobs are in every sync store: queue them where there is room, and leave the others."""
         seqs = intent.seqs
         for queue in queues:
-            account = self.accounts[queue.name]
-            entered = 0 if account.is_behind else queue.enter(blobs, seqs)
-            account.hold(seqs[:entered])
+            backlog = self.backlogs[queue.name]
+            entered = 0 if backlog.is_catching_up else queue.enter(blobs, seqs)
+            backlog.hold(seqs[:entered])
             if entered < len(blobs):
-                account.leave(seqs[entered:], self.bound)
-            account.owed += len(blobs)
+                backlog.leave(seqs[entered:], self.bound)
+            backlog.pending += len(blobs)
         self._end(seqs.start)
 
     @enable_ki_protection
     def abandon(self, intent: Intent) -> None:
-        """End a put that has failed: its debts are struck, if they may have been noted."""
+        """End a put that has failed: its entries are withdrawn, if they may have been written."""
         seqs = intent.seqs
         if not intent.was_started:
             self._end(seqs.start)
             return
-        for account in self.accounts.values():
-            account.settle(seqs)
+        for backlog in self.backlogs.values():
+            backlog.acknowledge(seqs)
         self._abandoned.add(seqs.start)
         self._end(seqs.start)
-        strikes = [Strike(account.number, seqs) for account in self.accounts.values()]
-        self._add(_Settlement(strikes, partial(self._forget, seqs)))
-        self._settle_now()
+        withdrawals = [Acknowledgement(backlog.number, seqs) for backlog in self.backlogs.values()]
+        self._add(_Uncommitted(withdrawals, partial(self._withdrawn, seqs)))
+        self._commit_unawaited()
 
-    def _forget(self, seqs: range) -> None:
-        for account in self.accounts.values():
-            account.settling.difference_update(seqs)
+    def _withdrawn(self, seqs: range) -> None:
+        for backlog in self.backlogs.values():
+            backlog.acknowledging.difference_update(seqs)
         self._abandoned.remove(seqs.start)
-        self._to_settle.set()
+        self._to_commit.set()
 
     def _end(self, first: int) -> None:
         was_first = next(iter(self._under_way)) == first
         del self._under_way[first]
-        self._to_settle.set()
+        self._to_commit.set()
         if was_first:
-            for account in self.accounts.values():
-                if account.is_behind:
-                    account.changed.unpark_all()
+            for backlog in self.backlogs.values():
+                if backlog.is_catching_up:
+                    backlog.changed.unpark_all()
 
-    # Strikes
+    # Acknowledgements
 
-    def strike(self, account: Account, seqs: Sequence[int]) -> None:
-        """Strike debts whose blobs the store has, with the next commit."""
-        account.settle(seqs)
-        if account.changed:
-            account.changed.unpark_all()
-        self._add(_Settlement([Strike(account.number, seqs)], partial(_struck, account, seqs)))
+    def acknowledge(self, backlog: Backlog, seqs: Sequence[int]) -> None:
+        """Drop entries whose blobs the store has, with the next commit."""
+        backlog.acknowledge(seqs)
+        if backlog.changed:
+            backlog.changed.unpark_all()
+        self._add(_Uncommitted([Acknowledgement(backlog.number, seqs)], partial(_acknowledged, backlog, seqs)))
 
     @property
     def has_room(self) -> bool:
-        """Whether not too many strikes wait for a commit."""
-        return self._pending_count <= PENDING_LIMIT
+        """Whether not too many acknowledgements wait for a commit."""
+        return self._uncommitted_count <= UNCOMMITTED_LIMIT
 
     async def wait_room(self) -> None:  # noqa: ASYNC910  (a worker has just written)
-        """Wait until there is room for strikes."""
+        """Wait until there is room for acknowledgements."""
         while not self.has_room:
-            await self._settled.park()
+            await self._has_committed.park()
 
-    def _add(self, settlement: _Settlement) -> None:
-        self._pending.append(settlement)
-        self._pending_count += settlement.size
-        self._to_settle.set()
+    def _add(self, uncommitted: _Uncommitted) -> None:
+        self._uncommitted.append(uncommitted)
+        self._uncommitted_count += uncommitted.size
+        self._to_commit.set()
 
     # Commits
 
-    def _commit(self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = ()) -> Cancel:
-        """Start to commit debts, and all strikes that are pending, with how far all puts have ended."""
+    def _start_commit(self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = ()) -> Cancel:
+        """Start to commit entries, all acknowledgements that wait, and how far all puts have ended."""
         self._committed = watermark = self.watermark
-        if not self._pending:
+        if not self._uncommitted:
             return self._storage.start_commit(Changes(seqs, refs, self._numbers, (), watermark), done)
-        carried, self._pending, self._pending_count = self._pending, [], 0
-        strikes = [strike for settlement in carried for strike in settlement.strikes]
+        carried, self._uncommitted, self._uncommitted_count = self._uncommitted, [], 0
+        acknowledgements = [one for uncommitted in carried for one in uncommitted.acknowledgements]
 
         def ended(how: outcome.Value[Any] | outcome.Error) -> None:
             self.is_failing = isinstance(how, outcome.Error)
             if isinstance(how, outcome.Value):
-                for settlement in carried:
-                    settlement.confirm()
-                if self._settled:
-                    self._settled.unpark_all()
+                for uncommitted in carried:
+                    uncommitted.confirm()
+                if self._has_committed:
+                    self._has_committed.unpark_all()
             else:
                 self._put_back(carried)
             done(how)
 
         def cancel() -> bool:
-            if is_withdrawn := withdraw():
+            if is_cancelled := cancel_commit():
                 self._put_back(carried)
-            return is_withdrawn
+            return is_cancelled
 
+        changes = Changes(seqs, refs, self._numbers, acknowledgements, watermark)
         try:
-            withdraw = self._storage.start_commit(Changes(seqs, refs, self._numbers, strikes, watermark), ended)
+            cancel_commit = self._storage.start_commit(changes, ended)
         except BaseException:
             self._put_back(carried)
             raise
         return cancel
 
-    def _put_back(self, carried: list[_Settlement]) -> None:
-        self._pending[:0] = carried
-        self._pending_count += sum(settlement.size for settlement in carried)
-        self._to_settle.set()
+    def _put_back(self, carried: list[_Uncommitted]) -> None:
+        self._uncommitted[:0] = carried
+        self._uncommitted_count += sum(uncommitted.size for uncommitted in carried)
+        self._to_commit.set()
         if not self.has_room:
-            for account in self.accounts.values():
-                account.changed.unpark_all()  # those who flush would wait for workers that wait for room
+            for backlog in self.backlogs.values():
+                backlog.changed.unpark_all()  # those who flush would wait for workers that wait for room
 
-    def _settle_now(self) -> None:
-        """Start to commit the pending strikes, and wait for nothing."""
+    def _commit_unawaited(self) -> None:
+        """Start to commit the acknowledgements that wait, without waiting for the outcome."""
         with suppress(trio.ClosedResourceError):
-            self._commit(_ignore)
+            self._start_commit(_ignore)
 
-    async def settle(self, before: int = 0) -> None:
-        """Commit what is pending, and again until no strike of a debt with a number below `before` is uncommitted.
+    async def commit(self, before: int = 0) -> None:
+        """Commit the acknowledgements that wait, until those of all entries with numbers below `before` are committed.
 
-        For another commit may be under way that carries some, and fail.
+        One commit may not be enough, because another may be under way that carries some of them, and fail.
 
         Raises:
-          ReplicaError: if a commit fails; then its strikes are pending still.
+          ReplicaError: if a commit fails; its acknowledgements then wait for the next.
 
         """
-        await self._settle_once()
-        while any(account.has_strikes(before) for account in self.accounts.values()):
-            await self._settle_once()
+        await self._commit_once()
+        while any(backlog.has_uncommitted(before) for backlog in self.backlogs.values()):
+            await self._commit_once()
 
-    async def _settle_once(self) -> None:
+    async def _commit_once(self) -> None:
         try:
-            await ended_call(self._commit)
+            await ended_call(self._start_commit)
         except BaseException:  # cancelled, too: it may be that nothing else tells the disk how far the puts have ended
             self._committed = 0
-            self._to_settle.set()
+            self._to_commit.set()
             raise
 
     @enable_ki_protection
-    async def settle_in_time(self, scope: trio.CancelScope) -> None:
-        """Commit what no put takes along, until `scope` is cancelled: strikes, and that the last puts have ended."""
+    async def commit_in_time(self, scope: trio.CancelScope) -> None:
+        """Commit, until `scope` is cancelled, the acknowledgements and the end of puts that no put takes along."""
         was_logged = False
         with scope:
             while True:
-                await self._to_settle.wait()
-                await trio.sleep(SETTLE_SECONDS)
-                self._to_settle = trio.Event()
-                if not self._pending and self._committed == self.watermark:
+                await self._to_commit.wait()
+                await trio.sleep(COMMIT_SECONDS)
+                self._to_commit = trio.Event()
+                if not self._uncommitted and self._committed == self.watermark:
                     continue
                 try:
-                    await self._settle_once()
+                    await self._commit_once()
                 except Exception as error:
                     if not was_logged:
-                        log(logging.ERROR, f"debts that are paid can't be struck: {describe_failure(error)}")
+                        log(logging.ERROR, f"delivered blobs can't be acknowledged: {describe_failure(error)}")
                     was_logged = True
                 else:
                     was_logged = False
 
     # Reading
 
-    async def page(self, account: Account, limit: int) -> tuple[Page, int]:
-        """Return the next debts that are left to the feeder, and the bound below which they are all there are."""
+    async def page(self, backlog: Backlog, limit: int) -> tuple[Page, int]:
+        """Return the next entries that are left to the relay, and the bound below which they are all there are."""
         before = self.bound
 
         def start(done: Done) -> Cancel:
             def arrived(ended: outcome.Value[Any] | outcome.Error) -> None:
-                done(outcome.Value(account.take(ended.value)) if isinstance(ended, outcome.Value) else ended)
+                done(outcome.Value(backlog.take(ended.value)) if isinstance(ended, outcome.Value) else ended)
 
-            return self._storage.start_page(account.number, account.cursor, before, limit, arrived)
+            return self._storage.start_page(backlog.number, backlog.cursor, before, limit, arrived)
 
         found: Page = await ended_call(start)
         return found, before
 
 
-def _struck(account: Account, seqs: Sequence[int]) -> None:
-    account.settling.difference_update(seqs)
-    account.owed -= len(seqs)
+def _acknowledged(backlog: Backlog, seqs: Sequence[int]) -> None:
+    backlog.acknowledging.difference_update(seqs)
+    backlog.pending -= len(seqs)
 
 
 def _ignore(_: object) -> None:
-    """Whatever it was: who started it does not wait."""
+    """Ignore an outcome that nobody waits for."""

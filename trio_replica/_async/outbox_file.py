@@ -12,7 +12,7 @@ import outcome
 from .._blob import Ref
 from .._calls.threads import open_store_threads
 from .._errors import ReplicaError
-from .storage import Books, Changes, Debt, OutboxStorage
+from .storage import Changes, Entry, OutboxState, OutboxStorage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
@@ -79,12 +79,14 @@ _Request: TypeAlias = Changes | _Page
 
 
 @asynccontextmanager
-async def open_sqlite_outbox(path: str, names: Iterable[str]) -> AsyncGenerator[tuple[OutboxStorage, Books], None]:
+async def open_sqlite_outbox(
+    path: str, names: Iterable[str]
+) -> AsyncGenerator[tuple[OutboxStorage, OutboxState], None]:
     """Open an outbox in a SQLite database of its own, for the block; create it if need be.
 
     Args:
       path: the file. Its folder has to exist.
-      names: the stores that debts will be noted for.
+      names: the stores that will have entries.
 
     Raises:
       ReplicaError: with the path, and what is wrong: if it is no outbox, or a newer one, or in use by another replica,
@@ -93,8 +95,8 @@ async def open_sqlite_outbox(path: str, names: Iterable[str]) -> AsyncGenerator[
     """
     database = _Database(os.path.abspath(path), list(names))  # noqa: ASYNC240  (touches no disk)
     async with open_store_threads(f"outbox {database.path}", database.serve) as threads:
-        assert database.books is not None
-        yield SqliteOutbox(threads), database.books
+        assert database.state is not None
+        yield SqliteOutbox(threads), database.state
 
 
 @final
@@ -109,7 +111,7 @@ class SqliteOutbox(OutboxStorage):
         return self._threads.start(changes, done)
 
     def start_page(self, store: int, after: int, before: int, limit: int, done: Done) -> Cancel:
-        """Start to read debts: see `OutboxStorage.start_page`."""
+        """Start to read entries: see `OutboxStorage.start_page`."""
         return self._threads.start(_Page(store, after, before, limit), done, abandon_on_cancel=True)
 
 
@@ -119,7 +121,7 @@ class _Database:
 
     def __init__(self, path: str, names: list[str]) -> None:
         self.path = path
-        self.books: Books | None = None
+        self.state: OutboxState | None = None
         self._names = names
         self._openings: int | None = None
         self._connection: sqlite3.Connection | None = None
@@ -127,7 +129,7 @@ class _Database:
     @contextmanager
     def serve(self) -> Generator[Handler[_Request], None, None]:
         with closing(self):
-            self.books = self._open()
+            self.state = self._open()
             yield self._handle
 
     def close(self) -> None:
@@ -135,7 +137,7 @@ class _Database:
             self._connection.close()
             self._connection = None
 
-    def _open(self) -> Books:
+    def _open(self) -> OutboxState:
         """Connect, check that it is an outbox that can be written, and return what is in it."""
         with _explaining(self.path):
             self._connection = connection = _connected(self.path)
@@ -145,19 +147,19 @@ class _Database:
                 _create(connection)
                 self._begin(connection)
                 _add_names(connection, self._names)
-            return _read_books(connection)
+            return _read_state(connection)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Count the opening, and note which debts are in doubt; a disk that is full, or read-only, says so here.
+        """Count the opening, and note which entries are in doubt; a disk that is full, or read-only, says so here.
 
-        Of a database that was closed after an error, check that nobody has had it meanwhile.
+        Of a database that was closed after an error, check that nobody has used it in the meantime.
         """
         ((openings,),) = connection.execute("SELECT openings FROM meta").fetchall()
         if self._openings is None:
             self._openings = openings + 1
-            _note_doubts(connection)
+            _note_in_doubt(connection)
         elif self._openings != openings:
-            raise ReplicaError(f"{self.path}: another replica has used the outbox meanwhile: open this one anew")
+            raise ReplicaError(f"{self.path}: another replica has used the outbox in the meantime: open this one again")
         connection.execute("UPDATE meta SET openings = ?", (self._openings,))
 
     def _handle(self, batch: Sequence[Call[_Request]]) -> None:
@@ -184,33 +186,33 @@ class _Database:
                 call.outcome = outcome.Value(None)  # one of its own: an outcome is unwrapped once
 
     def _transact(self, changes: Sequence[Changes]) -> None:
-        debts = [
+        entries = [
             (store, seq, ref)
             for one in changes
             for seq, ref in zip(one.seqs, one.refs, strict=True)
             for store in one.stores
         ]
-        strikes: dict[int, list[int]] = {}
+        acknowledged: dict[int, list[int]] = {}
         for one in changes:
-            for store, seqs in one.strikes:
-                strikes.setdefault(store, []).extend(seqs)
+            for store, seqs in one.acknowledgements:
+                acknowledged.setdefault(store, []).extend(seqs)
         watermark = max(one.watermark for one in changes)
         with self._usable() as connection, _transaction(connection):
-            for rows in _in_chunks(debts):
+            for rows in _in_chunks(entries):
                 marks = ", ".join(["(?, ?, ?)"] * len(rows))
                 connection.execute(f"INSERT INTO debts VALUES {marks}", [value for row in rows for value in row])  # noqa: S608  (question marks)
-            for store, seqs in strikes.items():
+            for store, seqs in acknowledged.items():
                 for some in _in_chunks(seqs):
                     marks = ", ".join("?" * len(some))
                     connection.execute(f"DELETE FROM debts WHERE store = ? AND seq IN ({marks})", (store, *some))  # noqa: S608  (likewise)
             connection.execute("UPDATE meta SET watermark = ? WHERE watermark < ?", (watermark, watermark))
 
-    def _page(self, page: _Page) -> list[Debt]:
+    def _page(self, page: _Page) -> list[Entry]:
         with self._usable() as connection:
             rows = connection.execute(
                 "SELECT seq, ref FROM debts WHERE store = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?", page
             ).fetchall()
-        return [Debt(seq, Ref(ref)) for seq, ref in rows]
+        return [Entry(seq, Ref(ref)) for seq, ref in rows]
 
     @contextmanager
     def _usable(self) -> Generator[sqlite3.Connection, None, None]:
@@ -228,19 +230,19 @@ class _Database:
 
 @final
 class OutboxFile:
-    """An outbox that nobody uses, to look at and to mend by hand. All of it blocks."""
+    """An outbox that no replica uses, to look at and to change by hand. All of it blocks."""
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
 
-    def owed(self) -> Mapping[str, int]:
-        """Return how many debts there are to each store, by its name, in the order in which they came to be known."""
+    def pending(self) -> Mapping[str, int]:
+        """Return how many entries each store has, by its name, in the order in which the names were added."""
         with _explaining(self._path):
-            return _read_books(self._connection).owed
+            return _read_state(self._connection).pending
 
     def refs(self, name: str) -> Iterator[Ref]:
-        """Return the refs that a store is owed, in the order of their puts; one for each put."""
+        """Return the refs that are pending for a store, in the order of their puts; one for each put."""
         after = 0
         while True:
             with _explaining(self._path):
@@ -256,7 +258,7 @@ class OutboxFile:
             after = rows[-1][0]
 
     def forget(self, name: str, ref: Ref | None = None) -> int:
-        """Strike all debts to a store, or those of one ref. Returns how many there were."""
+        """Drop all entries of a store, or those of one ref. Returns how many there were."""
         with _explaining(self._path), _transaction(self._connection):
             return self._connection.execute(
                 "DELETE FROM debts WHERE store = (SELECT id FROM stores WHERE name = ?) AND ref = ifnull(?, ref)",
@@ -324,10 +326,10 @@ def _add_names(connection: sqlite3.Connection, names: Iterable[str]) -> None:
         connection.execute("INSERT INTO stores (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (name,))
 
 
-def _note_doubts(connection: sqlite3.Connection) -> None:
-    """Note, for this session and all later ones, which debts are of puts that may never have returned.
+def _note_in_doubt(connection: sqlite3.Connection) -> None:
+    """Note, for this session and all later ones, which entries are of puts that may never have returned.
 
-    The watermark goes on from here, so those above the one that is on the disk have to be kept otherwise.
+    The watermark goes on from here, so the numbers above the one on the disk have to be kept in another place.
     """
     connection.execute(
         "DELETE FROM doubts WHERE NOT EXISTS"
@@ -340,13 +342,13 @@ def _note_doubts(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE meta SET watermark = max(watermark, (SELECT ifnull(max(seq), 0) + 1 FROM debts))")
 
 
-def _read_books(connection: sqlite3.Connection) -> Books:
+def _read_state(connection: sqlite3.Connection) -> OutboxState:
     ids: dict[str, int] = dict(connection.execute("SELECT name, id FROM stores ORDER BY id").fetchall())
     counts = dict(connection.execute("SELECT store, count(*) FROM debts GROUP BY store").fetchall())
     ((next_seq,),) = connection.execute("SELECT watermark FROM meta").fetchall()
-    doubts = connection.execute("SELECT first, after FROM doubts").fetchall()
-    owed = {name: counts.get(number, 0) for name, number in ids.items()}
-    return Books(ids, owed, next_seq, [range(*doubt) for doubt in doubts])
+    in_doubt = connection.execute("SELECT first, after FROM doubts").fetchall()
+    pending = {name: counts.get(number, 0) for name, number in ids.items()}
+    return OutboxState(ids, pending, next_seq, [range(*numbers) for numbers in in_doubt])
 
 
 @contextmanager
@@ -357,7 +359,7 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
-            with suppress(sqlite3.Error):  # it may have undone itself meanwhile
+            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 connection.execute("ROLLBACK")
 
 

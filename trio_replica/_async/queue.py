@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from .._store import Store
 
 
-_Owed: TypeAlias = "tuple[Ref, int, float, int]"
+_Unconfirmed: TypeAlias = "tuple[Ref, int, float, int]"
 """A blob that was accepted and that the store has not confirmed.
 
-Its ref, its bytes, when it was queued, and the number of its debt, if there is an outbox.
+Its ref, its bytes, when it was queued, and the number of its entry, if there is an outbox.
 """
 
 
-class Paid(Protocol):
-    """Who is told which debts have been paid."""
+class Acknowledge(Protocol):
+    """Callback: the worker reports the entries that it has just delivered."""
 
     async def __call__(self, seqs: Sequence[int], /) -> None:
         """Note that the store has the blobs. It may take a while, and never fails."""
@@ -68,12 +68,12 @@ class BlobQueue:
         self._batch_size = batch_size
         self._send, self._receive = trio.open_memory_channel["Blob"](capacity)
         self._waiting: OrderedDict[_Wait, deque[Blob]] = OrderedDict()
-        self._owed: deque[_Owed] = deque()
+        self._unconfirmed: deque[_Unconfirmed] = deque()
         self._progress = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
-        self._paid: Paid | None = None
-        self._is_fed = False
-        self._refusing = False
+        self._acknowledge: Acknowledge | None = None
+        self._has_relay = False
+        self._closed = False
         self._worker_scope = trio.CancelScope(shield=True)
         self._accepted = 0
         self._taken = 0
@@ -91,7 +91,7 @@ class BlobQueue:
 
     def unreplicated(self) -> tuple[Ref, ...]:
         """Return the refs of all blobs that entered and that the store has not confirmed, each once, in queue order."""
-        return tuple(dict.fromkeys(ref for ref, *_ in self._owed))
+        return tuple(dict.fromkeys(ref for ref, *_ in self._unconfirmed))
 
     def statistics(self, now: float, **of_outbox: int) -> AsyncStoreStatistics:
         """Return the counts as of `now`, in seconds on Trio's clock, with those of an outbox."""
@@ -105,7 +105,7 @@ class BlobQueue:
             written=self._written,
             blocked_puts=self._blocked_puts,
             blocked_seconds=self._blocked_seconds,
-            lag_seconds=now - self._owed[0][2] if self._owed else 0.0,
+            lag_seconds=now - self._unconfirmed[0][2] if self._unconfirmed else 0.0,
             failure=self.failure,
             **of_outbox,
         )
@@ -115,7 +115,7 @@ class BlobQueue:
     def enter(self, blobs: Sequence[Blob], seqs: Iterable[int] = repeat(0)) -> int:
         """Queue as many of `blobs` as there is room for, in their order, and return how many.
 
-        With an outbox, `seqs` are the numbers of their debts.
+        With an outbox, `seqs` are the numbers of their entries.
         """
         return 0 if self._waiting else self._enter(blobs, seqs)  # those who wait were here first
 
@@ -131,10 +131,10 @@ class BlobQueue:
         wait.queues.remove(self)
         self._blocked_seconds += trio.current_time() - wait.since
 
-    def refuse(self) -> None:
-        """Accept nothing any more, but from a feeder, and wake all who wait, for room or for blobs to be written."""
-        self._refusing = True
-        if not self._is_fed:
+    def close(self) -> None:
+        """Accept nothing any more except from a relay, and wake all who wait for room or for blobs to be written."""
+        self._closed = True
+        if not self._has_relay:
             self._send.close()
         for wait in tuple(self._waiting):
             wait.end()
@@ -145,15 +145,15 @@ class BlobQueue:
         """Wait until the worker has taken something."""
         await self._room.park()
 
-    def be_fed(self, paid: Paid) -> None:
-        """Have a feeder, until `end_feeding`, and tell `paid` what has been written."""
-        self._paid = paid
-        self._is_fed = True
+    def add_relay(self, acknowledge: Acknowledge) -> None:
+        """Have a relay until `remove_relay`, and call `acknowledge` with the entries that have been written."""
+        self._acknowledge = acknowledge
+        self._has_relay = True
 
-    def end_feeding(self) -> None:
-        """Let the worker end when the queue is empty and refuses, for no feeder brings it anything any more."""
-        self._is_fed = False
-        if self._refusing:
+    def remove_relay(self) -> None:
+        """Let the worker end when the queue is closed and empty, because no relay fills it any more."""
+        self._has_relay = False
+        if self._closed:
             self._send.close()
 
     def _enter(self, blobs: Iterable[Blob], seqs: Iterable[int] = repeat(0)) -> int:
@@ -163,7 +163,7 @@ class BlobQueue:
             for blob, seq in zip(blobs, seqs, strict=False):
                 self._send.send_nowait(blob)
                 size = len(blob)
-                self._owed.append((blob.ref, size, now, seq))
+                self._unconfirmed.append((blob.ref, size, now, seq))
                 self._bytes += size
                 entered += 1
         self._accepted += entered
@@ -186,7 +186,7 @@ class BlobQueue:
 
     @enable_ki_protection
     async def work(self, failed: Callable[[], None]) -> None:
-        """Write the blobs to the store as they come, until the queue is refusing and empty, or the store fails.
+        """Write the blobs to the store as they come, until the queue is closed and empty, or the store fails.
 
         A failure is kept in `failure`, and then `failed` is called. Cancelling has no effect: see `stop`.
 
@@ -194,7 +194,7 @@ class BlobQueue:
           KeyboardInterrupt, SystemExit: if the store raised one.
 
         """
-        with self._worker_scope, self._receive:  # which lets go of what is not written
+        with self._worker_scope, self._receive:  # which drops what is not written
             async for blob in self._receive:
                 try:
                     await self._write(self._take(blob))
@@ -216,8 +216,8 @@ class BlobQueue:
             self._worker_scope.cancel()
 
     async def wait_written(self, count: int) -> bool:
-        """Wait until `count` blobs have been written since the queue was made; False if it is refusing before that."""
-        while self._written < count and not self._refusing:
+        """Wait until `count` blobs have been written since the queue was made; False if it is closed before that."""
+        while self._written < count and not self._closed:
             await self._progress.park()
         return self._written >= count  # noqa: ASYNC910  (a flush has its own checkpoint)
 
@@ -242,13 +242,13 @@ class BlobQueue:
         check_results(batch, results)
         seqs = []
         for _ in batch:
-            _, size, _, seq = self._owed.popleft()
+            _, size, _, seq = self._unconfirmed.popleft()
             self._bytes -= size
             seqs.append(seq)
         self._written += len(batch)
         self._progress.unpark_all()
-        if self._paid is not None:
-            await self._paid(seqs)
+        if self._acknowledge is not None:
+            await self._acknowledge(seqs)
 
 
 @enable_ki_protection
@@ -256,7 +256,7 @@ async def enqueue(queues: Sequence[BlobQueue], blobs: Sequence[Blob]) -> bool:
     """Queue `blobs` in all `queues`, each in their order, and wait where there is no room.
 
     Every queue that has room is entered at once, and if all have there is no checkpoint. Returns whether all blobs
-    entered all queues: False if the queues began to refuse meanwhile. Being cancelled, too, means that some blobs may
+    entered all queues: False if the queues were closed in the meantime. Being cancelled, too, means that some blobs may
     have entered some queues; the rest won't.
     """
     wait: _Wait | None = None

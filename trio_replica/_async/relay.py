@@ -1,4 +1,7 @@
-"""Bringing debts to an async store's queue that no put brings there: of former sessions, or because it was full."""
+"""The relay of an async store with a backlog: it reads blobs back from the sync stores and queues them.
+
+The backlog is what no put brings to the queue: entries of earlier sessions, and of puts that found the queue full.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +21,28 @@ if TYPE_CHECKING:
 
     from .._blob import Blob, Ref
     from .._sync.sync_stores import SyncStores
-    from .outbox import Account, Outbox
+    from .outbox import Backlog, Outbox
     from .queue import BlobQueue
-    from .storage import Debt
+    from .storage import Entry
 
-DEBTS_LOGGED: Final = 10
-"""Of the debts that can't be read, and of those whose blob is missing, how many the log names; all are counted."""
+ENTRIES_LOGGED: Final = 10
+"""Deferred entries that the log names, for each of the two reasons; all are counted."""
 
 
 @final
-class Feeder:
-    """The feeder of one async store: it reads blobs back from the sync stores, in the order of their puts."""
+class Relay:
+    """The relay of one async store: it delivers the backlog in the order of the puts."""
 
     def __init__(self, outbox: Outbox, queue: BlobQueue, sync_stores: SyncStores, batch_size: int) -> None:
         self.failure: BaseException | None = None
-        """What ended it early: the outbox could not be read."""
+        """The failure that ended it early: the outbox could not be read."""
         self._outbox = outbox
-        self.account: Account = outbox.accounts[queue.name]
+        self.backlog: Backlog = outbox.backlogs[queue.name]
         self._queue = queue
-        queue.be_fed(self._paid)
+        queue.add_relay(self._acknowledge)
         self._sync_stores = sync_stores
         self._batch_size = batch_size
-        self._is_finishing = False
+        self._is_closed = False
         self._scope = trio.CancelScope(shield=True)
 
     @property
@@ -47,66 +50,66 @@ class Feeder:
         return self._queue.name
 
     def problem(self) -> BaseException | None:
-        """Return why debts can't be paid in this session, if that is so."""
-        account = self.account
-        if self.failure is None and (account.missing or account.unreadable):
+        """Return why entries can't be delivered in this session, if there are such."""
+        backlog = self.backlog
+        if self.failure is None and backlog.deferred:
             return ReplicaError(
-                f"{account.missing + account.unreadable} blobs that it is owed can't be read from any sync store, and "
-                f"{account.missing} of these none has any more: see the log, or trio-replica outbox"
+                f"{backlog.deferred} of the blobs pending for it can't be read from any sync store, and "
+                f"{backlog.missing} of them no sync store has any more: see the log, or trio-replica outbox"
             )
         return self.failure
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Let it end once the store has caught up."""
-        self._is_finishing = True
-        self.account.changed.unpark_all()
+        self._is_closed = True
+        self.backlog.changed.unpark_all()
 
     def stop(self) -> None:
-        """End it. What it has not brought is owed still."""
+        """End it now. The blobs that it has not queued stay pending."""
         self._scope.cancel()
 
     @enable_ki_protection
-    async def feed(self, carry_out: Callable[[BaseException], None]) -> None:  # noqa: ASYNC910  (a task of its own)
-        """Bring the debts to the queue as they come, until `finish` or `stop`.
+    async def run(self, carry_out: Callable[[BaseException], None]) -> None:  # noqa: ASYNC910  (a task of its own)
+        """Queue the blobs of the backlog as there is room, until `close` or `stop`.
 
-        A `KeyboardInterrupt` or `SystemExit` that a sync store raises is for `carry_out`.
+        A `KeyboardInterrupt` or `SystemExit` that a sync store raises is passed to `carry_out`.
         """
         with self._scope:
             try:
-                while not self._is_finishing or self.account.is_behind:
-                    if self.account.is_behind:
-                        await self._feed_page()
+                while not self._is_closed or self.backlog.is_catching_up:
+                    if self.backlog.is_catching_up:
+                        await self._relay_page()
                     else:
-                        await self.account.changed.park()
+                        await self.backlog.changed.park()
             except (KeyboardInterrupt, SystemExit) as request:
                 carry_out(request)
             except Exception as error:
                 self.failure = error
-                self.account.changed.unpark_all()
-                log(logging.ERROR, f"{self.name} is fed no more in this session: {describe_failure(error)}")
-        self._queue.end_feeding()
+                self.backlog.changed.unpark_all()
+                log(logging.ERROR, f"{self.name} does not catch up in this session: {describe_failure(error)}")
+        self._queue.remove_relay()
 
-    async def _feed_page(self) -> None:
-        await self._outbox.wait_room()  # for strikes of what is missing
-        page, before = await self._outbox.page(self.account, self._batch_size)
+    async def _relay_page(self) -> None:
+        await self._outbox.wait_room()  # a withdrawn entry needs room, too
+        page, before = await self._outbox.page(self.backlog, self._batch_size)
         if page.last is None:
-            if not self.account.end_behind(before) and self._outbox.bound == before:
-                await self.account.changed.park()  # until the put ends that is the first of those under way
+            if not self.backlog.end_catching_up(before) and self._outbox.bound == before:
+                await self.backlog.changed.park()  # until the put ends that is the first of those under way
             return
-        found, failures = await self._read(list(dict.fromkeys(debt.ref for debt in page.debts)))
-        for debt in page.debts:
-            if debt.ref in found:
-                await self._bring(debt, found[debt.ref])
-            elif debt.ref in failures:
-                self._pass_over(debt, failures[debt.ref])
+        found, failures = await self._read(list(dict.fromkeys(entry.ref for entry in page.entries)))
+        for entry in page.entries:
+            if entry.ref in found:
+                await self._enqueue(entry, found[entry.ref])
+            elif entry.ref in failures:
+                self._defer_unreadable(entry, failures[entry.ref])
             else:
-                self._settle_missing(debt)
-            self.account.cursor = debt.seq
-        self.account.cursor = page.last
-        self.account.changed.unpark_all()
+                self._withdraw_or_defer(entry)
+            self.backlog.cursor = entry.seq
+        self.backlog.cursor = page.last
+        self.backlog.changed.unpark_all()
 
     async def _read(self, refs: Sequence[Ref]) -> tuple[dict[Ref, Blob], dict[Ref, str]]:
-        """Return those of the blobs that the sync stores have, and why others can't be read. All else, none has."""
+        """Return the blobs that the sync stores have, and why others can't be read. No store has the rest."""
         found: dict[Ref, Blob] = {}
         with suppress(StoreError):
             answers = await self._sync_stores.get_many(list(refs))
@@ -129,29 +132,29 @@ class Feeder:
                 failures[ref] = describe_failure(CorruptBlobError(ref, blob.ref))
         return found, failures  # noqa: ASYNC910  (there is at least one ref, and the get of it has one)
 
-    async def _bring(self, debt: Debt, blob: Blob) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()  # by a worker that has failed meanwhile
-        while not self._queue.enter([blob], [debt.seq]):
+    async def _enqueue(self, entry: Entry, blob: Blob) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # the worker may have failed since the last checkpoint
+        while not self._queue.enter([blob], [entry.seq]):
             await self._queue.wait_room()
             await trio.lowlevel.checkpoint_if_cancelled()
-        self.account.hold([debt.seq])
+        self.backlog.hold([entry.seq])
 
-    def _pass_over(self, debt: Debt, why: str) -> None:
-        self.account.unreadable += 1
-        if self.account.unreadable <= DEBTS_LOGGED:
-            log(logging.WARNING, f"{self.name} is owed {debt.ref}, which can't be read: {why}")
+    def _defer_unreadable(self, entry: Entry, why: str) -> None:
+        self.backlog.unreadable += 1
+        if self.backlog.unreadable <= ENTRIES_LOGGED:
+            log(logging.WARNING, f"{entry.ref} is deferred for {self.name}, because it can't be read: {why}")
 
-    def _settle_missing(self, debt: Debt) -> None:
-        """Settle a debt of a blob that every sync store says it has not."""
-        if self._outbox.may_be_unacknowledged(debt.seq):
+    def _withdraw_or_defer(self, entry: Entry) -> None:
+        """Withdraw an entry in doubt whose blob every sync store says that it has not; defer any other."""
+        if self._outbox.is_in_doubt(entry.seq):
             why = "its put may never have returned, and no sync store has it"
-            log(logging.INFO, f"{self.name} is not owed {debt.ref}: {why}")
-            self._outbox.strike(self.account, [debt.seq])
+            log(logging.INFO, f"{entry.ref} is not pending for {self.name} any more: {why}")
+            self._outbox.acknowledge(self.backlog, [entry.seq])
         else:
-            self.account.missing += 1
-            if self.account.missing <= DEBTS_LOGGED:
-                log(logging.ERROR, f"{self.name} is owed {debt.ref}, and no sync store has it any more")
+            self.backlog.missing += 1
+            if self.backlog.missing <= ENTRIES_LOGGED:
+                log(logging.ERROR, f"{entry.ref} is deferred for {self.name}, because no sync store has it any more")
 
-    async def _paid(self, seqs: Sequence[int]) -> None:
-        self._outbox.strike(self.account, seqs)
+    async def _acknowledge(self, seqs: Sequence[int]) -> None:
+        self._outbox.acknowledge(self.backlog, seqs)
         await self._outbox.wait_room()

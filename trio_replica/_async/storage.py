@@ -1,4 +1,4 @@
-"""What an outbox is kept in: a small interface, which `_sqlite_outbox` has a database behind."""
+"""The storage of an outbox: a small interface. `outbox_file` implements it with a database."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ if TYPE_CHECKING:
     from .._calls.started import Cancel, Done
 
 
-class Debt(NamedTuple):
-    """One blob that one async store is owed."""
+class Entry(NamedTuple):
+    """One blob that is pending for one async store."""
 
     seq: int
     ref: Ref
 
 
-class Strike(NamedTuple):
-    """Debts to one store that are none any more."""
+class Acknowledgement(NamedTuple):
+    """Entries of one store to drop: the store has their blobs, or they are withdrawn because their put failed."""
 
     store: int
     seqs: Sequence[int]
 
 
 class Changes(NamedTuple):
-    """What becomes durable together."""
+    """Changes that become durable together."""
 
     seqs: Sequence[int] = ()
-    """The numbers of new debts."""
+    """The numbers of new entries."""
     refs: Sequence[Ref] = ()
-    """What every store of `stores` is owed, in the order of the numbers."""
+    """The blobs that are pending for every store of `stores`, in the order of the numbers."""
     stores: Sequence[int] = ()
-    strikes: Sequence[Strike] = ()
+    acknowledgements: Sequence[Acknowledgement] = ()
     watermark: int = 0
     """The number below which every put has ended; 0 leaves it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
-    """What an outbox had when it was opened."""
+class OutboxState:
+    """The state of an outbox when it was opened."""
 
     ids: Mapping[str, int]
     """The number of each store, by its name; those of former sessions included."""
-    owed: Mapping[str, int]
-    """Debts to each store, by its name."""
+    pending: Mapping[str, int]
+    """The number of entries of each store, by its name."""
     next_seq: int
     """The number of the next put."""
-    unproven: Sequence[range]
-    """Numbers of debts of puts that may never have returned, for a crash ended their session before the watermark of
-    that passed them. Each session leaves one range at most; it is there until no debt is in it."""
+    in_doubt: Sequence[range]
+    """Numbers of entries whose puts may never have returned, because a crash ended their session before its watermark
+    had passed them. Each session leaves at most one range. A range is kept until it has no entries."""
 
 
 class OutboxStorage(ABC):
-    """Where the debts are. What is asked of it is done in the order in which it was asked."""
+    """The storage of the entries. It serves requests in the order in which they were made."""
 
     @abstractmethod
     def start_commit(self, changes: Changes, done: Done) -> Cancel:
@@ -64,4 +64,4 @@ class OutboxStorage(ABC):
 
     @abstractmethod
     def start_page(self, store: int, after: int, before: int, limit: int, done: Done) -> Cancel:
-        """Start to read the first debts to a store with numbers between two, at most `limit`, in their order."""
+        """Start to read the first entries of a store with numbers between two, at most `limit`, in their order."""

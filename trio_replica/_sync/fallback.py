@@ -1,4 +1,4 @@
-"""Reads that go on where the sync stores have no good answer, and that mend these."""
+"""Reads that go on where the sync stores have no good answer, and read repair."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @final
-class Healing:
-    """What a replica reads in place of its sync stores alone.
+class ReadRepair:
+    """The reads of a replica that has a fallback or repairs reads, instead of those of its sync stores alone.
 
     Args:
       sync_stores: the stores that are asked first.

@@ -83,7 +83,7 @@ class ReconcileReport:
 
     @property
     def complete(self) -> bool:
-        """Whether no store lacks a blob, as far as is known: those in `failures` are left out of account."""
+        """Whether no store lacks a blob, as far as is known: those in `failures` are left out."""
         return all(counts.missing == counts.copied for name, counts in self.stores.items() if name not in self.failures)
 
 
@@ -99,8 +99,8 @@ async def reconcile(
 
     A blob is read from the first store that has it, and verified; if it is corrupt there, or the get fails, from the
     next. What a store does not list, it is asked for once more with `Store.contains`, so that stores may be put to
-    meanwhile. But don't delete from them: that would bring blobs back. Blobs that are nowhere missing are not read, so
-    not checked.
+    while this runs. But don't delete from them: the blobs would come back. Blobs that are nowhere missing are not read,
+    so not checked.
 
     Returning means that all refs have been dealt with; the report tells what is still missing. A blob that can't be
     copied does not stop the rest. A store whose listing fails is set aside: from there on it neither lacks nor gives

@@ -1,4 +1,4 @@
-"""Finding blobs that have become corrupt in a store, and mending them from another."""
+"""Finding blobs that have become corrupt in a store, and repairing them from another."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ async def scrub(
 
     Args:
       stores: the stores, with names as in `open`; without names they are ``store-0``, ``store-1``, …. A replica may
-        be open on them meanwhile.
+        be open on them in the meantime.
       repair: whether to repair.
       after: the ref after which to begin.
       bytes_per_second: how many bytes to read from each store in a second, at most; None for no limit. It counts from
-        blob to blob: a next read begins when those before it have been paid for. SQLite's own check is not counted.
+        blob to blob: a next read begins when the pace allows for those before it. SQLite's own check is not counted.
       on_progress: is called, not awaited, for every blob that was read and every page, with the counts of each store.
-      on_finding: is called likewise for every finding, once it is settled. What either raises ends the scrub.
+      on_finding: is called likewise for every finding, once its outcome is known. What either raises ends the scrub.
 
     Raises:
       ValueError: before anything is touched: if there is no store, a name or a store is given twice, or
@@ -109,9 +109,9 @@ class _ScrubbedStore:
         self._pace = None if rate is None else _Pace(rate)
 
     async def run(self, after: Ref, sources: Sequence[_ScrubbedStore]) -> None:
-        """Look at the store as a whole, and read all its blobs; mend what is wrong, if there are `sources`."""
+        """Look at the store as a whole, and read all its blobs; repair what is wrong, if there are `sources`."""
         if isinstance(self._store, DeletableStore):
-            await self._check_itself(self._store, to_mend=bool(sources))
+            await self._check_itself(self._store, to_repair=bool(sources))
         while True:
             ended = await attempt(self._page, after)
             if isinstance(ended, outcome.Error):
@@ -128,32 +128,32 @@ class _ScrubbedStore:
 
     # The store as a whole
 
-    async def _check_itself(self, store: DeletableStore, *, to_mend: bool) -> None:
+    async def _check_itself(self, store: DeletableStore, *, to_repair: bool) -> None:
         before = await attempt(_check_integrity, store)
         if isinstance(before, outcome.Error):
             self._log.problems[self.name] = (f"it could not check itself: {describe_failure(before.error)}",)
             return
         found = left = before.value
-        if to_mend and not found.is_sound:
-            left = await self._mend(store, found)
-            self._log.mended[self.name] = tuple(line for line in found.problems if line not in left.problems)
+        if to_repair and not found.is_sound:
+            left = await self._repair_itself(store, found)
+            self._log.repaired[self.name] = tuple(line for line in found.problems if line not in left.problems)
         if left.problems:
             self._log.problems[self.name] = left.problems
         self._log.count(self.name, corrupt=found.hidden_count, repaired=max(0, found.hidden_count - left.hidden_count))
         for ref in found.hidden:
             is_repaired = left.hidden_count == 0
-            became = "" if not to_mend else "repaired: its index was made anew" if is_repaired else "not repaired"
+            became = "" if not to_repair else "repaired: its index was made again" if is_repaired else "not repaired"
             self._log.find(ScrubFinding(self.name, ref, _HIDDEN, True, is_repaired, became))
 
-    async def _mend(self, store: DeletableStore, found: Integrity) -> Integrity:
-        """Have the store mend itself, and return what is still wrong."""
-        mended = await attempt(_mend_integrity, store)
-        if isinstance(mended, outcome.Error):
-            why = f"it could not mend itself: {describe_failure(mended.error)}"
+    async def _repair_itself(self, store: DeletableStore, found: Integrity) -> Integrity:
+        """Have the store repair itself, and return what is still wrong."""
+        repaired = await attempt(_repair_integrity, store)
+        if isinstance(repaired, outcome.Error):
+            why = f"it could not repair itself: {describe_failure(repaired.error)}"
             return replace(found, problems=(*found.problems, why))
         after = await attempt(_check_integrity, store)
         if isinstance(after, outcome.Error):
-            why = f"it could not check itself once it was mended: {describe_failure(after.error)}"
+            why = f"it could not check itself once it was repaired: {describe_failure(after.error)}"
             return replace(found, problems=(*found.problems, why))
         return after.value
 
@@ -208,7 +208,7 @@ class _ScrubbedStore:
         return blob
 
     async def _repair(self, finding: ScrubFinding, sources: Sequence[_ScrubbedStore]) -> ScrubFinding | None:
-        """Replace a blob by a good copy from another store; return None if it has been deleted meanwhile."""
+        """Replace a blob by a good copy from another store; return None if it has been deleted in the meantime."""
         ref = finding.ref
         blob, origin = await self._good_copy(ref, sources)
         there = await attempt(self._store.contains, ref)
@@ -261,9 +261,9 @@ class _Pace:
         self._expected: int | None = None
 
     async def read(self, store: Store, ref: Ref) -> Blob:
-        """Return what `store` has for `ref`, once what was read before is paid for."""
+        """Return what `store` has for `ref`, once the pace allows for what was read before."""
         async with self._turn:
-            while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end meanwhile move it)
+            while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end in the meantime move it)
                 await trio.sleep_until(self._due)
             expected = self._expected or 0
             self._due = max(self._due, trio.current_time()) + expected / self._rate
@@ -272,7 +272,7 @@ class _Pace:
         return await self._get(store, ref, expected)
 
     async def _get(self, store: Store, ref: Ref, expected: int) -> Blob:
-        blob = Blob(await store.get(ref))  # if this raises, as much is paid as for the one before
+        blob = Blob(await store.get(ref))  # if this raises, it counts as much as the one before
         self._due += (len(blob) - expected) / self._rate
         self._expected = len(blob)
         return blob
@@ -282,8 +282,8 @@ async def _check_integrity(store: DeletableStore) -> Integrity:
     return await store.check_integrity()
 
 
-async def _mend_integrity(store: DeletableStore) -> None:
-    await store.mend_integrity()
+async def _repair_integrity(store: DeletableStore) -> None:
+    await store.repair_integrity()
 
 
 def _says_missing(ended: Ended[Blob]) -> bool:

@@ -20,7 +20,7 @@ class ScrubCounts:
     """How far the scrub of one store is."""
 
     refs: int = 0
-    """Blobs that were read, whatever came of it; those that were deleted meanwhile are not counted."""
+    """Blobs that were read, whatever came of it; those that were deleted in the meantime are not counted."""
     bytes: int = 0
     """Bytes of what was read."""
     corrupt: int = 0
@@ -59,8 +59,8 @@ class ScrubReport:
     """The first 10,000, in the order in which they were found; `stores` counts all."""
     problems: Mapping[str, tuple[str, ...]]
     """What stores found wrong with themselves as a whole, in words, and is still so."""
-    mended: Mapping[str, tuple[str, ...]]
-    """What stores found wrong with themselves, and has been mended."""
+    repaired: Mapping[str, tuple[str, ...]]
+    """What stores found wrong with themselves, and has been repaired."""
     failures: Mapping[str, BaseException]
     """Why the listing of a store failed; its blobs after `ScrubCounts.reached` have not been read."""
 
@@ -86,7 +86,7 @@ class ScrubLog:
     ) -> None:
         self.counts = dict.fromkeys(names, ScrubCounts())
         self.problems: dict[str, tuple[str, ...]] = {}
-        self.mended: dict[str, tuple[str, ...]] = {}
+        self.repaired: dict[str, tuple[str, ...]] = {}
         self.failures: dict[str, BaseException] = {}
         self._findings: list[ScrubFinding] = []
         self._on_progress = on_progress
@@ -116,6 +116,6 @@ class ScrubLog:
             stores=MappingProxyType(dict(self.counts)),
             findings=tuple(self._findings),
             problems=MappingProxyType(self.problems),
-            mended=MappingProxyType(self.mended),
+            repaired=MappingProxyType(self.repaired),
             failures=MappingProxyType(self.failures),
         )

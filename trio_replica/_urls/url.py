@@ -112,7 +112,7 @@ def open_urls(
     urls = [parse_url(url) for url in (*named_sync.values(), *named_async.values())]
     check_places(urls)
     if options.get("outbox") is not None and not isinstance(async_, Mapping):
-        raise ValueError("with an outbox, async_ has to be a mapping of names to URLs: names hold the debts")
+        raise ValueError("with an outbox, async_ has to be a mapping of names to URLs: entries are kept by name")
     if isinstance(options.get("fallback"), Iterator):
         options["fallback"] = list(options["fallback"])  # to be read twice
     check_replica(named_sync, named_async, options)

@@ -20,7 +20,7 @@ from .._store import PAGE_SIZE
 from .check import check_stores
 from .files import write_file, write_new_file
 from .init import EXAMPLE
-from .outbox import debt_lines, debt_summary, flush_debts, forget_debts, left_debts
+from .outbox import entry_lines, flush_outbox, forget_entries, left_entries, pending_summary
 from .output import CommandError, Display, OutputError, describe, printable, say, write_output
 from .put import put_files
 from .reconcile import Reconciling
@@ -144,7 +144,7 @@ def status(context: click.Context, *, keep_all: bool) -> int:
         _run(survey, holdings)
         _write_lines(_status_lines(holdings))
     if "outbox" in stores.options:
-        _write_lines(debt_summary(stores.outbox(), stores.async_))
+        _write_lines(pending_summary(stores.outbox(), stores.async_))
     return FAILED if any(one.problem for one in holdings) else 0
 
 
@@ -180,8 +180,8 @@ def check(context: click.Context) -> int:
 def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
     """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
 
-    Don't delete from the stores meanwhile: that would bring blobs back. After an interruption, run it again: it goes
-    on with what is still missing.
+    Don't delete from the stores while this runs: the blobs would come back. After an interruption, run it again: it
+    goes on with what is still missing.
     """
     stores = chosen_stores(context, to_create=not dry_run)
     if not dry_run:
@@ -190,14 +190,14 @@ def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
 
 
 @commands.group("outbox", invoke_without_command=True)
-@click.option("--all", "keep_all", is_flag=True, help=f"Print every ref that a store is owed, not just {SHOWN}.")
+@click.option("--all", "keep_all", is_flag=True, help=f"Print every ref that is pending for a store, not just {SHOWN}.")
 @store_options
 @click.pass_context
 def show_outbox(context: click.Context, *, keep_all: bool) -> int:
-    """Print what the outbox has: the refs that each async store is owed, in the order of their puts."""
+    """Print what the outbox has: the refs that are pending for each async store, in the order of their puts."""
     if context.invoked_subcommand is None:
         stores = chosen_stores(context, to_create=True)
-        _write_lines(debt_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
+        _write_lines(entry_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
     return 0
 
 
@@ -205,15 +205,15 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
 @store_options
 @click.pass_context
 def flush(context: click.Context) -> int:
-    """Bring the async stores what they are owed, and wait until they have it.
+    """Deliver what is pending for the async stores, and wait until they have it.
 
-    The exit status is 1 if anything is owed in the end: also to a name that is none of the replica's async stores.
+    The exit status is 1 if anything is pending in the end, also for a name that is none of the replica's async stores.
     """
     stores = chosen_stores(context)
     path = stores.outbox()
-    left_debts(path, stores.async_)  # where there is no outbox, this says so; a replica would create one
+    left_entries(path, stores.async_)  # where there is no outbox, this says so; a replica would create one
     _run(_flush, stores)
-    left = left_debts(path, stores.async_)
+    left = left_entries(path, stores.async_)
     for line in left:
         say(line)
     return FAILED if left else 0
@@ -226,9 +226,9 @@ def flush(context: click.Context) -> int:
 @store_options
 @click.pass_context
 def forget(context: click.Context, name: str, ref: Ref | None, *, yes: bool) -> int:
-    """Strike what the async store NAME is owed, or only the blob that REF names. It will not be given that."""
+    """Drop what is pending for the async store NAME, or only the blob that REF names. It will not be delivered."""
     path = chosen_stores(context, to_create=True).outbox()
-    say(forget_debts(path, name, ref, ask=not yes))
+    say(forget_entries(path, name, ref, ask=not yes))
     return 0
 
 
@@ -277,7 +277,7 @@ async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
     if failures:
         poisoned = "; ".join((f"the replica is poisoned: {describe_failures(failures)}", *lacking))
         cure = "trio-replica outbox flush" if "outbox" in stores.options else "put the files again"
-        say(f"{poisoned}; once that is mended, {cure}")
+        say(f"{poisoned}; once that is repaired, {cure}")
     elif scope.cancel_called:
         for line in lacking or ["no async store lacks an accepted blob"]:
             say(f"interrupted: {line}")
@@ -298,7 +298,7 @@ def _lacking(store: ReplicaStore) -> list[str]:
 
 async def _flush(stores: Stores) -> None:
     async with stores.open() as store:
-        await flush_debts(store, Display())
+        await flush_outbox(store, Display())
 
 
 async def _get(stores: Stores, prefix: str) -> bytes:

@@ -26,7 +26,7 @@ queue_size = 64
 # Whether what is read is checked against its hash.
 #verify = true
 
-# A file that keeps what the async stores are owed, so that a crash forgets nothing and a put never waits for them.
+# A file that keeps what is pending for async stores, so that a crash forgets nothing and a put never waits for them.
 #outbox = "trio-replica-outbox.db"
 
 # Stores under [async] that a get asks, too, when no store under [sync] has given the blob.

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .output import Display
 
 
-NOTHING: Final = "nothing is owed"
+NOTHING: Final = "nothing is pending"
 
 
-def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
+def entry_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
     """Return what an outbox has for each store, and the refs, at most `shown` for each. Blocks.
 
     Args:
@@ -37,39 +37,39 @@ def debt_lines(path: str, names: Container[str], shown: int | None) -> Iterator[
 
     """
     with opened_outbox(path) as outbox:
-        debts = _debts(outbox)
-        for name, owed in debts.items():
-            yield _line(name, owed, names)
+        pending = _pending(outbox)
+        for name, count in pending.items():
+            yield _line(name, count, names)
             for ref in islice(outbox.refs(name), shown):
                 yield f"  {ref}"
-            if shown is not None and owed > shown:
-                yield f"  and {owed - shown} more, which --all prints"
-        if not debts:
+            if shown is not None and count > shown:
+                yield f"  and {count - shown} more, which --all prints"
+        if not pending:
             yield NOTHING
 
 
-def left_debts(path: str, names: Container[str]) -> list[str]:
-    """Return one line for each store that is owed something. Blocks.
+def left_entries(path: str, names: Container[str]) -> list[str]:
+    """Return one line for each store with entries. Blocks.
 
     Raises:
       ReplicaError: if the outbox is not there, is in use or can't be used.
 
     """
     with opened_outbox(path) as outbox:
-        return [_line(name, owed, names) for name, owed in _debts(outbox).items()]
+        return [_line(name, count, names) for name, count in _pending(outbox).items()]
 
 
-def debt_summary(path: str, names: Container[str]) -> Iterator[str]:
-    """Return one line for each store that is owed something, or what is wrong with the outbox. Blocks."""
+def pending_summary(path: str, names: Container[str]) -> Iterator[str]:
+    """Return one line for each store with entries, or what is wrong with the outbox. Blocks."""
     try:
-        for line in left_debts(path, names) or [NOTHING]:
+        for line in left_entries(path, names) or [NOTHING]:
             yield f"outbox: {line}"
     except ReplicaError as error:
         yield f"outbox: {describe(error)}"
 
 
-async def flush_debts(store: ReplicaStore, display: Display) -> None:
-    """Wait until the async stores of a replica have what they are owed.
+async def flush_outbox(store: ReplicaStore, display: Display) -> None:
+    """Wait until the async stores of a replica have what is pending for them.
 
     Raises:
       StoreError, PoisonedError: see `ReplicaStore.flush`.
@@ -78,7 +78,7 @@ async def flush_debts(store: ReplicaStore, display: Display) -> None:
 
     def left() -> str:
         counts = store.statistics().async_stores.items()
-        return f"waiting for {', '.join(f'{name} ({one.owed})' for name, one in counts)}"
+        return f"waiting for {', '.join(f'{name} ({one.pending})' for name, one in counts)}"
 
     failures: list[Exception] = []
     display.begin(left)
@@ -96,31 +96,32 @@ async def flush_debts(store: ReplicaStore, display: Display) -> None:
             del failures
 
 
-def forget_debts(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
-    """Strike debts to a store, or those of one ref, after asking. Returns what says so. Blocks.
+def forget_entries(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
+    """Drop the entries of a store, or those of one ref, after asking. Returns what says so. Blocks.
 
     Raises:
-      CommandError: if there is no such debt, or the answer is no.
+      CommandError: if there is no such entry, or the answer is no.
       ReplicaError: if the outbox is not there, is in use or can't be used.
 
     """
     with opened_outbox(path) as outbox:
-        owed = outbox.owed()
-        if not owed.get(name):
-            known = ", ".join(other for other, count in owed.items() if count) or "nobody"
-            raise CommandError(f"{name} is owed nothing; {known} is")
-        what = f"the {owed[name]} debts" if ref is None else f"the debts of {ref}"
-        if ask and not click.confirm(f"{name} will not be given what it is owed. Forget {what}?", err=True):
+        pending = outbox.pending()
+        if not pending.get(name):
+            known = ", ".join(other for other, count in pending.items() if count)
+            others = f"; something is for {known}" if known else ""
+            raise CommandError(f"nothing is pending for {name}{others}")
+        what = f"all {pending[name]}" if ref is None else f"the entries of {ref}"
+        if ask and not click.confirm(f"What is pending for {name} will not be delivered. Forget {what}?", err=True):
             raise CommandError("nothing is forgotten")
-        struck = outbox.forget(name, ref)
-    if struck == 0:
-        raise CommandError(f"{name} is not owed {ref}")
-    return f"{struck} debts to {name} are forgotten; reconcile gives it what it lacks"
+        dropped = outbox.forget(name, ref)
+    if dropped == 0:
+        raise CommandError(f"{ref} is not pending for {name}")
+    return f"forgot {dropped} pending for {name}; reconcile copies to it what it lacks"
 
 
-def _debts(outbox: OutboxFile) -> dict[str, int]:
-    return {name: owed for name, owed in outbox.owed().items() if owed}
+def _pending(outbox: OutboxFile) -> dict[str, int]:
+    return {name: count for name, count in outbox.pending().items() if count}
 
 
-def _line(name: str, owed: int, names: Container[str]) -> str:
-    return f"{name} is owed {owed}" + ("" if name in names else ", and is no async store of this replica")
+def _line(name: str, count: int, names: Container[str]) -> str:
+    return f"{count} pending for {name}" + ("" if name in names else ", which is no async store of this replica")

@@ -44,8 +44,9 @@ async def put_files(
     """Put the files that `paths` name, printing what ``sha256sum`` prints for them, until all stores have them.
 
     A file that can't be read or put is one line on standard error, and the rest go on. Returning tells whether all
-    files were put, and all debts of an outbox paid; every async store then has every blob whose line was printed, but
-    for debts that can't be paid. Being cancelled means that files may have been put whose line was not printed.
+    files were put, and all entries of an outbox acknowledged; every async store then has every blob whose line was
+    printed, except those that can't be delivered. Being cancelled means that files may have been put whose line was
+    not printed.
 
     Raises:
       PoisonedError: if an async store failed.
@@ -140,20 +141,20 @@ class _Putting:
     async def _flush(self) -> None:  # noqa: ASYNC910  (the replica's has one, unless it fails)
         try:
             await self._store.flush()
-        except StoreError as error:  # of debts that may be older than these files
+        except StoreError as error:  # of blobs that may be older than these files
             self.undelivered = error
 
     async def _put_batch(self, batch: list[File], before: trio.Event) -> None:
         """Read and put the files of `batch`, and report them once those `before` are reported."""
         read = await trio.to_thread.run_sync(read_files, batch, abandon_on_cancel=True)
-        refused = await self._put([blob for blob in read if isinstance(blob, Blob)])
+        failed = await self._put([blob for blob in read if isinstance(blob, Blob)])
         await before.wait()
         lines: list[bytes] = []
         for file, blob in zip(batch, read, strict=True):
             if not isinstance(blob, Blob):
                 self._report(blob)
-            elif blob.ref in refused:
-                self._report(f"{printable(file.path)}: {refused[blob.ref]}")
+            elif blob.ref in failed:
+                self._report(f"{printable(file.path)}: {failed[blob.ref]}")
             else:
                 lines.append(sum_line(file.path, blob.ref))
         await self._display.write(b"".join(lines))
@@ -162,18 +163,18 @@ class _Putting:
         self._display.advance(FILE_STEPS * len(batch) + sum(file.size or 0 for file in batch))
 
     async def _put(self, blobs: list[Blob]) -> dict[Ref, StoreError]:
-        """Put `blobs`, and return those that a store refused."""
-        refused: dict[Ref, StoreError] = {}
+        """Put `blobs`, and return the error of each that a store failed to take."""
+        failed: dict[Ref, StoreError] = {}
         if len(blobs) > 1:
             with suppress(StoreError):  # of one of them, perhaps
                 await self._store.put_many(blobs)
-                return refused
+                return failed
         for blob in blobs:
             try:
                 await self._store.put(blob)
             except StoreError as error:
-                refused[blob.ref] = error
-        return refused  # noqa: ASYNC910  (there may be no blobs)
+                failed[blob.ref] = error
+        return failed  # noqa: ASYNC910  (there may be no blobs)
 
     def _report(self, problem: str) -> None:
         self.problems += 1
@@ -185,7 +186,7 @@ class _Putting:
             files = f"{self._files_done:,}/{len(self._files):,} files"
             return f"{files} {decimal(self._bytes_done)}/{decimal(self._bytes_found)} {speed}/s"
         queues = self._store.statistics().async_stores.items()
-        left = (f"{name} ({queue.owed or queue.queued + queue.in_flight})" for name, queue in queues)
+        left = (f"{name} ({queue.pending or queue.queued + queue.in_flight})" for name, queue in queues)
         return f"waiting for {', '.join(left)}"
 
 

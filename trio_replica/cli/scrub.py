@@ -119,7 +119,7 @@ def _table(stores: Stores, report: ScrubReport, problems: Mapping[str, str]) -> 
             one = report.stores[name]
             row += f"  {one.refs:>10}  {one.bytes:>14}  {one.corrupt:>8}  {one.repaired:>8}  {one.failed:>8}"
         yield f"{row}  failed: {problems[name]}" if name in problems else row
-    for what, lines in (("mended", report.mended), ("problem", report.problems)):
+    for what, lines in (("repaired", report.repaired), ("problem", report.problems)):
         yield from (f"{name}  {what}: {line}" for name, some in lines.items() for line in some)
 
 

@@ -121,10 +121,12 @@ class Stores(NamedTuple):
                 raise CommandError("; ".join(problems.values()))
             for problem in problems.values():
                 say(problem)
-            sync, behind = [{name: opened[name] for name in urls if name in opened} for urls in (self.sync, fallback)]
+            sync, read_last = [
+                {name: opened[name] for name in urls if name in opened} for urls in (self.sync, fallback)
+            ]
             if not sync:
-                sync, behind = behind, {}
-            opening = open_replica(sync, behind, fallback=list(behind), **self._options_to_read())
+                sync, read_last = read_last, {}
+            opening = open_replica(sync, read_last, fallback=list(read_last), **self._options_to_read())
             yield await stack.enter_async_context(opening)
 
     def all(self) -> dict[str, StoreUrl]:
@@ -253,7 +255,7 @@ def store_options(command: CommandT) -> CommandT:
             type=click.Path(),
             expose_value=False,
             callback=_set_outbox,
-            help="A file that keeps what the async stores are owed, so that a crash forgets nothing.",
+            help="A file that keeps what is pending for the async stores, so that a crash forgets nothing.",
         ),
         click.option(
             "--config",

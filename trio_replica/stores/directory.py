@@ -52,7 +52,7 @@ async def open_directory(root: str | os.PathLike[str], *, durable: bool = True) 
     Args:
       root: the folder.
       durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs; then a power
-        cut may leave an empty or shorter file under the name of a recent blob, which the next put of it mends.
+        cut may leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
 
     Raises:
       OSError: if `root` is no folder, or can't be created, or can't be written.

@@ -99,7 +99,7 @@ class RetryingStore(Store):
 
     A write that failed may have been done, so that its repetition finds it done: then a put's ``added`` is False, and
     so is what a `delete` returns, although it was this call that did it. `put_many` and `get_many` are repeated whole.
-    `DeletableStore.mend_integrity` is not repeated: a store that refuses to mend itself would only refuse again.
+    `DeletableStore.repair_integrity` is not repeated: a store that refuses to repair itself would only refuse again.
 
     It takes the package tenacity, which the extras ``cloud``, ``postgres`` and ``retry`` install.
 
@@ -234,10 +234,10 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Look for what is wrong with the store as a whole: see `DeletableStore.check_integrity`."""
         return await self._call("check_integrity", lambda _: self._deletable.check_integrity(), None)
 
-    async def mend_integrity(self) -> None:
-        """Make anew what the store derives from its blobs: see `DeletableStore.mend_integrity`. It is not repeated."""
+    async def repair_integrity(self) -> None:
+        """Make again what the store derives from its blobs: see `DeletableStore.repair_integrity`. Never repeated."""
         self._calls += 1
-        await self._deletable.mend_integrity()
+        await self._deletable.repair_integrity()
 
 
 @final

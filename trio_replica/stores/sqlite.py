@@ -13,7 +13,7 @@ from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
 from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
 from ._reads import start_read
-from ._sqlite.check import check_integrity, find_twins, mend_integrity, set_aside
+from ._sqlite.check import check_integrity, find_twins, repair_integrity, set_aside
 from ._sqlite.database import Database
 from ._sqlite.statements import contains, delete, insert, insert_all, replace
 
@@ -143,10 +143,10 @@ class SqliteStore(DeletableStore, StartableStore):
         integrity: Integrity = await self._check(check_integrity)
         return integrity
 
-    async def mend_integrity(self) -> None:
-        """Make the index of the refs anew (``REINDEX``): see `DeletableStore.mend_integrity`."""
+    async def repair_integrity(self) -> None:
+        """Make the index of the refs again (``REINDEX``): see `DeletableStore.repair_integrity`."""
         twins = await self._check(find_twins)
-        await self._writer.run(partial(mend_integrity, twins))
+        await self._writer.run(partial(repair_integrity, twins))
 
     async def _check(self, request: Request) -> Any:
         async with open_store_threads(f"check of {self._database.path}", self._database.serve_checks) as checks:

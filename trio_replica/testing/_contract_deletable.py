@@ -1,4 +1,4 @@
-"""The tests that every store passes that can let go of a blob."""
+"""The tests that every store passes that can delete a blob."""
 
 from __future__ import annotations
 
@@ -98,20 +98,20 @@ class DeletableContract(ContractPart):
                     assert await store.check_integrity() == Integrity()
                 await _assert_has(store, some)
 
-    async def test_mending_a_sound_store_loses_nothing(self) -> None:
+    async def test_repairing_a_sound_store_loses_nothing(self) -> None:
         """It may be done at any time."""
         blobs = some_blobs(30)
         async with self._open_deletable() as store:
             for some in ([], blobs, blobs):
                 await store.put_many(some)
                 with trio.testing.assert_checkpoints():
-                    await store.mend_integrity()
+                    await store.repair_integrity()
                 await _assert_has(store, some)
             assert (await store.check_integrity()).is_sound
             assert (await store.put(b"more")).added is True
             assert await store.delete(Ref.of(b"more")) is True
 
-    async def test_deleting_and_mending_cancelled_at_once(self) -> None:
+    async def test_deleting_and_repairing_cancelled_at_once(self) -> None:
         """A cancelled call leaves the store usable, and can be repeated."""
         blobs = some_blobs(5)
         async with self._open_deletable() as store:
@@ -121,7 +121,7 @@ class DeletableContract(ContractPart):
                 (store.delete, [ABSENT]),
                 (store.set_aside, [Ref.of(blobs[0])]),
                 (store.check_integrity, []),
-                (store.mend_integrity, []),
+                (store.repair_integrity, []),
             ]
             for method, arguments in calls:
                 with trio.CancelScope() as scope:

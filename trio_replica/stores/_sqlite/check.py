@@ -1,4 +1,4 @@
-"""What a SQLite store finds out about itself, and mends. All of it blocks, and runs in the store's threads.
+"""The check of a SQLite store, and its repair. All of it blocks, and runs in the store's threads.
 
 A flipped bit in the index of the refs makes a row invisible: no get finds it, no listing shows it, and SQLite does not
 notice. So the rows of the table are looked up in the index, one by one.
@@ -74,7 +74,8 @@ def check_integrity(connection: sqlite3.Connection) -> Integrity:
 def find_twins(connection: sqlite3.Connection) -> list[Twins]:
     """Return the rows that can't both be in a new index, once it is sure that this would lose nothing else.
 
-    It is not part of the transaction that makes the index anew: SQLite, once it has met a damaged page in there, can't.
+    It is not part of the transaction that makes the index again, because SQLite can't do this once it has met a damaged
+    page in there.
 
     Raises:
       sqlite3.Error: if the table is too damaged.
@@ -100,25 +101,25 @@ def find_twins(connection: sqlite3.Connection) -> list[Twins]:
     return twins
 
 
-def mend_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None:
-    """Make the index anew from the table, and for that remove the second row of `twins`: all or nothing.
+def repair_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None:
+    """Make the index again from the table, and for that remove the second row of `twins`: all or nothing.
 
     Raises:
       sqlite3.Error: if the table, or the index, is too damaged, or there are twins that were not found.
       ReplicaError: if they have changed since they were found.
 
     """
-    connection.execute("SAVEPOINT mend")
+    connection.execute("SAVEPOINT repair")
     try:
         for good, shown in twins:
             _remove_twin(good, shown, connection)
         connection.execute("REINDEX blobs")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite may have undone all of it
-            connection.execute("ROLLBACK TO mend")
-            connection.execute("RELEASE mend")
+            connection.execute("ROLLBACK TO repair")
+            connection.execute("RELEASE repair")
         raise
-    connection.execute("RELEASE mend")
+    connection.execute("RELEASE repair")
 
 
 def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
@@ -138,7 +139,7 @@ def _remove_twin(good: int, shown: int, connection: sqlite3.Connection) -> None:
         (good, shown),
     ).fetchone()
     if data is None:
-        raise ReplicaError("the table has changed meanwhile: try again")
+        raise ReplicaError("the table has changed in the meantime: try again")
     if not data[0]:
         _keep(shown, connection)
     connection.execute("DELETE FROM blobs WHERE rowid = ?", (shown,))
