@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, cast
-
-import pytest
+from typing import TYPE_CHECKING, Final
 
 from .servers import ask_for_no_coverage, describe, missing_servers, skip_tests
-from .started import started_readers, started_sync_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pytest
 
 MISSING: Final = missing_servers()
 
@@ -35,12 +34,3 @@ def pytest_report_header() -> list[str]:
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     """Skip the tests that need a server that is missing."""
     skip_tests(items, MISSING)
-
-
-@pytest.fixture(params=["awaited", "started"])
-def sync_calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with the stores that are read as they are, and with calls that can be started without a task."""
-    if request.param == "started":
-        monkeypatch.setattr("trio_replica._open.SyncStores", started_sync_stores)
-        monkeypatch.setattr("trio_replica._open.Readers", started_readers)
-    return cast("str", request.param)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from trio_replica import Ref, ReplicaStore, Store
-    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.start import Cancel, Done
     from trio_replica._checks import Stores
 
 

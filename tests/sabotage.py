@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_replica._async.storage import Changes
-    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.start import Cancel, Done
 
 
 def sync_no_names() -> None:  # pragma: no cover  (runs in a process of its own)

@@ -10,16 +10,16 @@ import trio
 import trio.testing
 
 from trio_replica import DeletableStore, StartableStore
-from trio_replica._calls.started import Hedges, StartedCalls, fan_out_started
-from trio_replica._sync.readers import Readers
-from trio_replica._sync.sync_stores import SyncStores
+from trio_replica._calls.hedges import Hedges
+from trio_replica._calls.operation import Operation
+from trio_replica._calls.start import start_in_task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_replica import Blob, Ref, Store
-    from trio_replica._calls.fan_out import Cancellable, Ended
-    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.attempt import Ended
+    from trio_replica._calls.start import Cancel, Done, Unfinished
 
 MemberT = TypeVar("MemberT")
 ResultT = TypeVar("ResultT")
@@ -53,29 +53,77 @@ async def let_calls_end() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
+class FannedOut(Operation[MemberT]):
+    """Calls to members, each started with `start`, and settled with a function."""
+
+    def __init__(
+        self,
+        members: Sequence[MemberT],
+        start: Callable[[MemberT, Done], Cancel],
+        settle: Callable[[MemberT, Ended[Any]], bool | Unfinished],
+    ) -> None:
+        super().__init__(members)
+        self._start_one = start
+        self._settle_one = settle
+
+    def start_call(self, member: MemberT, done: Done) -> Cancel:
+        return self._start_one(member, done)
+
+    def settle(self, member: MemberT, ended: Ended[Any]) -> bool | Unfinished:
+        return self._settle_one(member, ended)
+
+
 async def fan_out_starting(
     members: Sequence[MemberT],
     call: Callable[[MemberT], Awaitable[ResultT]],
     settle: Callable[[MemberT, Ended[ResultT]], bool],
     *,
     stagger: float = 0.0,
-    cancellable: set[Cancellable] | None = None,
 ) -> None:
-    """Do what `fan_out` does, with `fan_out_started`, and with the stagger as the delay of its hedges."""
+    """Do what `fan_out` does, with calls that are started, and with the stagger as the delay of their hedges."""
 
     def start(member: MemberT, done: Done) -> Cancel:
         return start_call(partial(call, member), done)
 
-    hedges = Hedges(stagger) if stagger > 0 else None
-    if hedges is not None:
-        trio.lowlevel.spawn_system_task(hedges.watch)
     try:
-        await fan_out_started(StartedCalls(members, start, hedges=hedges), settle, cancellable=cancellable)
+        await _run(FannedOut(members, start, settle), stagger)
     finally:
-        if hedges is not None:
-            hedges.stop()
         with trio.CancelScope(shield=True):
             await let_calls_end()
+
+
+async def fan_out_in_tasks(
+    members: Sequence[MemberT],
+    call: Callable[[MemberT], Awaitable[ResultT]],
+    settle: Callable[[MemberT, Ended[ResultT]], bool],
+    *,
+    stagger: float = 0.0,
+) -> None:
+    """Do the same with calls that have to be awaited, as an operation of a replica does."""
+
+    def start(member: MemberT, done: Done) -> Cancel:
+        return start_in_task(partial(call, member), done)
+
+    await _run(FannedOut(members, start, settle), stagger)
+
+
+async def _run(operation: Operation[Any], stagger: float) -> None:
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        if stagger > 0 and len(operation.members) > 1:
+            operation.hedges = Hedges(stagger)
+            nursery.start_soon(operation.hedges.watch)
+        try:
+            await operation.run({}, nursery)
+        except BaseException as exc:
+            raised = exc
+        if operation.hedges is not None:
+            operation.hedges.stop()
+    try:
+        if raised is not None:
+            raise raised
+    finally:
+        del raised
 
 
 class StartedStore(StartableStore):
@@ -108,27 +156,3 @@ class StartedDeletableStore(StartedStore, DeletableStore):
         super().__init__(store, interruptible=interruptible)
         self.replace = store.replace  # type: ignore[method-assign]
         self.delete = store.delete
-
-
-def started_sync_stores(stores: Mapping[str, Store], *options: Any) -> SyncStores:
-    """Return what a replica makes of its sync stores, with each of them as a `StartedStore`.
-
-    A store that shields its calls says so with ``interruptible = False``.
-    """
-    return SyncStores(_started(stores), *options)
-
-
-def started_readers(stores: Mapping[str, Store], *options: Any) -> Readers:
-    """Return what a replica makes of its fallback, likewise."""
-    return Readers(_started(stores), *options)
-
-
-def _started(stores: Mapping[str, Store]) -> dict[str, StartedStore]:
-    started: dict[str, StartedStore] = {}
-    for name, store in stores.items():
-        interruptible = getattr(store, "interruptible", True)
-        if isinstance(store, DeletableStore):
-            started[name] = StartedDeletableStore(store, interruptible=interruptible)
-        else:
-            started[name] = StartedStore(store, interruptible=interruptible)
-    return started

@@ -21,14 +21,15 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_replica._calls.fan_out import attempt, fan_out
+from trio_replica._calls.attempt import attempt
+from trio_replica._calls.fan_out import fan_out
 
-from .started import fan_out_starting
+from .started import fan_out_in_tasks, fan_out_starting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from trio_replica._calls.fan_out import Ended
+    from trio_replica._calls.attempt import Ended
 
     Run: TypeAlias = Callable[[Callable[[], Awaitable[object]]], object]
     FanOut: TypeAlias = Callable[..., Awaitable[None]]
@@ -73,7 +74,8 @@ class Calls:
         return bool(self.values)
 
     async def make(self, fan_out: FanOut, stagger: float = 0.0) -> None:
-        await fan_out(list(self.script), self.call, self.settle, stagger=stagger)
+        options = {"stagger": stagger} if stagger else {}
+        await fan_out(list(self.script), self.call, self.settle, **options)
 
 
 class Payload:
@@ -96,7 +98,11 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
-WAYS = pytest.mark.parametrize("fan_out", [fan_out, fan_out_starting], ids=["awaited", "started"])
+WAYS = pytest.mark.parametrize(
+    "fan_out", [fan_out, fan_out_in_tasks, fan_out_starting], ids=["nursery", "in tasks", "started"]
+)
+OPERATIONS = pytest.mark.parametrize("fan_out", [fan_out_in_tasks, fan_out_starting], ids=["in tasks", "started"])
+"""The ways in which a replica calls its stores, which can be hedged."""
 
 
 @pytest.fixture
@@ -170,9 +176,20 @@ STAGGERED = [
 ]
 
 
-@pytest.mark.parametrize("scenario", [*ALL_AT_ONCE, *STAGGERED])
+@pytest.mark.parametrize("scenario", ALL_AT_ONCE)
 @WAYS
 async def test_exact_times(autojump_clock: trio.testing.MockClock, fan_out: FanOut, scenario: Scenario) -> None:
+    calls = Calls(scenario.script)
+    await calls.make(fan_out)
+    assert (calls.called, calls.settled, calls.cancelled) == scenario[1:4]
+    assert trio.current_time() == max(scenario.settled.values())
+
+
+@pytest.mark.parametrize("scenario", STAGGERED)
+@OPERATIONS
+async def test_exact_times_of_hedges(
+    autojump_clock: trio.testing.MockClock, fan_out: FanOut, scenario: Scenario
+) -> None:
     calls = Calls(scenario.script)
     await calls.make(fan_out, scenario.stagger)
     assert (calls.called, calls.settled, calls.cancelled) == scenario[1:4]
@@ -183,7 +200,7 @@ async def test_exact_times(autojump_clock: trio.testing.MockClock, fan_out: FanO
     st.random_module(),
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from([None, BROKEN])), min_size=1, max_size=5),
     st.sampled_from([0, 1, 2, 3, math.inf]),
-    st.sampled_from([fan_out, fan_out_starting]),
+    st.sampled_from([fan_out_in_tasks, fan_out_starting]),
 )
 @pytest.mark.no_cover
 def test_any_times(
@@ -273,7 +290,7 @@ async def cancelled_in_a_nursery() -> None:
             raise OSError("clean-up") from None  # noqa: ASYNC104  (as a store may)
 
 
-@WAYS
+@OPERATIONS
 @pytest.mark.parametrize("stagger", [0, 0.5])
 def test_a_loser_that_fails_in_a_nursery_does_not_disturb_the_winner(run: Run, fan_out: FanOut, stagger: float) -> None:
     calls = Calls({"loser": (9, None), "winner": (1, None), "another": (9, None)})
@@ -313,7 +330,7 @@ def test_a_loser_that_fails_is_settled_if_it_was_awaited(run: Run, fan_out: FanO
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("stagger", [0, 0.5])
-@WAYS
+@OPERATIONS
 def test_an_exit_comes_out_bare(
     run: Run, fan_out: FanOut, members: list[str], kind: type[BaseException], *, wrapped: bool, stagger: float
 ) -> None:
@@ -355,7 +372,7 @@ def test_a_settle_that_raises_is_not_hidden(run: Run, fan_out: FanOut) -> None:
 @pytest.mark.parametrize("script", [{"a": 9.0}, {"a": 9.0, "b": 9.0}, {"a": 9.0, "b": 1.0, "c": 9.0}])
 @pytest.mark.parametrize("stagger", [0, 0.5, 3, math.inf])
 @pytest.mark.parametrize("deadline", [0, 2])
-@WAYS
+@OPERATIONS
 def test_a_cancellation_comes_out_bare(
     run: Run, fan_out: FanOut, script: dict[str, float], stagger: float, deadline: float
 ) -> None:

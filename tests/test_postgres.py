@@ -34,12 +34,14 @@ from trio_replica import (
     reconcile,
     scrub,
 )
+from trio_replica._calls.start import ended_call
 from trio_replica.stores import postgres
 from trio_replica.stores._postgres import database as _postgres
 from trio_replica.stores._postgres import session as _postgres_session
 from trio_replica.stores._postgres import statements as _postgres_sql
 from trio_replica.stores._postgres import table as _postgres_table
 from trio_replica.stores._postgres.session import Session
+from trio_replica.stores._reads import start_read
 from trio_replica.testing import StoreContract
 
 from .common import Ended as Task
@@ -584,8 +586,13 @@ async def put_in_one_batch(store: PostgresStore, *blobs: bytes) -> list[Ended]:
     return await in_one_batch(store._writers, *[partial(store.put, blob) for blob in blobs])
 
 
+async def read_with(store: PostgresStore, request: Callable[[Any], Any]) -> Any:
+    """Have a thread of the store that reads call a function with its connection."""
+    return await ended_call(partial(start_read, store._readers, request))
+
+
 async def read_in_one_batch(store: PostgresStore, *calls: Callable[[], Awaitable[object]]) -> list[Ended]:
-    readers: Any = SimpleNamespace(run=store._read)
+    readers: Any = SimpleNamespace(run=partial(read_with, store))
     return await in_one_batch(readers, *calls)
 
 
@@ -802,13 +809,13 @@ async def test_a_statement_goes_on_while_somebody_waits_for_it(
 async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServer) -> None:
     async def read(scope: trio.CancelScope) -> None:
         with scope:
-            await store._read(ran.append)
+            await read_with(store, ran.append)
 
     ran: list[object] = []
     scopes = [trio.CancelScope(), trio.CancelScope()]
     async with open_postgres(server.conninfo()) as store, trio.open_nursery() as nursery:
         with Held() as held:
-            reads = [partial(store._read, held), *[partial(read, scope) for scope in scopes]]
+            reads = [partial(read_with, store, held), *[partial(read, scope) for scope in scopes]]
             nursery.start_soon(read_in_one_batch, store, *reads)
             await held.wait_running()
             scopes[0].cancel()

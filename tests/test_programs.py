@@ -302,7 +302,6 @@ OPERATIONS: dict[str, Callable[[ReplicaStore], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.usefixtures("sync_calls")
 @pytest.mark.parametrize("hedge_delay", [0, 0.5])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_cancelled_at_every_checkpoint(name: str, hedge_delay: float) -> None:

@@ -29,7 +29,6 @@ from trio_replica._sync import repairs as _repairs
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs
-from .started import let_calls_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from trio_replica import DeletableStore, ReplicaStore
     from trio_replica._blob import BytesLike
 
-pytestmark = pytest.mark.usefixtures("sync_calls")
 
 Scenario = list[tuple[str, float]]
 
@@ -99,7 +97,6 @@ FALLBACK: list[tuple[Scenario, Scenario, float, set[str] | None]] = [
 @pytest.mark.parametrize(("sync", "spare", "at", "failed"), FALLBACK)
 async def test_the_fallback_is_asked_after_the_sync_stores(
     autojump_clock: MockClock,
-    sync_calls: str,
     *,
     operation: str,
     sync: Scenario,
@@ -119,8 +116,6 @@ async def test_the_fallback_is_asked_after_the_sync_stores(
         else:
             assert await read(store, operation) == (DATA if failed is None else None)
         assert trio.current_time() == at
-        if sync_calls == "started":
-            await let_calls_end()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         assert [counts.failure for counts in store.statistics().async_stores.values()] == [None] * len(others)
         assert repairs(store) == [(0, 0)] * len(stores)
@@ -233,7 +228,7 @@ async def test_a_replica_that_is_poisoned_or_closed_while_the_fallback_is_asked(
             for call in (store.get(REF), store.get_many([REF]), store.contains(REF)):
                 with pytest.raises(PoisonedError):
                     await call
-        assert trio.current_time() == 1.5
+        assert trio.current_time() == 4, "the block waits for the reads under way"
         with pytest.raises(trio.ClosedResourceError):
             await store.get(REF)
     assert [(each.value, each.at) for each in under_way] == [(DATA, 4), (DATA, 4)]
@@ -243,30 +238,22 @@ async def test_a_replica_that_is_poisoned_or_closed_while_the_fallback_is_asked(
 
 
 @pytest.mark.parametrize("hedge_delay", [1, math.inf])
-async def test_a_replica_that_is_closed_waits_for_no_hedge(
-    autojump_clock: MockClock, sync_calls: str, hedge_delay: float
-) -> None:
+async def test_a_replica_that_is_closed_waits_for_no_hedge(autojump_clock: MockClock, hedge_delay: float) -> None:
     stores, others = await open_answering(("miss", 2)), await open_answering(("hang", 0), ("hit", 1))
     async with trio.open_nursery() as nursery:
         async with replica.open(stores, others, fallback=["async-0", "async-1"], hedge_delay=hedge_delay) as store:
             get = Ended(nursery, store.get, REF)
             await trio.sleep(1)
-        assert trio.current_time() == 1
-        if sync_calls == "awaited" and hedge_delay == math.inf:
-            nursery.cancel_scope.cancel()  # it would wait for its turn
-        else:
-            await get.done.wait()
-            assert (get.value, get.at) == (DATA, 3 if sync_calls == "started" else 4)
+        assert trio.current_time() == 3
+    assert (get.value, get.at) == (DATA, 3)
 
 
-async def test_a_get_that_is_cancelled_while_the_fallback_is_asked(autojump_clock: MockClock, sync_calls: str) -> None:
+async def test_a_get_that_is_cancelled_while_the_fallback_is_asked(autojump_clock: MockClock) -> None:
     (sync,), (spare,) = await open_answering(("miss", 1)), await open_answering(("hit", 5))
     async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
         with trio.move_on_after(3) as scope:
             await store.get(REF)
         assert scope.cancelled_caught
-        if sync_calls == "started":
-            await let_calls_end()
         assert isinstance(spare.calls[-1].error, trio.Cancelled)
     assert trio.current_time() == 3
     assert repairs(store) == [(0, 0)]
@@ -605,7 +592,6 @@ ENDS: list[tuple[float | None, float | None, float, float, int]] = [
 @pytest.mark.parametrize(("seconds", "deadline", "grace", "at", "repaired"), ENDS)
 async def test_the_block_ends_while_a_blob_is_written_back(
     autojump_clock: MockClock,
-    sync_calls: str,
     *,
     seconds: float | None,
     deadline: float | None,
@@ -626,8 +612,6 @@ async def test_the_block_ends_while_a_blob_is_written_back(
     assert trio.current_time() == at
     assert repairs(store) == [(repaired, 0), (0, 0)]
     assert len(lacking.blobs) == repaired
-    if sync_calls == "started":
-        await let_calls_end()
     assert lacking.calls[-1].ended is not None
 
 

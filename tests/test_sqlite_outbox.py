@@ -18,7 +18,7 @@ from trio_replica import MemoryStore, PoisonedError, ReplicaError, StoreError
 from trio_replica._async import outbox_file as internals
 from trio_replica._async.outbox_file import open_sqlite_outbox, opened_outbox
 from trio_replica._async.storage import Acknowledgement, Changes, Entry, OutboxStorage
-from trio_replica._calls.started import ended_call
+from trio_replica._calls.start import ended_call
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, put_numbers, refs

@@ -22,15 +22,8 @@ from trio_replica import (
     Store,
     to_blob,
 )
-from trio_replica._store import (
-    CONCURRENCY,
-    PAGE_SIZE,
-    check_page_request,
-    check_ref,
-    check_refs,
-    check_results,
-    concurrently,
-)
+from trio_replica._calls.fan_out import CONCURRENCY, concurrently
+from trio_replica._store import PAGE_SIZE, check_page_request, check_ref, check_refs, check_results
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:

@@ -20,14 +20,12 @@ from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, DATA, REF, Ended, open_answering
-from .started import let_calls_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
 
-pytestmark = pytest.mark.usefixtures("sync_calls")
 
 # The first good answer
 
@@ -47,15 +45,13 @@ HITS: list[tuple[list[tuple[str, float]], float, int]] = [
 
 @pytest.mark.parametrize(("scenario", "at", "winner"), HITS)
 async def test_the_first_good_answer_wins(
-    autojump_clock: MockClock, sync_calls: str, scenario: list[tuple[str, float]], at: float, winner: int
+    autojump_clock: MockClock, scenario: list[tuple[str, float]], at: float, winner: int
 ) -> None:
     stores = await open_answering(*scenario)
     async with replica.open(stores) as store:
         tasks = trio.lowlevel.current_statistics().tasks_living
         assert await store.get(REF) == DATA
         assert trio.current_time() == at
-        if sync_calls == "started":
-            await let_calls_end()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         won = [counts.gets_won for counts in store.statistics().sync_stores.values()]
         assert won == [int(place == winner) for place in range(len(stores))]

@@ -25,7 +25,7 @@ from .held import PATIENCE, Held, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from trio_replica._calls.started import Cancel
+    from trio_replica._calls.start import Cancel
     from trio_replica._calls.threads import Handler
 
 NAME: Final = "the store"

@@ -5,7 +5,7 @@
 """
 
 from ._blob import Blob, Ref, to_blob
-from ._calls.started import Cancel, Done
+from ._calls.start import Cancel, Done
 from ._calls.threads import Call, StoreThreads, open_store_threads
 from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError

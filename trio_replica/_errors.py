@@ -142,21 +142,31 @@ def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Can
       KeyboardInterrupt, SystemExit: if there is one in it, bare: these are carried out.
 
     """
-    if leave := _find(raised, (KeyboardInterrupt, SystemExit)):
+    if leave := exit_request_in(raised):
         try:
             raise leave
         finally:
             del leave, raised  # its traceback refers to this frame
     cancelled = _find(raised, (trio.Cancelled,))
-    if cancelled is None:
-        return raised, None
-    if trio.current_effective_deadline() != -math.inf:
-        stray = ReplicaError("the store raised a Cancelled that was not meant for its caller")
-        stray.__cause__ = raised
-        return stray, None
+    if cancelled is None or trio.current_effective_deadline() != -math.inf:
+        return failure_of_started(raised), None
     assert isinstance(cancelled, trio.Cancelled)
     failure = raised.split(trio.Cancelled)[1] if isinstance(raised, BaseExceptionGroup) else None
     return failure, cancelled
+
+
+def exit_request_in(raised: BaseException) -> BaseException | None:
+    """Return the `KeyboardInterrupt` or `SystemExit` in what a store raised, if there is one."""
+    return _find(raised, (KeyboardInterrupt, SystemExit))
+
+
+def failure_of_started(raised: BaseException) -> BaseException:
+    """Return the failure of a call that no cancellation reaches: a `trio.Cancelled` that it raised is a stray one."""
+    if _find(raised, (trio.Cancelled,)) is None:
+        return raised
+    stray = ReplicaError("the store raised a Cancelled that was not meant for its caller")
+    stray.__cause__ = raised
+    return stray
 
 
 def _find(raised: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:

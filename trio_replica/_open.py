@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from ._async.outbox import NAME
+from trio.lowlevel import enable_ki_protection
+
+from ._async.delivery import OutboxDelivery, QueueDelivery
+from ._async.outbox import NAME, Outbox
 from ._async.outbox_file import open_sqlite_outbox
 from ._async.queue import BlobQueue
+from ._calls.operations import Operations
 from ._checks import check_seconds, check_size, checked_path, fallback_stores, named_stores
-from ._replica import ReplicaStore, opened, opened_with
+from ._life import Life
+from ._replica import ReplicaStore
 from ._sync.fallback import ReadRepair
+from ._sync.member import Member
 from ._sync.readers import Readers
+from ._sync.repairs import Repairs
 from ._sync.sync_stores import SyncStores
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
+    from ._async.delivery import Delivery
     from ._async.storage import OutboxState, OutboxStorage
     from ._checks import Stores
+    from ._life import Part
+    from ._store import Store
 
 OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, OutboxState]]]"
 """What opens an outbox for a block, given the names of the async stores."""
@@ -131,16 +142,62 @@ def open_with(
     check_seconds("grace", grace)
     check_seconds("hedge_delay", hedge_delay)
     batch_size = batch_size or queue_size
-    queues = [BlobQueue(name, store, queue_size, batch_size) for name, store in named_async.items()]
-    sync = SyncStores(named_sync, hedge_delay, verify)
-    read_repair: ReadRepair | None = None
-    if read_last := fallback_stores(fallback, named_async):
-        read_repair = ReadRepair(sync, Readers(read_last, hedge_delay, verify), repair=repair_reads)
-    elif repair_reads:
-        read_repair = ReadRepair(sync, None, repair=True)
-    replica = ReplicaStore(sync, queues, read_repair)
-    if open_outbox is None:
-        return opened(replica, grace)
-    if NAME in named_sync or NAME in named_async:
+    asked_last = fallback_stores(fallback, named_async)
+    if open_outbox is not None and (NAME in named_sync or NAME in named_async):
         raise ValueError(f"no store can have the name {NAME!r} beside an outbox: its failures have it")
-    return opened_with(open_outbox(list(named_async)), replica, batch_size, grace)
+    return _run(
+        named_sync,
+        named_async,
+        open_outbox,
+        queue_size=queue_size,
+        batch_size=batch_size or queue_size,
+        grace=grace,
+        hedge_delay=hedge_delay,
+        verify=verify,
+        fallback=asked_last,
+        repair_reads=repair_reads,
+    )
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def _run(
+    named_sync: dict[str, Store],
+    named_async: dict[str, Store],
+    open_outbox: OpenOutbox | None,
+    *,
+    queue_size: int,
+    batch_size: int,
+    grace: float,
+    hedge_delay: float,
+    verify: bool,
+    fallback: dict[str, Store],
+    repair_reads: bool,
+) -> AsyncGenerator[ReplicaStore, None]:
+    """Put the parts of a replica together, and run it for a block."""
+    life = Life()
+    operations = Operations(hedge_delay)
+    queues = [BlobQueue(name, store, queue_size, batch_size) for name, store in named_async.items()]
+    sync = SyncStores(_members(named_sync), operations, verify=verify)
+    repairs = [Repairs(member, life) for member in sync.members] if repair_reads else []
+    reads: SyncStores | ReadRepair = sync
+    if fallback or repairs:
+        reads = ReadRepair(sync, Readers(_members(fallback), operations, verify=verify) if fallback else None, repairs)
+    async with AsyncExitStack() as stack:
+        delivery: Delivery
+        parts: list[Part]
+        if open_outbox is None:
+            delivery = QueueDelivery(life, queues)
+            parts = [*repairs, delivery, operations]
+        else:
+            storage, state = await stack.enter_async_context(open_outbox(list(named_async)))
+            outbox = Outbox(storage, state, list(named_async), life)
+            delivery = OutboxDelivery(life, queues, outbox, sync, batch_size)
+            # The outbox ends last, because what it commits then is what all others have left to it.
+            parts = [*repairs, delivery, operations, outbox]
+        async with life.block(delivery, parts, grace):
+            yield ReplicaStore(life, sync, reads, delivery)
+
+
+def _members(stores: Mapping[str, Store]) -> list[Member]:
+    return [Member(name, store) for name, store in stores.items()]

@@ -5,30 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, final
 
-import outcome
 import trio
 
 from ._blob import Ref, hashed, to_blobs
-from ._calls.fan_out import fan_out
-from ._calls.started import ended_call
+from ._calls.fan_out import concurrently
+from ._calls.start import ended_call, start_in_task
 from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from ._blob import Blob, BytesLike
-    from ._calls.fan_out import Ended
-    from ._calls.started import Cancel, Done
-
-ItemT = TypeVar("ItemT")
+    from ._calls.start import Cancel, Done
 
 PAGE_SIZE: Final = 1000
 """Refs that `Store.list_refs` asks for at once: 32 kB of refs, and what S3 returns at most."""
-
-CONCURRENCY: Final = 16
-"""Operations that the default `Store.put_many` and `Store.get_many` have under way at once."""
 
 
 class PutResult(NamedTuple):
@@ -166,14 +159,18 @@ class StartableStore(Store):
     """A store whose puts and gets can be started without a task that waits for each, as `open_store_threads` can.
 
     A replica of such stores writes to all, and reads from the first that answers, for a fraction of what tasks cost.
-    `put` and `get` are made of `start_put` and `start_get`, which say when a call has ended by calling ``done`` with
+    `put` and `get` are made of `start_put` and `start_get`, which report the end of a call by calling ``done`` with
     its outcome, an `outcome.Value` or `outcome.Error` (that of a missing blob is ``Error(BlobNotFoundError(ref))``):
-    once, in Trio's thread, and not before they have returned. They return what cancels the call: a function that
-    returns True if ``done`` will not be called, and False if the call can't be interrupted any more.
+    once, in Trio's thread, at once or later. A call that can't go on without waiting ends with ``Unfinished(call)``;
+    whoever has started it then gives ``await call()`` a task, and takes its outcome. They return what cancels the call:
+    a function that returns True if ``done`` will not be called, and False if the call can't be interrupted any more.
     `StoreThreads.start` does all that.
 
-    A replica calls these two, not `put` and `get`, and with hedging not always in the task of its own caller: no cancel
-    scope or context variable of that reaches the store.
+    The other four ``start_…`` methods do the same for calls on many blobs and on listings. A store overrides them where
+    it can do without a task; a store that does so makes the method itself of it, too, with `ended_call`.
+
+    A replica calls these six, not the methods themselves: outside of the cancel scopes of its caller, and in its
+    caller's context, so that context variables reach the store.
     """
 
     @abstractmethod
@@ -193,6 +190,22 @@ class StartableStore(Store):
           Exception: what the store refuses it with; then ``done`` is not called.
 
         """
+
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start a `put_many` of blobs whose refs are computed. By default `put_many` is awaited in a task."""
+        return start_in_task(partial(self.put_many, blobs), done)
+
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start a `get_many`. By default `get_many` is awaited in a task."""
+        return start_in_task(partial(self.get_many, refs), done)
+
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`. By default `contains` is awaited in a task."""
+        return start_in_task(partial(self.contains, ref), done)
+
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`. By default `list_page` is awaited in a task."""
+        return start_in_task(partial(self.list_page, after, limit), done)
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Store a blob: see `Store.put`."""
@@ -283,33 +296,6 @@ def check_page_request(after: Ref, limit: int) -> None:
         raise TypeError(f"limit is an int, not {type(limit).__name__}")
     if limit < 1:
         raise ValueError(f"limit is at least 1, not {limit}")
-
-
-async def concurrently(call: Callable[[ItemT], Awaitable[None]], items: list[ItemT]) -> None:
-    """Make ``call(item)`` for all `items`, 16 at a time.
-
-    Being cancelled, or the first failure, which is raised as it is, cancels the calls under way, and no more are made.
-    """
-    remaining = iter(items)
-    failures: list[BaseException] = []
-
-    async def lane(_: int) -> None:  # noqa: ASYNC910  (the calls' own are enough)
-        for item in remaining:
-            await trio.lowlevel.checkpoint_if_cancelled()  # for a call that has ended in spite of it
-            await call(item)
-
-    def settle(_: int, ended: Ended[None]) -> bool:
-        if isinstance(ended, outcome.Error):
-            failures.append(ended.error)
-        return bool(failures)
-
-    await trio.lowlevel.checkpoint()
-    await fan_out(range(min(CONCURRENCY, len(items))), lane, settle)
-    if failures:
-        try:
-            raise failures[0]
-        finally:
-            del failures
 
 
 def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:

@@ -18,17 +18,17 @@ import trio
 
 from trio_replica import BlobNotFoundError, PutResult, StoreError
 from trio_replica._async import outbox_file as _sqlite_outbox
-from trio_replica._async.delivery import OutboxDelivery
-from trio_replica._async.outbox import NAME, Backlog, Intent, Outbox, Page
+from trio_replica._async.backlog import Backlog, Page
+from trio_replica._async.delivery import Delivery, OutboxDelivery
+from trio_replica._async.outbox import NAME, Intent, Outbox
 from trio_replica._async.outbox_file import _Database
 from trio_replica._async.queue import BlobQueue
 from trio_replica._async.relay import Relay
 from trio_replica._async.storage import Acknowledgement, Changes
-from trio_replica._replica import ReplicaStore
 from trio_replica._sync import readers as _readers
 from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica._sync.readers import Readers
-from trio_replica._sync.sync_stores import SyncStores, _Write
+from trio_replica._sync.sync_stores import SyncStores, _PutMany
 from trio_replica._upkeep.reconcile import _Member
 
 from .disks import File
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from trio_replica import Blob, Ref
     from trio_replica._async.queue import Acknowledge
     from trio_replica._async.storage import Entry
-    from trio_replica._calls.fan_out import Ended
-    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.attempt import Ended
+    from trio_replica._calls.start import Cancel, Done
     from trio_replica._calls.threads import Call
 
 Right: TypeAlias = "Callable[..., Any]"
@@ -69,16 +69,19 @@ def _planted(owner: object, name: str) -> Callable[[Callable[..., Any]], Callabl
 # Puts
 
 
-@_planted(Intent, "start")
-def a_put_returns_before_its_entries_are_committed(right: Right, self: Intent, done: Done) -> Cancel:
-    right(self, lambda _: None)
+@_planted(Intent, "start_put")
+def a_put_returns_before_its_entries_are_committed(right: Right, self: Intent, blob: object, done: Done) -> Cancel:
+    right(self, blob, lambda _: None)
     trio.lowlevel.current_trio_token().run_sync_soon(done, outcome.Value(None))
     return lambda: False
 
 
-@_planted(_Write, "results")
-def a_put_returns_although_a_store_has_failed(right: Right, self: _Write, stores: int) -> list[PutResult]:
-    return self._results[0] if self._results else right(self, stores)
+@_planted(_PutMany, "settle")
+def a_put_returns_although_a_store_has_failed(right: Right, self: _PutMany, member: Any, ended: Ended[Any]) -> bool:
+    has_failed: bool = right(self, member, ended)
+    if self.results:
+        self.failures = {}
+    return has_failed
 
 
 @_planted(Outbox, "__init__")
@@ -126,19 +129,15 @@ async def a_flush_forgets_the_batch_in_flight(right: Right, self: BlobQueue, cou
     return is_written
 
 
-@_planted(ReplicaStore, "_shut_down")
-async def a_block_ends_without_the_batch_in_flight(
-    right: Right, self: ReplicaStore, interruption: BaseException | None, grace: float
-) -> Any:
-    self._close()
-    for queue in self._queues:
-        queue.stop(grace)
-    return await right(self, interruption, grace)
+@_planted(Delivery, "close")
+def a_block_ends_without_the_batch_in_flight(right: Right, self: Delivery) -> None:
+    right(self)
+    self.stop(0)
 
 
-@_planted(ReplicaStore, "_stop_accepting")
-def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: ReplicaStore) -> None:
-    for queue in self._queues:
+@_planted(Delivery, "fail")
+def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: Delivery) -> None:
+    for queue in self.queues:
         queue._progress = trio.lowlevel.ParkingLot()
     right(self)
 
@@ -222,7 +221,9 @@ def what_is_left_in_the_meantime_is_forgotten(right: Right, self: Backlog, befor
 
 @_planted(OutboxDelivery, "close")
 def a_block_ends_with_entries_and_says_nothing(right: Right, self: OutboxDelivery) -> None:
-    self.stop()
+    right(self)
+    for relay in self._relays.values():
+        relay.stop()
 
 
 async def _say_nothing(seqs: Sequence[int]) -> None:
@@ -256,10 +257,10 @@ def acknowledgements_are_lost_when_a_commit_fails(right: Right, self: Outbox, ca
     """Do nothing."""
 
 
-@_planted(_Write, "settle")
-def an_outbox_that_fails_is_named_as_a_store(right: Right, self: _Write, member: Any, ended: Ended[Any]) -> bool:
+@_planted(_PutMany, "settle")
+def an_outbox_that_fails_is_named_as_a_store(right: Right, self: _PutMany, member: Any, ended: Ended[Any]) -> bool:
     has_failed: bool = right(self, member, ended)
-    self._failures = {"sync-0" if name == NAME else name: failure for name, failure in self._failures.items()}
+    self.failures = {"sync-0" if name == NAME else name: failure for name, failure in self.failures.items()}
     return has_failed
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
     from contextlib import AbstractContextManager
 
-    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.start import Cancel, Done
     from trio_replica._calls.threads import Handler
 
     from .trace import Trace

@@ -273,9 +273,9 @@ class Session:
             0 if entries is None else entries.changes,
             *[
                 (len(queue._unconfirmed), queue.accepted, queue._taken, queue._written)
-                for queue in self.replica._queues
+                for queue in self.replica._delivery.queues
             ],
-            *[self.replica._backlog_counts(name).get("pending") for name in self._async_stores],
+            *[self.replica._delivery.backlog_counts(name).get("pending") for name in self._async_stores],
         )
 
     def _check_queue(self, name: str, counts: AsyncStoreStatistics, unreplicated: tuple[Ref, ...]) -> None:

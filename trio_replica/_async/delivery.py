@@ -1,83 +1,182 @@
-"""The outbox of a replica and the relays of its async stores, as the replica sees them."""
+"""How accepted blobs reach the async stores: through queues alone, or through queues with an outbox behind them."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, final
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._errors import ReplicaError, StoreError
+from .._life import BackgroundTask
 from .._log import log
-from .outbox import NAME, Outbox
+from .outbox import NAME
+from .queue import enqueue
 from .relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from .._sync.sync_stores import SyncStores
+    from .._blob import Blob, Ref
+    from .._life import Life
+    from .._statistics import AsyncStoreStatistics
+    from .._sync.sync_stores import Participant, SyncStores
+    from .outbox import Outbox
     from .queue import BlobQueue
-    from .storage import OutboxState, OutboxStorage
 
-END_SECONDS: Final = 5.0
-"""Seconds for the last commit. Blobs whose acknowledgement it does not make are delivered again, which is harmless."""
+ResultT = TypeVar("ResultT")
+
+REFS_LOGGED: Final = 10
+"""Of the refs that a store lacks at the end, the number that the log names; `ReplicaStore.unreplicated` has all."""
+
+
+class Delivery(ABC):
+    """The async side of a replica, a `Part` of its life. A put reads the same whether there is an outbox or not."""
+
+    def __init__(self, life: Life, queues: Sequence[BlobQueue]) -> None:
+        self._life = life
+        self.queues = queues
+        self._workers = [
+            BackgroundTask(f"replica worker of {queue.name}", partial(self._work, queue), life) for queue in queues
+        ]
+
+    @abstractmethod
+    async def accept(
+        self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
+    ) -> ResultT:
+        """Make a put: write the blobs to the sync stores with ``write(others)``, then have them delivered.
+
+        Returning means that every async store is going to be given the blobs.
+
+        Raises:
+          PoisonedError, trio.ClosedResourceError: if the replica accepts nothing more before that.
+          StoreError: what `write` raises.
+
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until every blob that was accepted before is in every async store: see `ReplicaStore.flush`."""
+
+    @abstractmethod
+    def report(self) -> StoreError | None:
+        """Log what is left at the end. Returns the error of what could not be delivered, if it was not raised yet."""
+
+    def statistics(self, now: float) -> dict[str, AsyncStoreStatistics]:
+        """Return the counts of each async store, as of `now` on Trio's clock."""
+        return {queue.name: queue.statistics(now, **self.backlog_counts(queue.name)) for queue in self.queues}
+
+    def backlog_counts(self, _: str) -> dict[str, int]:
+        """Return what the statistics of one async store have of its backlog; without an outbox there is none."""
+        return {}
+
+    def shown(self) -> list[str]:
+        """Return for the `repr` of the replica what is left for each async store."""
+        shown = []
+        for queue in self.queues:
+            counts = {"unreplicated": len(queue.unreplicated())} | self.backlog_counts(queue.name)
+            named = [f"{count} {what}" for what, count in counts.items() if count or what != "deferred"]
+            shown.append(f"{queue.name}: {', '.join(named)}")
+        return shown
+
+    def unreplicated(self) -> dict[str, tuple[Ref, ...]]:
+        """Return the refs that entered each queue and that its store has not confirmed."""
+        return {queue.name: queue.unreplicated() for queue in self.queues}
+
+    # The life of a part
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the workers."""
+        for worker in self._workers:
+            worker.start(nursery)
+
+    def fail(self) -> None:
+        """Accept nothing more, and wake everybody who waits for room or for a flush."""
+        for queue in self.queues:
+            queue.close()
+
+    def close(self) -> None:
+        """Accept nothing more; the workers write what is queued."""
+        self.fail()
+
+    def stop(self, grace: float) -> None:
+        """Give the workers `grace` more seconds."""
+        for worker in self._workers:
+            worker.stop(grace)
+
+    async def ended(self) -> None:  # noqa: ASYNC910  (there may be no async store)
+        """Wait until no worker runs."""
+        for worker in self._workers:
+            await worker.ended()
+
+    async def _work(self, queue: BlobQueue) -> None:
+        await queue.work(partial(self._life.poison, queue.name))
 
 
 @final
-class OutboxDelivery:
-    """What is pending for the async stores of a replica, and how it is delivered."""
+class QueueDelivery(Delivery):
+    """Queues alone: a put waits for room, and a kill loses what is queued."""
+
+    async def accept(
+        self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
+    ) -> ResultT:
+        """Write the blobs, and wait until they have entered every queue: see `Delivery.accept`."""
+        result = await write(())
+        # Between this check and the queues there is no checkpoint.
+        self._life.check_accepting()
+        if not await enqueue(self.queues, blobs):
+            raise self._life.error()
+        return result
+
+    async def flush(self) -> None:
+        """Wait until every blob that was queued before is in every async store."""
+        queued = [(queue, queue.accepted) for queue in self.queues]
+        await trio.lowlevel.checkpoint()
+        for queue, count in queued:
+            if not await queue.wait_written(count):
+                raise self._life.error()
+
+    def report(self) -> None:
+        """Log the refs that the async stores lack."""
+        for name, refs in self.unreplicated().items():
+            if refs:
+                shown = ", ".join(map(str, refs[:REFS_LOGGED])) + (", …" if len(refs) > REFS_LOGGED else "")
+                log(logging.WARNING, f"the replica is closed, and {name} lacks {len(refs)} accepted: {shown}")
+
+
+@final
+class OutboxDelivery(Delivery):
+    """Queues with an outbox: no put waits for room, and what no put queues is read back by the relay of its store."""
 
     def __init__(
-        self,
-        storage: OutboxStorage,
-        state: OutboxState,
-        queues: Sequence[BlobQueue],
-        sync_stores: SyncStores,
-        batch_size: int,
+        self, life: Life, queues: Sequence[BlobQueue], outbox: Outbox, sync_stores: SyncStores, batch_size: int
     ) -> None:
-        self.outbox = Outbox(storage, state, [queue.name for queue in queues])
-        self._relays = [Relay(self.outbox, queue, sync_stores, batch_size) for queue in queues]
-        self._commits = trio.CancelScope(shield=True)
+        super().__init__(life, queues)
+        self.outbox = outbox
+        self._relays = {queue.name: Relay(outbox, queue, sync_stores, batch_size, life) for queue in queues}
         self._reported: set[str] = set()  # stores whose problems a raised StoreError has named
-        for name, count in state.pending.items():
-            if count and name not in self.outbox.backlogs:
-                log(
-                    logging.WARNING,
-                    f"the outbox has {count} pending for {name}, which is no async store: it keeps them",
-                )
 
-    def counts(self, name: str) -> dict[str, int]:
-        """Return what the statistics of one async store have of its backlog."""
-        return self.outbox.backlogs[name].counts()
+    @enable_ki_protection  # an interrupted put has to end too, because relays wait for those under way
+    async def accept(
+        self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
+    ) -> ResultT:
+        """Write the blobs, and beside that their entries: see `Delivery.accept`."""
+        intent = self.outbox.intent([blob.ref for blob in blobs])
+        try:
+            result = await write((intent,))
+            # From here to the end of the put there is no checkpoint.
+            self._life.check_accepting()
+            self.outbox.give(intent, blobs, self.queues)
+        except BaseException:
+            self.outbox.abandon(intent)
+            raise
+        return result
 
-    # Its life
-
-    def start(self, nursery: trio.Nursery, carry_out: Callable[[BaseException], None]) -> None:
-        """Start what runs in the background; `carry_out` ends the block when a store asks for it."""
-        for relay in self._relays:
-            nursery.start_soon(relay.run, carry_out, name=f"replica relay of {relay.name}")
-        nursery.start_soon(self.outbox.commit_in_time, self._commits, name="replica outbox")
-
-    def fail_flushes(self) -> None:
-        """Wake the flushes that wait, which fail because the replica accepts nothing any more."""
-        for backlog in self.outbox.backlogs.values():
-            backlog.changed.unpark_all()
-
-    def close(self) -> None:
-        """Let each relay end once its store has caught up."""
-        for relay in self._relays:
-            relay.close()
-
-    def stop(self, *names: str) -> None:
-        """Stop the relays of some stores, or of all. The blobs that they have not queued stay pending."""
-        for relay in self._relays:
-            if not names or relay.name in names:
-                relay.stop()
-
-    async def flush(self, not_accepting: trio.Event) -> bool:
+    async def flush(self) -> None:
         """Wait until all blobs whose put has ended are in every async store, and their entries acknowledged.
-
-        Returns False if `not_accepting` is set before.
 
         Raises:
           StoreError: if some can't be delivered, or acknowledged.
@@ -86,43 +185,36 @@ class OutboxDelivery:
         before = self.outbox.next_seq
         await trio.lowlevel.checkpoint()
         failures: dict[str, BaseException] = {}
+        is_accepting = True
         try:
-            for relay in self._relays:
-                while relay.failure is None and not relay.backlog.has_caught_up(before):
-                    if not_accepting.is_set():
-                        return False
-                    if self.outbox.has_room:
-                        await relay.backlog.changed.park()
-                    else:
-                        await self.outbox.commit()  # the workers wait for that, and only here it is told why it fails
-            await self.outbox.commit(before)
+            is_accepting = await self._wait_caught_up(before)
+            if is_accepting:
+                await self.outbox.commit(before)
         except ReplicaError as error:
             failures[NAME] = error
+        if not is_accepting:
+            raise self._life.error()
         problems = self._problems()
         failures |= problems
         if failures:
             self._reported.update(problems)
             raise StoreError("flush", None, failures)
-        return True
 
-    async def commit(self) -> BaseException | None:
-        """Commit the last acknowledgements, within `END_SECONDS`. Returns what interrupted this."""
-        self._commits.cancel()
-        interruption: BaseException | None = None
-        try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
-                needs_second = self.outbox.watermark < self.outbox.next_seq
-                await self.outbox.commit(self.outbox.next_seq)
-                if needs_second:  # only now the watermark can pass the entries that have been withdrawn
-                    await self.outbox.commit(self.outbox.next_seq)
-        except ReplicaError as error:
-            log(
-                logging.ERROR,
-                f"delivered blobs can't be acknowledged, so they will be delivered again: {error}",
-            )
-        except BaseException as exc:  # noqa: ASYNC103  (KeyboardInterrupt: raised once all is quiet)
-            interruption = exc
-        return interruption  # noqa: ASYNC910  (the commit has one)
+    async def _wait_caught_up(self, before: int) -> bool:
+        """Wait until no entry numbered below `before` is left to deliver. Returns False if the replica has failed."""
+        for relay in self._relays.values():
+            while relay.failure is None and not relay.backlog.has_caught_up(before):
+                if self._life.not_accepting.is_set():
+                    return False
+                if self.outbox.has_room:
+                    await relay.backlog.changed.park()
+                else:
+                    await self.outbox.commit()  # the workers wait for that, and only here one learns why it fails
+        return True  # noqa: ASYNC910  (a flush has its own checkpoint)
+
+    def backlog_counts(self, name: str) -> dict[str, int]:
+        """Return how many entries are pending for one async store, and how many of them are deferred."""
+        return self.outbox.backlogs[name].counts()
 
     def report(self) -> StoreError | None:
         """Log what is still pending. Returns the error of what could not be delivered, unless one was raised before."""
@@ -135,6 +227,44 @@ class OutboxDelivery:
         failures = {name: problem for name, problem in self._problems().items() if name not in self._reported}
         return StoreError("drain", None, failures) if failures else None
 
+    # The life of a part
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the relays and the workers."""
+        for relay in self._relays.values():
+            relay.start(nursery)
+        super().start(nursery)
+
+    def fail(self) -> None:
+        """Accept nothing more, and wake everybody who waits for a flush."""
+        super().fail()
+        for backlog in self.outbox.backlogs.values():
+            backlog.changed.unpark_all()
+
+    def close(self) -> None:
+        """Accept nothing more; each relay ends once its store has caught up, then its worker."""
+        super().close()
+        for relay in self._relays.values():
+            relay.close()
+
+    def stop(self, grace: float) -> None:
+        """Stop the relays at once, and give the workers `grace` more seconds. What is not queued stays pending."""
+        for relay in self._relays.values():
+            relay.stop()
+        super().stop(grace)
+
+    async def ended(self) -> None:
+        """Wait until no relay and no worker runs."""
+        for relay in self._relays.values():
+            await relay.ended()
+        await super().ended()
+
+    async def _work(self, queue: BlobQueue) -> None:
+        try:
+            await super()._work(queue)
+        finally:
+            self._relays[queue.name].stop()  # nobody writes any more what it queues
+
     def _problems(self) -> dict[str, BaseException]:
-        problems = {relay.name: relay.problem() for relay in self._relays}
+        problems = {name: relay.problem() for name, relay in self._relays.items()}
         return {name: problem for name, problem in problems.items() if problem is not None}

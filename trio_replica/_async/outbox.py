@@ -18,16 +18,19 @@ import outcome
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from .._calls.started import ended_call
+from .._calls.start import ended_call
 from .._errors import ReplicaError, describe_failure
+from .._life import BackgroundTask
 from .._log import log
-from .storage import Acknowledgement, Changes, Entry
+from .backlog import Backlog, Page
+from .storage import Acknowledgement, Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from .._blob import Blob, Ref
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done, Unfinished
+    from .._life import Life
     from .queue import BlobQueue
     from .storage import OutboxState, OutboxStorage
 
@@ -37,16 +40,11 @@ NAME: Final = "outbox"
 COMMIT_SECONDS: Final = 0.1
 """Seconds after which acknowledgements, and the end of the last puts, are committed if no put has taken them along."""
 
+END_SECONDS: Final = 5.0
+"""Seconds for the last commit. Blobs whose acknowledgement it does not make are delivered again, which is harmless."""
+
 UNCOMMITTED_LIMIT: Final = 10_000
 """Acknowledgements that may wait for a commit. If there are more, because the disk is full say, workers wait."""
-
-
-class Page(NamedTuple):
-    """Some entries of one store that are not in hand, and how far they go."""
-
-    entries: list[Entry]
-    last: int | None
-    """The number of the last entry that was looked at; None if there was none."""
 
 
 class _Uncommitted(NamedTuple):
@@ -75,8 +73,8 @@ class Intent:
         self._outbox = outbox
         self._refs = refs
 
-    def start(self, done: Done) -> Cancel:
-        """Start to write the entries: see `StartableStore.start_put`.
+    def start_put(self, _: object, done: Done) -> Cancel:
+        """Start to write the entries, whose outcome is None: see `StartableStore.start_put`.
 
         Raises:
           ReplicaError: if too many acknowledgements wait for an outbox that fails, because the entries of this put may
@@ -89,92 +87,20 @@ class Intent:
         self.was_started = True
         return self._outbox._start_commit(done, self.seqs, self._refs)
 
+    start_put_many = start_put
 
-@final
-class Backlog:
-    """The entries of one async store.
+    def note_put(self, *_: object) -> None:
+        """Say that nothing is wrong: a commit has no results, and nobody counts it."""
 
-    An entry is *in hand* while its blob is in the store's queue, or being written. Then it is in `acknowledging` until
-    its acknowledgement is committed, and so are the entries of puts that failed, which are withdrawn. The relay skips
-    both. The store is *catching up* when there are other entries, which no put brings to the queue any more: all of
-    these have numbers above `cursor`.
-    """
-
-    def __init__(self, name: str, number: int, pending: int) -> None:
-        self.name = name
-        self.number = number
-        self.pending = pending
-        self.missing = 0
-        """Entries that are deferred because no sync store has the blob any more."""
-        self.unreadable = 0
-        """Entries that are deferred because the blob can't be read."""
-        self.in_hand: set[int] = set()
-        self.acknowledging: set[int] = set()
-        self.is_catching_up = pending > 0
-        self.cursor = 0
-        self.left = 0
-        """The highest number that was left to the relay."""
-        self.changed = trio.lowlevel.ParkingLot()
-        """Woken when the relay has something to do, or something has been acknowledged."""
-
-    @property
-    def deferred(self) -> int:
-        """Entries that failed alone: their blobs can't be read from any sync store."""
-        return self.missing + self.unreadable
-
-    def counts(self) -> dict[str, int]:
-        """Return what `AsyncStoreStatistics` has of it."""
-        return {"pending": self.pending, "deferred": self.deferred}
-
-    def has_caught_up(self, before: int) -> bool:
-        """Whether no entry with a number below `before` is left, except those that are deferred."""
-        return (not self.is_catching_up or self.cursor >= before - 1) and all(seq >= before for seq in self.in_hand)
-
-    def has_uncommitted(self, before: int) -> bool:
-        """Whether an entry with a number below `before` has an acknowledgement that is not committed yet."""
-        return any(seq < before for seq in self.acknowledging)
-
-    def take(self, page: Sequence[Entry]) -> Page:
-        """Return what of a page is not in hand.
-
-        Call it as the page arrives: an entry that is dropped later is still in `acknowledging` then.
-        """
-        entries = [entry for entry in page if entry.seq not in self.in_hand and entry.seq not in self.acknowledging]
-        return Page(entries, page[-1].seq if page else None)
-
-    def hold(self, seqs: Sequence[int]) -> None:
-        """Have entries in hand, because their blobs have entered the queue."""
-        self.in_hand.update(seqs)
-
-    def acknowledge(self, seqs: Sequence[int]) -> None:
-        """Expect entries to be dropped, because their blobs are delivered or their put has failed."""
-        self.in_hand.difference_update(seqs)
-        self.acknowledging.update(seqs)
-
-    def leave(self, seqs: Sequence[int], bound: int) -> None:
-        """Leave entries to the relay, when every put with a number below `bound` has ended."""
-        if not self.is_catching_up:
-            self.is_catching_up = True
-            self.cursor = bound - 1
-        self.left = max(self.left, seqs[-1])
-        self.changed.unpark_all()
-
-    def end_catching_up(self, before: int) -> bool:
-        """End catching up, unless an entry numbered `before` or higher was left to the relay in the meantime.
-
-        To be called when no entry with a lower number is there. Returns whether the store has caught up.
-        """
-        if self.left < before:
-            self.is_catching_up = False
-            self.changed.unpark_all()
-        return not self.is_catching_up
+    def note_put_failure(self) -> None:
+        """Count nothing: the log tells why an outbox fails."""
 
 
 @final
 class Outbox:
     """The outbox of one replica."""
 
-    def __init__(self, storage: OutboxStorage, state: OutboxState, names: Iterable[str]) -> None:
+    def __init__(self, storage: OutboxStorage, state: OutboxState, names: Iterable[str], life: Life) -> None:
         self.backlogs = {name: Backlog(name, state.ids[name], state.pending[name]) for name in names}
         self._numbers = [backlog.number for backlog in self.backlogs.values()]
         self._in_doubt = state.in_doubt
@@ -189,6 +115,14 @@ class Outbox:
         """Whether the last commit of acknowledgements failed."""
         self._to_commit = trio.Event()
         self._committed = state.next_seq  # the watermark of the last commit that was started
+        self._commits = BackgroundTask("replica outbox", self._commit_in_time, life)
+        self._has_ended = False
+        for name, count in state.pending.items():
+            if count and name not in self.backlogs:
+                log(
+                    logging.WARNING,
+                    f"the outbox has {count} pending for {name}, which is no async store: it keeps them",
+                )
 
     @property
     def bound(self) -> int:
@@ -295,7 +229,7 @@ class Outbox:
         carried, self._uncommitted, self._uncommitted_count = self._uncommitted, [], 0
         acknowledgements = [one for uncommitted in carried for one in uncommitted.acknowledgements]
 
-        def ended(how: outcome.Value[Any] | outcome.Error) -> None:
+        def ended(how: outcome.Value[Any] | outcome.Error | Unfinished) -> None:
             self.is_failing = isinstance(how, outcome.Error)
             if isinstance(how, outcome.Value):
                 for uncommitted in carried:
@@ -354,24 +288,50 @@ class Outbox:
             raise
 
     @enable_ki_protection
-    async def commit_in_time(self, scope: trio.CancelScope) -> None:
-        """Commit, until `scope` is cancelled, the acknowledgements and the end of puts that no put takes along."""
+    async def _commit_in_time(self) -> None:
+        """Commit, until it is stopped, the acknowledgements and the end of puts that no put takes along."""
         was_logged = False
-        with scope:
-            while True:
-                await self._to_commit.wait()
-                await trio.sleep(COMMIT_SECONDS)
-                self._to_commit = trio.Event()
-                if not self._uncommitted and self._committed == self.watermark:
-                    continue
-                try:
-                    await self._commit_once()
-                except Exception as error:
-                    if not was_logged:
-                        log(logging.ERROR, f"delivered blobs can't be acknowledged: {describe_failure(error)}")
-                    was_logged = True
-                else:
-                    was_logged = False
+        while True:
+            await self._to_commit.wait()
+            await trio.sleep(COMMIT_SECONDS)
+            self._to_commit = trio.Event()
+            if not self._uncommitted and self._committed == self.watermark:
+                continue
+            try:
+                await self._commit_once()
+            except Exception as error:
+                if not was_logged:
+                    log(logging.ERROR, f"delivered blobs can't be acknowledged: {describe_failure(error)}")
+                was_logged = True
+            else:
+                was_logged = False
+
+    # The life of a part
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start to commit what no put takes along."""
+        self._commits.start(nursery)
+
+    def close(self) -> None:
+        """Go on: the last acknowledgements are still to come."""
+
+    def stop(self, grace: float) -> None:
+        """Go on: the last commit has a deadline of its own."""
+
+    async def ended(self) -> None:
+        """Commit the last acknowledgements, within `END_SECONDS`. Nothing else of the replica may still run."""
+        if self._has_ended:
+            return  # noqa: ASYNC910  (waiting was interrupted after that)
+        self._commits.stop()
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
+                needs_second = self.watermark < self._next
+                await self.commit(self._next)
+                if needs_second:  # only now the watermark can pass the entries that have been withdrawn
+                    await self.commit(self._next)
+        except ReplicaError as error:
+            log(logging.ERROR, f"delivered blobs can't be acknowledged, so they will be delivered again: {error}")
+        self._has_ended = True
 
     # Reading
 
@@ -380,7 +340,7 @@ class Outbox:
         before = self.bound
 
         def start(done: Done) -> Cancel:
-            def arrived(ended: outcome.Value[Any] | outcome.Error) -> None:
+            def arrived(ended: outcome.Value[Any] | outcome.Error | Unfinished) -> None:
                 done(outcome.Value(backlog.take(ended.value)) if isinstance(ended, outcome.Value) else ended)
 
             return self._storage.start_page(backlog.number, backlog.cursor, before, limit, arrived)

@@ -17,7 +17,7 @@ from .storage import Changes, Entry, OutboxState, OutboxStorage
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
     from .._calls.threads import Call, Handler, StoreThreads
 
 APPLICATION_ID: Final = 0x74724F42

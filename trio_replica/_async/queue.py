@@ -74,7 +74,6 @@ class BlobQueue:
         self._acknowledge: Acknowledge | None = None
         self._has_relay = False
         self._closed = False
-        self._worker_scope = trio.CancelScope(shield=True)
         self._accepted = 0
         self._taken = 0
         self._written = 0
@@ -185,35 +184,29 @@ class BlobQueue:
     # Draining
 
     @enable_ki_protection
-    async def work(self, failed: Callable[[], None]) -> None:
+    async def work(self, poison: Callable[[BaseException], None]) -> None:
         """Write the blobs to the store as they come, until the queue is closed and empty, or the store fails.
 
-        A failure is kept in `failure`, and then `failed` is called. Cancelling has no effect: see `stop`.
+        A failure is kept in `failure`, and then passed to `poison`.
 
         Raises:
+          trio.Cancelled: if it is cancelled; the blobs that were not confirmed stay in `unreplicated`.
           KeyboardInterrupt, SystemExit: if the store raised one.
 
         """
-        with self._worker_scope, self._receive:  # which drops what is not written
+        with self._receive:  # which lets go of what is not written
             async for blob in self._receive:
                 try:
                     await self._write(self._take(blob))
                 except BaseException as raised:  # noqa: ASYNC103  (its Cancelled goes on; the rest is a failure)
                     self.failure, cancelled = split_failure(raised)
                     if self.failure is not None:
-                        failed()
+                        poison(self.failure)
                     if cancelled is not None:
                         raise cancelled from None  # noqa: ASYNC104  (it is the one that was raised)
                     break  # noqa: ASYNC104  (it was no cancellation)
                 finally:
                     del blob  # not to be kept alive while waiting for the next
-
-    def stop(self, grace: float) -> None:
-        """Give the worker `grace` more seconds; with 0 it stops as soon as it can be interrupted."""
-        if grace > 0:
-            self._worker_scope.deadline = min(self._worker_scope.deadline, trio.current_time() + grace)
-        else:
-            self._worker_scope.cancel()
 
     async def wait_written(self, count: int) -> bool:
         """Wait until `count` blobs have been written since the queue was made; False if it is closed before that."""

@@ -14,14 +14,17 @@ from trio.lowlevel import enable_ki_protection
 
 from .._blob import to_blob, to_blobs
 from .._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, StoreError, describe_failure
+from .._life import BackgroundTask
 from .._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from .._blob import Blob, Ref
+    from .._life import Life
     from .._sync.sync_stores import SyncStores
-    from .outbox import Backlog, Outbox
+    from .backlog import Backlog
+    from .outbox import Outbox
     from .queue import BlobQueue
     from .storage import Entry
 
@@ -33,7 +36,7 @@ ENTRIES_LOGGED: Final = 10
 class Relay:
     """The relay of one async store: it delivers the backlog in the order of the puts."""
 
-    def __init__(self, outbox: Outbox, queue: BlobQueue, sync_stores: SyncStores, batch_size: int) -> None:
+    def __init__(self, outbox: Outbox, queue: BlobQueue, sync_stores: SyncStores, batch_size: int, life: Life) -> None:
         self.failure: BaseException | None = None
         """The failure that ended it early: the outbox could not be read."""
         self._outbox = outbox
@@ -43,7 +46,7 @@ class Relay:
         self._sync_stores = sync_stores
         self._batch_size = batch_size
         self._is_closed = False
-        self._scope = trio.CancelScope(shield=True)
+        self._task = BackgroundTask(f"replica relay of {queue.name}", self._run, life)
 
     @property
     def name(self) -> str:
@@ -59,6 +62,10 @@ class Relay:
             )
         return self.failure
 
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start it."""
+        self._task.start(nursery)
+
     def close(self) -> None:
         """Let it end once the store has caught up."""
         self._is_closed = True
@@ -66,28 +73,27 @@ class Relay:
 
     def stop(self) -> None:
         """End it now. The blobs that it has not queued stay pending."""
-        self._scope.cancel()
+        self._task.stop()
+
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        await self._task.ended()
 
     @enable_ki_protection
-    async def run(self, carry_out: Callable[[BaseException], None]) -> None:  # noqa: ASYNC910  (a task of its own)
-        """Queue the blobs of the backlog as there is room, until `close` or `stop`.
-
-        A `KeyboardInterrupt` or `SystemExit` that a sync store raises is passed to `carry_out`.
-        """
-        with self._scope:
-            try:
-                while not self._is_closed or self.backlog.is_catching_up:
-                    if self.backlog.is_catching_up:
-                        await self._relay_page()
-                    else:
-                        await self.backlog.changed.park()
-            except (KeyboardInterrupt, SystemExit) as request:
-                carry_out(request)
-            except Exception as error:
-                self.failure = error
-                self.backlog.changed.unpark_all()
-                log(logging.ERROR, f"{self.name} does not catch up in this session: {describe_failure(error)}")
-        self._queue.remove_relay()
+    async def _run(self) -> None:  # noqa: ASYNC910  (a task of its own)
+        """Queue the blobs of the backlog as there is room, until `close` or `stop`."""
+        try:
+            while not self._is_closed or self.backlog.is_catching_up:
+                if self.backlog.is_catching_up:
+                    await self._relay_page()
+                else:
+                    await self.backlog.changed.park()
+        except Exception as error:
+            self.failure = error
+            self.backlog.changed.unpark_all()
+            log(logging.ERROR, f"{self.name} does not catch up in this session: {describe_failure(error)}")
+        finally:
+            self._queue.remove_relay()
 
     async def _relay_page(self) -> None:
         await self._outbox.wait_room()  # a withdrawn entry needs room, too

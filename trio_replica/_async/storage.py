@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .._blob import Ref
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
 
 
 class Entry(NamedTuple):

@@ -15,12 +15,12 @@ import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
 from .._errors import ReplicaError
-from .started import ended_call
+from .start import ended_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from .started import Cancel, Done
+    from .start import Cancel, Done
 
 RequestT = TypeVar("RequestT")
 

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, final
 
 from .._errors import BlobNotFoundError, StoreError
 from .readers import Found
-from .repairs import Repairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import trio
+    from collections.abc import Mapping, Sequence
 
     from .._blob import Ref
     from .readers import Lack, Readers
+    from .repairs import Repairs
 
 
 @final
@@ -24,36 +22,13 @@ class ReadRepair:
     Args:
       sync_stores: the stores that are asked first.
       fallback: those that are asked when none of these has given the blob, if there are any.
-      repair: whether a blob that was found is written back to the sync stores that lack it.
+      repairs: those of the sync stores, if a blob that was found is to be written back to those that lack it.
 
     """
 
-    def __init__(self, sync_stores: Readers, fallback: Readers | None, *, repair: bool) -> None:
-        self._fallback = fallback
+    def __init__(self, sync_stores: Readers, fallback: Readers | None, repairs: Sequence[Repairs]) -> None:
         self._readers = [sync_stores] if fallback is None else [sync_stores, fallback]
-        self._repairs = {member: Repairs(member) for member in sync_stores.members} if repair else {}
-
-    @property
-    def repairs(self) -> list[Repairs]:
-        """The repairs of each store: their work is a worker's."""
-        return list(self._repairs.values())
-
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start what runs in the background, but for the repairs."""
-        if self._fallback is not None:
-            self._fallback.start(nursery)
-
-    def close(self) -> None:
-        """Stop what runs in the background."""
-        if self._fallback is not None:
-            self._fallback.close()
-        for repairs in self.repairs:
-            repairs.close()
-
-    def stop(self, grace: float) -> None:
-        """Give the repairs `grace` more seconds, if they have as many."""
-        for repairs in self.repairs:
-            repairs.stop(grace)
+        self._repairs = {each.member: each for each in repairs}
 
     async def get(self, ref: Ref) -> bytes:
         """Return the first good answer."""

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import outcome
 
-from .._blob import HASH_INLINE_LIMIT, hashed, sha256, to_blobs
-from .._calls.fan_out import failure_in, fan_out
-from .._calls.started import Hedges, StartedCalls, fan_out_started
+from .._blob import HASH_INLINE_LIMIT, HASH_OVERHEAD, Ref, hashed, sha256, to_blobs
+from .._calls.operation import Operation
+from .._calls.start import Unfinished
 from .._errors import BlobNotFoundError, CorruptBlobError, StoreError
-from .._store import StartableStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
+    from collections.abc import Iterable
 
-    import trio
-
-    from .._blob import Ref
-    from .._calls.fan_out import Ended
-    from .._calls.started import Cancel, Done
-    from .._store import Store
-
-
-@final
-class Member:
-    """A store with its name and its counts."""
-
-    def __init__(self, name: str, store: Store) -> None:
-        self.name = name
-        self.store = store
-        self.puts = 0
-        self.put_failures = 0
-        self.gets_won = 0
-        self.get_failures = 0
-        self.repaired = 0
-        self.unrepairable = 0
+    from .._calls.attempt import Ended
+    from .._calls.operations import Operations
+    from .._calls.start import Cancel, Done
+    from .member import Member
 
 
 class Lack(NamedTuple):
@@ -45,6 +27,12 @@ class Lack(NamedTuple):
     member: Member
     ref: Ref
     is_corrupt: bool
+
+
+class _Verified(NamedTuple):
+    """An answer to a get whose hash is right."""
+
+    data: bytes
 
 
 class _Answers(NamedTuple):
@@ -93,80 +81,20 @@ class Found:
 class Readers:
     """The stores that are read together, in the order in which they are preferred."""
 
-    def __init__(self, stores: Mapping[str, Store], hedge_delay: float, verify: bool) -> None:
-        self.members: list[Member] = [Member(name, store) for name, store in stores.items()]
-        self._startable = all(isinstance(store, StartableStore) for store in stores.values())
-        self._hedge_delay = hedge_delay
-        self._hedges = Hedges(hedge_delay) if hedge_delay > 0 and self._startable and len(stores) > 1 else None
+    def __init__(self, members: list[Member], operations: Operations, *, verify: bool) -> None:
+        self.members = members
+        self._operations = operations
         self._verify = verify
-
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start what runs in the background."""
-        if self._hedges is not None:
-            nursery.start_soon(self._hedges.watch, name="replica hedges")
-
-    def close(self) -> None:
-        """Stop what runs in the background."""
-        if self._hedges is not None:
-            self._hedges.stop()
 
     async def get(self, ref: Ref, lacks: list[Lack] | None = None) -> bytes:
         """Return the first good answer; the other calls are cancelled. To `lacks` is added who had none before that."""
-        if len(self.members) == 1:
-            return await self._get_from(self.members[0], ref, lacks)
-        answers: list[bytes] = []
-        failures: dict[str, BaseException] = {}
-
-        async def ask(member: Member) -> bytes:
-            return await self._answer(member, ref)
-
-        def settle(member: Member, ended: Ended[bytes]) -> bool:
-            if answers:
-                pass  # a loser
-            elif isinstance(ended, outcome.Value):
-                answers.append(ended.value)
-                member.gets_won += 1
-            else:
-                if not isinstance(ended.error, BlobNotFoundError):
-                    failures[member.name] = ended.error
-                    member.get_failures += 1
-                _note(lacks, member, ref, ended.error)
-            return bool(answers)
-
-        if self._startable:
-            calls = StartedCalls(self.members, partial(_start_get, ref), hedges=self._hedges)
-            await fan_out_started(calls, settle, finish=partial(_verifying, ref) if self._verify else None)
-        else:
-            await fan_out(self.members, ask, settle, stagger=self._hedge_delay)
-        if answers:
-            return answers[0]
-        if failures:
-            raise StoreError("get", ref, failures)
+        get = _Get(self.members, ref, lacks, self._verify)
+        await self._operations.read(get)
+        if get.answer is not None:
+            return get.answer
+        if get.failures:
+            raise StoreError("get", ref, get.failures)
         raise BlobNotFoundError(ref)
-
-    async def _get_from(self, member: Member, ref: Ref, lacks: list[Lack] | None) -> bytes:
-        """Return the answer of the only store: what `get` does for several would take a fifth of the gets a second."""
-        try:
-            answer = await self._answer(member, ref)
-        except BaseException as exc:  # noqa: ASYNC103  (what goes on is raised below)
-            raised = exc
-        else:
-            member.gets_won += 1
-            return answer
-        failure: BaseException | None = None
-        try:
-            failure = failure_in(raised)
-            _note(lacks, member, ref, failure)
-            if isinstance(failure, BlobNotFoundError):
-                raise BlobNotFoundError(ref)
-            member.get_failures += 1
-            raise StoreError("get", ref, {member.name: failure})
-        finally:
-            del raised, failure
-
-    async def _answer(self, member: Member, ref: Ref) -> bytes:
-        answer = await member.store.get(ref)
-        return await _verified(ref, answer) if self._verify and not _is_right(ref, answer) else answer
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
         """Return the first good answer for each ref; those that every store lacks are absent."""
@@ -174,66 +102,113 @@ class Readers:
 
     async def find_many(self, wanted: list[Ref], lacks: list[Lack] | None = None) -> Found:
         """Return the first good answer for each ref, and what failed. For `lacks` see `get`."""
-        found = Found()
-
-        async def ask(member: Member) -> _Answers:
-            answer = await member.store.get_many([ref for ref in wanted if ref not in found.blobs])
-            return await _divided(answer) if self._verify else _Answers(dict(answer), {})
-
-        def settle(member: Member, ended: Ended[_Answers]) -> bool:
-            if len(found.blobs) == len(wanted):
-                return True  # a loser
-            if isinstance(ended, outcome.Error):
-                found.fail(member.name, ended.error)
-                member.get_failures += 1
-                return False
-            good, corrupt = ended.value
-            for ref, error in corrupt.items():
-                found.fail(member.name, error, ref)
-                member.get_failures += 1
-            for ref in wanted:
-                if ref in found.blobs:
-                    continue
-                if ref in good:
-                    found.blobs[ref] = good[ref]
-                    member.gets_won += 1
-                elif lacks is not None:
-                    lacks.append(Lack(member, ref, ref in corrupt))
-            return len(found.blobs) == len(wanted)
-
-        await fan_out(self.members, ask, settle, stagger=self._hedge_delay)
-        return found
+        get_many = _GetMany(self.members, wanted, lacks, self._verify)
+        await self._operations.read(get_many)
+        return get_many.found
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any store says that it has the blob."""
-        answers: list[bool] = []
-        failures: dict[str, BaseException] = {}
-
-        async def ask(member: Member) -> bool:
-            return await member.store.contains(ref)
-
-        def settle(member: Member, ended: Ended[bool]) -> bool:
-            if isinstance(ended, outcome.Value):
-                answers.append(ended.value)
-            else:
-                failures[member.name] = ended.error
-            return any(answers)
-
-        await fan_out(self.members, ask, settle, stagger=self._hedge_delay)
-        if failures and not any(answers):
-            raise StoreError("contains", ref, failures)
-        return any(answers)
+        contains = _Contains(self.members, ref)
+        await self._operations.read(contains)
+        if contains.failures and not contains.answer:
+            raise StoreError("contains", ref, contains.failures)
+        return contains.answer
 
 
-def _note(lacks: list[Lack] | None, member: Member, ref: Ref, failure: BaseException) -> None:
-    """Add to `lacks`, if somebody wants to know, that a store has no blob for `ref`, or a corrupt one."""
-    if lacks is not None and isinstance(failure, (BlobNotFoundError, CorruptBlobError)):
-        lacks.append(Lack(member, ref, isinstance(failure, CorruptBlobError)))
+class _Get(Operation["Member"]):
+    """One get: the first answer whose hash is right settles it."""
+
+    def __init__(self, members: list[Member], ref: Ref, lacks: list[Lack] | None, verify: bool) -> None:
+        super().__init__(members)
+        self._ref = ref
+        self._lacks = lacks
+        self._verify = verify
+        self.answer: bytes | None = None
+        self.failures: dict[str, BaseException] = {}
+
+    def start_call(self, member: Member, done: Done) -> Cancel:
+        return member.start_get(self._ref, done)
+
+    def settle(self, member: Member, ended: Ended[Any]) -> bool | Unfinished:
+        if self.answer is not None:
+            return True  # a loser
+        if isinstance(ended, outcome.Value):
+            answer = ended.value
+            if isinstance(answer, _Verified):
+                answer = answer.data
+            elif self._verify and not _is_right(self._ref, answer):
+                return Unfinished(partial(_verified, self._ref, answer))
+            self.answer = answer
+            member.gets_won += 1
+            return True
+        failure = ended.error
+        if not isinstance(failure, BlobNotFoundError):
+            self.failures[member.name] = failure
+            member.get_failures += 1
+        if self._lacks is not None and isinstance(failure, (BlobNotFoundError, CorruptBlobError)):
+            self._lacks.append(Lack(member, self._ref, isinstance(failure, CorruptBlobError)))
+        return False
 
 
-def _start_get(ref: Ref, member: Member, done: Done) -> Cancel:
-    assert isinstance(member.store, StartableStore)
-    return member.store.start_get(ref, done)
+class _GetMany(Operation["Member"]):
+    """One get of many blobs: a good answer for each settles it. Each store is asked for what was missing then."""
+
+    def __init__(self, members: list[Member], wanted: list[Ref], lacks: list[Lack] | None, verify: bool) -> None:
+        super().__init__(members)
+        self._wanted = wanted
+        self._lacks = lacks
+        self._verify = verify
+        self.found = Found()
+
+    def start_call(self, member: Member, done: Done) -> Cancel:
+        return member.start_get_many([ref for ref in self._wanted if ref not in self.found.blobs], done)
+
+    def settle(self, member: Member, ended: Ended[Any]) -> bool | Unfinished:
+        found = self.found
+        if len(found.blobs) == len(self._wanted):
+            return True  # a loser
+        if isinstance(ended, outcome.Error):
+            found.fail(member.name, ended.error)
+            member.get_failures += 1
+            return False
+        answers = ended.value
+        if not isinstance(answers, _Answers):
+            soon = _divided_soon(answers, self._verify)
+            if soon is None:
+                return Unfinished(partial(_divided, answers, self._verify))
+            answers = soon
+        for ref, error in answers.corrupt.items():
+            found.fail(member.name, error, ref)
+            member.get_failures += 1
+        for ref in self._wanted:
+            if ref in found.blobs:
+                continue
+            if ref in answers.good:
+                found.blobs[ref] = answers.good[ref]
+                member.gets_won += 1
+            elif self._lacks is not None:
+                self._lacks.append(Lack(member, ref, ref in answers.corrupt))
+        return len(found.blobs) == len(self._wanted)
+
+
+class _Contains(Operation["Member"]):
+    """One question whether a blob is there: the first yes settles it."""
+
+    def __init__(self, members: list[Member], ref: Ref) -> None:
+        super().__init__(members)
+        self._ref = ref
+        self.answer = False
+        self.failures: dict[str, BaseException] = {}
+
+    def start_call(self, member: Member, done: Done) -> Cancel:
+        return member.start_contains(self._ref, done)
+
+    def settle(self, member: Member, ended: Ended[Any]) -> bool:
+        if isinstance(ended, outcome.Error):
+            self.failures[member.name] = ended.error
+        elif ended.value:
+            self.answer = True
+        return self.answer
 
 
 def _is_right(ref: Ref, answer: bytes) -> bool:
@@ -241,24 +216,43 @@ def _is_right(ref: Ref, answer: bytes) -> bool:
     return type(answer) is bytes and len(answer) <= HASH_INLINE_LIMIT and sha256(answer) == ref
 
 
-async def _verified(ref: Ref, answer: bytes) -> bytes:
+async def _verified(ref: Ref, answer: bytes) -> _Verified:
     """Return `answer`, which a store gave for `ref`, if it is right; a large one is hashed in a thread."""
     blob = await hashed(answer)
     if blob.ref != ref:
         raise CorruptBlobError(ref, blob.ref)
-    return blob.data  # noqa: ASYNC910  (the store's get had one)
+    return _Verified(blob.data)  # noqa: ASYNC910  (the store's get had one)
 
 
-def _verifying(ref: Ref, answer: bytes) -> Awaitable[bytes] | None:
-    return None if _is_right(ref, answer) else _verified(ref, answer)
+def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
+    """Return what is good and corrupt of the answer to a `get_many`; None if to hash it takes long, or it is odd."""
+    if type(answer) is not dict:
+        return None
+    if not verify:
+        return _Answers(answer, {})
+    size = HASH_OVERHEAD * len(answer)
+    for data in answer.values():
+        if type(data) is not bytes:
+            return None
+        size += len(data)
+    return None if size > HASH_INLINE_LIMIT else _answers(answer, map(sha256, answer.values()))
 
 
-async def _divided(answer: dict[Ref, bytes]) -> _Answers:
+async def _divided(answer: dict[Ref, bytes], verify: bool) -> _Answers:
+    if not verify:
+        return _Answers(dict(answer), {})  # noqa: ASYNC910  (the store's get_many had one)
+    blobs = await to_blobs(answer.values())
+    good = {ref: blob.data for ref, blob in zip(answer, blobs, strict=True)}
+    return _answers(good, (blob.ref for blob in blobs))
+
+
+def _answers(answer: dict[Ref, bytes], actual: Iterable[bytes]) -> _Answers:
+    """Divide an answer whose values have the refs `actual`, in their order."""
     good: dict[Ref, bytes] = {}
     corrupt: dict[Ref, CorruptBlobError] = {}
-    for ref, blob in zip(answer, await to_blobs(answer.values()), strict=True):
-        if blob.ref == ref:
-            good[ref] = blob.data
+    for (ref, data), found in zip(answer.items(), actual, strict=True):
+        if found == ref:
+            good[ref] = data
         else:
-            corrupt[ref] = CorruptBlobError(ref, blob.ref)
+            corrupt[ref] = CorruptBlobError(ref, Ref(found))
     return _Answers(good, corrupt)

@@ -12,15 +12,18 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._blob import to_blob
-from .._calls.fan_out import attempt
+from .._calls.attempt import attempt
 from .._deletable import DeletableStore
 from .._errors import describe_failure
+from .._life import BackgroundTask
 from .._log import log
 from .._store import check_results
 
 if TYPE_CHECKING:
     from .._blob import Blob, Ref
-    from .readers import Lack, Member
+    from .._life import Life
+    from .member import Member
+    from .readers import Lack
 
 BLOBS: Final = 64
 """Blobs that wait for one store or are being written to it, at most: enough for its transactions to be full ones."""
@@ -39,7 +42,7 @@ END_SECONDS: Final = 5.0
 class Repairs:
     """The repairs of one sync store. They delay nobody: what is too much is dropped, and may be offered again."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, life: Life) -> None:
         self.member = member
         self._waiting: deque[tuple[Lack, bytes]] = deque()
         self._blobs = 0  # waiting and being written
@@ -47,9 +50,9 @@ class Repairs:
         self._tried: dict[Ref, None] = {}  # in the order in which they were
         self._has_failed = False
         self._closed = False
-        self._exit_request: BaseException | None = None
+        self._life = life
         self._offered = trio.lowlevel.ParkingLot()
-        self._scope = trio.CancelScope(shield=True)
+        self._task = BackgroundTask(f"replica repairs of {member.name}", self._work, life)
 
     def offer(self, lack: Lack, data: bytes) -> None:
         """Have a blob written back to the store, which lacks it; unless it was before, or there is too much to do."""
@@ -65,36 +68,32 @@ class Repairs:
             self._waiting.append((lack, data))
             self._offered.unpark_all()
 
-    @enable_ki_protection
-    async def work(self) -> None:
-        """Write back what is offered, until `close`. Cancelling has no effect: see `stop`.
-
-        Raises:
-          KeyboardInterrupt, SystemExit: if the store raised one.
-
-        """
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                while not self._closed:
-                    while self._waiting:
-                        nursery.start_soon(self._repair, *self._waiting.popleft())
-                    await self._offered.park()
-        if self._exit_request is not None:
-            raise self._exit_request
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start to write back what is offered."""
+        self._task.start(nursery)
 
     def close(self) -> None:
         """Drop what waits, and give what is being written `END_SECONDS`."""
         self._closed = True
         self._waiting.clear()
         self._offered.unpark_all()
-        self.stop(END_SECONDS)
+        self._task.stop(END_SECONDS)
 
     def stop(self, grace: float) -> None:
         """Give what is being written no more than `grace` more seconds; 0 for what can't be interrupted."""
-        if grace > 0:
-            self._scope.deadline = min(self._scope.deadline, trio.current_time() + grace)
-        else:
-            self._scope.cancel()
+        self._task.stop(grace)
+
+    async def ended(self) -> None:
+        """Wait until nothing is being written."""
+        await self._task.ended()
+
+    @enable_ki_protection
+    async def _work(self) -> None:
+        async with trio.open_nursery() as nursery:
+            while not self._closed:
+                while self._waiting:
+                    nursery.start_soon(self._repair, *self._waiting.popleft())
+                await self._offered.park()
 
     @enable_ki_protection
     async def _repair(self, lack: Lack, data: bytes) -> None:  # noqa: ASYNC910  (a task of its own)
@@ -109,8 +108,7 @@ class Repairs:
             else:
                 self._fail(lack.ref, describe_failure(ended.error))
         except (KeyboardInterrupt, SystemExit) as request:
-            self._exit_request = request
-            self._scope.cancel()
+            self._life.carry_out(request)
         finally:
             self._blobs -= 1
             self._bytes -= len(data)

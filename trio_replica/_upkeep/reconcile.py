@@ -12,17 +12,18 @@ import outcome
 import trio
 
 from .._blob import Ref, hashed
-from .._calls.fan_out import attempt, fan_out
+from .._calls.attempt import attempt
+from .._calls.fan_out import CONCURRENCY, fan_out
 from .._checks import check_size, named_peers
 from .._errors import CorruptBlobError, describe_failure
-from .._store import CONCURRENCY, PAGE_SIZE, check_ref, check_results
+from .._store import PAGE_SIZE, check_ref, check_results
 from .._sync.union import check_page, union
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from .._blob import Blob
-    from .._calls.fan_out import Ended
+    from .._calls.attempt import Ended
     from .._checks import Stores
     from .._store import Store
 

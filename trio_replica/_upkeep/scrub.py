@@ -11,18 +11,19 @@ import outcome
 import trio
 
 from .._blob import Blob, Ref, hashed
-from .._calls.fan_out import attempt, fan_out
+from .._calls.attempt import attempt
+from .._calls.fan_out import concurrently, fan_out
 from .._checks import named_peers
 from .._deletable import DeletableStore, Integrity
 from .._errors import BlobNotFoundError, CorruptBlobError, describe_failure
-from .._store import PAGE_SIZE, check_ref, concurrently
+from .._store import PAGE_SIZE, check_ref
 from .._sync.union import check_page
 from .scrub_report import ScrubCounts, ScrubFinding, ScrubLog, ScrubReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .._calls.fan_out import Ended
+    from .._calls.attempt import Ended
     from .._checks import Stores
     from .._store import Store
 

@@ -8,7 +8,7 @@ from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Final, Self, final
 
 from .._blob import REF_SIZE, Ref
-from .._store import concurrently
+from .._calls.fan_out import concurrently
 from .._sync.union import check_page, union
 from .output import describe
 

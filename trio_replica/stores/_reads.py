@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, final
 from trio.lowlevel import enable_ki_protection
 
 if TYPE_CHECKING:
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
     from .._calls.threads import StoreThreads
 
 WhatT = TypeVar("WhatT")

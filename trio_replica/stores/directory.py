@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import outcome
 
-from .._blob import Blob, hashed, to_blobs
-from .._calls.started import StartedCalls, fan_out_started
+from .._blob import Blob, hashed
+from .._calls.fan_out import concurrently
+from .._calls.operation import all_ended
+from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
-from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs, concurrently
+from .._store import PutResult, check_ref
 from ._directory.blob_files import BlobFiles
+from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 
     from .._blob import BytesLike, Ref
-    from .._calls.fan_out import Ended
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
     from .._calls.threads import Call, Handler, StoreThreads
 
     Request: TypeAlias = Blob | Callable[[], Any]
@@ -69,7 +71,7 @@ async def open_directory(root: str | os.PathLike[str], *, durable: bool = True) 
 
 
 @final
-class DirectoryStore(DeletableStore, StartableStore):
+class DirectoryStore(DeletableStore, StartedStore):
     """A store of one file a blob: see `open_directory`, which makes it."""
 
     def __init__(self, files: BlobFiles, writers: StoreThreads[Request], readers: StoreThreads[Request]) -> None:
@@ -87,25 +89,13 @@ class DirectoryStore(DeletableStore, StartableStore):
         """
         return self._writers.start(blob, done, size=len(blob))
 
-    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs, each thread its share of them: see `Store.put_many`."""
-        blobs = await to_blobs(blobs)
-        added: dict[Ref, bool] = {}
-        failures: list[BaseException] = []
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start to store many blobs, each thread its share of them: see `StartableStore`."""
+        return start_in_task(partial(self._put_all, blobs), done)
 
-        def settle(blob: Blob, ended: Ended[PutResult]) -> bool:
-            if isinstance(ended, outcome.Error):
-                failures.append(ended.error)
-            else:
-                added[blob.ref] = ended.value.added
-            return bool(failures)
-
-        await fan_out_started(StartedCalls(list(dict.fromkeys(blobs)), self.start_put, needs_all=True), settle)
-        if failures:
-            try:
-                raise failures[0]
-            finally:
-                del failures
+    async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
+        results = await all_ended(list(dict.fromkeys(blobs)), self.start_put)
+        added = {blob.ref: result.added for blob, result in results.items()}
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
@@ -115,28 +105,26 @@ class DirectoryStore(DeletableStore, StartableStore):
         """
         return self._readers.start(partial(self._files.get, ref), done, abandon_on_cancel=True)
 
-    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there, a part of them by each thread: see `Store.get_many`."""
-        refs = check_refs(refs)
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start to read many blobs, a part of them by each thread: see `StartableStore`."""
+        return start_in_task(partial(self._get_all, refs), done)
+
+    async def _get_all(self, refs: Sequence[Ref]) -> dict[Ref, bytes]:
         found: dict[Ref, bytes] = {}
 
-        async def get(part: list[Ref]) -> None:
+        async def get(part: Sequence[Ref]) -> None:
             found.update(await self._readers.run(partial(self._files.get_all, part), abandon_on_cancel=True))
 
         await concurrently(get, [refs[i::READERS] for i in range(min(READERS, len(refs)))])
         return found
 
-    async def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there: see `Store.contains`."""
-        check_ref(ref)
-        there: bool = await self._readers.run(partial(self._files.contains, ref), abandon_on_cancel=True)
-        return there
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`: see `StartableStore`."""
+        return self._readers.start(partial(self._files.contains, ref), done, abandon_on_cancel=True)
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
-        check_page_request(after, limit)
-        page: list[Ref] = await self._readers.run(partial(self._files.list_page, after, limit), abandon_on_cancel=True)
-        return page
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`: see `StartableStore`."""
+        return self._readers.start(partial(self._files.list_page, after, limit), done, abandon_on_cancel=True)
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""

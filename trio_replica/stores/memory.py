@@ -5,21 +5,25 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, final
 
+import outcome
 import trio
 
-from .._blob import to_blob, to_blobs
+from .._blob import to_blob
+from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import PutResult, check_page_request, check_ref, check_refs
+from .._store import PutResult, check_ref
+from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from .._blob import Blob, BytesLike, Ref
+    from .._calls.start import Cancel, Done
 
 
 @final
-class MemoryStore(DeletableStore):
+class MemoryStore(DeletableStore, StartedStore):
     """Blobs in the memory of this process, which end with it. For tests, and as a small fast sync store.
 
     It has nothing to open or close, and needs no Trio but for its checkpoints.
@@ -35,40 +39,36 @@ class MemoryStore(DeletableStore):
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} blobs>"
 
-    async def put(self, blob: Blob | BytesLike) -> PutResult:
-        """Store a blob: see `Store.put`."""
-        return self._add(await to_blob(blob))
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        """Store a blob at once: see `StartableStore.start_put`."""
+        done(outcome.Value(self._add(blob)))
+        return never
 
-    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs at once: see `Store.put_many`."""
-        return [self._add(blob) for blob in await to_blobs(blobs)]
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Store many blobs at once: see `StartableStore`."""
+        done(outcome.Value([self._add(blob) for blob in blobs]))
+        return never
 
-    async def get(self, ref: Ref) -> bytes:
-        """Return a blob: see `Store.get`."""
-        check_ref(ref)
-        await trio.lowlevel.checkpoint()
-        try:
-            return self._blobs[ref]
-        except KeyError:
-            raise BlobNotFoundError(ref) from None
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        """Find a blob at once: see `StartableStore.start_get`."""
+        data = self._blobs.get(ref)
+        done(outcome.Error(BlobNotFoundError(ref)) if data is None else outcome.Value(data))
+        return never
 
-    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
-        refs = check_refs(refs)
-        await trio.lowlevel.checkpoint()
-        return {ref: self._blobs[ref] for ref in refs if ref in self._blobs}
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Find many blobs at once: see `StartableStore`."""
+        done(outcome.Value({ref: self._blobs[ref] for ref in refs if ref in self._blobs}))
+        return never
 
-    async def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there: see `Store.contains`."""
-        check_ref(ref)
-        await trio.lowlevel.checkpoint()
-        return ref in self._blobs
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Look at once whether a blob is there: see `StartableStore`."""
+        done(outcome.Value(ref in self._blobs))
+        return never
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
-        check_page_request(after, limit)
-        await trio.lowlevel.checkpoint()
-        return self._index.page(after, limit)
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Find the next refs at once: see `StartableStore`."""
+        done(outcome.Value(self._index.page(after, limit)))
+        return never
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""

@@ -7,23 +7,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import outcome
-import trio
 
-from .._blob import all_hashed, hashed
-from .._calls.started import StartedCalls, fan_out_started
+from .._blob import hashed
+from .._calls.operation import all_ended
+from .._calls.start import start_in_task
 from .._calls.threads import BATCH_BYTES, open_store_threads
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
+from .._store import PutResult, check_ref
 from ._object_store.url import ClientLimits, parse_object_url
+from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike, Ref
-    from .._calls.fan_out import Ended
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
     from .._calls.threads import Call, Handler, StoreThreads
     from ._object_store.objects import Objects
 
@@ -126,7 +126,7 @@ async def _opened(name: str, objects: Objects, requests: int) -> AsyncGenerator[
 
 
 @final
-class ObjectStore(DeletableStore, StartableStore):
+class ObjectStore(DeletableStore, StartedStore):
     """A store of one object a blob: see `open_object_store`, which makes it.
 
     What it fails with is a `ReplicaError` of one line, which names the store and says what to do.
@@ -151,31 +151,30 @@ class ObjectStore(DeletableStore, StartableStore):
         """
         return self._writers.start(partial(self._objects.put, blob), done, size=ALONE)
 
-    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs, as many at once as there may be requests: see `Store.put_many`."""
-        blobs = await all_hashed(blobs)
-        results = await _answers(list(dict.fromkeys(blobs)), self.start_put)
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start to store many blobs, as many at once as there may be requests: see `StartableStore`."""
+        return start_in_task(partial(self._put_all, blobs), done)
+
+    async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
+        results = await all_ended(list(dict.fromkeys(blobs)), self.start_put)
         added = {blob.ref: result.added for blob, result in results.items()}
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`. It is not found only if the server says that of the object."""
-        return self._readers.start(partial(self._objects.get, ref), done, size=ALONE, abandon_on_cancel=True)
+        return self._start_read(partial(self._objects.get, ref), done)
 
-    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there, as many at once as there may be requests: see `Store.get_many`."""
-        return await _answers(check_refs(refs), self.start_get)
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start to get many blobs, as many at once as there may be requests: see `StartableStore`."""
+        return start_in_task(partial(all_ended, refs, self.start_get, absent=BlobNotFoundError), done)
 
-    async def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there: see `Store.contains`."""
-        there: bool = await self._read(partial(self._objects.contains, check_ref(ref)))
-        return there
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`: see `StartableStore`."""
+        return self._start_read(partial(self._objects.contains, ref), done)
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
-        check_page_request(after, limit)
-        page: list[Ref] = await self._read(partial(self._objects.list_page, after, limit))
-        return page
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`: see `StartableStore`."""
+        return self._start_read(partial(self._objects.list_page, after, limit), done)
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`. Of racing deletes of one blob, several may return True."""
@@ -192,8 +191,8 @@ class ObjectStore(DeletableStore, StartableStore):
         name: str | None = await self._writers.run(partial(self._objects.set_aside, check_ref(ref)), size=ALONE)
         return name
 
-    async def _read(self, request: Request) -> Any:
-        return await self._readers.run(request, size=ALONE, abandon_on_cancel=True)
+    def _start_read(self, request: Request, done: Done) -> Cancel:
+        return self._readers.start(request, done, size=ALONE, abandon_on_cancel=True)
 
 
 @contextmanager
@@ -204,28 +203,3 @@ def _serve() -> Generator[Handler[Request], None, None]:
 def _handle(batch: Sequence[Call[Request]]) -> None:
     for call in batch:
         call.outcome = outcome.capture(call.request)
-
-
-async def _answers(members: Sequence[MemberT], start: Callable[[MemberT, Done], Cancel]) -> dict[MemberT, Any]:
-    """Start a call for each of `members`, and return what they return; those of blobs that are not found are absent.
-
-    Being cancelled, or the first failure, which is raised as it is, cancels the calls that wait.
-    """
-    answers: dict[MemberT, Any] = {}
-    failures: list[BaseException] = []
-
-    def settle(member: MemberT, ended: Ended[Any]) -> bool:
-        if isinstance(ended, outcome.Value):
-            answers[member] = ended.value
-        elif not isinstance(ended.error, BlobNotFoundError):
-            failures.append(ended.error)
-        return bool(failures)
-
-    await trio.lowlevel.checkpoint()
-    await fan_out_started(StartedCalls(members, start, needs_all=True), settle)
-    if failures:
-        try:
-            raise failures[0]
-        finally:
-            del failures
-    return answers

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from .._blob import all_hashed, hashed
-from .._calls.started import ended_call
+from .._blob import hashed
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
-from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
+from .._store import check_ref
 from ._postgres import statements as sql
 from ._reads import start_read
+from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike, Ref
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
     from .._calls.threads import StoreThreads
     from ._postgres.database import Database, What, Write
-    from ._postgres.session import Connection
     from ._reads import Read
 
 WRITERS: Final = 2
@@ -96,7 +95,7 @@ async def _opened(database: Database) -> AsyncGenerator[PostgresStore, None]:
 
 
 @final
-class PostgresStore(DeletableStore, StartableStore):
+class PostgresStore(DeletableStore, StartedStore):
     """A store in one PostgreSQL database: see `open_postgres`, which makes it.
 
     Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
@@ -122,12 +121,10 @@ class PostgresStore(DeletableStore, StartableStore):
         self._database.check_size([blob])
         return self._writers.start(blob, done, size=len(blob))
 
-    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs in one transaction: see `Store.put_many`."""
-        blobs = await all_hashed(blobs)
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start to store many blobs in one transaction: see `StartableStore`."""
         self._database.check_size(blobs)
-        results: list[PutResult] = await self._writers.run(blobs, size=sum(map(len, blobs)))
-        return results
+        return self._writers.start(list(blobs), done, size=sum(map(len, blobs)))
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
@@ -136,21 +133,17 @@ class PostgresStore(DeletableStore, StartableStore):
         """
         return start_read(self._readers, ref, done)
 
-    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
-        found: dict[Ref, bytes] = await self._read(partial(sql.select, check_refs(refs)))
-        return found
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start a `get_many`: see `StartableStore`."""
+        return start_read(self._readers, partial(sql.select, list(refs)), done)
 
-    async def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there: see `Store.contains`."""
-        there: bool = await self._read(partial(sql.contains, check_ref(ref)))
-        return there
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`: see `StartableStore`."""
+        return start_read(self._readers, partial(sql.contains, ref), done)
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
-        check_page_request(after, limit)
-        page: list[Ref] = await self._read(partial(sql.list_page, self._database.name, after, limit))
-        return page
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`: see `StartableStore`."""
+        return start_read(self._readers, partial(sql.list_page, self._database.name, after, limit), done)
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""
@@ -167,6 +160,3 @@ class PostgresStore(DeletableStore, StartableStore):
         """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
         is_kept: bool = await self._writers.run(partial(self._database.set_aside, check_ref(ref)))
         return f"table damaged_blobs of {self._database.name}" if is_kept else None
-
-    async def _read(self, request: Callable[[Connection], Any]) -> Any:
-        return await ended_call(partial(start_read, self._readers, request))

@@ -12,7 +12,7 @@ import outcome
 import trio
 
 from .._blob import all_hashed, hashed
-from .._calls.fan_out import attempt
+from .._calls.attempt import attempt
 from .._checks import check_seconds, check_size
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, StoreError, describe_failure
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from .._blob import Blob, BytesLike, Ref
-    from .._calls.fan_out import Ended
+    from .._calls.attempt import Ended
     from .._deletable import Integrity
     from .._store import PutResult
 

@@ -7,21 +7,22 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
-from .._blob import Ref, all_hashed, hashed
-from .._calls.started import ended_call
+from .._blob import Ref, hashed
+from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
-from .._store import PutResult, StartableStore, check_page_request, check_ref, check_refs
+from .._store import check_ref
 from ._reads import start_read
 from ._sqlite.check import check_integrity, find_twins, repair_integrity, set_aside
 from ._sqlite.database import Database
 from ._sqlite.statements import contains, delete, insert, insert_all, replace
+from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Sequence
 
     from .._blob import Blob, BytesLike
-    from .._calls.started import Cancel, Done
+    from .._calls.start import Cancel, Done
     from .._calls.threads import StoreThreads
     from .._deletable import Integrity
     from ._sqlite.database import Request
@@ -56,7 +57,7 @@ async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> 
 
 
 @final
-class SqliteStore(DeletableStore, StartableStore):
+class SqliteStore(DeletableStore, StartedStore):
     """A store in one SQLite database: see `open_sqlite`, which makes it.
 
     Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
@@ -83,14 +84,12 @@ class SqliteStore(DeletableStore, StartableStore):
         self._database.check_size(blob)
         return self._writer.start(partial(insert, blob), done, size=len(blob))
 
-    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs in one transaction: see `Store.put_many`."""
-        blobs = await all_hashed(blobs)
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start to store many blobs in one transaction: see `StartableStore`."""
         sizes = [len(blob) for blob in blobs]
         if blobs:
             self._database.check_size(blobs[sizes.index(max(sizes))])
-        results: list[PutResult] = await self._writer.run(partial(insert_all, blobs), size=sum(sizes))
-        return results
+        return self._writer.start(partial(insert_all, list(blobs)), done, size=sum(sizes))
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
@@ -100,23 +99,17 @@ class SqliteStore(DeletableStore, StartableStore):
         """
         return self._reader.start(ref, done, abandon_on_cancel=True)
 
-    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
-        request = partial(self._database.select, check_refs(refs))
-        found: dict[Ref, bytes] = await self._reader.run(request, abandon_on_cancel=True)
-        return found
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start a `get_many`: see `StartableStore`."""
+        return self._reader.start(partial(self._database.select, list(refs)), done, abandon_on_cancel=True)
 
-    async def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there: see `Store.contains`."""
-        there: bool = await self._reader.run(partial(contains, check_ref(ref)), abandon_on_cancel=True)
-        return there
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`: see `StartableStore`."""
+        return self._reader.start(partial(contains, ref), done, abandon_on_cancel=True)
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
-        check_page_request(after, limit)
-        request = partial(self._database.list_page, after, limit)
-        page: list[Ref] = await self._reader.run(request, abandon_on_cancel=True)
-        return page
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`: see `StartableStore`."""
+        return self._reader.start(partial(self._database.list_page, after, limit), done, abandon_on_cancel=True)
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,21 @@ import trio.testing
 
 import trio_replica as replica
 from trio_replica import BlobNotFoundError, Ref, open_directory, open_sqlite
-from trio_replica._calls.started import Hedges, StartedCalls, ended_call, fan_out_started
+from trio_replica._calls.hedges import Hedges
+from trio_replica._calls.start import Unfinished, ended_call
 
 from .common import BROKEN, Ended
 from .held import Held
+from .started import FannedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
 
-    from trio_replica._calls.fan_out import Cancellable
-    from trio_replica._calls.started import Cancel, Done
+    from trio_replica._calls.operation import UnderWay
+    from trio_replica._calls.start import Cancel, Done
 
 LEAVE = [KeyboardInterrupt, SystemExit]
 
@@ -81,8 +84,8 @@ class Steps(trio.abc.Instrument):
         self.of[task] += 1
 
 
-class Operation:
-    """A task that makes calls, until one ends by a `settles`; what they ended with, and how it ended itself."""
+class Running:
+    """A task that runs an operation until one call ends by a `settles`; what its calls ended with, and how it did."""
 
     def __init__(
         self,
@@ -91,37 +94,39 @@ class Operation:
         start: Callable[[str, Done], Cancel],
         *,
         settles: type = outcome.Value,
-        finish: Callable[[Any], Awaitable[Any] | None] | None = None,
-        **options: Any,
+        finish: Callable[[Any], Awaitable[Any]] | None = None,
+        finishes: str = "abcd",
+        hedges: Hedges | None = None,
     ) -> None:
         self.settled: dict[str, Any] = {}
         self.scope = trio.CancelScope()
-        self.cancellable: set[Cancellable] = set()
+        self.under_way: UnderWay = {}
         self.task: trio.lowlevel.Task | None = None
         self.ended: float | None = None
         self.error: BaseException | None = None
         self._settles = settles
-        nursery.start_soon(self._run, members, start, finish, options)
+        self._finish = finish
+        self._unfinished = set(finishes)
+        nursery.start_soon(self._run, members, start, hedges)
 
-    async def _run(
-        self,
-        members: Sequence[str],
-        start: Callable[[str, Done], Cancel],
-        finish: Callable[[Any], Awaitable[Any] | None] | None,
-        options: dict[str, Any],
-    ) -> None:
+    async def _run(self, members: str, start: Callable[[str, Done], Cancel], hedges: Hedges | None) -> None:
         self.task = trio.lowlevel.current_task()
-        try:
-            with self.scope:
-                calls = StartedCalls(members, start, **options)
-                await fan_out_started(calls, self._settle, finish=finish, cancellable=self.cancellable)
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
-            self.error = error
-        assert not self.cancellable
+        operation = FannedOut(members, start, self._settle)
+        operation.hedges = hedges
+        async with trio.open_nursery() as nursery:
+            try:
+                with self.scope:
+                    await operation.run(self.under_way, nursery)
+            except (Exception, KeyboardInterrupt, SystemExit) as error:
+                self.error = error
+        assert not self.under_way
         self.ended = trio.current_time()
 
-    def _settle(self, member: str, ended: outcome.Value[Any] | outcome.Error) -> bool:
+    def _settle(self, member: str, ended: outcome.Value[Any] | outcome.Error) -> bool | Unfinished:
         assert member not in self.settled
+        if isinstance(ended, outcome.Value) and self._finish is not None and member in self._unfinished:
+            self._unfinished.remove(member)
+            return Unfinished(partial(self._finish, ended.value))
         self.settled[member] = ended.error if isinstance(ended, outcome.Error) else ended.value
         return isinstance(ended, self._settles)
 
@@ -129,52 +134,98 @@ class Operation:
 # Being woken
 
 
-@pytest.mark.parametrize("needs_all", [True, False])
-def test_an_operation_that_needs_all_is_woken_once(needs_all: bool) -> None:
+def test_an_operation_is_woken_once() -> None:
     async def main() -> None:
         told = Told()
         async with trio.open_nursery() as nursery:
-            operation = Operation(nursery, "abc", told.start, needs_all=needs_all, settles=outcome.Error)
+            operation = Running(nursery, "abc", told.start, settles=outcome.Error)
             await trio.testing.wait_all_tasks_blocked()
             assert operation.task is not None
             before = steps.of[operation.task]
-            for ended, member in enumerate("abc", 1):
+            for member in "abc":
+                assert steps.of[operation.task] == before
                 await told.end(member)
-                assert steps.of[operation.task] - before == (ended == 3 if needs_all else ended)
         assert operation.settled == {"a": "a", "b": "b", "c": "c"}
 
     steps = Steps()
     trio.run(main, instruments=[steps])
 
 
-async def test_an_operation_that_needs_all_is_woken_by_a_failure() -> None:
+async def test_an_operation_is_settled_in_the_step_in_which_a_call_ends() -> None:
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "abc", told.start, needs_all=True, settles=outcome.Error)
+        operation = Running(nursery, "abc", told.start, settles=outcome.Error)
         await trio.testing.wait_all_tasks_blocked()
-        await told.end("a")
-        assert operation.settled == {}
-        await told.end("b", BROKEN)
-        assert operation.ended is not None
-    assert operation.settled == {"a": "a", "b": BROKEN}
-    assert told.cancelled.keys() == {"c"}
+        told.end_soon("a")
+        assert operation.settled == {"a": "a"}
+        told.end_soon("b", BROKEN)
+        assert operation.settled == {"a": "a", "b": BROKEN}
+        assert told.cancelled.keys() == {"c"}
 
 
-async def test_what_has_ended_meanwhile_is_settled_without_waiting() -> None:
-    async def finish(value: str) -> str:
-        await trio.lowlevel.checkpoint()
-        if value == "a":
-            told.end_soon("b")
-            told.end_soon("c", BROKEN)
-        return value.upper()
+# Calls that end before their start has returned
+
+
+async def test_calls_that_end_at_once_settle_an_operation_in_one_step(autojump_clock: MockClock) -> None:
+    started = []
+
+    def start(member: str, done: Done) -> Cancel:
+        started.append(member)
+        done(outcome.Error(BROKEN) if member == "a" else outcome.Value(member))
+        return lambda: pytest.fail("it has ended")
+
+    for hedges in (None, Hedges(5)):
+        started.clear()
+        async with trio.open_nursery() as nursery:
+            operation = Running(nursery, "abc", start, hedges=hedges)
+        assert operation.settled == {"a": BROKEN, "b": "b"}
+        assert started == ["a", "b"]
+        assert operation.ended == 0
+
+
+async def test_calls_that_all_end_at_once_give_others_a_turn() -> None:
+    def start(member: str, done: Done) -> Cancel:
+        done(outcome.Value(member))
+        return lambda: pytest.fail("it has ended")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(FannedOut("a", start, lambda *_: True).run, {})
+        nursery.start_soon(trio.lowlevel.checkpoint)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await FannedOut("a", start, lambda *_: pytest.fail("it was cancelled before")).run({})
+    assert scope.cancelled_caught
+
+
+async def test_one_call_that_ends_at_once_among_others() -> None:
+    def start(member: str, done: Done) -> Cancel:
+        if member != "b":
+            return told.start(member, done)
+        done(outcome.Value(member))
+        return lambda: pytest.fail("it has ended")
 
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "abc", told.start, settles=outcome.Error, finish=finish)
+        operation = Running(nursery, "abc", start, settles=outcome.Error)
         await trio.testing.wait_all_tasks_blocked()
-        await told.end("a")
-        assert operation.ended is not None
-    assert list(operation.settled.items()) == [("a", "A"), ("b", "B"), ("c", BROKEN)]
+        assert operation.settled == {"b": "b"}
+        for member in "ac":
+            await told.end(member)
+    assert operation.settled == {"b": "b", "a": "a", "c": "c"}
+
+
+async def test_an_operation_that_is_cancelled_while_a_call_is_started() -> None:
+    def start(member: str, done: Done) -> Cancel:
+        if member == "b":
+            (under_way,) = operation.under_way
+            under_way.cancel()
+        return told.start(member, done)
+
+    told = Told()
+    async with trio.open_nursery() as nursery:
+        operation = Running(nursery, "abc", start)
+    assert told.started.keys() == told.cancelled.keys() == {"a", "b"}
+    assert isinstance(operation.error, trio.ClosedResourceError)
 
 
 # Being cancelled
@@ -183,7 +234,7 @@ async def test_what_has_ended_meanwhile_is_settled_without_waiting() -> None:
 async def test_cancelled_already_nothing_is_started() -> None:
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start)
+        operation = Running(nursery, "ab", told.start)
         operation.scope.cancel()
     assert operation.scope.cancelled_caught
     assert told.started == {}
@@ -194,53 +245,52 @@ async def test_cancelled_it_cancels_all_and_settles_nothing(how: str) -> None:
     told = Told()
     hedges = Hedges(math.inf)
     async with trio.open_nursery() as nursery:
-        all_at_once = Operation(nursery, "ab", told.start)
-        hedged = Operation(nursery, "cd", told.start, hedges=hedges)
+        all_at_once = Running(nursery, "ab", told.start)
+        hedged = Running(nursery, "cd", told.start, hedges=hedges)
         await trio.testing.wait_all_tasks_blocked()
         for operation in (all_at_once, hedged):
             if how == "from outside":
                 operation.scope.cancel()
             else:
-                (calls,) = operation.cancellable
-                calls.cancel()
+                (under_way,) = operation.under_way
+                under_way.cancel()
         await trio.testing.wait_all_tasks_blocked()
         hedges.stop()  # which has nothing left to start
     for operation in (all_at_once, hedged):
         assert operation.scope.cancelled_caught == (how == "from outside")
         assert operation.settled == {}
-        assert operation.error is None
+        assert isinstance(operation.error, trio.ClosedResourceError) == (how == "by somebody")
     assert told.started.keys() == told.cancelled.keys() == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("needs_all", [True, False])
+@pytest.mark.parametrize("settles", [outcome.Value, outcome.Error])
 @pytest.mark.parametrize("error", [None, BROKEN])
 @pytest.mark.parametrize("how", ["from outside", "by somebody", "settled"])
 async def test_what_can_not_be_cancelled_is_waited_for_and_settled(
-    how: str, error: OSError | None, needs_all: bool
+    how: str, error: OSError | None, settles: type
 ) -> None:
     settled: dict[str, object] = {}
     told = Told("a", "b")
     async with trio.open_nursery() as nursery:
-        settles = outcome.Error if needs_all else outcome.Value
-        operation = Operation(nursery, "abcd", told.start, needs_all=needs_all, settles=settles)
+        operation = Running(nursery, "abcd", told.start, settles=settles)
         await trio.testing.wait_all_tasks_blocked()
         if how == "from outside":
             operation.scope.cancel()
         elif how == "by somebody":
-            (calls,) = operation.cancellable
-            calls.cancel()
+            (under_way,) = operation.under_way
+            under_way.cancel()
         else:
-            settled["d"] = BROKEN if needs_all else "d"
-            await told.end("d", BROKEN if needs_all else None)
+            settled["d"] = "d" if settles is outcome.Value else BROKEN
+            await told.end("d", None if settles is outcome.Value else BROKEN)
         await trio.testing.wait_all_tasks_blocked()
         assert told.cancelled.keys() == {"c", "d"} - settled.keys()
         await told.end("a", error)
         assert operation.ended is None
-        assert len(operation.cancellable) == 1
+        assert len(operation.under_way) == 1
         await told.end("b")
         assert operation.ended is not None
     assert operation.scope.cancelled_caught == (how == "from outside")
-    assert operation.error is None
+    assert isinstance(operation.error, trio.ClosedResourceError) == (how == "by somebody")
     assert operation.settled == settled | {"a": error or "a", "b": "b"}
 
 
@@ -248,13 +298,13 @@ async def test_what_can_not_be_cancelled_is_waited_for_and_settled(
 async def test_cancelled_it_starts_no_more_though_the_last_call_fails(how: str) -> None:
     told = Told("a")
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, hedges=Hedges(math.inf))
+        operation = Running(nursery, "ab", told.start, hedges=Hedges(math.inf))
         await trio.testing.wait_all_tasks_blocked()
         if how == "from outside":
             operation.scope.cancel()
         else:
-            (calls,) = operation.cancellable
-            calls.cancel()
+            (under_way,) = operation.under_way
+            under_way.cancel()
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a", BROKEN)
         assert operation.ended is not None
@@ -270,7 +320,7 @@ async def test_an_exit_comes_out_bare_when_what_can_not_be_cancelled_has_ended(
     leave = kind()
     told = Told("a", "b")
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "abcd", told.start)
+        operation = Running(nursery, "abcd", told.start)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("d", BaseExceptionGroup("both", [BROKEN, leave]) if wrapped else leave)
         assert told.cancelled.keys() == {"c"}
@@ -280,17 +330,16 @@ async def test_an_exit_comes_out_bare_when_what_can_not_be_cancelled_has_ended(
         await told.end("b", BROKEN)
         assert operation.ended is not None
     assert operation.error is leave
-    assert operation.settled == {}
+    assert operation.settled == {"a": "a", "b": BROKEN}
 
 
 # What can't be started
 
 
-@pytest.mark.parametrize("needs_all", [True, False])
-async def test_a_call_that_is_refused_has_failed(needs_all: bool) -> None:
+async def test_a_call_that_is_refused_has_failed() -> None:
     told = Told(refused={"a": BROKEN, "c": ExceptionGroup("", [BROKEN])})
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "abc", told.start, needs_all=needs_all)
+        operation = Running(nursery, "abc", told.start)
         await trio.testing.wait_all_tasks_blocked()
         assert told.started.keys() == {"a", "b", "c"}, "the others are started all the same"
         await told.end("b")
@@ -302,9 +351,9 @@ async def test_a_call_that_is_refused_has_failed(needs_all: bool) -> None:
 async def test_a_call_that_is_refused_by_an_exit(kind: type[BaseException]) -> None:
     told = Told(refused={"a": (leave := kind())})
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start)
+        operation = Running(nursery, "ab", told.start)
     assert operation.error is leave
-    assert told.cancelled.keys() == {"b"}
+    assert told.started.keys() == {"a"}, "no more is started"
 
 
 async def test_cancelled_at_once_a_call_that_is_refused_is_settled_first() -> None:
@@ -314,7 +363,7 @@ async def test_cancelled_at_once_a_call_that_is_refused_is_settled_first() -> No
 
     told = Told(refused={"a": BROKEN})
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", start)
+        operation = Running(nursery, "ab", start)
     assert operation.scope.cancelled_caught
     assert operation.settled == {"a": BROKEN}
     assert told.cancelled.keys() == {"b"}
@@ -325,7 +374,7 @@ async def test_a_call_that_is_refused_makes_way_for_the_next(autojump_clock: Moc
     hedges = Hedges(5)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hedges.watch)
-        operation = Operation(nursery, "abcd", told.start, hedges=hedges)
+        operation = Running(nursery, "abcd", told.start, hedges=hedges)
         await trio.sleep(7)
         await told.end("c")
         hedges.stop()
@@ -334,7 +383,7 @@ async def test_a_call_that_is_refused_makes_way_for_the_next(autojump_clock: Moc
     assert told.cancelled == {"d": 7}
 
 
-# What is done with a value before it counts
+# What takes a task
 
 
 async def test_a_value_that_can_not_be_finished_is_a_failure(autojump_clock: MockClock) -> None:
@@ -346,7 +395,7 @@ async def test_a_value_that_can_not_be_finished_is_a_failure(autojump_clock: Moc
 
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, finish=finish)
+        operation = Running(nursery, "ab", told.start, finish=finish)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a")
         await trio.sleep(1.5)
@@ -356,34 +405,31 @@ async def test_a_value_that_can_not_be_finished_is_a_failure(autojump_clock: Moc
     assert operation.ended == 2.5
 
 
-async def test_a_value_that_comes_with_the_one_that_settles_is_not_finished(autojump_clock: MockClock) -> None:
+async def test_values_are_finished_side_by_side(autojump_clock: MockClock) -> None:
     async def finish(value: str) -> str:
-        await trio.sleep(1)
+        await trio.sleep(5 if value == "a" else 1)
         return value.upper()
 
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, finish=finish)
+        operation = Running(nursery, "ab", told.start, finish=finish)
         await trio.testing.wait_all_tasks_blocked()
         told.end_soon("a")
-        await told.end("b")
-    assert operation.settled == {"a": "A", "b": "b"}
+        told.end_soon("b")
+    assert operation.settled == {"b": "B"}
     assert operation.ended == 1
 
 
 async def test_a_value_that_needs_no_more_is_settled_at_once(autojump_clock: MockClock) -> None:
-    async def finish_late() -> None:
+    async def finish(value: str) -> None:
         await trio.sleep(5)
-
-    def finish(value: str) -> Awaitable[None] | None:
-        return finish_late() if value == "a" else None
 
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, finish=finish, settles=outcome.Error)
+        operation = Running(nursery, "ab", told.start, finish=finish, finishes="a", settles=outcome.Error)
         await trio.testing.wait_all_tasks_blocked()
+        told.end_soon("a")
         told.end_soon("b")
-        await told.end("a")
         assert operation.settled == {"b": "b"}
     assert operation.settled == {"b": "b", "a": None}
     assert operation.ended == 5
@@ -398,50 +444,89 @@ async def test_finishing_that_exits(kind: type[BaseException]) -> None:
     leave = kind()
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, finish=finish)
+        operation = Running(nursery, "ab", told.start, finish=finish)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a")
     assert operation.error is leave
     assert told.cancelled.keys() == {"b"}
 
 
-async def test_cancelled_while_a_value_is_finished_it_waits_for_what_can_not_be_cancelled() -> None:
+@pytest.mark.parametrize("how", ["from outside", "by somebody", "settled"])
+async def test_cancelled_while_a_value_is_finished_it_waits_for_what_can_not_be_cancelled(how: str) -> None:
     async def finish(value: str) -> None:
-        await trio.sleep_forever()
+        if value == "a":
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled.append(value)
 
+    cancelled: list[str] = []
     told = Told("b", "c")
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "abcd", told.start, finish=finish)
+        operation = Running(nursery, "abcd", told.start, finish=finish, finishes="ab", settles=outcome.Error)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a")
-        operation.scope.cancel()
+        if how == "from outside":
+            operation.scope.cancel()
+        elif how == "by somebody":
+            (under_way,) = operation.under_way
+            under_way.cancel()
+        else:
+            told.end_soon("d", BROKEN)
         await trio.testing.wait_all_tasks_blocked()
-        assert told.cancelled.keys() == {"d"}
-        await told.end("b")
+        assert cancelled == ["a"]
+        await told.end("b")  # which would have to be finished, too
         assert operation.ended is None
         await told.end("c", BROKEN)
         assert operation.ended is not None
-    assert operation.scope.cancelled_caught
+    assert operation.settled == {"c": BROKEN} | ({"d": BROKEN} if how == "settled" else {})
+
+
+async def test_a_task_that_is_cancelled_before_it_runs_does_nothing() -> None:
+    async def finish(value: str) -> None:
+        pytest.fail("nobody waits for it")  # pragma: no cover
+
+    told = Told()
+    async with trio.open_nursery() as nursery:
+        operation = Running(nursery, "a", told.start, finish=finish)
+        await trio.testing.wait_all_tasks_blocked()
+        told.end_soon("a")
+        operation.scope.cancel()
     assert operation.settled == {}
 
 
-async def test_cancelled_by_somebody_while_a_value_is_finished_it_settles_that_one() -> None:
+async def test_the_context_of_a_call_is_that_of_its_caller(autojump_clock: MockClock) -> None:
     async def finish(value: str) -> str:
-        await going_on.wait()
+        contexts[value.upper()] = variable.get()
         return value
 
-    going_on = trio.Event()
+    def start(member: str, done: Done) -> Cancel:
+        contexts[member] = variable.get()
+        return told.start(member, done)
+
+    variable: ContextVar[str] = ContextVar("variable", default="nobody")
+    contexts: dict[str, str] = {}
+    told = Told()
+    hedges = Hedges(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hedges.watch)
+        variable.set("the caller")
+        Running(nursery, "abcd", start, finish=finish, settles=outcome.Error, hedges=hedges)
+        variable.set("somebody else")
+        await trio.sleep(1.5)  # the second one is a hedge
+        hedges.stop()  # as are the others
+        assert contexts == dict.fromkeys("abcd", "the caller")
+        await told.end("b", BROKEN)
+    contexts.clear()
     told = Told()
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, finish=finish, settles=outcome.Error)
+        variable.set("the caller")
+        Running(nursery, "abcd", start, finish=finish, hedges=hedges)
+        variable.set("somebody else")
         await trio.testing.wait_all_tasks_blocked()
-        await told.end("a")
-        (calls,) = operation.cancellable
-        calls.cancel()
-        going_on.set()
-    assert operation.settled == {"a": "a"}
-    assert told.cancelled.keys() == {"b"}
-    assert operation.error is None
+        await told.end("a", LookupError())
+        await told.end("c")
+    assert contexts == dict.fromkeys([*"abcdC"], "the caller")
 
 
 # Hedges
@@ -454,7 +539,7 @@ async def test_several_operations_are_hedged_at_their_own_times(autojump_clock: 
         nursery.start_soon(hedges.watch)
         operations = []
         for members in ("abc", "def", "ghi", "jkl"):
-            operations.append(Operation(nursery, members, told.start, hedges=hedges))
+            operations.append(Running(nursery, members, told.start, hedges=hedges))
             await trio.sleep(0.5)  # to 0.5, 1, 1.5, 2
         await trio.sleep(0.25)
         await told.end("a")  # settled when the second one has been started
@@ -466,7 +551,7 @@ async def test_several_operations_are_hedged_at_their_own_times(autojump_clock: 
             await told.end(member)
         assert [operation.ended for operation in operations] == [2.25, 2.25, 10, 10]
         await trio.sleep(10)
-        late = Operation(nursery, "xy", told.start, hedges=hedges)  # after there was none for a while
+        late = Running(nursery, "xy", told.start, hedges=hedges)  # after there was none for a while
         await trio.sleep(5)
         await told.end("y")
         assert late.ended == 25
@@ -483,13 +568,13 @@ async def test_when_hedges_stop_all_is_started(autojump_clock: MockClock, delay:
     hedges = Hedges(delay)
     async with trio.open_nursery() as nursery:
         watching = Ended(nursery, hedges.watch)
-        Operation(nursery, "abc", told.start, hedges=hedges)
-        Operation(nursery, "de", told.start, hedges=hedges)
+        Running(nursery, "abc", told.start, hedges=hedges)
+        Running(nursery, "de", told.start, hedges=hedges)
         await trio.sleep(1)
         hedges.stop()
         await trio.testing.wait_all_tasks_blocked()
         assert watching.at == 1
-        Operation(nursery, "xyz", told.start, hedges=hedges)
+        Running(nursery, "xyz", told.start, hedges=hedges)
         for member in "bex":
             await trio.testing.wait_all_tasks_blocked()
             await told.end(member)
@@ -510,7 +595,7 @@ async def test_hedges_are_watched_until_they_stop_whatever_is_cancelled(autojump
     told = Told()
     hedges = Hedges(2)
     async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "ab", told.start, hedges=hedges)
+        operation = Running(nursery, "ab", told.start, hedges=hedges)
         with trio.move_on_after(1) as scope:
             async with trio.open_nursery() as cancelled:
                 watching = Ended(cancelled, hedges.watch)
@@ -637,13 +722,3 @@ async def test_real_puts_under_way_when_the_block_ends(tmp_path: Path) -> None:
         with pytest.raises(BlobNotFoundError):
             await one.get(Ref.of(b"0"))
     assert store_threads() == threads
-
-
-async def test_a_store_that_says_too_soon_that_a_call_has_ended_has_failed() -> None:
-    def start(member: str, done: Any) -> Any:
-        return done(outcome.Value(member)) or bool
-
-    async with trio.open_nursery() as nursery:
-        operation = Operation(nursery, "a", start)
-    assert isinstance(operation.settled["a"], RuntimeError)
-    assert "before it had returned" in str(operation.settled["a"])

@@ -1,0 +1,73 @@
+"""Starting one call: how its end is reported, and how it is cancelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import outcome
+
+
+class Unfinished(NamedTuple):
+    """The end of a call that can't go on without waiting: the rest is `call`, which is awaited in a task.
+
+    The call then ends as ``await call()`` does. That is how a store whose methods are coroutines, a retry after a
+    pause, and the hash of a large answer become part of a call that was started without a task.
+    """
+
+    call: Callable[[], Awaitable[Any]]
+
+
+Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error | Unfinished], None]"
+"""A callback with the outcome of a call. It is called once, in Trio's thread, also before the start has returned."""
+
+Cancel: TypeAlias = "Callable[[], bool]"
+"""A function that cancels a call. It returns True if `Done` will not be called, and False if the call still ends."""
+
+
+def never() -> bool:
+    """Return False: this is the `Cancel` of a call that can't be cancelled, or has already ended."""
+    return False
+
+
+def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
+    """Start a call that has to be awaited."""
+    done(Unfinished(call))
+    return never
+
+
+@enable_ki_protection
+async def ended_call(start: Callable[[Done], Cancel]) -> Any:
+    """Start a call with ``start(done)``, and return what it returns, or raise what it raises.
+
+    Being cancelled cancels the call. If it can't be cancelled any more, its outcome is waited for.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    ended: outcome.Value[Any] | outcome.Error | Unfinished | None = None
+    task = trio.lowlevel.current_task()
+    is_parked = False
+
+    def done(how: outcome.Value[Any] | outcome.Error | Unfinished) -> None:
+        nonlocal ended
+        ended = how
+        if is_parked:
+            trio.lowlevel.reschedule(task)
+
+    try:
+        cancel = start(done)
+        if ended is None:
+            is_parked = True
+            await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        assert ended is not None
+        if isinstance(ended, Unfinished):
+            return await ended.call()
+        return ended.unwrap()
+    finally:
+        del ended, done  # a traceback that the outcome leads to may refer to this frame

@@ -1,0 +1,59 @@
+"""A store all of whose calls are started: its methods are made of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .._blob import all_hashed
+from .._calls.start import ended_call
+from .._store import StartableStore, check_page_request, check_ref, check_refs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .._blob import Blob, BytesLike, Ref
+    from .._calls.start import Cancel, Done
+    from .._store import PutResult
+
+
+class StartedStore(StartableStore):
+    """A `StartableStore` that implements all six ``start_…`` methods, and nothing else of `Store`."""
+
+    @abstractmethod
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start a `put_many`: see `StartableStore`."""
+
+    @abstractmethod
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start a `get_many`: see `StartableStore`."""
+
+    @abstractmethod
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`: see `StartableStore`."""
+
+    @abstractmethod
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`: see `StartableStore`."""
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
+        """Store many blobs: see `Store.put_many`."""
+        results: list[PutResult] = await ended_call(partial(self.start_put_many, await all_hashed(blobs)))
+        return results
+
+    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+        """Return those of many blobs that are there: see `Store.get_many`."""
+        found: dict[Ref, bytes] = await ended_call(partial(self.start_get_many, check_refs(refs)))
+        return found
+
+    async def contains(self, ref: Ref) -> bool:
+        """Return whether a blob is there: see `Store.contains`."""
+        there: bool = await ended_call(partial(self.start_contains, check_ref(ref)))
+        return there
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return the next refs: see `Store.list_page`."""
+        check_page_request(after, limit)
+        page: list[Ref] = await ended_call(partial(self.start_list_page, after, limit))
+        return page
