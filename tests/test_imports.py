@@ -27,6 +27,7 @@ LAYERS = [
     ["_life"],
     ["_store"],
     ["_checks", "_deletable"],
+    ["_public"],
     ["_sync", "_async", "_upkeep", "_urls"],
     ["_sync.union"],
     ["_statistics", "_upkeep.scrub_report"],

@@ -4,12 +4,13 @@
 `docs/architecture.md` tells how it works.
 """
 
-from ._blob import Blob, Ref, to_blob
-from ._calls.start import Cancel, Done
+from ._blob import Blob, BytesLike, Ref, to_blob
+from ._calls.start import Cancel, Done, Unfinished
 from ._calls.threads import Call, StoreThreads, open_store_threads
 from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._open import open  # noqa: A004  (read as replica.open)
+from ._public import publish
 from ._replica import ReplicaStore
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
 from ._store import PutResult, StartableStore, Store
@@ -29,6 +30,7 @@ __all__ = [
     "AsyncStoreStatistics",
     "Blob",
     "BlobNotFoundError",
+    "BytesLike",
     "Call",
     "Cancel",
     "ConfigError",
@@ -60,6 +62,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreThreads",
+    "Unfinished",
     "SyncStoreStatistics",
     "open",
     "open_config",
@@ -74,3 +77,6 @@ __all__ = [
     "scrub",
     "to_blob",
 ]
+
+publish(__name__, {name: globals()[name] for name in __all__})
+del publish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import hashlib
 import re
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias, final
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     BytesLike: TypeAlias = Buffer
+else:
+    BytesLike = getattr(collections.abc, "Buffer", bytes | bytearray | memoryview)  # Buffer is new in Python 3.12
+"""What is bytes-like: `bytes`, `bytearray`, `memoryview`, and whatever else shows its bytes as these do."""
 
 REF_SIZE: Final = 32
 """Bytes in a ref: the length of a SHA-256 digest (FIPS 180-4)."""

@@ -32,8 +32,9 @@ class ReplicaError(Exception):
         return _rebuild(type(self), self._arguments(), _notes(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The last part is what the object's `__dict__` is updated with; the rest of it is what the constructor makes.
         arguments = tuple(_picklable(argument) for argument in self._arguments())
-        return _rebuild, (type(self), arguments, _notes(self))
+        return type(self), arguments, {"__notes__": notes} if (notes := _notes(self)) else None
 
 
 class BlobNotFoundError(ReplicaError, LookupError):

@@ -6,6 +6,7 @@ import copy
 import threading
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
@@ -18,7 +19,7 @@ from .._errors import ReplicaError
 from .start import ended_call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator
 
     from .start import Cancel, Done
 
@@ -58,7 +59,7 @@ class Call(Generic[RequestT]):
         return False
 
 
-Handler: TypeAlias = "Callable[[Sequence[Call[RequestT]]], None]"
+Handler: TypeAlias = Callable[[Sequence[Call[RequestT]]], None]
 
 
 @asynccontextmanager

@@ -42,10 +42,10 @@ class Holdings:
     def __init__(self, name: str, url: StoreUrl, kind: str, problem: str, *, keep_all: bool) -> None:
         self.name = name
         self.kind = kind
-        self.problem = problem
-        self.refs = 0
+        self.problem: str = problem
+        self.refs: int = 0
         """Refs that it holds."""
-        self.lacks = 0
+        self.lacks: int = 0
         """Refs that it lacks."""
         self.page: list[Ref] = []
         """Refs that it holds and that have not been counted yet."""

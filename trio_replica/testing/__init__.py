@@ -4,6 +4,7 @@
 failures and outages are told to it: under `trio.testing.MockClock` hours take no time, and times are exact.
 """
 
+from .._public import publish
 from ._contract import StoreContract
 from ._simulated import (
     Batched,
@@ -29,3 +30,6 @@ __all__ = [
     "SimulatedStore",
     "StoreContract",
 ]
+
+publish(__name__, {name: globals()[name] for name in __all__})
+del publish

@@ -1,0 +1,83 @@
+"""What makes names public: their `__module__`, and annotations that can be looked up at run time."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import os
+import sys
+import typing
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+import outcome
+
+from ._checks import Stores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_PACKAGE: Final = f"{__package__}."
+
+_NAMES: Final[dict[str, Any]] = {
+    **{name: getattr(collections.abc, name) for name in collections.abc.__all__},
+    "AbstractAsyncContextManager": AbstractAsyncContextManager,
+    "Any": Any,
+    "Stores": Stores,
+    "os": os,
+    "outcome": outcome,
+}
+"""What the names in public annotations stand for: those that are not public themselves, and those that have been
+published. One name means one thing in all modules."""
+
+
+def publish(package: str, public: Mapping[str, Any]) -> None:
+    """Make classes, functions and methods say that they are from `package`, and let their annotations be looked up.
+
+    So a traceback, a `repr` and a pickle name what the user has imported, and no private module that may move.
+
+    Modules import most of what their annotations use for type checkers only. `typing.get_type_hints` looks the
+    annotations of a function up in the module where the function stands, so that is given those names here. The
+    annotations of a class it looks up in the module that the class says it is from, so they are looked up here, while
+    that is still the right one.
+
+    Args:
+      package: the name of the package.
+      public: its public names, with what they stand for.
+
+    """
+    ours = {
+        name: thing
+        for name, thing in public.items()
+        if inspect.isclass(thing) or inspect.isfunction(thing)
+        if thing.__module__.startswith(_PACKAGE)
+    }
+    # No functions: annotations name none, and `open` of a module is not to become ours.
+    _NAMES.update({name: thing for name, thing in public.items() if not inspect.isfunction(thing)})
+    for module in {thing.__module__ for thing in ours.values()}:
+        names = vars(sys.modules[module])
+        for name, thing in _NAMES.items():
+            names.setdefault(name, thing)
+    for name, thing in ours.items():
+        if inspect.isclass(thing):
+            _look_up(thing)
+            for method in _methods(thing):
+                method.__module__ = package
+        thing.__module__ = package
+        assert thing.__qualname__ == name, name
+
+
+def _look_up(kind: type) -> None:
+    """Replace the annotations of a class, which are text, by what they say."""
+    if own := inspect.get_annotations(kind):
+        said = typing.get_type_hints(kind, include_extras=True)
+        kind.__annotations__ = {name: said[name] for name in own}
+
+
+def _methods(kind: type) -> Iterator[Any]:
+    """Yield the functions that a class of ours has as its own."""
+    for attribute in vars(kind).values():
+        parts = [getattr(attribute, part, None) for part in ("fget", "__func__", "func")]
+        for function in (attribute, *parts):
+            if inspect.isfunction(function) and function.__module__.startswith(_PACKAGE):
+                yield function
