@@ -31,6 +31,7 @@ from trio_replica.cli import files as cli_files
 from trio_replica.cli import put as cli_put
 from trio_replica.cli import status as cli_status
 from trio_replica.cli.check import check_stores
+from trio_replica.cli.commands import commands
 from trio_replica.cli.files import File, OwnFiles, find_files, read_files
 from trio_replica.cli.output import Display, describe, say, write_output
 from trio_replica.cli.status import Holdings, survey
@@ -590,11 +591,10 @@ def test_an_interruption_outside_of_trio(run: Run, monkeypatch: pytest.MonkeyPat
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli, "chosen_stores", interrupt)
+    monkeypatch.setattr("trio_replica.cli.ls.chosen_stores", interrupt)
     ended = run("ls")
     assert (ended.status, ended.problems) == (130, ["interrupted"])
-    monkeypatch.setattr(cli, "store_options", interrupt)
-    monkeypatch.setattr(cli.commands, "make_context", interrupt)
+    monkeypatch.setattr(commands, "make_context", interrupt)
     ended = run("ls")
     assert (ended.status, ended.err.split()) == (130, ["trio-replica:", "interrupted"])
 
@@ -1251,9 +1251,10 @@ def test_options_stand_before_the_command_and_after_it(run: Run, monkeypatch: py
 
     async def put_files(store: replica.ReplicaStore, *arguments: Any, **options: Any) -> bool:
         capacities.extend(queue.capacity for queue in store.statistics().async_stores.values())
-        return await cli_put.put_files(store, *arguments, **options)
+        return await real(store, *arguments, **options)
 
-    monkeypatch.setattr(cli, "put_files", put_files)
+    real = cli_put.put_files
+    monkeypatch.setattr(cli_put, "put_files", put_files)
     ended = run(
         *("--sync", "dir:a", "--queue-size", "3", "--async", "dir:b", "put"),
         *("--sync", "sqlite:c.db", "--async", "dir:d", "--async", "dir:e", "--queue-size", "5", "file"),
@@ -1684,7 +1685,8 @@ def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 @pytest.fixture
 def _not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "trio_replica.cli")
+    for module in [name for name in sys.modules if f"{name}.".startswith("trio_replica.cli.")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.delattr(replica, "cli")
 
 

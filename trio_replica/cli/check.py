@@ -1,15 +1,18 @@
-"""Trying stores, each with one blob."""
+"""The command that tries every store with one blob."""
 
 from __future__ import annotations
 
 import secrets
 from typing import TYPE_CHECKING, Final
 
+import click
 import trio
 
 from .._blob import Blob, Ref
 from .._errors import CorruptBlobError
 from .output import describe, printable, say, write_output
+from .running import FAILED, run
+from .stores import chosen_stores, store_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +25,16 @@ BLOB_BYTES: Final = 64
 
 DELETE_SECONDS: Final = 10.0
 """Seconds that the deletion of a test blob is given once the command has been interrupted."""
+
+
+@click.command()
+@store_options
+@click.pass_context
+def check(context: click.Context) -> int:
+    """Open every store, and write, read and delete a test blob in each. The round trip is the time of these three."""
+    stores = chosen_stores(context, to_create=True)
+    stores.prepare()
+    return 0 if run(check_stores, stores.all()) else FAILED
 
 
 async def check_stores(urls: Mapping[str, StoreUrl]) -> bool:

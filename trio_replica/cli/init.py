@@ -1,8 +1,14 @@
-"""The example of a configuration file."""
+"""The command that writes an example of a configuration file."""
 
 from __future__ import annotations
 
 from typing import Final
+
+import click
+
+from .files import write_new_file
+from .output import printable, say
+from .stores import CONFIG_FILE
 
 EXAMPLE: Final = """\
 # The stores of trio-replica. `trio-replica check` tries them.
@@ -63,3 +69,12 @@ copy = "dir:trio-replica-copy"  # on the same disk: a demonstration and no backu
 #request_timeout = 60.0
 """
 """It works as it stands, and so does each setting that is commented out."""
+
+
+@click.command()
+@click.argument("file", default=CONFIG_FILE, type=click.Path())
+def init(file: str) -> int:
+    """Write an example of a configuration file, which works as it stands, with comments."""
+    write_new_file(file, EXAMPLE.encode())
+    say(f"wrote {printable(file)}; trio-replica check tries the stores that it names")
+    return 0

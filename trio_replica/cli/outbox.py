@@ -1,4 +1,4 @@
-"""What an outbox has, for the command line."""
+"""The commands that show, flush and mend an outbox."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import trio
 
 from .._async.outbox_file import opened_outbox
 from .._errors import ReplicaError
-from .output import CommandError, describe
+from .output import CommandError, Display, describe, say, write_lines
+from .refs import checked_ref
+from .running import FAILED, run
+from .stores import SHOWN, chosen_stores, store_options
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -18,10 +21,52 @@ if TYPE_CHECKING:
     from .._async.outbox_file import OutboxFile
     from .._blob import Ref
     from .._replica import ReplicaStore
-    from .output import Display
-
+    from .stores import Stores
 
 NOTHING: Final = "nothing is pending"
+
+
+@click.group("outbox", invoke_without_command=True)
+@click.option("--all", "keep_all", is_flag=True, help=f"Print every ref that is pending for a store, not just {SHOWN}.")
+@store_options
+@click.pass_context
+def show_outbox(context: click.Context, *, keep_all: bool) -> int:
+    """Print what the outbox has: the refs that are pending for each async store, in the order of their puts."""
+    if context.invoked_subcommand is None:
+        stores = chosen_stores(context, to_create=True)
+        write_lines(entry_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
+    return 0
+
+
+@show_outbox.command()
+@store_options
+@click.pass_context
+def flush(context: click.Context) -> int:
+    """Deliver what is pending for the async stores, and wait until they have it.
+
+    The exit status is 1 if anything is pending in the end, also for a name that is none of the replica's async stores.
+    """
+    stores = chosen_stores(context)
+    path = stores.outbox()
+    left_entries(path, stores.async_)  # where there is no outbox, this says so; a replica would create one
+    run(_flush, stores)
+    left = left_entries(path, stores.async_)
+    for line in left:
+        say(line)
+    return FAILED if left else 0
+
+
+@show_outbox.command()
+@click.argument("name")
+@click.argument("ref", required=False, callback=checked_ref)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_options
+@click.pass_context
+def forget(context: click.Context, name: str, ref: Ref | None, *, yes: bool) -> int:
+    """Drop what is pending for the async store NAME, or only the blob that REF names. It will not be delivered."""
+    path = chosen_stores(context, to_create=True).outbox()
+    say(forget_entries(path, name, ref, ask=not yes))
+    return 0
 
 
 def entry_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
@@ -125,3 +170,8 @@ def _pending(outbox: OutboxFile) -> dict[str, int]:
 
 def _line(name: str, count: int, names: Container[str]) -> str:
     return f"{count} pending for {name}" + ("" if name in names else ", which is no async store of this replica")
+
+
+async def _flush(stores: Stores) -> None:
+    async with stores.open() as store:
+        await flush_outbox(store, Display())

@@ -19,7 +19,7 @@ from .._redact import redacted
 from ..config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
 DRAW_SECONDS: Final = 0.1
 """Seconds between two drawings of the display."""
@@ -61,6 +61,17 @@ def write_all(file: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write lines to standard output. Blocks.
+
+    Raises:
+      OutputError: if it takes no more.
+
+    """
+    for line in lines:
+        write_output(f"{printable(line)}\n".encode())
 
 
 def say(message: str) -> None:

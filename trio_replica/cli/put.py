@@ -1,4 +1,4 @@
-"""Putting many files: found first, read ahead, put concurrently, reported in their order."""
+"""The command that puts files: found first, read ahead, put concurrently, reported in their order."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
+import click
 import trio
 from rich.filesize import decimal
 
 from .._blob import Blob
-from .._errors import StoreError
+from .._errors import PoisonedError, StoreError, describe_failures
 from .files import File, find_files, read_files, sum_line
-from .output import describe, printable
+from .output import Display, OutputError, describe, printable, say
+from .running import FAILED, INTERRUPTED, cancelled_by_sigint
+from .stores import chosen_stores, store_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from .._blob import Ref
     from .._replica import ReplicaStore
     from .files import OwnFiles
-    from .output import Display
+    from .stores import Stores
 
 MEMORY_LIMIT: Final = 256 * 1024 * 1024
 """Bytes of files in memory: being read, being put, or queued for an async store. A larger file is there alone."""
@@ -36,6 +39,22 @@ BATCHES: Final = 4
 
 FILE_STEPS: Final = 32 * 1024
 """Bytes that take as long as what a file takes beside its bytes. Only the estimate of the time left depends on it."""
+
+_NAMED: Final = 5  # refs that a message names of many
+_DIGITS: Final = 12  # that it gives of each
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("-r", "--recursive", is_flag=True, help="Put the regular files in folders, and in the folders in these.")
+@store_options
+@click.pass_context
+def put(context: click.Context, paths: tuple[str, ...], *, recursive: bool) -> int:
+    """Put files, and print what sha256sum prints for them. The PATH - is standard input.
+
+    A line is printed once every sync store has the file and every async store is going to be given it.
+    """
+    return trio.run(partial(_put, chosen_stores(context, to_create=True), paths, recursive=recursive))
 
 
 async def put_files(
@@ -206,3 +225,39 @@ def _batches(files: Iterable[File]) -> Iterator[list[File]]:
 def _size(file: File) -> int:
     """Return the bytes of memory to keep for a file: all, if nobody knows how long it is."""
     return MEMORY_LIMIT if file.size is None else file.size
+
+
+async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
+    store: ReplicaStore | None = None
+    all_are_put = False
+    with cancelled_by_sigint() as scope:
+        try:
+            async with stores.open() as store:
+                all_are_put = await put_files(store, paths, stores.own_files(), Display(), recursive=recursive)
+        except PoisonedError:
+            pass  # told below: only now it is known what each async store has
+        except OutputError as error:
+            say(describe(error))
+    queues = {} if store is None else store.statistics().async_stores
+    failures = {name: queue.failure for name, queue in queues.items() if queue.failure is not None}
+    lacking = [] if store is None else _lacking(store)
+    if failures:
+        poisoned = "; ".join((f"the replica is poisoned: {describe_failures(failures)}", *lacking))
+        cure = "trio-replica outbox flush" if "outbox" in stores.options else "put the files again"
+        say(f"{poisoned}; once that is repaired, {cure}")
+    elif scope.cancel_called:
+        for line in lacking or ["no async store lacks an accepted blob"]:
+            say(f"interrupted: {line}")
+    if scope.cancel_called:
+        return INTERRUPTED  # noqa: ASYNC910  (the whole of a run)
+    return 0 if all_are_put else FAILED  # noqa: ASYNC910  (the whole of a run)
+
+
+def _lacking(store: ReplicaStore) -> list[str]:
+    """Return, for each async store that has not got all, what says so."""
+    lines: list[str] = []
+    for name, refs in store.unreplicated.items():
+        if refs:
+            named = ", ".join(str(ref)[:_DIGITS] for ref in refs[:_NAMED])
+            lines.append(f"{name} lacks {len(refs)} accepted: {named}{', …' if len(refs) > _NAMED else ''}")
+    return lines

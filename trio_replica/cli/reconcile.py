@@ -1,16 +1,18 @@
-"""Reconciling the stores of a command."""
+"""The command that copies to stores what they lack."""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, final
 
+import click
 import trio
 from rich.filesize import decimal
 
 from .._upkeep.reconcile import ReconcileCounts, reconcile
-from .output import describe
-from .stores import open_each
+from .output import Display, describe, printable, write_output
+from .running import FAILED, run
+from .stores import chosen_stores, open_each, store_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,12 +20,28 @@ if TYPE_CHECKING:
     from .._blob import Ref
     from .._upkeep.reconcile import ReconcileReport
     from .._urls.url import StoreUrl
-    from .output import Display
+    from .stores import Stores
 
 STEPS: Final = 2**32
 """Steps of the bar. Refs are spread evenly, so the first bytes of the one that is reached tell how far it is."""
 
 _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
+
+
+@click.command("reconcile")
+@click.option("--dry-run", is_flag=True, help="Just count what is missing: copy nothing, and create no store.")
+@store_options
+@click.pass_context
+def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
+    """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
+
+    Don't delete from the stores while this runs: the blobs would come back. After an interruption, run it again: it
+    goes on with what is still missing.
+    """
+    stores = chosen_stores(context, to_create=not dry_run)
+    if not dry_run:
+        stores.prepare()
+    return run(_reconcile, stores, dry_run)
 
 
 @final
@@ -97,3 +115,11 @@ class Reconciling:
 
 def _steps(ref: Ref) -> int:
     return int.from_bytes(ref[:4], "big")
+
+
+async def _reconcile(stores: Stores, dry_run: bool) -> int:
+    reconciling = Reconciling(stores.with_stand_ins() if dry_run else stores.all(), Display())
+    await reconciling.run(dry_run=dry_run)
+    lines = "".join(f"{printable(line)}\n" for line in reconciling.table(stores.kinds())).encode()
+    await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
+    return 0 if reconciling.succeeded else FAILED

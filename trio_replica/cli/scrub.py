@@ -1,4 +1,4 @@
-"""Scrubbing the stores of a command: findings as they come, then a table."""
+"""The command that reads every blob again: findings as they come, then a table."""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ import math
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, final
 
+import click
 import trio
 from rich.filesize import decimal
 
 from .._upkeep.scrub import scrub
 from .._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
-from .output import describe, printable
-from .stores import open_each
+from .output import Display, describe, printable
+from .running import FAILED, run
+from .stores import chosen_stores, open_each, store_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .._store import Store
-    from .output import Display
     from .stores import Stores
 
 STEPS: Final = 2**16
 """Steps of the bar for each store. Refs are as good as random, so the first bytes of one say how far a listing is."""
 
 _NOTHING: Final = ScrubReport({}, (), {}, {}, {})
+
+
+@click.command("scrub")
+@click.option("--repair", is_flag=True, help="Replace what is corrupt by a good copy from another store.")
+@click.option("--bytes-per-second", metavar="N", type=click.IntRange(min=1), help="Read at most so much of each store.")
+@store_options
+@click.pass_context
+def scrub_command(context: click.Context, *, repair: bool, bytes_per_second: int | None) -> int:
+    """Read every blob of every store, hash it again, and print which are corrupt.
+
+    The exit status is 1 if a blob is corrupt and not repaired, or a store or a blob could not be read.
+    """
+    stores = chosen_stores(context)
+    is_sound = run(lambda: scrub_stores(stores, Display(), repair=repair, bytes_per_second=bytes_per_second))
+    return 0 if is_sound else FAILED
 
 
 async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_per_second: int | None) -> bool:

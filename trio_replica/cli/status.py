@@ -1,16 +1,21 @@
-"""What each of several stores holds, and what it lacks of that which the others hold."""
+"""The command that counts what each store holds, and what it lacks of that which the others hold."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Final, Self, final
+
+import click
 
 from .._blob import REF_SIZE, Ref
 from .._calls.fan_out import concurrently
 from .._sync.union import check_page, union
-from .output import describe
+from .outbox import pending_summary
+from .output import describe, write_lines
+from .running import FAILED, run
+from .stores import SHOWN, absence, chosen_stores, store_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,8 +27,29 @@ if TYPE_CHECKING:
 PAGE_SIZE: Final = 10_000
 """Refs that a store is asked for at once, and that are in memory for it: about 1 MB."""
 
-SHOWN: Final = 10
-"""Refs that are kept of what a store lacks, if not all are."""
+
+@click.command()
+@click.option("--all", "keep_all", is_flag=True, help=f"Print every ref that a store lacks, not just {SHOWN}.")
+@store_options
+@click.pass_context
+def status(context: click.Context, *, keep_all: bool) -> int:
+    """Print how many refs each store holds, and which it lacks of those that the others hold.
+
+    The exit status is 1 if a store can't be read. What one lacks is only printed, and what is wrong with the outbox.
+    """
+    stores = chosen_stores(context)
+    kinds = (("sync", stores.sync), ("async", stores.async_))
+    with ExitStack() as stack:
+        holdings = [
+            stack.enter_context(Holdings(name, url, kind, absence(url), keep_all=keep_all))
+            for kind, urls in kinds
+            for name, url in urls.items()
+        ]
+        run(survey, holdings)
+        write_lines(_status_lines(holdings))
+    if "outbox" in stores.options:
+        write_lines(pending_summary(stores.outbox(), stores.async_))
+    return FAILED if any(one.problem for one in holdings) else 0
 
 
 @final
@@ -116,3 +142,20 @@ async def survey(holdings: Sequence[Holdings]) -> None:
                 break
             for one in holdings:
                 one.count(refs)
+
+
+def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:
+    width = max(len(one.name) for one in holdings)
+    yield f"{'STORE':{width}}  {'KIND':5}  {'REFS':>10}  {'LACKS':>10}"
+    for one in holdings:
+        found = f"{one.refs:>10}  {one.lacks:>10}" if not one.problem else f"failed: {one.problem}"
+        yield f"{one.name:{width}}  {one.kind:5}  {found}"
+    for one in holdings:
+        if one.lacks and not one.problem:
+            yield f"{one.name} lacks"
+            more = one.lacks
+            for ref in one.lacking():
+                yield f"  {ref}"
+                more -= 1
+            if more:
+                yield f"  and {more} more, which --all prints"

@@ -39,6 +39,9 @@ QUEUE_SIZE: Final = 64
 bounds the bytes too, and a worker writes as many together."""
 
 
+SHOWN: Final = 10
+"""Refs that a command prints of many, if not all are asked for."""
+
 _DEFAULTS: Final = {"queue_size": QUEUE_SIZE}
 
 CONFIG_FILE: Final = "trio-replica.toml"

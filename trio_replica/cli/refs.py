@@ -1,0 +1,26 @@
+"""Refs as arguments of a command."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from .._blob import REF_SIZE, Ref
+
+
+def checked_prefix(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    """Return the first digits of a ref, in lower case."""
+    if re.fullmatch(rf"[0-9a-fA-F]{{1,{2 * REF_SIZE}}}", text) is None:
+        raise click.BadParameter(f"{text!r} is not 1 to {2 * REF_SIZE} hexadecimal digits", context, parameter)
+    return text.lower()
+
+
+def checked_ref(context: click.Context, parameter: click.Parameter, text: str | None) -> Ref | None:
+    """Return the ref that a text is; None if there is no text."""
+    if text is None:
+        return None
+    try:
+        return Ref.from_hex(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
