@@ -14,6 +14,7 @@ import trio
 from trio_replica import ReplicaError
 from trio_replica._async.storage import Changes, Entry, OutboxState, OutboxStorage
 from trio_replica._open import open_with
+from trio_replica._options import Options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -143,4 +144,4 @@ def open_with_outbox(
     sync_stores: Stores, async_stores: Mapping[str, Store], storage: MemoryOutbox, **options: Any
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open what `open` opens with an outbox, but with that of a test."""
-    return open_with(sync_stores, async_stores, partial(_served, storage), **options)
+    return open_with(sync_stores, async_stores, Options(**options), partial(_served, storage))

@@ -25,6 +25,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import trio_replica as replica
 from trio_replica import Blob, Ref, __main__, cli
 from trio_replica._open import open_with
+from trio_replica._options import OPTIONS, Options
 from trio_replica._urls.url import parse_url
 from trio_replica.cli import check as cli_check
 from trio_replica.cli import files as cli_files
@@ -35,7 +36,7 @@ from trio_replica.cli.commands import commands
 from trio_replica.cli.files import File, OwnFiles, find_files, read_files
 from trio_replica.cli.output import Display, describe, say, write_output
 from trio_replica.cli.status import Holdings, survey
-from trio_replica.config import OPTIONS, read_config
+from trio_replica.config import read_config
 from trio_replica.testing import SimulatedStore
 
 from .held import PATIENCE, wait_for
@@ -1106,7 +1107,7 @@ def test_ls(run: Run) -> None:
         (["put"], "Missing argument"),
         (["get"], "Missing argument"),
         (["frobnicate"], "No such command"),
-        (["--queue-size", "0", "put", "x"], "0 is not in the range"),
+        (["--queue-size", "0", "put", "x"], "it is at least 1, not 0"),
         (["--sync", "ftp:x", "ls"], "unknown store 'ftp:x'"),
         (["ls", "--sync", "dir:"], "the URL of such a store is dir:PATH"),
         (["ls", "--async", "dir:x"], "an --async store needs a --sync store beside it"),
@@ -1373,30 +1374,26 @@ def test_the_stores_of_a_file_have_their_names_there(run: Run) -> None:
 
 
 def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Any] = []
+    opened: list[Options] = []
 
-    def noting(*stores: Any, **options: Any) -> Any:
+    def noting(sync: Any, async_: Any, options: Options, *outbox: Any) -> Any:
         opened.append(options)
-        return replica.open(*stores, **options)
+        return open_with(sync, async_, options, *outbox)
 
-    def noting_outbox(sync: Any, async_: Any, open_outbox: Any, **options: Any) -> Any:
-        opened.append(options)
-        return open_with(sync, async_, open_outbox, **options)
-
-    monkeypatch.setattr("trio_replica._urls.url.open_with", noting_outbox)
-    monkeypatch.setattr("trio_replica.cli.stores.open_replica", noting)
+    monkeypatch.setattr("trio_replica._urls.url.open_with", noting)
+    monkeypatch.setattr("trio_replica.cli.stores.open_with", noting)
     write({"data": b"data"})
-    for options, text, used in (
+    cases: list[tuple[list[str], str, dict[str, Any]]] = [
         ([], "", {"queue_size": 64}),
         ([], "queue_size = 5\ngrace = 1\nverify = false\n", {"queue_size": 5, "grace": 1, "verify": False}),
         (["--queue-size", "7"], "queue_size = 5\nhedge_delay = 2\n", {"queue_size": 7, "hedge_delay": 2}),
-    ):
+    ]
+    for options, text, used in cases:
         Path("x.toml").write_text(text + '[sync]\na = "dir:a"\n')
         for command in (["put", "data"], ["ls"], ["get", hashlib.sha256(b"data").hexdigest()]):
             assert run(*command, "--config", "x.toml", *options).status == 0
             reading = {name: value for name, value in used.items() if name in {"verify", "hedge_delay"}}
-            fallback: dict[str, object] = {"fallback": []} if command[0] == "get" else {}
-            assert opened[-1] == (used if command[0] == "put" else reading | fallback)
+            assert opened[-1] == Options(**(used if command[0] == "put" else reading))
 
 
 @pytest.mark.parametrize("command", [["put", "data"], ["get", "00"], ["ls"], ["status"], ["check"]])

@@ -87,7 +87,7 @@ async def test_a_replica(write: Callable[[str], str], tmp_path: Path) -> None:
         "grace": 1.5,
         "hedge_delay": 0,
         "verify": False,
-        "fallback": ["none", "far away"],
+        "fallback": ("none", "far away"),
         "repair_reads": True,
     }
 
@@ -95,7 +95,7 @@ async def test_a_replica(write: Callable[[str], str], tmp_path: Path) -> None:
 def test_a_fallback_that_is_named_by_a_url(write: Callable[[str], str]) -> None:
     name = "s3://b?sig=secret"
     path = write(f"fallback = ['{name}']\n[sync]\na = 'memory:'\n[async]\n'{name}' = 'memory:'\n")
-    assert read_config(path).options == {"fallback": ["s3://b?sig=***"]}
+    assert read_config(path).options == {"fallback": ("s3://b?sig=***",)}
 
 
 async def test_paths_are_relative_to_the_file(write: Callable[[str], str], tmp_path: Path) -> None:

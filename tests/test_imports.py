@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACKAGE = "trio_replica"
 
 LAYERS = [
-    ["_redact", "_urls.toml_lines"],
+    ["_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
     ["_errors", "_log"],
     ["_calls"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["_life"],
     ["_store"],
     ["_checks", "_deletable"],
-    ["_public"],
+    ["_options", "_public"],
     ["_sync", "_async", "_upkeep", "_urls"],
     ["_sync.union"],
     ["_statistics", "_upkeep.scrub_report"],

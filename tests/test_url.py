@@ -15,6 +15,8 @@ import trio.testing
 
 import trio_replica as replica
 from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, RetryingDeletableStore, SqliteStore
+from trio_replica._open import open_with
+from trio_replica._options import Options
 from trio_replica._urls import url as _url
 from trio_replica._urls.url import check_places, parse_url
 from trio_replica.testing import SimulatedStore
@@ -368,17 +370,18 @@ async def test_what_is_put_is_in_every_store(here: Path) -> None:
 
 
 async def test_options_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    passed: list[dict[str, object]] = []
+    passed: list[Options] = []
 
-    def noting(*stores: Any, **options: Any) -> Any:
+    def noting(sync: Any, async_: Any, options: Options, *outbox: Any) -> Any:
         passed.append(options)
-        return replica.open(*stores, **options)
+        return open_with(sync, async_, options, *outbox)
 
-    monkeypatch.setattr(_url, "open_replica", noting)
-    options = {"queue_size": 7, "batch_size": 3, "grace": 1.5, "hedge_delay": 0.25, "verify": False}
-    async with replica.open_urls(["memory:"], ["memory:"], **options) as store:
+    monkeypatch.setattr(_url, "open_with", noting)
+    async with replica.open_urls(
+        ["memory:"], ["memory:"], queue_size=7, batch_size=3, grace=1.5, hedge_delay=0.25, verify=False
+    ) as store:
         assert store.statistics().async_stores["async-0"].capacity == 7
-    assert passed[-1] == options
+    assert passed == [Options(queue_size=7, batch_size=3, grace=1.5, hedge_delay=0.25, verify=False)]
 
 
 @pytest.mark.parametrize("fallback", [["async-1"], iter(["async-1"])])
@@ -526,7 +529,15 @@ async def test_two_stores_in_memory_are_two() -> None:
         ),
         (["dir:a"], (), {"queue_size": 0}, ValueError("queue_size is at least 1, not 0")),
         (["dir:a"], (), {"grace": "1"}, TypeError("grace is a number of seconds, not '1'")),
-        (["dir:a"], (), {"size": 1}, TypeError("open() got an unexpected keyword argument 'size'")),
+        (
+            ["dir:a"],
+            (),
+            {"size": 1},
+            TypeError(
+                "open_urls() got an unexpected keyword argument 'size'; the options are queue_size, batch_size, grace, "
+                "hedge_delay, verify, outbox, fallback, repair_reads"
+            ),
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_opened(

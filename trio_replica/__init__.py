@@ -10,6 +10,7 @@ from ._calls.threads import Call, StoreThreads, open_store_threads
 from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
 from ._open import open  # noqa: A004  (read as replica.open)
+from ._options import ReplicaOptions
 from ._public import publish
 from ._replica import ReplicaStore
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
@@ -49,6 +50,7 @@ __all__ = [
     "ReconcileReport",
     "Ref",
     "ReplicaError",
+    "ReplicaOptions",
     "ReplicaStatistics",
     "ReplicaStore",
     "RetryingDeletableStore",

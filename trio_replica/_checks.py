@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -34,26 +35,37 @@ def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, S
     return named_sync, named_async
 
 
-def fallback_stores(names: Iterable[str], async_stores: Mapping[str, Store]) -> dict[str, Store]:
-    """Return the async stores that a `fallback` names, in its order.
+def checked_names(option: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of stores, without secrets.
 
     Raises:
-      ValueError: if a name is that of no async store, or is given twice.
+      ValueError: if one is empty, or is given twice.
       TypeError: if it is no iterable of names.
 
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"fallback is an iterable of names of async stores, not {_shown(names)}")
-    stores: dict[str, Store] = {}
+        raise TypeError(f"{option} is an iterable of names of async stores, not {_shown(names)}")
+    checked: list[str] = []
     for name in names:
         shown = _shown_name(name)
-        if shown not in async_stores:
+        if shown in checked:
+            raise ValueError(f"{option} has {shown!r} twice")
+        checked.append(shown)
+    return tuple(checked)
+
+
+def fallback_stores(names: Iterable[str], async_stores: Mapping[str, Store]) -> dict[str, Store]:
+    """Return the async stores that a `fallback` names, in its order.
+
+    Raises:
+      ValueError: if a name is that of no async store.
+
+    """
+    for name in names:
+        if name not in async_stores:
             known = f"those are {', '.join(map(repr, async_stores))}" if async_stores else "there is none"
-            raise ValueError(f"fallback has {shown!r}, which is no async store: {known}")
-        if shown in stores:
-            raise ValueError(f"fallback has {shown!r} twice")
-        stores[shown] = async_stores[shown]
-    return stores
+            raise ValueError(f"fallback has {name!r}, which is no async store: {known}")
+    return {name: async_stores[name] for name in names}
 
 
 def named_peers(stores: Stores) -> dict[str, Store]:
@@ -71,8 +83,8 @@ def named_peers(stores: Stores) -> dict[str, Store]:
     return named
 
 
-def check_size(name: str, size: int) -> None:
-    """Check a number of blobs.
+def check_size(name: str, size: int) -> int:
+    """Return a number of blobs, checked.
 
     Raises:
       TypeError: if it is no `int`.
@@ -83,6 +95,19 @@ def check_size(name: str, size: int) -> None:
         raise TypeError(f"{name} is an int, not {size!r}")
     if size < 1:
         raise ValueError(f"{name} is at least 1, not {size}")
+    return size
+
+
+def check_flag(name: str, flag: bool) -> bool:
+    """Return a flag, checked.
+
+    Raises:
+      TypeError: if it is no `bool`.
+
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} is True or False, not {flag!r}")
+    return flag
 
 
 def checked_path(name: str, path: str | os.PathLike[str]) -> str:
@@ -90,7 +115,7 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
 
     Raises:
       TypeError: if it is no path.
-      ValueError: if it can't be the path of a file, or is text that looks like a URL.
+      ValueError: if it can't be the path of a file, looks like a URL, or begins with a ``~`` that shells replace.
 
     """
     if not isinstance(path, (str, os.PathLike)):
@@ -102,11 +127,19 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
         raise ValueError(
             f"{name} is the path of a file, not {redacted(path)!r}; before the name of such a file goes './'"
         )
+    if home := at_home(text):
+        raise ValueError(f"{name} is {text!r}, but ~ is not replaced here: write {home!r}, or the path of a folder ~")
     return text
 
 
-def check_seconds(name: str, seconds: float) -> None:
-    """Check a length of time.
+def at_home(path: str) -> str:
+    """Return the path that a shell would make of one that begins with ``~``; empty if it would leave it alone."""
+    home = os.path.expanduser(path) if path.startswith("~") else path
+    return "" if home == path else home
+
+
+def check_seconds(name: str, seconds: float) -> float:
+    """Return a length of time, checked.
 
     Raises:
       TypeError: if it is no number.
@@ -117,6 +150,13 @@ def check_seconds(name: str, seconds: float) -> None:
         raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
     if not seconds >= 0:
         raise ValueError(f"{name} is 0 or more seconds, not {seconds}")
+    return seconds
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the known name that is nearest to a misspelt one; empty if none is."""
+    similar = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _check_once(named: Mapping[str, Store]) -> None:

@@ -24,6 +24,7 @@ _NAMES: Final[dict[str, Any]] = {
     "AbstractAsyncContextManager": AbstractAsyncContextManager,
     "Any": Any,
     "Stores": Stores,
+    "Unpack": typing.Unpack,
     "os": os,
     "outcome": outcome,
 }

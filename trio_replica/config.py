@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -10,8 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
+from ._checks import did_you_mean
 from ._errors import ReplicaError
+from ._options import OPTIONS, TYPES, Options
 from ._redact import redacted
+from ._urls.kinds import kinds_of
 from ._urls.toml_lines import key_lines
 from ._urls.url import LOCAL, check_outbox, check_places, check_replica, open_opening, option_kinds, parse_url
 
@@ -22,18 +24,6 @@ if TYPE_CHECKING:
     from ._replica import ReplicaStore
     from ._urls.toml_lines import Key
     from ._urls.url import StoreUrl
-
-OPTIONS: Final[Mapping[str, tuple[type, ...]]] = {
-    "queue_size": (int,),
-    "batch_size": (int,),
-    "grace": (float, int),
-    "hedge_delay": (float, int),
-    "verify": (bool,),
-    "outbox": (str,),
-    "fallback": (list,),
-    "repair_reads": (bool,),
-}
-"""What a file may say of the replica itself."""
 
 _KINDS: Final = {
     bool: "true or false",
@@ -105,12 +95,12 @@ class Config:
     sync: Mapping[str, StoreUrl]
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
-    """Keyword arguments of `open`."""
+    """Those of `ReplicaOptions` that the file gives."""
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
         """Open the replica for a block: see `open_config`."""
         sync, async_ = [{name: url.open() for name, url in urls.items()} for urls in (self.sync, self.async_)]
-        return open_opening(sync, async_, self.options)
+        return open_opening(sync, async_, Options(**self.options))
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -122,38 +112,34 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """
     file = _File(os.fsdecode(path))
     file.check_keys((), file.document, (*OPTIONS, "sync", "async"))
-    options = {option: file.document[option] for option in OPTIONS if option in file.document}
-    for option, value in options.items():
-        file.check_kind((option,), value, OPTIONS[option])
-        if option != "fallback":  # which is about the names of the stores
-            with file.locating((option,)):
-                check_replica(["a store"], (), {option: value})
-    if "outbox" in options:
-        options["outbox"] = file.beside(options["outbox"])
+    options = file.options()
     sync, async_ = file.stores("sync"), file.stores("async")
     if not sync:
         raise file.error(("sync",), 'needs a store: NAME = "URL"')
-    names: dict[str, list[str]] = {"sync": [], "async": []}
-    urls: list[StoreUrl] = []
-    for kind, name, url in (
-        *(("sync", *item) for item in sync.items()),
-        *(("async", *item) for item in async_.items()),
-    ):
-        names[kind].append(name)
-        urls.append(url)
-        with file.locating((kind, name)):
-            check_replica(names["sync"], names["async"], {})
-            check_places(urls)
-            check_outbox(options, urls)
-    if "fallback" in options:
-        with file.locating(("fallback",)):
-            check_replica(sync, async_, {"fallback": options["fallback"]})
-        options["fallback"] = [redacted(name) for name in options["fallback"]]
+    _check_together(file, sync, async_, options.get("outbox"))
+    with file.locating(("fallback",)):  # the one option that is about the stores
+        check_replica(sync, async_, Options(**options))
     for kind, stores in (("sync", sync), ("async", async_)):
         for name, url in stores.items():
             with file.locating((kind, name)):
                 url.open()  # which opens nothing yet, but checks all that is said of the store
     return Config(sync, async_, options)
+
+
+def _check_together(
+    file: _File, sync: Mapping[str, StoreUrl], async_: Mapping[str, StoreUrl], outbox: str | None
+) -> None:
+    """Check each store beside those before it, so that the error is at the line of the one too many."""
+    names: dict[str, list[str]] = {"sync": [], "async": []}
+    urls: list[StoreUrl] = []
+    for kind, stores in (("sync", sync), ("async", async_)):
+        for name, url in stores.items():
+            names[kind].append(name)
+            urls.append(url)
+            with file.locating((kind, name)):
+                check_replica(names["sync"], names["async"], Options(outbox=outbox))
+                check_places(urls)
+                check_outbox(outbox, urls)
 
 
 @final
@@ -194,19 +180,24 @@ class _File:
         """Return a path that is relative to the folder of the file."""
         return os.path.join(os.path.dirname(os.path.abspath(self.path)), path)
 
+    def options(self) -> dict[str, Any]:
+        """Return the options of the replica that the file gives, checked."""
+        options: dict[str, Any] = {}
+        for name in filter(self.document.__contains__, OPTIONS):
+            self.check_kind((name,), self.document[name], kinds_of(TYPES[name]))
+            with self.locating((name,)):
+                options[name] = OPTIONS[name].check(name, self.document[name])
+        if "outbox" in options:
+            options["outbox"] = self.beside(options["outbox"])
+        return options
+
     def check_keys(self, table: Key, value: Mapping[str, Any], known: Iterable[str]) -> None:
         """Check that a table has only known keys."""
         known = list(known)
         for key in value:
             if key not in known:
-                self.check_similar((*table, key), known)
-                raise self.error((*table, key), f"is unknown; known are {', '.join(known)}")
-
-    def check_similar(self, key: Key, known: Iterable[str]) -> None:
-        """Check that the last part of a key is not the misspelling of a known one."""
-        similar = difflib.get_close_matches(key[-1], known, 1)
-        if similar:
-            raise self.error(key, f"is unknown; did you mean {similar[0]}?")
+                hint = did_you_mean(key, known) or f"; known are {', '.join(known)}"
+                raise self.error((*table, key), f"is unknown{hint}")
 
     def check_kind(self, key: Key, value: object, kinds: tuple[type, ...]) -> None:
         """Check the type of a value."""
@@ -242,8 +233,9 @@ class _File:
         if others is None:
             self.check_keys(key, value, ["url", *known])
         for option, given in options.items():
-            if option not in known and type(given) not in (others or ()):
-                self.check_similar((*key, option), known)
+            is_taken = option in known or type(given) in (others or ())
+            if not is_taken and (hint := did_you_mean(option, known)):
+                raise self.error((*key, option), f"is unknown{hint}")
             self.check_kind((*key, option), given, known.get(option, others or ()))
         return self._url(key, value["url"], options)
 

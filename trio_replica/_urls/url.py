@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from inspect import signature
@@ -15,9 +15,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._async.outbox_file import open_sqlite_outbox
-from .._checks import checked_path
-from .._open import open as open_replica
-from .._open import open_with
+from .._open import checked_stores, open_with
+from .._options import Options, with_options
 from .._redact import redacted
 from ..stores.directory import open_directory
 from ..stores.memory import MemoryStore
@@ -29,9 +28,11 @@ from ..stores.sqlite import open_sqlite
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
     from contextlib import AbstractAsyncContextManager
+    from typing import Unpack
 
     from .._deletable import DeletableStore
     from .._open import OpenOutbox
+    from .._options import ReplicaOptions
     from .._replica import ReplicaStore
 
     OpeningStore: TypeAlias = AbstractAsyncContextManager[DeletableStore]
@@ -88,17 +89,18 @@ def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
     return parse_url(url).open()
 
 
+@with_options
 def open_urls(
-    sync: Urls,
-    async_: Urls = (),
-    **options: Any,
+    sync: Urls, async_: Urls = (), **options: Unpack[ReplicaOptions]
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open a replica with stores of its own, which the block opens and closes: `open_store` and `open` in one step.
+
+    An outbox is opened before the stores.
 
     Args:
       sync: the URLs of the sync stores; an iterable, or a mapping of names to URLs.
       async_: the URLs of the async stores, likewise.
-      options: what `open` takes beside the stores. An outbox is opened before the stores.
+      options: see `ReplicaOptions`.
 
     Raises:
       TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder, database or prefix of a
@@ -111,16 +113,15 @@ def open_urls(
     named_sync, named_async = _named("sync", sync), _named("async", async_)
     urls = [parse_url(url) for url in (*named_sync.values(), *named_async.values())]
     check_places(urls)
-    if options.get("outbox") is not None and not isinstance(async_, Mapping):
+    taken = Options.of("open_urls", options)
+    if taken.outbox is not None and not isinstance(async_, Mapping):
         raise ValueError("with an outbox, async_ has to be a mapping of names to URLs: entries are kept by name")
-    if isinstance(options.get("fallback"), Iterator):
-        options["fallback"] = list(options["fallback"])  # to be read twice
-    check_replica(named_sync, named_async, options)
-    check_outbox(options, urls)
+    check_replica(named_sync, named_async, taken)
+    check_outbox(taken.outbox, urls)
     return open_opening(
         {name: open_store(url) for name, url in named_sync.items()},
         {name: open_store(url) for name, url in named_async.items()},
-        options,
+        taken,
     )
 
 
@@ -236,44 +237,48 @@ def check_places(urls: Iterable[StoreUrl]) -> None:
             raise ValueError(f"one store is given twice: as {other.shown!r} and as {url.shown!r}")
 
 
-def check_outbox(options: Mapping[str, Any], urls: Iterable[StoreUrl]) -> None:
+def check_outbox(outbox: str | None, urls: Iterable[StoreUrl]) -> None:
     """Check that the outbox, if there is one, is no store as well.
 
     Raises:
       ValueError: if it is.
 
     """
-    if (outbox := options.get("outbox")) is not None:
+    if outbox is not None:
         place = "sqlite", os.path.realpath(outbox)
         for url in urls:
             if url.place == place:
-                raise ValueError(f"the outbox {os.fspath(outbox)!r} is the database of a store: name another file")
+                raise ValueError(f"the outbox {outbox!r} is the database of a store: name another file")
 
 
-def check_replica(sync: Iterable[str], async_: Iterable[str], options: Mapping[str, Any]) -> None:
-    """Check the names of the stores of a replica, and its options, before any store is opened or created."""
-    open_replica({name: MemoryStore() for name in sync}, {name: MemoryStore() for name in async_}, **options)
+def check_replica(sync: Iterable[str], async_: Iterable[str], options: Options) -> None:
+    """Check the names of the stores of a replica, and that its options fit them, before any store is opened.
+
+    Raises:
+      TypeError, ValueError: what `open` raises about them.
+
+    """
+    sync_stores, async_stores = [{name: MemoryStore() for name in names} for names in (sync, async_)]
+    checked_stores(sync_stores, async_stores, options, has_outbox=options.outbox is not None)
 
 
 @asynccontextmanager
 @enable_ki_protection
 async def open_opening(
-    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Mapping[str, Any]
+    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options
 ) -> AsyncGenerator[ReplicaStore, None]:
     """Open an outbox, if there is to be one, then stores, and a replica of them, for a block."""
-    options = dict(options)
-    outbox = options.pop("outbox", None)
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
-        if outbox is not None:
-            path = checked_path("outbox", outbox)
-            kept = await stack.enter_async_context(open_sqlite_outbox(path, [redacted(name) for name in async_]))
+        if options.outbox is not None:
+            names = [redacted(name) for name in async_]
+            kept = await stack.enter_async_context(open_sqlite_outbox(options.outbox, names))
             open_outbox = lambda _: nullcontext(kept)  # noqa: E731  (a function that is used once)
         sync_stores, async_stores = [
             {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
             for stores in (sync, async_)
         ]
-        yield await stack.enter_async_context(open_with(sync_stores, async_stores, open_outbox, **options))
+        yield await stack.enter_async_context(open_with(sync_stores, async_stores, options, open_outbox))
 
 
 def _opener(scheme: str) -> Callable[..., OpeningStore]:

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Final
+import textwrap
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from .._options import OPTIONS
 from .files import write_new_file
 from .output import printable, say
-from .stores import CONFIG_FILE
+from .stores import CONFIG_FILE, DEFAULTS
 
-EXAMPLE: Final = """\
+if TYPE_CHECKING:
+    from .._options import Option
+
+_HEAD: Final = """\
 # The stores of trio-replica. `trio-replica check` tries them.
 #
 # The command line reads this file where it stands in the current folder under the name of trio-replica.toml, or is
 # named by --config FILE or by the variable TRIO_REPLICA_CONFIG; a program reads it with trio_replica.open_config(FILE).
 # Paths are relative to the folder of this file. It is no place for passwords and keys if others may read it.
 
-# Blobs that wait for one async store before a put waits for room; the library's default is 10.
-queue_size = 64
+"""
 
-# The most blobs that are written to an async store at once; as many as queue_size if nothing is said.
-#batch_size = 16
-
-# Seconds that the async stores are given after an interruption.
-#grace = 5
-
-# Seconds after which a get asks the next sync store as well; 0 asks all at once.
-#hedge_delay = 0.05
-
-# Whether what is read is checked against its hash.
-#verify = true
-
-# A file that keeps what is pending for async stores, so that a crash forgets nothing and a put never waits for them.
-#outbox = "trio-replica-outbox.db"
-
-# Stores under [async] that a get asks, too, when no store under [sync] has given the blob.
-#fallback = ["copy"]
-
-# Whether a program's get writes what it has found to the stores under [sync] that had missed it or had it corrupt.
-#repair_reads = true
-
-
+_STORES: Final = """
 # Every blob is in each of these before its put returns. They are read, in this order if there is a hedge_delay.
 [sync]
 local = "sqlite:trio-replica.db"
@@ -68,6 +51,16 @@ copy = "dir:trio-replica-copy"  # on the same disk: a demonstration and no backu
 #requests = 8
 #request_timeout = 60.0
 """
+
+
+def _line(name: str, option: Option) -> str:
+    """Return an option of the replica with a comment, and commented out itself if it is not the command line's own."""
+    mark = "" if name in DEFAULTS else "#"
+    text = textwrap.fill(f"{option.summary}.", 120, initial_indent="# ", subsequent_indent="# ")
+    return f"{text}\n{mark}{name} = {option.example}\n\n"
+
+
+EXAMPLE: Final = _HEAD + "".join(_line(name, option) for name, option in OPTIONS.items()) + _STORES
 """It works as it stands, and so does each setting that is commented out."""
 
 

@@ -6,12 +6,14 @@ import os
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from .._checks import checked_path
-from .._open import open as open_replica
+from .._open import open_with
+from .._options import OPTIONS, TYPES, Options
+from .._urls.kinds import kinds_of
 from .._urls.url import check_outbox, open_opening, parse_url
 from ..config import read_config
 from ..stores._files import make_folders
@@ -34,15 +36,14 @@ DATA_FOLDER: Final = "trio-replica-data"
 DEFAULT_SYNC: Final = f"sqlite:{DATA_FOLDER}/blobs.db"
 DEFAULT_ASYNC: Final = f"dir:{DATA_FOLDER}/copy"
 
-QUEUE_SIZE: Final = 64
-"""Blobs that wait for an async store, if nothing else is said. More than the library's 10, because a put of files
-bounds the bytes too, and a worker writes as many together."""
-
-
 SHOWN: Final = 10
 """Refs that a command prints of many, if not all are asked for."""
 
-_DEFAULTS: Final = {"queue_size": QUEUE_SIZE}
+DEFAULTS: Final[Mapping[str, Any]] = {"queue_size": 64}
+"""Options of the replica, if nothing else is said. The queue is larger than the library's, because a put of files
+bounds the bytes too, and a worker writes as many together."""
+
+_TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 CONFIG_FILE: Final = "trio-replica.toml"
 """The configuration file that is looked for in the current folder."""
@@ -52,18 +53,14 @@ CONFIG_VARIABLE: Final = "TRIO_REPLICA_CONFIG"
 
 
 @dataclass
-class Options:
-    """What the options have said so far: they may stand before the name of a command and after it."""
+class Given:
+    """The stores and options that were given so far: these may stand before the name of a command and after it."""
 
     sync: list[StoreUrl] = field(default_factory=list)
     async_: list[StoreUrl] = field(default_factory=list)
     config: str | None = None
-    queue_size: int | None = None
-    outbox: str | None = None
-
-    def of_replica(self) -> dict[str, Any]:
-        """Return those that are options of the replica."""
-        return {name: value for name in ("queue_size", "outbox") if (value := getattr(self, name)) is not None}
+    options: dict[str, Any] = field(default_factory=dict)
+    """Those of the replica."""
 
 
 class Stores(NamedTuple):
@@ -72,7 +69,7 @@ class Stores(NamedTuple):
     sync: Mapping[str, StoreUrl]
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
-    """Of the replica."""
+    """Those of the replica that were given, by a file or the command line."""
     are_default: bool
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
@@ -83,7 +80,7 @@ class Stores(NamedTuple):
 
         """
         self.prepare()
-        return open_opening(_opening(self.sync), _opening(self.async_), self.options)
+        return open_opening(_opening(self.sync), _opening(self.async_), Options(**self.options))
 
     def prepare(self) -> None:
         """Create the folder of the default stores, if they are that. Blocks.
@@ -105,7 +102,7 @@ class Stores(NamedTuple):
         for url in self.sync.values():
             if problem := absence(url):
                 raise CommandError(problem)
-        return open_opening(_opening(self.sync), {}, self._options_to_read())
+        return open_opening(_opening(self.sync), {}, Options(**self._options_to_read()))
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
@@ -129,8 +126,8 @@ class Stores(NamedTuple):
             ]
             if not sync:
                 sync, read_last = read_last, {}
-            opening = open_replica(sync, read_last, fallback=list(read_last), **self._options_to_read())
-            yield await stack.enter_async_context(opening)
+            options = Options(fallback=read_last, **self._options_to_read())
+            yield await stack.enter_async_context(open_with(sync, read_last, options))
 
     def all(self) -> dict[str, StoreUrl]:
         """Return all stores, the sync ones first."""
@@ -166,7 +163,7 @@ class Stores(NamedTuple):
         return path
 
     def _options_to_read(self) -> dict[str, Any]:
-        return {option: self.options[option] for option in ("hedge_delay", "verify") if option in self.options}
+        return {name: value for name, value in self.options.items() if OPTIONS[name].is_for_reading}
 
 
 async def open_each(
@@ -211,31 +208,31 @@ def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
       CommandError: if the default ones are not there, unless they are `to_create`.
 
     """
-    options = context.find_root().ensure_object(Options)
+    options = context.find_root().ensure_object(Given)
     if options.async_ and not options.sync:
         raise click.UsageError("an --async store needs a --sync store beside it", context)
     if options.sync:
         _check_once(context, [*options.sync, *options.async_])
         sync, async_ = _by_name(options.sync), _by_name(options.async_)
-        return _with_options(context, Stores(sync, async_, _DEFAULTS, are_default=False))
+        return _with_options(context, Stores(sync, async_, DEFAULTS, are_default=False))
     path = options.config or os.environ.get(CONFIG_VARIABLE)
     if path or os.path.lexists(CONFIG_FILE):
         config = read_config(path or CONFIG_FILE)
-        replica = Stores(config.sync, config.async_, {**_DEFAULTS, **config.options}, are_default=False)
+        replica = Stores(config.sync, config.async_, {**DEFAULTS, **config.options}, are_default=False)
         return _with_options(context, replica)
     if not to_create and not os.path.isdir(DATA_FOLDER):
         raise CommandError(
             f"there is no {DATA_FOLDER}/ here: put files first (trio-replica put PATH), or name a store (--sync URL)"
         )
     sync, async_ = _by_name([parse_url(DEFAULT_SYNC)]), _by_name([parse_url(DEFAULT_ASYNC)])
-    return _with_options(context, Stores(sync, async_, _DEFAULTS, are_default=True))
+    return _with_options(context, Stores(sync, async_, DEFAULTS, are_default=True))
 
 
 def _with_options(context: click.Context, stores: Stores) -> Stores:
     """Return `stores` with the options of the replica that the command was given."""
-    given = context.find_root().ensure_object(Options).of_replica()
+    given = context.find_root().ensure_object(Given).options
     try:
-        check_outbox(given, [*stores.sync.values(), *stores.async_.values()])
+        check_outbox(given.get("outbox"), [*stores.sync.values(), *stores.async_.values()])
     except ValueError as error:
         raise click.UsageError(str(error), context) from None
     return stores._replace(options={**stores.options, **given})
@@ -244,22 +241,7 @@ def _with_options(context: click.Context, stores: Stores) -> Stores:
 def store_options(command: CommandT) -> CommandT:
     """Give a command the options that choose the stores."""
     for option in (
-        click.option(
-            "--queue-size",
-            metavar="N",
-            type=click.IntRange(min=1),
-            expose_value=False,
-            callback=_set_queue_size,
-            help=f"The blobs that wait for one async store before a put waits; {QUEUE_SIZE} by default.",
-        ),
-        click.option(
-            "--outbox",
-            metavar="FILE",
-            type=click.Path(),
-            expose_value=False,
-            callback=_set_outbox,
-            help="A file that keeps what is pending for the async stores, so that a crash forgets nothing.",
-        ),
+        *(_option(name) for name in reversed(OPTIONS) if OPTIONS[name].flag),
         click.option(
             "--config",
             metavar="FILE",
@@ -290,7 +272,7 @@ def store_options(command: CommandT) -> CommandT:
 
 
 def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable[str]) -> None:
-    options = context.find_root().ensure_object(Options)
+    options = context.find_root().ensure_object(Given)
     for url in urls:
         try:
             parsed = parse_url(url)
@@ -301,20 +283,30 @@ def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable
 
 def _set_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
     if path is not None:
-        context.find_root().ensure_object(Options).config = path
+        context.find_root().ensure_object(Given).config = path
 
 
-def _set_queue_size(context: click.Context, _: click.Parameter, queue_size: int | None) -> None:
-    if queue_size is not None:
-        context.find_root().ensure_object(Options).queue_size = queue_size
+def _option(name: str) -> Callable[[CommandT], CommandT]:
+    """Return the option of a command that gives the replica one of its options."""
+    option = OPTIONS[name]
+    default = DEFAULTS.get(name, option.default)
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        metavar=option.flag,
+        type=_TYPES[kinds_of(TYPES[name])[0]],
+        expose_value=False,
+        callback=partial(_set_option, name),
+        help=option.summary + ("." if default is None else f"; {default} by default."),
+    )
 
 
-def _set_outbox(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
-    if path is not None:
+def _set_option(name: str, context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None:
         try:
-            context.find_root().ensure_object(Options).outbox = checked_path("it", path)
+            value = OPTIONS[name].check("it", value)
         except ValueError as error:
             raise click.BadParameter(str(error), context, parameter) from None
+        context.find_root().ensure_object(Given).options[name] = value
 
 
 def _check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:

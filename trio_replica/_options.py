@@ -1,0 +1,232 @@
+"""The options of a replica: the one list of them, and the frozen object that every door builds of what it is given."""
+
+# No postponed annotations here: those of the list are read at run time.
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass
+from inspect import Parameter, signature
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    final,
+    get_type_hints,
+)
+
+from ._checks import check_flag, check_seconds, check_size, checked_names, checked_path, did_you_mean
+
+AnyT = TypeVar("AnyT")
+
+LINE: Final = 120
+"""Columns of a line of a docstring."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Option:
+    """The properties of an option beside its name and type."""
+
+    default: Any
+    check: Callable[[str, Any], Any]
+    """Called with the name and a value. Returns the value to keep, or raises `TypeError` or `ValueError`."""
+    text: str
+    """What it is. The first sentence stands alone in the example of a file, and in the help of a command."""
+    example: str
+    """A value as a file would have it."""
+    flag: str = ""
+    """What the help of a command calls a value; empty if commands have no such option."""
+    is_for_reading: bool = False
+    """Whether a command that only reads has a use for it."""
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the text."""
+        return self.text.partition(". ")[0].removesuffix(".")
+
+
+def _or_none(check: Callable[[str, AnyT], AnyT]) -> Callable[[str, AnyT | None], AnyT | None]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+class ReplicaOptions(TypedDict, total=False):
+    """The options of `open`, `open_urls` and a configuration file.
+
+    A function that passes options on declares them with ``**options: Unpack[ReplicaOptions]``. This is the one list:
+    signatures, checks, files, commands and documentation are made of it.
+    """
+
+    queue_size: Annotated[
+        int,
+        Option(
+            default=10,
+            check=check_size,
+            text="The blobs that wait for one async store before a put waits for room.",
+            example="64",
+            flag="N",
+        ),
+    ]
+    batch_size: Annotated[
+        int | None,
+        Option(
+            default=None,
+            check=_or_none(check_size),
+            text="The most blobs that a worker writes with one `Store.put_many`. None means `queue_size`, and 1 a "
+            "`Store.put` for each.",
+            example="16",
+        ),
+    ]
+    grace: Annotated[
+        float,
+        Option(
+            default=0.0,
+            check=check_seconds,
+            text="The seconds that the workers get after a cancellation. `math.inf` gives them as many as they need.",
+            example="5",
+        ),
+    ]
+    hedge_delay: Annotated[
+        float,
+        Option(
+            default=0.0,
+            check=check_seconds,
+            text="The seconds after which a get asks the next sync store too, in the order of the sync stores; 0 asks "
+            "all at once. When a store fails or misses, the get asks the next one immediately. `math.inf` asks one "
+            "after another.",
+            example="0.05",
+            is_for_reading=True,
+        ),
+    ]
+    verify: Annotated[
+        bool,
+        Option(
+            default=True,
+            check=check_flag,
+            text="Whether a get checks the bytes that a store returns against the ref.",
+            example="true",
+            is_for_reading=True,
+        ),
+    ]
+    outbox: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            default=None,
+            check=_or_none(checked_path),
+            text="A file that keeps what is pending for the async stores, so that a crash forgets nothing and a put "
+            "never waits for room. The async stores need names, because entries are kept by name. A put returns when "
+            "its entries are on the disk as well. Blobs that a crash, a failed store or a cut exit leaves are delivered "
+            "when the outbox is opened the next time. One replica at a time can have it. It is created if need be, in "
+            "a folder that exists, on a local file system.",
+            example='"trio-replica-outbox.db"',
+            flag="FILE",
+        ),
+    ]
+    fallback: Annotated[
+        Iterable[str],
+        Option(
+            default=(),
+            check=checked_names,
+            text="The names of async stores that a get asks, too, when no sync store has given the blob. So do "
+            "`ReplicaStore.get_many` and `ReplicaStore.contains`. They are asked as the sync stores are, in case a "
+            "disk is lost, or because a sync store is a cache in front of a slow store. Their failures poison nothing. "
+            "A blob that waits in the queue of such a store is not there yet. Listings are still those of the sync "
+            "stores.",
+            example='["copy"]',
+        ),
+    ]
+    repair_reads: Annotated[
+        bool,
+        Option(
+            default=False,
+            check=check_flag,
+            text="Whether a get writes the blob that it has found to the sync stores that missed it or had it corrupt. "
+            "It uses `Store.put` for the first and `DeletableStore.replace` for the second, in the background, so it "
+            "neither delays a get nor fails it. A repair that would make more than 64 blobs or 16 MiB at once for one "
+            "store is left to a later get. Each store is given each blob once in a session, as far as the last 10,000 "
+            "of its blobs go. A failed repair is counted, and logged the first time. When the block ends, repairs that "
+            "have not begun are dropped, and those under way have 5 seconds, and no more than `grace` if it was "
+            "cancelled.",
+            example="true",
+        ),
+    ]
+
+
+_HINTS: Final = get_type_hints(ReplicaOptions, include_extras=True)
+
+TYPES: Final[dict[str, Any]] = {name: hint.__origin__ for name, hint in _HINTS.items()}
+"""The type of each option, by its name."""
+
+OPTIONS: Final[dict[str, Option]] = {name: hint.__metadata__[0] for name, hint in _HINTS.items()}
+"""All that else there is to know of each option, by its name."""
+
+
+def _with_fields(kind: type[AnyT]) -> type[AnyT]:
+    """Make a frozen dataclass that has a field for each option."""
+    kind.__annotations__ = dict(TYPES)
+    for name, option in OPTIONS.items():
+        setattr(kind, name, option.default)
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
+@final
+@_with_fields
+class Options:
+    """The options of one replica, checked: an attribute for each in `ReplicaOptions`."""
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+        def __init__(self, **options: Unpack[ReplicaOptions]) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __post_init__(self) -> None:
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.check(name, getattr(self, name)))
+
+    @classmethod
+    def of(cls, door: str, given: Mapping[str, Any]) -> "Options":
+        """Return the options that a function was given as keyword arguments.
+
+        Args:
+          door: the name of the function.
+          given: the arguments.
+
+        Raises:
+          TypeError: if there is no such option, or it has a value of a wrong type.
+          ValueError: if a value is bad.
+
+        """
+        for name in given:
+            if name not in OPTIONS:
+                hint = did_you_mean(name, OPTIONS) or f"; the options are {', '.join(OPTIONS)}"
+                raise TypeError(f"{door}() got an unexpected keyword argument {name!r}{hint}")
+        return cls(**cast("ReplicaOptions", given))
+
+
+def with_options(door: AnyT) -> AnyT:
+    """Give a function that takes ``**options`` the signature and the documentation of each option."""
+    function = cast("Any", door)
+    own = signature(function)
+    parameters = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    parameters += [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=option.default, annotation=TYPES[name])
+        for name, option in OPTIONS.items()
+    ]
+    function.__signature__ = own.replace(parameters=parameters)
+    before, _, after = (function.__doc__ or "").partition("options: see `ReplicaOptions`.\n")
+    indent = before.rpartition("\n")[2]  # from Python 3.13 on, that of the code is not in it
+    described = "".join(_described(name, option, indent) for name, option in OPTIONS.items())
+    function.__doc__ = before.removesuffix(indent) + described + after
+    return door
+
+
+def _described(name: str, option: Option, indent: str) -> str:
+    text = f"{name}: {option.text[0].lower()}{option.text[1:]}"
+    return textwrap.fill(text, LINE, initial_indent=indent, subsequent_indent=f"{indent}  ") + "\n"
