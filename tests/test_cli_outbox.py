@@ -76,10 +76,7 @@ def test_the_file_names_the_outbox(run: Command) -> None:
     assert run("outbox", "--config", "folder/x.toml").out == b"nothing is pending\n"
     Path("y.toml").write_text('outbox = "blobs.db"\n[sync]\na = "sqlite:blobs.db"\n')
     assert run("put", "--config", "y.toml", "a").problems == [
-        (
-            f"y.toml:3: sync.a can't be used: the outbox '{Path.cwd()}/blobs.db' is the database of a store: "
-            "name another file"
-        )
+        (f"y.toml:3: sync.a can't be used: the outbox '{Path.cwd()}/blobs.db' is a store as well: name another file")
     ]
     Path("z.toml").write_text('outbox = ""\n[sync]\na = "sqlite:blobs.db"\n')
     assert run("put", "--config", "z.toml", "a").problems == [
@@ -116,8 +113,8 @@ def test_flushing(run: Command, simulated: dict[str, SimulatedStore]) -> None:
     simulated["a"], simulated["b"] = SimulatedStore(), SimulatedStore()
     options = ["--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db"]
     simulated["b"].fail(BROKEN)
-    printed = write({"a": b"a"})
-    ended = run("put", *options, "a")
+    printed = write({"file": b"a"})
+    ended = run("put", *options, "file")
     assert (ended.status, ended.out) == (1, printed)
     assert ended.problems[0].endswith("; once that is repaired, trio-replica outbox flush")
     ended = run("outbox", "flush", *options)
@@ -202,7 +199,7 @@ def test_no_outbox_is_named(run: Command) -> None:
     assert "it is the path of a file, not ''" in ended.err
     ended = run("put", "--sync", "sqlite:a", "--outbox", "./a", "a")
     assert ended.status == 2
-    assert "the outbox './a' is the database of a store: name another file" in ended.err
+    assert "the outbox './a' is a store as well: name another file" in ended.err
     assert os.listdir() == []
 
 
@@ -256,8 +253,8 @@ def test_entries_that_cant_be_delivered_are_told_and_the_files_are_put(
             pass  # so that the put is known to have returned
 
     trio.run(lose)
-    printed = write({"a": b"a"})
-    ended = run("put", "--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db", "a")
+    printed = write({"file": b"a"})
+    ended = run("put", "--sync", "dir:a", "--async", "dir:b", "--outbox", "outbox.db", "file")
     assert (ended.status, ended.out) == (1, printed)
     (problem,) = ended.problems
     assert problem == (

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 import trio_replica as replica
 from trio_replica import ConfigError, DirectoryStore, RetryingDeletableStore, SqliteStore, config
-from trio_replica._urls.url import SCHEMES, option_kinds
+from trio_replica._urls.registry import OURS, find_scheme, forms
+from trio_replica._urls.store_options import option_kinds
 from trio_replica.config import read_config
+
+from .schemes import open_with_function
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -129,8 +132,8 @@ async def test_options_are_what_the_store_is_opened_with(
     def open_postgres(url: str, *, durable: bool = True, answer_timeout: float = 1.0) -> Any:
         return opening(url, durable, answer_timeout)
 
-    monkeypatch.setattr("trio_replica._urls.url.open_object_store", open_object_store)
-    monkeypatch.setattr("trio_replica._urls.url.open_postgres", open_postgres)
+    open_with_function(monkeypatch, open_object_store, "s3")
+    open_with_function(monkeypatch, open_postgres, "postgres")
     path = write(
         """
         [sync]
@@ -176,9 +179,11 @@ def test_a_file_from_another_system(write: Callable[[str], str]) -> None:
     assert problem(FILE) == ":6: sync.c has to be a URL in quotes, or a table with one, not a whole number"
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", OURS)
 def test_the_options_of_each_store_are_known(scheme: str) -> None:
-    known, others = option_kinds(scheme)
+    kind = find_scheme(scheme)
+    assert kind is not None
+    known, others = option_kinds(kind)
     assert {"retry", "retry_attempts", "retry_seconds"} <= known.keys()
     assert (others is not None) == (scheme in {"s3", "gs", "az"})
     assert ("durable" in known) == (scheme in {"dir", "sqlite", "postgresql", "postgres"})
@@ -272,7 +277,7 @@ WRONG = [
     ("\ngrace = nan", ":2: grace can't be used: grace is 0 or more seconds, not nan"),
     (
         "[sync]\na = 'nowhere'",
-        f":2: sync.a can't be used: unknown store 'nowhere': a store's URL is one of {', '.join(SCHEMES.values())}",
+        f":2: sync.a can't be used: unknown store 'nowhere': a store's URL is one of {', '.join(forms())}",
     ),
     ("[sync]\na = 'dir:'", ":2: sync.a can't be used: the URL of such a store is dir:PATH, not 'dir:'"),
     (
@@ -311,7 +316,7 @@ WRONG = [
     ),
     (
         "[sync]\na = 'memory:'\n'a://me:secret@h' = 's3://b?requests=0'",
-        ':3: sync."a://me:***@h" can\'t be used: requests is at least 1, not 0: s3://b',
+        ':3: sync."a://me:***@h" can\'t be used: requests is at least 1, not 0',
     ),
     (
         "[sync]\n'a://me:secret@h' = 5",
@@ -319,7 +324,7 @@ WRONG = [
     ),
     (
         "[sync]\na = 'x://me:secret@h'",
-        f":2: sync.a can't be used: unknown store 'x:…': a store's URL is one of {', '.join(SCHEMES.values())}",
+        f":2: sync.a can't be used: unknown store 'x:…': a store's URL is one of {', '.join(forms())}",
     ),
     (
         "[sync]\na = { url = 's3://me:secret@b' }",

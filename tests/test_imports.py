@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACKAGE = "trio_replica"
 
 LAYERS = [
-    ["_redact", "_urls.kinds", "_urls.toml_lines"],
+    ["_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
     ["_errors", "_log"],
     ["_calls"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["_life"],
     ["_store"],
     ["_checks", "_deletable"],
-    ["_options", "_public"],
+    ["_options", "_public", "_scheme"],
     ["_sync", "_async", "_upkeep", "_urls"],
     ["_sync.union"],
     ["_statistics", "_upkeep.scrub_report"],
@@ -37,7 +37,7 @@ LAYERS = [
     ["stores"],  # the package itself, which is empty
     ["stores._directory", "stores._object_store", "stores._postgres", "stores._sqlite"],
     ["stores._files"],
-    ["stores._object_store.errors", "stores._object_store.url"],
+    ["stores._object_store.errors", "stores._object_store.place", "stores._object_store.url"],
     ["stores._object_store.objects"],
     ["stores._reads", "stores._started"],
     [
@@ -46,7 +46,7 @@ LAYERS = [
         "stores._sqlite.check",
         "stores._sqlite.statements",
     ],
-    ["stores._postgres.conninfo", "stores._postgres.errors", "stores._postgres.table"],
+    ["stores._postgres.conninfo", "stores._postgres.errors", "stores._postgres.place", "stores._postgres.table"],
     ["stores._postgres.session"],
     ["stores._postgres.database", "stores._sqlite.database"],
     ["stores.directory", "stores.memory", "stores.object_store", "stores.postgres", "stores.sqlite"],
@@ -62,7 +62,10 @@ LAYERS = [
     ["_replica", "_upkeep.reconcile"],
     ["_open"],
     ["_upkeep.scrub"],
-    ["_urls.url"],
+    ["_urls.registry", "_urls.store_options"],
+    ["_urls.store_url"],
+    ["_urls.parse", "_urls.places"],
+    ["_urls.opening"],
     ["config"],
     [""],  # the public interface
     ["testing._contract_parts", "testing._simulated"],
@@ -82,7 +85,7 @@ LAYERS = [
 
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}
 
-KNOW_STORES = {"_urls.url", "", "cli.stores"}
+KNOW_STORES = {"_urls.opening", "_urls.store_url", "", "cli.stores"}
 """The modules that know concrete stores. All others would do with the stores of anybody."""
 
 EVERYWHERE = {"trio", "outcome", *sys.stdlib_module_names}
@@ -230,8 +233,8 @@ class Store:
             "imports stores.memory, but is to know no concrete store",
         ),
         ("_async.queue", "from ..stores._files import sync", "imports stores._files, but is to know no concrete store"),
-        ("_urls.url", "from ..config import open_config", "imports config, which is not above it"),
-        ("_urls.url", "from ..configuration import open_config", "imports configuration, which has no place"),
+        ("_urls.opening", "from ..config import open_config", "imports config, which is not above it"),
+        ("_urls.opening", "from ..configuration import open_config", "imports configuration, which has no place"),
         ("_store", "import numpy.linalg", "imports numpy.linalg (top)"),
         ("_store", "from click import echo", "imports click (top)"),
         ("stores.postgres", "import psycopg", "imports psycopg (top)"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError, RetryingStore, cli
 from trio_replica._redact import LIMIT, names_secret, redacted
-from trio_replica._urls.url import parse_url
+from trio_replica._urls.parse import parse_url
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:

@@ -285,10 +285,10 @@ async def test_a_bad_outbox_is_found_before_a_store_is_opened(tmp_path: Path) ->
 def test_urls_need_names_and_the_outbox_a_file_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^with an outbox, async_ has to be a mapping of names to URLs"):
         replica.open_urls(["memory:"], ["memory:"], outbox="outbox.db")
-    with pytest.raises(ValueError, match=r"^the outbox '.*/a' is the database of a store: name another file$"):
+    with pytest.raises(ValueError, match=r"^the outbox '.*/a' is a store as well: name another file$"):
         replica.open_urls({"a": f"sqlite:{tmp_path}/a"}, {}, outbox=f"{tmp_path}/./a")
     with pytest.raises(TypeError, match=r"^outbox is the path of a file, not 5$"):
-        replica.open_urls({"a": "memory:"}, {}, outbox=5)
+        replica.open_urls({"a": "memory:"}, {}, outbox=5)  # type: ignore[arg-type]
 
 
 async def test_urls_with_an_outbox(tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ import trio_replica as replica
 from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, RetryingDeletableStore, SqliteStore
 from trio_replica._open import open_with
 from trio_replica._options import Options
-from trio_replica._urls import url as _url
-from trio_replica._urls.url import check_places, parse_url
+from trio_replica._urls import opening
+from trio_replica._urls.parse import parse_url
+from trio_replica._urls.places import check_places
 from trio_replica.testing import SimulatedStore
+
+from .schemes import open_with_function
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -47,8 +50,8 @@ class Opened:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
         self.failing: set[str] = set()
-        self._open_store = _url.open_store
-        monkeypatch.setattr(_url, "open_store", self)
+        self._open_store = opening.open_store
+        monkeypatch.setattr(opening, "open_store", self)
 
     @asynccontextmanager
     async def __call__(self, url: str) -> AsyncGenerator[DeletableStore, None]:
@@ -101,12 +104,61 @@ async def test_a_store_in_memory_is_new() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "blobs", "/blobs", "./blobs.db", "https://host/x", "file:///x", "DIR:x", " dir:x", ":x", "dir", "memory"],
+    ["", "blobs", "/blobs", "./blobs.db", "https://host/x", "file:///x", ":x"],
 )
 def test_an_unknown_scheme_lists_the_known_ones(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         replica.open_store(url)
     assert str(caught.value) == f"unknown store {url!r}: a store's URL is one of {KNOWN}"
+
+
+@pytest.mark.parametrize(
+    ("url", "form"),
+    [
+        ("DIR:x", "dir:PATH"),
+        (" dir:x", "dir:PATH"),
+        ("dir", "dir:PATH"),
+        ("memory", "memory:"),
+        ("sqlit:x", "sqlite:PATH"),
+        ("postgressql://h/db", "postgresql://USER@HOST/DATABASE"),
+    ],
+)
+def test_a_scheme_that_is_misspelt(url: str, form: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replica.open_store(url)
+    assert str(caught.value) == f"unknown store {url!r}; did you mean {form}?"
+
+
+@pytest.mark.parametrize("scheme", ["dir", "sqlite"])
+def test_a_path_that_a_shell_would_replace(here: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(ValueError) as caught:
+        replica.open_store(f"{scheme}:~/x")
+    assert str(caught.value) == (
+        f"{scheme}:~/x is in a folder called ~, because ~ is not replaced here: write {scheme}:/home/me/x, "
+        f"or {scheme}:./~/x if that is meant"
+    )
+    with pytest.raises(ValueError, match=r"because ~ is not replaced here"):
+        replica.open_urls([f"{scheme}:~"])
+    for path in ("./~/x", "a/~", "~nobody-has-this-name"):
+        parse_url(f"{scheme}:{path}")
+    assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("s3://b?regoin=x", "; did you mean region?"),
+        ("s3://b?request=5", "; did you mean requests?"),
+        ("postgresql://h/db?durble=true", "; did you mean durable?"),
+        ("postgresql://h/db?sslmod=require", "; did you mean sslmode?"),
+    ],
+)
+def test_an_option_in_the_query_that_is_misspelt(url: str, hint: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replica.open_store(url)
+    assert str(caught.value).endswith(hint)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +239,10 @@ def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[OpenedWith]:
         return open_it
 
     open_store = replica.open_store
-    for function in ("open_object_store", "open_postgres", "open_directory", "open_sqlite"):
-        monkeypatch.setattr(_url, function, fake(function))
+    open_with_function(monkeypatch, fake("open_object_store"), "s3", "gs", "az")
+    open_with_function(monkeypatch, fake("open_postgres"), "postgresql", "postgres")
+    open_with_function(monkeypatch, fake("open_directory"), "dir")
+    open_with_function(monkeypatch, fake("open_sqlite"), "sqlite")
     return calls
 
 
@@ -271,7 +325,7 @@ async def test_options_beside_the_url(opened_with: list[OpenedWith]) -> None:
         ("s3://b?retry", "retry is given once, as retry=VALUE"),
         ("s3://b?retry=true&retry=true", "retry is given once, as retry=VALUE"),
         ("s3://b?retry_attempts=x", "retry_attempts is a whole number"),
-        ("s3://b?retry_seconds=", "retry_seconds is a number of seconds"),
+        ("s3://b?retry_seconds=", "retry_seconds is a number"),
         ("s3://b?retry_attempts=0", "retry_attempts is at least 1, not 0"),
         ("s3://b?retry_seconds=nan", "retry_seconds is 0 or more seconds, not nan"),
         ("s3://b?retry=false&retry_attempts=3", "retry_attempts and retry_seconds are for a store with retry=true"),
@@ -376,7 +430,7 @@ async def test_options_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> No
         passed.append(options)
         return open_with(sync, async_, options, *outbox)
 
-    monkeypatch.setattr(_url, "open_with", noting)
+    monkeypatch.setattr(opening, "open_with", noting)
     async with replica.open_urls(
         ["memory:"], ["memory:"], queue_size=7, batch_size=3, grace=1.5, hedge_delay=0.25, verify=False
     ) as store:
@@ -447,7 +501,7 @@ def test_an_interrupt_while_opening_waits_until_the_store_is_in_safe_hands(monke
         async def __aexit__(self, *exception: object) -> None:
             events.append("close")
 
-    monkeypatch.setattr(_url, "open_store", lambda _url: Interrupting())
+    monkeypatch.setattr(opening, "open_store", lambda _url: Interrupting())
 
     async def main() -> None:
         async with replica.open_urls(["memory:"]):

@@ -13,12 +13,13 @@ from ._open import open  # noqa: A004  (read as replica.open)
 from ._options import ReplicaOptions
 from ._public import publish
 from ._replica import ReplicaStore
+from ._scheme import StoreScheme
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
 from ._store import PutResult, StartableStore, Store
 from ._upkeep.reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
 from ._upkeep.scrub import scrub
 from ._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
-from ._urls.url import open_store, open_urls
+from ._urls.opening import open_store, open_urls
 from .config import ConfigError, open_config
 from .stores.directory import DirectoryStore, open_directory
 from .stores.memory import MemoryStore
@@ -63,9 +64,10 @@ __all__ = [
     "StartableStore",
     "Store",
     "StoreError",
+    "StoreScheme",
     "StoreThreads",
-    "Unfinished",
     "SyncStoreStatistics",
+    "Unfinished",
     "open",
     "open_config",
     "open_directory",

@@ -155,8 +155,13 @@ def check_seconds(name: str, seconds: float) -> float:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the known name that is nearest to a misspelt one; empty if none is."""
-    similar = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {similar[0]}?" if similar else ""
+    similar = nearest(name, known)
+    return f"; did you mean {similar}?" if similar else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is nearest to a misspelt one; None if none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
 
 
 def _check_once(named: Mapping[str, Store]) -> None:

@@ -120,9 +120,9 @@ class ReplicaOptions(TypedDict, total=False):
             check=_or_none(checked_path),
             text="A file that keeps what is pending for the async stores, so that a crash forgets nothing and a put "
             "never waits for room. The async stores need names, because entries are kept by name. A put returns when "
-            "its entries are on the disk as well. Blobs that a crash, a failed store or a cut exit leaves are delivered "
-            "when the outbox is opened the next time. One replica at a time can have it. It is created if need be, in "
-            "a folder that exists, on a local file system.",
+            "its entries are on the disk as well. Blobs that a crash, a failed store or a cut exit leaves are "
+            "delivered when the outbox is opened the next time. One replica at a time can have it. It is created if "
+            "need be, in a folder that exists, on a local file system.",
             example='"trio-replica-outbox.db"',
             flag="FILE",
         ),

@@ -14,16 +14,19 @@ from ._errors import ReplicaError
 from ._options import OPTIONS, TYPES, Options
 from ._redact import redacted
 from ._urls.kinds import kinds_of
+from ._urls.opening import check_replica, open_opening
+from ._urls.parse import parse_url
+from ._urls.places import check_outbox, check_places
+from ._urls.store_options import option_kinds
 from ._urls.toml_lines import key_lines
-from ._urls.url import LOCAL, check_outbox, check_places, check_replica, open_opening, option_kinds, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ._replica import ReplicaStore
+    from ._urls.store_url import StoreUrl
     from ._urls.toml_lines import Key
-    from ._urls.url import StoreUrl
 
 _KINDS: Final = {
     bool: "true or false",
@@ -229,7 +232,7 @@ class _File:
         self.check_kind((*key, "url"), value["url"], (str,))
         options = {option: value[option] for option in value if option != "url"}
         url = self._url((*key, "url"), value["url"], {})
-        known, others = option_kinds(url.scheme)
+        known, others = option_kinds(url.kind)
         if others is None:
             self.check_keys(key, value, ["url", *known])
         for option, given in options.items():
@@ -240,11 +243,8 @@ class _File:
         return self._url(key, value["url"], options)
 
     def _url(self, key: Key, url: str, options: Mapping[str, Any]) -> StoreUrl:
-        scheme, colon, path = url.partition(":")
-        if scheme in LOCAL and path and not path.startswith("//"):
-            url = scheme + colon + self.beside(path)
         with self.locating(key):
-            return parse_url(url, options)
+            return parse_url(url, options, folder=self.beside(""))
 
 
 def _decoded(path: str, data: bytes) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._deletable import DeletableStore
-    from .._urls.url import StoreUrl
+    from .._urls.store_url import StoreUrl
 
 BLOB_BYTES: Final = 64
 """Bytes of a test blob. They are random, so that it is nobody else's."""

@@ -93,7 +93,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (ConfigError, CommandError)):  # these have none
         return str(error)
     text = redacted(str(error))
-    if isinstance(error, (ReplicaError, ModuleNotFoundError)):
+    if isinstance(error, (ReplicaError, ImportError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

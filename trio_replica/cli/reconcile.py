@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .._blob import Ref
     from .._upkeep.reconcile import ReconcileReport
-    from .._urls.url import StoreUrl
+    from .._urls.store_url import StoreUrl
     from .stores import Stores
 
 STEPS: Final = 2**32

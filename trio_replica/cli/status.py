@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .._store import Store
-    from .._urls.url import StoreUrl
+    from .._urls.store_url import StoreUrl
 
 PAGE_SIZE: Final = 10_000
 """Refs that a store is asked for at once, and that are in memory for it: about 1 MB."""

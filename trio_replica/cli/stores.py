@@ -14,7 +14,9 @@ import click
 from .._open import open_with
 from .._options import OPTIONS, TYPES, Options
 from .._urls.kinds import kinds_of
-from .._urls.url import check_outbox, open_opening, parse_url
+from .._urls.opening import open_opening
+from .._urls.parse import parse_url
+from .._urls.places import check_outbox
 from ..config import read_config
 from ..stores._files import make_folders
 from .files import OwnFiles
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from .._replica import ReplicaStore
     from .._store import Store
-    from .._urls.url import OpeningStore, StoreUrl
+    from .._urls.store_url import OpeningStore, StoreUrl
 
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
@@ -144,8 +146,8 @@ class Stores(NamedTuple):
     def own_files(self) -> OwnFiles:
         """Return the files of these stores, and of what this process prints. Blocks."""
         urls = (*self.sync.values(), *self.async_.values())
-        folders = [url.path for url in urls if url.scheme == "dir"]
-        databases = [url.path for url in urls if url.scheme == "sqlite"]
+        folders = [url.file for url in urls if os.path.isdir(url.file)]
+        databases = [url.file for url in urls if url.file and url.file not in folders]
         databases += [self.options["outbox"]] if "outbox" in self.options else []
         outputs = [file.fileno() for file in (sys.stdout, sys.stderr) if file is not None]
         return OwnFiles([*folders, DATA_FOLDER] if self.are_default else folders, databases, outputs)
@@ -191,9 +193,9 @@ def absence(url: StoreUrl) -> str:
 
     One on another machine is taken to be there: to open it does not create it, or no more than a table.
     """
-    if url.scheme in {"dir", "sqlite"}:
+    if url.landmark:
         try:
-            os.stat(os.path.join(url.path, "blobs") if url.scheme == "dir" else url.path)
+            os.stat(url.landmark)
         except OSError as error:
             return f"there is no store {url.shown}: {describe(error)}"
     return ""
@@ -276,7 +278,7 @@ def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable
     for url in urls:
         try:
             parsed = parse_url(url)
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, ImportError) as error:
             raise click.BadParameter(str(error), context, parameter) from None
         (options.sync if parameter.name == "sync" else options.async_).append(parsed)
 

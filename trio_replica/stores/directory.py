@@ -15,6 +15,7 @@ from .._calls.operation import all_ended
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
+from .._scheme import StoreScheme
 from .._store import PutResult, check_ref
 from ._directory.blob_files import BlobFiles
 from ._started import StartedStore
@@ -158,3 +159,7 @@ def _handle(files: BlobFiles, batch: Sequence[Call[Request]]) -> None:
     for call in batch:
         if not isinstance(call.request, Blob):
             call.outcome = outcome.capture(call.request)
+
+
+SCHEME: Final = StoreScheme(open_directory, "PATH", landmark=lambda path: os.path.join(path, "blobs"))
+"""``dir:PATH``."""

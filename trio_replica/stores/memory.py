@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, final
 
 import outcome
 import trio
@@ -12,11 +13,12 @@ from .._blob import to_blob
 from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
+from .._scheme import StoreScheme
 from .._store import PutResult, check_ref
 from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from .._blob import Blob, BytesLike, Ref
     from .._calls.start import Cancel, Done
@@ -146,3 +148,13 @@ class _RefIndex:
 def _some_after(refs: list[Ref], after: Ref, limit: int) -> list[Ref]:
     first = bisect_right(refs, after)
     return refs[first : first + limit]
+
+
+@asynccontextmanager
+async def _open_memory() -> AsyncGenerator[MemoryStore, None]:
+    await trio.lowlevel.checkpoint()
+    yield MemoryStore()
+
+
+SCHEME: Final = StoreScheme(_open_memory, "", place=None)
+"""``memory:``: each is a store of its own."""

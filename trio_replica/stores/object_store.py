@@ -14,7 +14,9 @@ from .._calls.start import start_in_task
 from .._calls.threads import BATCH_BYTES, open_store_threads
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
+from .._scheme import StoreScheme
 from .._store import PutResult, check_ref
+from ._object_store.place import CLIENT_OPTIONS, bucket_place
 from ._object_store.url import ClientLimits, parse_object_url
 from ._started import StartedStore
 
@@ -203,3 +205,10 @@ def _serve() -> Generator[Handler[Request], None, None]:
 def _handle(batch: Sequence[Call[Request]]) -> None:
     for call in batch:
         call.outcome = outcome.capture(call.request)
+
+
+SCHEME: Final = StoreScheme(open_object_store, "//BUCKET/PREFIX", place=bucket_place, query=CLIENT_OPTIONS)
+"""``s3://BUCKET/PREFIX`` and ``gs://BUCKET/PREFIX``."""
+
+AZURE_SCHEME: Final = StoreScheme(open_object_store, "//CONTAINER/PREFIX", place=bucket_place, query=CLIENT_OPTIONS)
+"""``az://CONTAINER/PREFIX``."""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, final
 from .._blob import hashed
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
+from .._scheme import StoreScheme
 from .._store import check_ref
 from ._postgres import statements as sql
+from ._postgres.place import PARAMETERS, database_place
 from ._reads import start_read
 from ._started import StartedStore
 
@@ -160,3 +162,7 @@ class PostgresStore(DeletableStore, StartedStore):
         """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
         is_kept: bool = await self._writers.run(partial(self._database.set_aside, check_ref(ref)))
         return f"table damaged_blobs of {self._database.name}" if is_kept else None
+
+
+SCHEME: Final = StoreScheme(open_postgres, "//USER@HOST/DATABASE", place=database_place, query=PARAMETERS)
+"""``postgresql://USER@HOST/DATABASE``, and the same with ``postgres``."""

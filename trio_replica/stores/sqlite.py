@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from .._blob import Ref, hashed
 from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
+from .._scheme import StoreScheme
 from .._store import check_ref
 from ._reads import start_read
 from ._sqlite.check import check_integrity, find_twins, repair_integrity, set_aside
@@ -144,3 +145,7 @@ class SqliteStore(DeletableStore, StartedStore):
     async def _check(self, request: Request) -> Any:
         async with open_store_threads(f"check of {self._database.path}", self._database.serve_checks) as checks:
             return await ended_call(partial(start_read, checks, request))
+
+
+SCHEME: Final = StoreScheme(open_sqlite, "PATH")
+"""``sqlite:PATH``."""

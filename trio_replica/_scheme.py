@@ -1,0 +1,72 @@
+"""What there is to know of the stores that the URLs of one scheme name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from ._query import split_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from ._deletable import DeletableStore
+
+
+def default_place(address: str, _: Mapping[str, Any]) -> Hashable:
+    """Return where a path leads, or a URL without its options."""
+    return split_query(address)[0] if "://" in address else os.path.realpath(address)
+
+
+@final
+@dataclass(frozen=True)
+class StoreScheme:
+    """A kind of store that URLs name, also in files and on the command line.
+
+    A package registers one for its stores as an entry point of the group ``trio_replica.stores``, whose name is the
+    scheme and whose object is a `StoreScheme`::
+
+        [project.entry-points."trio_replica.stores"]
+        lmdb = "trio_lmdb:SCHEME"
+
+    It is imported when a URL with its scheme is first used.
+
+    Args:
+      open: the function that opens such a store for a block. It is given the path or the URL, unless `form` is empty,
+        and options as keyword arguments. It opens nothing before the block is entered, but raises `TypeError` or
+        `ValueError` at once for a bad option. An option is a keyword-only parameter whose annotation says which values
+        a file may have for it: ``bool``, ``int``, ``float``, ``str``, ``list`` and unions of these. The options
+        ``retry``, ``retry_attempts`` and ``retry_seconds``, which all stores have, do not get there.
+      form: what comes after the scheme and its colon, as messages show it. ``PATH`` is a path, which is taken as it
+        stands; in a file it is relative to the folder of the file, and options stand beside the URL. A form that begins
+        with ``//``, as ``//HOST/NAME``, is that of a store on another machine: the function is given the whole URL, the
+        options in its query are taken out and given to it, and failed operations are retried unless the URL says
+        ``retry=false``. If the form is empty, nothing comes after the colon.
+      place: returns what is the same for two URLs of one store, given what the function is given: the path or the URL,
+        and a mapping of the options. None means that each is a store of its own. By default it is where the path leads,
+        or the URL without its options.
+      landmark: returns the path that exists if there is a store at a path, so that a command that only reads can say
+        that there is none instead of creating it.
+      query: the names of options that the function reads in the query of its URL itself, as far as they are known, for
+        a message about one that is misspelt. Options that are neither these nor parameters are left in the URL, too. By
+        default there are none, and other options are refused.
+
+    """
+
+    open: Callable[..., AbstractAsyncContextManager[DeletableStore]]
+    form: str
+    place: Callable[[str, Mapping[str, Any]], Hashable] | None = default_place
+    landmark: Callable[[str], str] = str
+    query: Collection[str] | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the stores are on other machines, so that failed operations are retried."""
+        return self.form.startswith("//")
+
+    @property
+    def has_path(self) -> bool:
+        """Whether a store is at a path."""
+        return bool(self.form) and not self.is_remote

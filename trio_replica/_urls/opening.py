@@ -1,0 +1,130 @@
+"""Opening stores and replicas of stores by their URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, TypeAlias
+
+from trio.lowlevel import enable_ki_protection
+
+from .._async.outbox_file import open_sqlite_outbox
+from .._open import checked_stores, open_with
+from .._options import Options, with_options
+from .._redact import redacted
+from ..stores.memory import MemoryStore
+from .parse import parse_url
+from .places import check_outbox, check_places
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
+    from typing import Unpack
+
+    from .._deletable import DeletableStore
+    from .._open import OpenOutbox
+    from .._options import ReplicaOptions
+    from .._replica import ReplicaStore
+    from .store_url import OpeningStore
+
+Urls: TypeAlias = Iterable[str] | Mapping[str, str]
+
+
+def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
+    """Open the store that `url` names, for a block.
+
+    As in ``async with open_store("sqlite:blobs.db") as store: …``.
+
+    ``memory:`` is a new `MemoryStore`; ``dir:PATH`` what `open_directory` opens, and ``sqlite:PATH`` what `open_sqlite`
+    opens, both durable. A path is taken as it stands, relative to the current folder.
+
+    ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` and ``az://CONTAINER/PREFIX`` are what `open_object_store` opens, and
+    ``postgresql://USER@HOST/DATABASE`` what `open_postgres` opens; with ``?OPTION=VALUE&…`` these take their options.
+    Such a store is a `RetryingStore`; ``retry=false`` among the options says that it is not, and ``retry_attempts`` and
+    ``retry_seconds`` are its budget.
+
+    Other packages may have more stores: see `StoreScheme`.
+
+    Raises:
+      TypeError: if `url` is no `str`.
+      ValueError: if its scheme is not one of these, or it has no path and needs one, or an option is bad. No password
+        or key that is in it is shown.
+      ModuleNotFoundError: if the store takes a package that is not installed.
+      ImportError: if the package that has such stores can't be used.
+      Exception: on entering the block, what opening the store raises.
+
+    """
+    return parse_url(url).open()
+
+
+@with_options
+def open_urls(
+    sync: Urls, async_: Urls = (), **options: Unpack[ReplicaOptions]
+) -> AbstractAsyncContextManager[ReplicaStore]:
+    """Open a replica with stores of its own, which the block opens and closes: `open_store` and `open` in one step.
+
+    An outbox is opened before the stores.
+
+    Args:
+      sync: the URLs of the sync stores; an iterable, or a mapping of names to URLs.
+      async_: the URLs of the async stores, likewise.
+      options: see `ReplicaOptions`.
+
+    Raises:
+      TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder, database or prefix of a
+        bucket is given twice.
+      ImportError: at once, what `open_store` raises.
+      Exception: on entering the block, what opening a store raises; those opened before it have been closed.
+      PoisonedError: when the block ends; see `open`.
+
+    """
+    named_sync, named_async = _named("sync", sync), _named("async", async_)
+    urls = [parse_url(url) for url in (*named_sync.values(), *named_async.values())]
+    check_places(urls)
+    taken = Options.of("open_urls", options)
+    if taken.outbox is not None and not isinstance(async_, Mapping):
+        raise ValueError("with an outbox, async_ has to be a mapping of names to URLs: entries are kept by name")
+    check_replica(named_sync, named_async, taken)
+    check_outbox(taken.outbox, urls)
+    return open_opening(
+        {name: open_store(url) for name, url in named_sync.items()},
+        {name: open_store(url) for name, url in named_async.items()},
+        taken,
+    )
+
+
+def check_replica(sync: Iterable[str], async_: Iterable[str], options: Options) -> None:
+    """Check the names of the stores of a replica, and that its options fit them, before any store is opened.
+
+    Raises:
+      TypeError, ValueError: what `open` raises about them.
+
+    """
+    sync_stores, async_stores = [{name: MemoryStore() for name in names} for names in (sync, async_)]
+    checked_stores(sync_stores, async_stores, options, has_outbox=options.outbox is not None)
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def open_opening(
+    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options
+) -> AsyncGenerator[ReplicaStore, None]:
+    """Open an outbox, if there is to be one, then stores, and a replica of them, for a block."""
+    open_outbox: OpenOutbox | None = None
+    async with AsyncExitStack() as stack:
+        if options.outbox is not None:
+            names = [redacted(name) for name in async_]
+            kept = await stack.enter_async_context(open_sqlite_outbox(options.outbox, names))
+            open_outbox = lambda _: nullcontext(kept)  # noqa: E731  (a function that is used once)
+        sync_stores, async_stores = [
+            {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
+            for stores in (sync, async_)
+        ]
+        yield await stack.enter_async_context(open_with(sync_stores, async_stores, options, open_outbox))
+
+
+def _named(kind: str, urls: Urls) -> dict[str, str]:
+    if isinstance(urls, str) or not isinstance(urls, Iterable):
+        shown = redacted(urls) if isinstance(urls, str) else urls
+        raise TypeError(f"{kind} stores are an iterable of URLs or a mapping of names to URLs, not {shown!r}")
+    return dict(urls) if isinstance(urls, Mapping) else {f"{kind}-{i}": url for i, url in enumerate(urls)}

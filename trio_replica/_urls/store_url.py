@@ -1,0 +1,98 @@
+"""A URL taken apart, and the store that it opens."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from .._query import options_in, split_query
+from .._redact import redacted
+from ..stores.memory import MemoryStore
+from ..stores.retrying import RetryingDeletableStore
+from .store_options import misspelt_hint, option_kinds
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Hashable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from .._deletable import DeletableStore
+    from .._scheme import StoreScheme
+
+    OpeningStore: TypeAlias = AbstractAsyncContextManager[DeletableStore]
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class StoreUrl:
+    """A URL taken apart, and what is said of its store beside it."""
+
+    scheme: str
+    path: str
+    """What comes after the scheme and the colon, without the options that were taken out of it."""
+    kind: StoreScheme
+    """What there is to know of the scheme."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the function that opens the store. Some may be secrets."""
+    retry: Mapping[str, Any] | None = None
+    """Keyword arguments of `RetryingStore`; None if nothing is repeated."""
+
+    def __repr__(self) -> str:
+        return f"<StoreUrl {self.shown!r}>"
+
+    @property
+    def shown(self) -> str:
+        """The URL without secrets."""
+        return redacted(f"{self.scheme}:{self.path}")
+
+    @property
+    def file(self) -> str:
+        """The path of the store; empty if it has none."""
+        return self.path if self.kind.has_path else ""
+
+    @property
+    def landmark(self) -> str:
+        """The path that exists if the store does; empty if that can't be told."""
+        return self.kind.landmark(self.path) if self.kind.has_path else ""
+
+    @property
+    def place(self) -> Hashable:
+        """What is the same for two URLs of one store; None if each is a store of its own."""
+        if self.kind.place is None:
+            return None
+        place = self.kind.place(self._address, self.options)
+        return (self.scheme, place) if self.kind.has_path else place
+
+    def open(self, *, retry: bool = True) -> OpeningStore:
+        """Open the store for a block; one that repeats nothing if not `retry`.
+
+        Raises:
+          TypeError, ValueError: at once, if an option is bad.
+          ModuleNotFoundError: at once, if a package is missing: the store's first, then that of the repetitions.
+
+        """
+        try:
+            opening = self.kind.open(*([self._address] if self.kind.form else []), **self.options)
+        except (TypeError, ValueError) as error:
+            if not (hint := self._misspelt()):
+                raise
+            raise ValueError(f"{str(error).removesuffix('.')}{hint}") from None
+        if self.retry is None or not retry:
+            return opening
+        RetryingDeletableStore(MemoryStore(), **self.retry)  # what it takes is missing now, not when it is too late
+        return _open_retrying(opening, self.retry)
+
+    @property
+    def _address(self) -> str:
+        return f"{self.scheme}:{self.path}" if self.kind.is_remote else self.path
+
+    def _misspelt(self) -> str:
+        """Return what names an option that one of this URL may have been meant to be; empty if there is none."""
+        in_query = [name for name, _ in options_in(split_query(self.path)[1])] if self.kind.is_remote else []
+        return misspelt_hint([*in_query, *self.options], [*option_kinds(self.kind)[0], *(self.kind.query or ())])
+
+
+@asynccontextmanager
+async def _open_retrying(opening: OpeningStore, budget: Mapping[str, Any]) -> AsyncGenerator[DeletableStore, None]:
+    async with opening as store:
+        yield RetryingDeletableStore(store, **budget)
