@@ -1,89 +1,19 @@
-"""Which module may import which: each only from those in the layers above it, and almost nothing from elsewhere."""
+"""What holds for every module: what it imports, how long it is, and that the documentation lists it."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-import trio_replica
+from .layers import PAGE, PLACES, sources, with_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = "trio_replica"
-
-LAYERS = [
-    ["_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
-    ["_blob"],
-    ["_errors", "_log"],
-    ["_calls"],
-    ["_calls.attempt", "_calls.hedges", "_calls.start"],
-    ["_calls.fan_out", "_calls.operation"],
-    ["_calls.operations"],
-    ["_life"],
-    ["_store"],
-    ["_checks", "_deletable"],
-    ["_options", "_public", "_scheme"],
-    ["_sync", "_async", "_upkeep", "_urls"],
-    ["_sync.union"],
-    ["_statistics", "_upkeep.scrub_report"],
-    ["_calls.threads"],
-    ["_async.storage"],
-    ["_async.outbox_file"],
-    ["stores"],  # the package itself, which is empty
-    ["stores._directory", "stores._object_store", "stores._postgres", "stores._sqlite"],
-    ["stores._files"],
-    ["stores._object_store.errors", "stores._object_store.place", "stores._object_store.url"],
-    ["stores._object_store.objects"],
-    ["stores._reads", "stores._started"],
-    [
-        "stores._directory.blob_files",
-        "stores._postgres.statements",
-        "stores._sqlite.check",
-        "stores._sqlite.statements",
-    ],
-    ["stores._postgres.conninfo", "stores._postgres.errors", "stores._postgres.place", "stores._postgres.table"],
-    ["stores._postgres.session"],
-    ["stores._postgres.database", "stores._sqlite.database"],
-    ["stores.directory", "stores.memory", "stores.object_store", "stores.postgres", "stores.sqlite"],
-    ["stores.retrying"],
-    ["_async.backlog", "_async.queue"],
-    ["_sync.member"],
-    ["_sync.readers"],
-    ["_sync.repairs", "_sync.sync_stores"],
-    ["_sync.fallback"],
-    ["_async.outbox"],
-    ["_async.relay"],
-    ["_async.delivery"],
-    ["_replica", "_upkeep.reconcile"],
-    ["_open"],
-    ["_upkeep.scrub"],
-    ["_urls.registry", "_urls.store_options"],
-    ["_urls.store_url"],
-    ["_urls.parse", "_urls.places"],
-    ["_urls.opening"],
-    ["config"],
-    [""],  # the public interface
-    ["testing._contract_parts", "testing._simulated"],
-    ["testing._contract_deletable"],
-    ["testing._contract"],
-    ["testing"],
-    ["cli.output", "cli.refs", "cli.running"],
-    ["cli.files"],
-    ["cli.stores"],
-    ["cli.check", "cli.get", "cli.init", "cli.ls", "cli.outbox", "cli.put", "cli.reconcile", "cli.scrub"],
-    ["cli.status"],
-    ["cli.commands"],
-    ["cli"],
-    ["__main__"],
-]
-"""All modules, by their names within the package. One imports only from the layers above its own."""
-
-PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}
 
 KNOW_STORES = {"_urls.opening", "_urls.store_url", "", "cli.stores"}
 """The modules that know concrete stores. All others would do with the stores of anybody."""
@@ -95,6 +25,14 @@ CLOUD = {"obstore"}
 RETRY = {"tenacity"}
 
 
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 60
+"""Lines, those of a docstring not counted: it is read elsewhere."""
+
+TOO_LONG = {"_replica"}
+"""The modules, and the functions as ``module.function``, that are longer today."""
+
+
 class Import(NamedTuple):
     """What one statement imports: a module of the package, by its name within it, or another, by its full name."""
 
@@ -102,17 +40,6 @@ class Import(NamedTuple):
     ours: bool
     place: str
     """Where the statement stands: at the ``top`` of the module, in a ``function``, or for ``type checking`` only."""
-
-
-def sources() -> dict[str, str]:
-    """Return the source of each module of the package, by its name within it."""
-    root = Path(trio_replica.__file__).parent
-    return {
-        ".".join(path.relative_to(root).with_suffix("").parts)
-        .removesuffix("__init__")
-        .removesuffix("."): path.read_text()
-        for path in sorted(root.rglob("*.py"))
-    }
 
 
 def imports(name: str, source: str) -> list[Import]:
@@ -247,3 +174,69 @@ class Store:
 )
 def test_what_is_not_allowed_is_found(name: str, source: str, complaint: str) -> None:
     assert complaints(name, source) == [complaint]
+
+
+def test_the_table_in_the_documentation_is_that_of_the_modules() -> None:
+    assert PAGE.read_text() == with_table(PAGE.read_text()), "python -m tests.layers writes it again"
+
+
+def test_every_module_says_what_it_is() -> None:
+    for name, source in sources().items():
+        said = ast.get_docstring(ast.parse(source)) or ""
+        assert said.partition("\n")[0].endswith("."), name
+
+
+def package_of(module: str) -> str:
+    """Return the package at the top that a module is in; empty for one that is in none."""
+    package, dot, _ = module.partition(".")
+    return package if dot else ""
+
+
+def package_imports(modules: dict[str, str]) -> set[tuple[str, str]]:
+    """Return which package imports which other."""
+    pairs = {
+        (package_of(name), package_of(found.module))
+        for name, source in modules.items()
+        for found in imports(name, source)
+        if found.ours
+    }
+    return {(one, other) for one, other in pairs if one and other and one != other}
+
+
+def test_no_package_imports_another_in_both_directions() -> None:
+    pairs = package_imports(sources())
+    assert ("_urls", "stores") in pairs
+    assert {(one, other) for one, other in pairs if (other, one) in pairs} == set()
+
+
+def test_packages_that_import_each_other_are_found() -> None:
+    modules = {
+        "_sync.union": "from .._async import queue",
+        "_async.queue": "if TYPE_CHECKING:\n    from .._sync import union",
+    }
+    assert package_imports(modules) == {("_sync", "_async"), ("_async", "_sync")}
+
+
+def too_long(name: str, source: str) -> list[str]:
+    """Return the module, and those of its functions, that are too long to be read in one sitting."""
+    found = [name] if source.count("\n") > LONGEST_MODULE else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            has_docstring = ast.get_docstring(node) is not None
+            docstring = (node.body[0].end_lineno or 0) - node.body[0].lineno + 1 if has_docstring else 0
+            if (node.end_lineno or 0) - node.lineno + 1 - docstring > LONGEST_FUNCTION:
+                found.append(f"{name}.{node.name}")
+    return found
+
+
+def test_every_module_and_function_can_be_read_in_one_sitting() -> None:
+    assert {one for name, source in sources().items() for one in too_long(name, source)} == TOO_LONG
+
+
+def test_what_is_too_long_is_found() -> None:
+    body = "    x = 1\n"
+    assert too_long("a", "x = 1\n" * 400) == []
+    assert too_long("a", "x = 1\n" * 401) == ["a"]
+    assert too_long("a", "def f():\n" + body * 59) == []
+    assert too_long("a", "class A:\n    async def f():\n" + f"    {body}" * 60) == ["a.f"]
+    assert too_long("a", 'def f():\n    """Do.\n\n    So.\n    """\n' + body * 59) == []

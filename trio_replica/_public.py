@@ -1,4 +1,4 @@
-"""What makes names public: their `__module__`, and annotations that can be looked up at run time."""
+"""Public names: the package that they say they are from, and annotations that can be looked up at run time."""
 
 from __future__ import annotations
 

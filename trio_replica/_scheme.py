@@ -1,4 +1,4 @@
-"""What there is to know of the stores that the URLs of one scheme name."""
+"""A kind of store that the URLs of one scheme name: how it is opened, and where a store of it is."""
 
 from __future__ import annotations
 
