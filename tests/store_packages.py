@@ -39,15 +39,13 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """Put a folder for packages on the path, and forget its packages in the end."""
     folder = tmp_path_factory.mktemp("site")
     monkeypatch.syspath_prepend(str(folder))
-    before = set(sys.modules)
     for cached in (claims, find_scheme):
         cached.cache_clear()
     yield Site(folder)
     for cached in (claims, find_scheme):
         cached.cache_clear()
-    for name in set(sys.modules) - before:
-        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    for name in [path.stem for path in folder.glob("*.py")]:
+        sys.modules.pop(name, None)
 
 
 def run_command(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:

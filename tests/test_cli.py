@@ -1408,7 +1408,7 @@ def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.
 def test_a_bad_file_is_one_line(run: Run, command: list[str]) -> None:
     Path("bad.toml").write_text('[sync]\na = "dir:a"\n[async]\nb = { url = "s3://b", request = 5 }\n[x]\n')
     ended = run(*command, "--config", "bad.toml")
-    known = "queue_size, batch_size, grace, hedge_delay, verify, outbox, fallback, repair_reads, sync, async"
+    known = ", ".join([*OPTIONS, "sync", "async"])
     assert (ended.status, ended.out, ended.problems) == (1, b"", [f"bad.toml:5: x is unknown; known are {known}"])
     ended = run(*command, "--config", "none.toml")
     assert ended.problems == ["none.toml: there is no such file; trio-replica init writes an example"]

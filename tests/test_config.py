@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import trio_replica as replica
 from trio_replica import ConfigError, DirectoryStore, RetryingDeletableStore, SqliteStore, config
+from trio_replica._options import OPTIONS
 from trio_replica._urls.registry import OURS, find_scheme, forms
 from trio_replica._urls.store_options import option_kinds
 from trio_replica.config import read_config
@@ -204,10 +205,7 @@ WRONG = [
     ("\nqueue_sise = 1", ":2: queue_sise is unknown; did you mean queue_size?"),
     (
         "[sync]\n[x.y]",
-        (
-            ":2: x is unknown; known are "
-            "queue_size, batch_size, grace, hedge_delay, verify, outbox, fallback, repair_reads, sync, async"
-        ),
+        f":2: x is unknown; known are {', '.join(OPTIONS)}, sync, async",
     ),
     ('[sync]\na = { url = "dir:a", durble = true }', ":2: sync.a.durble is unknown; did you mean durable?"),
     (
@@ -351,6 +349,8 @@ def test_one_store_twice(write: Callable[[str], str], tmp_path: Path) -> None:
 
 def test_there_is_no_file(write: Callable[[str], str], tmp_path: Path) -> None:
     assert problem(FILE) == ": there is no such file; trio-replica init writes an example"
+    home = os.path.expanduser("~/nowhere.toml")
+    assert problem("~/nowhere.toml") == f"~/nowhere.toml: there is no such file; ~ is not replaced here: write {home!r}"
     assert problem(str(tmp_path)).endswith(": it can't be read: Is a directory")
     with pytest.raises(TypeError):
         replica.open_config(5)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import trio.testing
 import trio_replica as replica
 from trio_replica import DirectoryStore, MemoryStore, PoisonedError, Ref, RetryingDeletableStore, SqliteStore
 from trio_replica._open import open_with
-from trio_replica._options import Options
+from trio_replica._options import OPTIONS, Options
 from trio_replica._urls import opening
 from trio_replica._urls.parse import parse_url
 from trio_replica._urls.places import check_places
@@ -587,10 +587,7 @@ async def test_two_stores_in_memory_are_two() -> None:
             ["dir:a"],
             (),
             {"size": 1},
-            TypeError(
-                "open_urls() got an unexpected keyword argument 'size'; the options are queue_size, batch_size, grace, "
-                "hedge_delay, verify, outbox, fallback, repair_reads"
-            ),
+            TypeError(f"open_urls() got an unexpected keyword argument 'size'; the options are {', '.join(OPTIONS)}"),
         ),
     ],
 )

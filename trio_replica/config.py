@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
-from ._checks import did_you_mean
+from ._checks import at_home, did_you_mean
 from ._errors import ReplicaError
 from ._options import OPTIONS, TYPES, Options
 from ._redact import redacted
@@ -158,7 +158,9 @@ class _File:
             self.document = tomllib.loads(text)
             self._lines.update(key_lines(text))
         except FileNotFoundError:
-            raise ConfigError(path, None, "there is no such file; trio-replica init writes an example") from None
+            home = at_home(path)
+            hint = f"; ~ is not replaced here: write {home!r}" if home else "; trio-replica init writes an example"
+            raise ConfigError(path, None, f"there is no such file{hint}") from None
         except OSError as error:
             raise ConfigError(path, None, f"it can't be read: {error.strerror}") from None
         except tomllib.TOMLDecodeError as error:
