@@ -220,6 +220,40 @@ class StartableStore(Store):
         return data
 
 
+def startable(store: Store) -> StartableStore:
+    """Return `store` if its calls can be started; else one that gives each call of `store` a task."""
+    return store if isinstance(store, StartableStore) else _InTasks(store)
+
+
+@final
+class _InTasks(StartableStore):
+    """A store whose calls can only be awaited: each that is started takes a task."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return repr(self._store)
+
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        return start_in_task(partial(self._store.put, blob), done)
+
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        return start_in_task(partial(self._store.get, ref), done)
+
+    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
+        return await self._store.put_many(blobs)
+
+    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+        return await self._store.get_many(refs)
+
+    async def contains(self, ref: Ref) -> bool:
+        return await self._store.contains(ref)
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        return await self._store.list_page(after, limit)
+
+
 @final
 class RefIterator:
     """The refs of all pages after one ref, one by one.
