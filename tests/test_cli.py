@@ -1458,13 +1458,12 @@ def test_what_is_wrong_with_arguments_shows_no_secrets(run: Run, arguments: list
 
 
 def test_a_package_is_missing_for_a_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tenacity", None)
+    monkeypatch.delitem(sys.modules, "trio_replica.stores._object_store.objects", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     ended = run("ls", "--sync", "s3://b")
-    assert (ended.status, "pip install 'trio-replica[retry]'" in " ".join(ended.err.split())) == (1, True)
+    assert (ended.status, "pip install 'trio-replica[cloud]'" in " ".join(ended.err.split())) == (1, True)
     Path("x.toml").write_text('[sync]\na = "s3://b"\n')
-    assert run("ls", "--config", "x.toml").problems == [
-        "to retry takes more: pip install 'trio-replica[retry]'; or leave it out with retry=false"
-    ]
+    assert run("ls", "--config", "x.toml").problems == ["an object store takes more: pip install 'trio-replica[cloud]'"]
 
 
 # init

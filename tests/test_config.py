@@ -372,8 +372,9 @@ def test_a_reason_that_has_no_place(write: Callable[[str], str], monkeypatch: py
 
 
 def test_a_package_is_missing(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tenacity", None)
-    with pytest.raises(ModuleNotFoundError, match="trio-replica"):
+    monkeypatch.delitem(sys.modules, "trio_replica.stores._object_store.objects", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ModuleNotFoundError, match=r"trio-replica\[cloud\]"):
         replica.open_config(write('[sync]\na = "s3://b"'))
 
 

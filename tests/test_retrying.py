@@ -8,11 +8,10 @@ import logging
 import math
 import random
 import sqlite3
-import sys
 import weakref
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 import pytest
@@ -33,12 +32,14 @@ from trio_replica import (
     RetryingDeletableStore,
     RetryingStatistics,
     RetryingStore,
+    StartableStore,
     Store,
     StoreError,
 )
 from trio_replica.testing import SimulatedStore, StoreContract
 
 from .common import Ended, PlainStore, put_numbers, refs
+from .starting import KINDS, Started, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -47,8 +48,20 @@ if TYPE_CHECKING:
 
     from trio_replica._blob import BytesLike
 
+    Retry: TypeAlias = Callable[..., RetryingStore]
+
 BLOB = Blob(b"blob")
 AWAY = "away"
+
+
+@pytest.fixture(params=KINDS)
+def retry(request: pytest.FixtureRequest) -> Retry:
+    """Run a test for each kind of store that is retried: its calls are awaited, or started."""
+
+    def of(store: Store, **options: Any) -> RetryingStore:
+        return RetryingStore(request.param(store), **options)
+
+    return of
 
 
 class FlakyStore(DeletableStore):
@@ -137,6 +150,20 @@ class TestPlainRetryingStore(StoreContract):
         yield RetryingStore(PlainStore(MemoryStore()))
 
 
+class TestStartedRetryingStore(StoreContract):
+    @asynccontextmanager
+    async def open_store(self) -> AsyncGenerator[Store, None]:
+        await trio.lowlevel.checkpoint()
+        yield RetryingStore(started(SimulatedStore()))
+
+
+class TestStartedRetryingStoreOfWhatFailsOften(StoreContract):
+    @asynccontextmanager
+    async def open_store(self) -> AsyncGenerator[Store, None]:
+        await trio.lowlevel.checkpoint()
+        yield RetryingStore(started(FlakyStore()), first_delay=0, attempts=1000)
+
+
 class TestRetryingStoreOfWhatFailsOften(StoreContract):
     @asynccontextmanager
     async def open_store(self) -> AsyncGenerator[Store, None]:
@@ -148,10 +175,10 @@ class TestRetryingStoreOfWhatFailsOften(StoreContract):
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_attempts_are_the_budget(autojump_clock: MockClock, seed: int) -> None:
+async def test_the_attempts_are_the_budget(autojump_clock: MockClock, retry: Retry, seed: int) -> None:
     store, error = SimulatedStore(), OSError(AWAY)
     store.fail(error)
-    retrying = RetryingStore(store, attempts=12, seconds=math.inf, longest_delay=3, seed=seed)
+    retrying = retry(store, attempts=12, seconds=math.inf, longest_delay=3, seed=seed)
     with pytest.raises(OSError, match=f"^{AWAY}\n") as caught:
         await retrying.put(BLOB)
     assert caught.value is error
@@ -164,10 +191,10 @@ async def test_the_attempts_are_the_budget(autojump_clock: MockClock, seed: int)
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_the_seconds_are_the_budget(autojump_clock: MockClock, seed: int) -> None:
+async def test_the_seconds_are_the_budget(autojump_clock: MockClock, retry: Retry, seed: int) -> None:
     store, error = SimulatedStore(), OSError(AWAY)
     store.fail(error)
-    retrying = RetryingStore(store, seed=seed)
+    retrying = retry(store, seed=seed)
     with pytest.raises(OSError, match=f"^{AWAY}\n"):
         await retrying.put(BLOB)
     assert trio.current_time() == times(store)[-1] == 60
@@ -177,30 +204,30 @@ async def test_the_seconds_are_the_budget(autojump_clock: MockClock, seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_an_outage_of_the_budget_is_survived_exactly(autojump_clock: MockClock, seed: int) -> None:
+async def test_an_outage_of_the_budget_is_survived_exactly(autojump_clock: MockClock, retry: Retry, seed: int) -> None:
     store = SimulatedStore(put=1)
     store.outage(3.5, 3.5 + 60, OSError(AWAY))
-    retrying = RetryingStore(store, seed=seed, attempts=1000)
+    retrying = retry(store, seed=seed, attempts=1000)
     await trio.sleep(3)  # the first attempt is hit in its middle
     assert (await retrying.put(BLOB)).added
     assert trio.current_time() <= 3.5 + 60 + 1
     assert retrying.statistics().gave_up == 0
 
 
-async def test_the_seconds_run_from_the_first_failure(autojump_clock: MockClock) -> None:
+async def test_the_seconds_run_from_the_first_failure(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore(put=100)
     store.fail(OSError(AWAY))
     with pytest.raises(OSError, match=AWAY):
-        await RetryingStore(store, seconds=5, first_delay=10).put(BLOB)
+        await retry(store, seconds=5, first_delay=10).put(BLOB)
     assert times(store) == [0, 105]  # that is after the attempt, however long it took; and none is cut short
     assert trio.current_time() == 205
 
 
 @pytest.mark.parametrize("options", [{"attempts": 1}, {"seconds": 0}, {"seconds": 0, "attempts": 9}])
-async def test_a_budget_of_nothing(autojump_clock: MockClock, options: dict[str, Any]) -> None:
+async def test_a_budget_of_nothing(autojump_clock: MockClock, retry: Retry, options: dict[str, Any]) -> None:
     store, error = SimulatedStore(), OSError(AWAY)
     store.fail(error)
-    retrying = RetryingStore(store, **options)
+    retrying = retry(store, **options)
     with pytest.raises(OSError, match=AWAY):
         await retrying.put(BLOB)
     assert (times(store), trio.current_time()) == ([0], 0)
@@ -208,11 +235,11 @@ async def test_a_budget_of_nothing(autojump_clock: MockClock, options: dict[str,
     assert retrying.statistics().gave_up == 1
 
 
-async def test_pauses_double_and_are_drawn_with_the_seed(autojump_clock: MockClock) -> None:
+async def test_pauses_double_and_are_drawn_with_the_seed(autojump_clock: MockClock, retry: Retry) -> None:
     async def pauses(seed: int | None) -> list[float]:
         store = SimulatedStore()
         store.fail(OSError(AWAY))
-        retrying = RetryingStore(store, seed=seed, attempts=100, seconds=math.inf, first_delay=1, longest_delay=100)
+        retrying = retry(store, seed=seed, attempts=100, seconds=math.inf, first_delay=1, longest_delay=100)
         with pytest.raises(OSError, match=AWAY):
             await retrying.put(BLOB)
         made = times(store)
@@ -227,16 +254,16 @@ async def test_pauses_double_and_are_drawn_with_the_seed(autojump_clock: MockClo
     assert await pauses(None) != pytest.approx(await pauses(None), rel=1e-6)
 
 
-async def test_pauses_do_not_double_for_ever(autojump_clock: MockClock) -> None:
+async def test_pauses_do_not_double_for_ever(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore()
     store.fail(OSError(AWAY), count=1050)  # 2 to that power is no float
-    assert (await RetryingStore(store, attempts=1100, seconds=math.inf).put(BLOB)).added
+    assert (await retry(store, attempts=1100, seconds=math.inf).put(BLOB)).added
 
 
-async def test_callers_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+async def test_callers_do_not_wait_for_each_other(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore(put=1)
     store.outage(0, 5, OSError(AWAY))
-    retrying = RetryingStore(store, seed=3)
+    retrying = retry(store, seed=3)
     async with trio.open_nursery() as nursery:
         ended = [Ended(nursery, retrying.put, b"%d" % number) for number in range(50)]
     assert all(one.error is None for one in ended)
@@ -266,9 +293,9 @@ async def test_callers_do_not_wait_for_each_other(autojump_clock: MockClock) -> 
     ],
     ids=repr,
 )
-async def test_what_may_pass_is_repeated(autojump_clock: MockClock, error: Exception) -> None:
+async def test_what_may_pass_is_repeated(autojump_clock: MockClock, retry: Retry, error: Exception) -> None:
     store = Raising(error, OSError("again"))
-    retrying = RetryingStore(store)
+    retrying = retry(store)
     assert (await retrying.put(BLOB)).added
     assert store.puts == 3
     assert retrying.statistics() == RetryingStatistics(
@@ -300,9 +327,9 @@ async def test_what_may_pass_is_repeated(autojump_clock: MockClock, error: Excep
     ],
     ids=repr,
 )
-async def test_what_comes_again_is_not_repeated(autojump_clock: MockClock, error: BaseException) -> None:
+async def test_what_comes_again_is_not_repeated(autojump_clock: MockClock, retry: Retry, error: BaseException) -> None:
     store = Raising(error)
-    retrying = RetryingStore(store)
+    retrying = retry(store)
     notes = list(getattr(error, "__notes__", ()))
     with pytest.raises(type(error)) as caught:
         await retrying.put(BLOB)
@@ -312,10 +339,10 @@ async def test_what_comes_again_is_not_repeated(autojump_clock: MockClock, error
     assert retrying.statistics() == RetryingStatistics(calls=1, retries=0, gave_up=0, waiting=0, last_error="")
 
 
-async def test_a_failure_that_comes_again_ends_the_repetitions(autojump_clock: MockClock) -> None:
+async def test_a_failure_that_comes_again_ends_the_repetitions(autojump_clock: MockClock, retry: Retry) -> None:
     error = ValueError("after all")
     store = Raising(OSError("passing"), error)
-    retrying = RetryingStore(store)
+    retrying = retry(store)
     with pytest.raises(ValueError, match=r"^after all$") as caught:
         await retrying.put(BLOB)
     assert caught.value is error
@@ -328,18 +355,18 @@ async def test_a_failure_that_comes_again_ends_the_repetitions(autojump_clock: M
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("before", [[], [OSError("passing")]], ids=["at once", "in a repetition"])
 async def test_what_ends_the_program_is_carried_out(
-    autojump_clock: MockClock, kind: type[BaseException], before: list[BaseException]
+    autojump_clock: MockClock, retry: Retry, kind: type[BaseException], before: list[BaseException]
 ) -> None:
     store = Raising(*before, BaseExceptionGroup("x", [OSError("y"), kind()]))
     with pytest.raises(kind):
-        await RetryingStore(store).put(BLOB)
+        await retry(store).put(BLOB)
     assert store.puts == len(before) + 1
 
 
-async def test_one_that_is_cancelled_while_it_pauses_ends_at_once(autojump_clock: MockClock) -> None:
+async def test_one_that_is_cancelled_while_it_pauses_ends_at_once(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore()
     store.fail(OSError(AWAY))
-    retrying = RetryingStore(store, first_delay=1000, longest_delay=1000, seconds=math.inf)
+    retrying = retry(store, first_delay=1000, longest_delay=1000, seconds=math.inf)
     seen: list[RetryingStatistics] = []
     with trio.move_on_after(7) as scope:
         async with trio.open_nursery() as nursery:
@@ -353,12 +380,12 @@ async def test_one_that_is_cancelled_while_it_pauses_ends_at_once(autojump_clock
     assert retrying.statistics() == dataclasses.replace(expected, waiting=0)
 
 
-async def test_one_that_is_cancelled_in_a_repetition_ends_at_once(autojump_clock: MockClock) -> None:
+async def test_one_that_is_cancelled_in_a_repetition_ends_at_once(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore()
     store.fail(OSError(AWAY), count=1)
     store.hang()
     with trio.move_on_after(7) as scope:
-        await RetryingStore(store).put(BLOB)
+        await retry(store).put(BLOB)
     assert scope.cancelled_caught
     assert trio.current_time() == 7
     assert len(store.calls) == 2
@@ -387,23 +414,23 @@ async def test_one_that_is_cancelled_in_a_repetition_ends_at_once(autojump_clock
     ],
 )
 async def test_each_operation_is_repeated(
-    autojump_clock: MockClock, operation: str, call: Callable[[Store], Awaitable[Any]], expected: object
+    autojump_clock: MockClock, retry: Retry, operation: str, call: Callable[[Store], Awaitable[Any]], expected: object
 ) -> None:
     store = SimulatedStore()
     await put_numbers(store, range(2))
     store.calls.clear()
     store.fail(OSError(AWAY), operation, count=2)
     with trio.testing.assert_checkpoints():
-        assert await call(RetryingStore(store)) == expected
+        assert await call(retry(store)) == expected
     failed = [one for one in store.calls if one.operation == operation and isinstance(one.error, OSError)]
     assert len(failed) == 2
     assert failed[0].refs == failed[-1].refs  # the same was asked for
 
 
-async def test_a_listing_is_repeated_page_by_page(autojump_clock: MockClock) -> None:
+async def test_a_listing_is_repeated_page_by_page(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore(page_size=2, list_page=1)
     await put_numbers(store, range(7))
-    retrying = RetryingStore(store)
+    retrying = retry(store)
     seen = []
     async for ref in retrying.list_refs():
         seen.append(ref)
@@ -428,31 +455,33 @@ async def test_a_listing_is_repeated_page_by_page(autojump_clock: MockClock) -> 
     ],
 )
 async def test_bad_input_is_not_repeated(
-    autojump_clock: MockClock, call: Callable[[RetryingStore], Awaitable[object]]
+    autojump_clock: MockClock, retry: Retry, call: Callable[[RetryingStore], Awaitable[object]]
 ) -> None:
-    retrying = RetryingStore(SimulatedStore())
+    retrying = retry(SimulatedStore())
     with pytest.raises(TypeError):
         await call(retrying)
     assert trio.current_time() == 0
     assert retrying.statistics().retries == 0
 
 
-async def test_what_was_done_and_not_confirmed_is_not_said_to_be_done(autojump_clock: MockClock) -> None:
+async def test_what_was_done_and_not_confirmed_is_not_said_to_be_done(autojump_clock: MockClock, retry: Retry) -> None:
     store = SimulatedStore()
     store.fail(OSError(AWAY), "put", count=1, stored=True)
-    retrying = RetryingStore(store)
+    retrying = retry(store)
     assert await retrying.put(BLOB) == PutResult(BLOB.ref, added=False)
     assert store.blobs == {BLOB.ref: BLOB.data}
 
 
-async def test_what_goes_well_takes_no_time_and_no_tenacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    retrying = RetryingStore(MemoryStore())
-    monkeypatch.setitem(sys.modules, "tenacity", None)
+async def test_what_goes_well_takes_no_time(autojump_clock: MockClock, retry: Retry) -> None:
+    retrying = retry(MemoryStore())
     assert (await retrying.put(BLOB)).added
     assert await retrying.get(BLOB.ref) == BLOB.data
+    assert trio.current_time() == 0
+    assert retrying.statistics() == RetryingStatistics(calls=2, retries=0, gave_up=0, waiting=0, last_error="")
 
 
-async def test_a_failure_is_freed_when_nobody_has_it(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_a_failure_is_freed_when_nobody_has_it(autojump_clock: MockClock, retry: Retry, attempts: int) -> None:
     class Failure(Exception):  # an OSError has no weak references
         pass
 
@@ -466,13 +495,13 @@ async def test_a_failure_is_freed_when_nobody_has_it(autojump_clock: MockClock) 
                 del failure
 
     failures: list[weakref.ref[Failure]] = []
-    retrying = RetryingStore(Failing(), attempts=3)
+    retrying = retry(Failing(), attempts=attempts)
     gc.collect()
     gc.disable()
     try:
         with pytest.raises(Failure):
             await retrying.put(BLOB)
-        assert [failure() for failure in failures] == [None] * 3
+        assert [failure() for failure in failures] == [None] * attempts
     finally:
         gc.enable()
 
@@ -485,10 +514,13 @@ def test_a_store_that_deletes_stays_one() -> None:
     assert type(retrying) is RetryingDeletableStore
     assert isinstance(retrying, DeletableStore)
     assert isinstance(RetryingDeletableStore(MemoryStore(), attempts=3), RetryingStore)
-    plain = RetryingStore(PlainStore(MemoryStore()))
+    inner = PlainStore(MemoryStore())
+    plain = RetryingStore(inner)
     assert type(plain) is RetryingStore
     assert not isinstance(plain, DeletableStore)
-    assert not isinstance(retrying, replica.StartableStore)
+    for one in (retrying, plain, RetryingStore(Started(MemoryStore()))):
+        assert isinstance(one, StartableStore)
+    assert repr(plain) == f"<RetryingStore of {inner!r}, 0 calls, 0 retries, 0 given up>"
 
 
 @pytest.mark.parametrize(
@@ -523,28 +555,10 @@ def test_one_that_deletes_takes_one_that_deletes() -> None:
         RetryingDeletableStore(store)
 
 
-def test_tenacity_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tenacity", None)
-    with pytest.raises(ModuleNotFoundError) as caught:
-        RetryingStore(MemoryStore())
-    assert str(caught.value) == (
-        "to retry takes more: pip install 'trio-replica[retry]'; or leave it out with retry=false"
-    )
-    assert (caught.value.name, caught.value.__suppress_context__) == ("tenacity", True)
-
-
-def test_something_that_tenacity_needs_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "tenacity.py").write_text("import nothing_of_this_name\n")
-    monkeypatch.delitem(sys.modules, "tenacity", raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
-        RetryingStore(MemoryStore())
-
-
-async def test_it_says_what_it_does(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_says_what_it_does(autojump_clock: MockClock, retry: Retry, caplog: pytest.LogCaptureFixture) -> None:
     store = SimulatedStore()
     store.fail(OSError(AWAY), count=2)
-    retrying = RetryingStore(store, first_delay=1, attempts=9, seed=1)
+    retrying = retry(store, first_delay=1, attempts=9, seed=1)
     assert repr(retrying) == ("<RetryingDeletableStore of <SimulatedStore of 0 blobs>, 0 calls, 0 retries, 0 given up>")
     shown = repr(store)
     await retrying.put(BLOB)
@@ -561,14 +575,14 @@ async def test_it_says_what_it_does(autojump_clock: MockClock, caplog: pytest.Lo
     ]
 
 
-async def test_it_shows_no_secrets(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_shows_no_secrets(autojump_clock: MockClock, retry: Retry, caplog: pytest.LogCaptureFixture) -> None:
     class Telling(SimulatedStore):
         def __repr__(self) -> str:
             return "<Store 'postgresql://me:hunter2@host/db'>"
 
     store = Telling()
     store.fail(OSError("can't reach host=host password='hunter2 hunter2'"), count=1)
-    retrying = RetryingStore(store)
+    retrying = retry(store)
     await retrying.put(BLOB)
     for shown in (caplog.text, repr(retrying), repr(retrying.statistics())):
         assert "***" in shown
@@ -579,10 +593,12 @@ async def test_it_shows_no_secrets(autojump_clock: MockClock, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_an_outage_shorter_than_the_budget_poisons_nothing(autojump_clock: MockClock, seed: int) -> None:
+async def test_an_outage_shorter_than_the_budget_poisons_nothing(
+    autojump_clock: MockClock, retry: Retry, seed: int
+) -> None:
     near, far = MemoryStore(), SimulatedStore(put=0.01)
     far.outage(1, 11, ConnectionRefusedError(AWAY))
-    retrying = RetryingStore(far, seed=seed)
+    retrying = retry(far, seed=seed)
     slowest = 0.0
     async with replica.open([near], {"far": retrying}, queue_size=100) as store:
         for number in range(300):
@@ -596,21 +612,21 @@ async def test_an_outage_shorter_than_the_budget_poisons_nothing(autojump_clock:
     assert 5 < slowest < 20  # that for which the queue had no room
 
 
-async def test_puts_notice_nothing_while_there_is_room(autojump_clock: MockClock) -> None:
+async def test_puts_notice_nothing_while_there_is_room(autojump_clock: MockClock, retry: Retry) -> None:
     far = SimulatedStore()
     far.outage(0, 10, ConnectionRefusedError(AWAY))
-    async with replica.open([MemoryStore()], {"far": RetryingStore(far)}, queue_size=100) as store:
+    async with replica.open([MemoryStore()], {"far": retry(far)}, queue_size=100) as store:
         await put_numbers(store, range(100))
         assert trio.current_time() == 0
     assert 10 <= trio.current_time() < 20
     assert len(far.blobs) == 100
 
 
-async def test_an_outage_longer_than_the_budget_poisons_with_its_cause(autojump_clock: MockClock) -> None:
+async def test_an_outage_longer_than_the_budget_poisons_with_its_cause(autojump_clock: MockClock, retry: Retry) -> None:
     far = SimulatedStore()
     error = ConnectionRefusedError(AWAY)
     far.outage(0, 61, error)
-    async with replica.open([MemoryStore()], {"far": RetryingStore(far)}) as store:
+    async with replica.open([MemoryStore()], {"far": retry(far)}) as store:
         await put_numbers(store, range(5))
         poisoned = await store.wait_poisoned()
         assert trio.current_time() == 60
@@ -623,10 +639,12 @@ async def test_an_outage_longer_than_the_budget_poisons_with_its_cause(autojump_
 
 
 @pytest.mark.parametrize("grace", [0.0, 5.0])
-async def test_a_cancelled_replica_does_not_wait_for_a_pause(autojump_clock: MockClock, grace: float) -> None:
+async def test_a_cancelled_replica_does_not_wait_for_a_pause(
+    autojump_clock: MockClock, retry: Retry, grace: float
+) -> None:
     far = SimulatedStore()
     far.fail(OSError(AWAY))
-    retrying = RetryingStore(far, first_delay=1000, longest_delay=1000, seconds=math.inf)
+    retrying = retry(far, first_delay=1000, longest_delay=1000, seconds=math.inf)
     with trio.move_on_after(3):
         async with replica.open([MemoryStore()], {"far": retrying}, grace=grace) as store:
             await store.put(BLOB)
@@ -636,10 +654,10 @@ async def test_a_cancelled_replica_does_not_wait_for_a_pause(autojump_clock: Moc
     assert retrying.statistics().waiting == 0
 
 
-async def test_in_front_of_a_sync_store_a_put_waits(autojump_clock: MockClock) -> None:
+async def test_in_front_of_a_sync_store_a_put_waits(autojump_clock: MockClock, retry: Retry) -> None:
     near, far = SimulatedStore(), SimulatedStore()
     far.outage(0, 2, OSError(AWAY))
-    async with replica.open([near, RetryingStore(far)]) as store:
+    async with replica.open([near, retry(far)]) as store:
         assert (await store.put(BLOB)).ref == BLOB.ref
         assert 2 <= trio.current_time() < 5
         far.outage(trio.current_time(), math.inf, OSError(AWAY))

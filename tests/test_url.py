@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -289,12 +289,13 @@ async def test_a_remote_store_may_be_told_not_to_retry(opened_with: list[OpenedW
     assert opened_with[0].arguments == (theirs,)
 
 
-async def test_the_budget_of_the_retries(opened_with: list[OpenedWith], autojump_clock: MockClock) -> None:
+async def test_the_budget_of_the_retries(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     url = parse_url("s3://b?retry_attempts=3&retry_seconds=7.5")
     assert url.retry == {"attempts": 3, "seconds": 7.5}
+    away = SimulatedStore()
+    away.fail(OSError("away"))
+    monkeypatch.setattr(_url, "open_object_store", lambda _: nullcontext(away))
     async with replica.open_store("s3://b?retry_seconds=7.5") as store:
-        vars(store)["_store"] = away = SimulatedStore()
-        away.fail(OSError("away"))
         with pytest.raises(OSError, match="away"):
             await store.put(b"hello")
     assert trio.current_time() == 7.5

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, final
 
 import outcome
 import trio
 
-from .._blob import all_hashed, hashed
+from .._blob import hashed
 from .._calls.attempt import attempt
+from .._calls.start import Unfinished, ended_call, never, start_in_task
 from .._checks import check_seconds, check_size
 from .._deletable import DeletableStore
-from .._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, StoreError, describe_failure
+from .._errors import (
+    BlobNotFoundError,
+    CorruptBlobError,
+    PoisonedError,
+    StoreError,
+    describe_failure,
+    failure_of_started,
+)
+from .._log import log
 from .._redact import redacted
-from .._store import Store, check_refs
+from .._store import Store, startable
+from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
-    from tenacity import RetryCallState
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .._blob import Blob, BytesLike, Ref
     from .._calls.attempt import Ended
+    from .._calls.start import Cancel, Done
     from .._deletable import Integrity
-    from .._store import PutResult
 
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
@@ -46,8 +55,6 @@ LONGEST_DELAY: Final = 10.0
 """Seconds between two attempts in the end: a server that is up again is noticed that soon."""
 
 _DOUBLINGS: Final = 64  # more would be more than a float holds, and than anybody waits
-
-logger: Final = logging.getLogger("trio_replica")
 
 _NEVER: Final = (
     BlobNotFoundError,  # an answer, and no failure
@@ -77,31 +84,33 @@ class RetryingStatistics:
     waiting: int
     """Calls that wait now for their next attempt."""
     last_error: str
-    """What the last failure said that was worth a repetition, without secrets; empty if there was none."""
+    """The last failure that was worth a repetition, without secrets; empty if there was none."""
 
 
-class RetryingStore(Store):
-    """A store that repeats, after a pause, what fails in `store`.
+class RetryingStore(StartedStore):
+    """A store that repeats, after a pause, the calls that fail in another store.
 
     In front of an async store it keeps a fault that passes from poisoning the replica: puts notice only if the queue
-    fills meanwhile. In front of a sync store it makes a put or get wait in place of failing. Of a `DeletableStore` it
-    is a `RetryingDeletableStore`. It has nothing to open or close.
+    fills while the store is away. In front of a sync store it makes a put or get wait instead of failing. Of a
+    `DeletableStore` it is a `RetryingDeletableStore`. It has nothing to open or close.
 
     The pauses double from `first_delay` to `longest_delay`; of each, a random part between half and all is taken, so
     that not all callers come back at once. The last attempt is made when `seconds` have passed, exactly, unless
     `attempts` have been made before; what it raises is raised as it is, with a note. So an outage that is shorter than
-    `seconds` is survived if the store fails at once meanwhile, and the attempts last. An attempt is never cut short.
+    `seconds` is survived if the store fails at once while it lasts, and the attempts suffice. An attempt is never cut
+    short.
 
     Not repeated are `BlobNotFoundError`, `CorruptBlobError`, `trio.ClosedResourceError`, `PoisonedError`, errors of the
     program (`TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's ``DataError``,
-    ``IntegrityError``, ``NotSupportedError``, ``ProgrammingError``), and what is no `Exception`. Each repetition is
+    ``IntegrityError``, ``NotSupportedError``, ``ProgrammingError``), and whatever is no `Exception`. Each repetition is
     logged at WARNING under ``trio_replica``. Being cancelled ends a pause at once.
 
     A write that failed may have been done, so that its repetition finds it done: then a put's ``added`` is False, and
-    so is what a `delete` returns, although it was this call that did it. `put_many` and `get_many` are repeated whole.
+    so is the answer of a `delete`, although it was this call that did it. `put_many` and `get_many` are repeated whole.
     `DeletableStore.repair_integrity` is not repeated: a store that refuses to repair itself would only refuse again.
 
-    It takes the package tenacity, which the extras ``cloud``, ``postgres`` and ``retry`` install.
+    The first attempt of a call is started: see `StartableStore`. It takes no task if `store` is startable, too. The
+    pauses and the other attempts are awaited in a task. All of them run in the caller's context.
 
     Args:
       store: the store. It is not closed.
@@ -115,7 +124,6 @@ class RetryingStore(Store):
     Raises:
       TypeError: if `store` is no `Store`, `attempts` no `int`, or a time no number.
       ValueError: if `attempts` is less than 1, or a time negative or NaN.
-      ModuleNotFoundError: if tenacity is not installed.
 
     """
 
@@ -140,8 +148,7 @@ class RetryingStore(Store):
         check_seconds("seconds", seconds)
         check_seconds("first_delay", first_delay)
         check_seconds("longest_delay", longest_delay)
-        _check_tenacity()
-        self._store = store
+        self._store = startable(store)
         self._attempts = attempts
         self._seconds = seconds
         self._first_delay = first_delay
@@ -167,42 +174,45 @@ class RetryingStore(Store):
             last_error=self._last_error,
         )
 
-    async def put(self, blob: Blob | BytesLike) -> PutResult:
-        """Store a blob: see `Store.put`."""
-        return await self._call("put", self._store.put, await hashed(blob))
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        """Start a `put`: see `StartableStore.start_put`."""
+        return self._start("put", self._store.start_put, blob, done)
 
-    async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs, all of them again if that fails: see `Store.put_many`."""
-        return await self._call("put_many", self._store.put_many, await all_hashed(blobs))
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        """Start to store many blobs, all of them again if that fails: see `StartableStore`."""
+        return self._start("put_many", self._store.start_put_many, blobs, done)
 
-    async def get(self, ref: Ref) -> bytes:
-        """Return a blob: see `Store.get`."""
-        return await self._call("get", self._store.get, ref)
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `get`: see `StartableStore.start_get`."""
+        return self._start("get", self._store.start_get, ref, done)
 
-    async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
-        return await self._call("get_many", self._store.get_many, check_refs(refs))
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        """Start a `get_many`: see `StartableStore`."""
+        return self._start("get_many", self._store.start_get_many, refs, done)
 
-    async def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there: see `Store.contains`."""
-        return await self._call("contains", self._store.contains, ref)
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        """Start a `contains`: see `StartableStore`."""
+        return self._start("contains", self._store.start_contains, ref, done)
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
-        return await self._call("list_page", partial(self._store.list_page, after), limit)
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        """Start a `list_page`: see `StartableStore`."""
+        return self._start("list_page", partial(self._store.start_list_page, after), limit, done)
 
-    async def _call(
-        self, operation: str, call: Callable[[ArgumentT], Awaitable[ResultT]], argument: ArgumentT
-    ) -> ResultT:
-        """Return what ``await call(argument)`` returns, in the end."""
+    def _start(
+        self, operation: str, start: Callable[[ArgumentT, Done], Cancel], argument: ArgumentT, done: Done
+    ) -> Cancel:
+        """Start a call, each of whose attempts ``start(argument, …)`` starts.
+
+        The first attempt is under way when this returns, and the `Cancel` of the store withdraws it. A call that goes
+        on after it ends as an `Unfinished` one, so whoever awaits the rest can cancel that.
+        """
         self._calls += 1
-        ended = await attempt(call, argument)  # tenacity is asked only when there is something to repeat: it takes long
-        if _may_pass(ended):
-            ended = await _Repetitions(self, operation, partial(attempt, call, argument), ended).run()
+        first = _FirstAttempt(self, operation, start, argument, done)
         try:
-            return ended.unwrap()
-        finally:
-            del ended  # its error's traceback refers to this frame
+            return start(argument, first.ended)
+        except BaseException as raised:  # noqa: ASYNC103  (so the attempt has ended)
+            first.ended(outcome.Error(raised))
+        return never
 
     def _shown_store(self) -> str:
         return redacted(repr(self._store))
@@ -220,137 +230,145 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""
-        return await self._call("delete", self._deletable.delete, ref)
+        return await self._call("delete", partial(self._deletable.delete, ref))
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever is there: see `DeletableStore.replace`."""
-        await self._call("replace", self._deletable.replace, await hashed(blob))
+        await self._call("replace", partial(self._deletable.replace, await hashed(blob)))
 
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of what is under a ref: see `DeletableStore.set_aside`."""
-        return await self._call("set_aside", self._deletable.set_aside, ref)
+        return await self._call("set_aside", partial(self._deletable.set_aside, ref))
 
     async def check_integrity(self) -> Integrity:
         """Look for what is wrong with the store as a whole: see `DeletableStore.check_integrity`."""
-        return await self._call("check_integrity", lambda _: self._deletable.check_integrity(), None)
+        return await self._call("check_integrity", self._deletable.check_integrity)
 
     async def repair_integrity(self) -> None:
         """Make again what the store derives from its blobs: see `DeletableStore.repair_integrity`. Never repeated."""
         self._calls += 1
         await self._deletable.repair_integrity()
 
+    async def _call(self, operation: str, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Return what ``await call()`` returns in the end."""
+        result: ResultT = await ended_call(partial(self._start, operation, start_in_task, call))
+        return result
+
 
 @final
-class _Repetitions:
-    """One call that has failed, and what follows.
+class _FirstAttempt(Generic[ArgumentT]):
+    """The first attempt of one call. Nearly all calls end with it, and nothing else is made for these."""
 
-    What an attempt raises is handed through tenacity as a value, for what that catches it keeps in a cycle of
-    references, with the frames of the attempts and so with the blobs. The budget is measured here, on Trio's clock.
-    """
+    __slots__ = ("_argument", "_done", "_operation", "_start", "_store")
 
     def __init__(
         self,
         store: RetryingStore,
         operation: str,
-        attempt_again: Callable[[], Awaitable[Ended[ResultT]]],
-        failed: Ended[ResultT],
+        start: Callable[[ArgumentT, Done], Cancel],
+        argument: ArgumentT,
+        done: Done,
     ) -> None:
         self._store = store
         self._operation = operation
-        self._attempt_again = attempt_again
-        self._first: Ended[Any] | None = failed
-        self._failed_at = trio.current_time()
-        self._deadline = self._failed_at + store._seconds
-        self._wake_at = 0.0
+        self._start = start
+        self._argument = argument
+        self._done = done
 
-    async def run(self) -> Ended[Any]:
-        """Return how the last attempt ended."""
-        from tenacity import AsyncRetrying, retry_if_result  # noqa: PLC0415  (see _check_tenacity)
+    def ended(self, how: Ended[Any] | Unfinished) -> None:
+        """End the call, or have it go on."""
+        if not isinstance(how, outcome.Value):
+            how = _Repetitions(self._store, self._operation, partial(self._start, self._argument)).after_first(how)
+        self._done(how)
 
-        retrying = AsyncRetrying(
-            sleep=self._sleep,
-            stop=self._is_last,
-            wait=self._delay,
-            retry=retry_if_result(_may_pass),
-            before_sleep=self._announce,
-            retry_error_callback=self._give_up,
+
+@final
+class _Repetitions:
+    """The pauses and further attempts of one call, whose first attempt has failed or needs a task.
+
+    It refers neither to a failure nor to who waits for the call. The traceback of a failure leads to the frames of
+    this class, so otherwise each failure would be part of a cycle of references, and keep its blobs until that is
+    collected.
+    """
+
+    def __init__(self, store: RetryingStore, operation: str, start: Callable[[Done], Cancel]) -> None:
+        self._store = store
+        self._operation = operation
+        self._start = start
+        self._attempts = 1  # made so far
+        self._failed_at = self._deadline = self._next_at = math.inf
+        self._error = ""
+
+    def after_first(self, ended: outcome.Error | Unfinished) -> outcome.Error | Unfinished:
+        """Return how the call ends after its first attempt, or goes on. Never raises, as a `Done` must not."""
+        if isinstance(ended, Unfinished):
+            return Unfinished(partial(self._finish, ended.call))
+        failure = outcome.capture(failure_of_started, ended.error)
+        if isinstance(failure, outcome.Error):
+            return failure  # an exit, bare
+        if self._goes_on(failure.value):
+            return Unfinished(self._finish)
+        return outcome.Error(failure.value)
+
+    def _goes_on(self, failure: BaseException) -> bool:
+        """Take a failed attempt into account, and return whether there will be another one, at `_next_at`."""
+        if not _may_pass(failure):
+            return False
+        store, now = self._store, trio.current_time()
+        store._last_error = self._error = describe_failure(failure)
+        if self._attempts == 1:
+            self._failed_at = now
+            self._deadline = now + store._seconds
+        if self._attempts >= store._attempts or now >= self._deadline:
+            store._gave_up += 1
+            seconds = now - self._failed_at
+            failure.add_note(f"given up after {self._attempts} attempts in {seconds:.3g} seconds: see RetryingStore")
+            return False
+        longest = min(store._longest_delay, store._first_delay * 2.0 ** min(self._attempts - 1, _DOUBLINGS))
+        self._next_at = min(now + longest * store._random.uniform(0.5, 1.0), self._deadline)
+        return True
+
+    async def _finish(self, rest: Callable[[], Awaitable[Any]] | None = None) -> Any:
+        """Await the rest of the first attempt, if it has one, and make others until the call does not go on."""
+        while True:
+            if rest is None:
+                await self._pause()
+                ended = await attempt(ended_call, self._start)
+            else:
+                ended = await attempt(_awaited, rest)
+                rest = None
+            try:
+                if isinstance(ended, outcome.Value) or not self._goes_on(ended.error):
+                    return ended.unwrap()
+            finally:
+                del ended  # its error's traceback refers to this frame
+
+    async def _pause(self) -> None:
+        """Wait until the next attempt is due, and count it."""
+        store = self._store
+        log(
+            logging.WARNING,
+            f"{self._operation} of {store._shown_store()} failed, attempt {self._attempts} of {store._attempts}: "
+            f"{self._error}; again in {self._next_at - trio.current_time():.3g} seconds",
         )
-        ended: Ended[Any] = await retrying(self._attempt)
-        return ended
-
-    async def _attempt(self) -> Ended[Any]:
-        if self._first is None:
-            return await self._attempt_again()
-        first, self._first = self._first, None
-        return first  # noqa: ASYNC910  (this attempt has been made)
-
-    def _delay(self, state: RetryCallState) -> float:
-        longest = min(
-            self._store._longest_delay, self._store._first_delay * 2.0 ** min(state.attempt_number - 1, _DOUBLINGS)
-        )
-        now = trio.current_time()
-        self._wake_at = min(now + longest * self._store._random.uniform(0.5, 1.0), self._deadline)
-        return self._wake_at - now
-
-    def _is_last(self, state: RetryCallState) -> bool:
-        return state.attempt_number >= self._store._attempts or trio.current_time() >= self._deadline
-
-    def _announce(self, state: RetryCallState) -> None:
-        self._store._last_error = describe_failure(_failure(state))
-        logger.warning(
-            "%s of %s failed, attempt %d of %d: %s; again in %.3g seconds",
-            self._operation,
-            self._store._shown_store(),
-            state.attempt_number,
-            self._store._attempts,
-            self._store._last_error,
-            state.upcoming_sleep,
-        )
-
-    async def _sleep(self, _: float) -> None:
-        self._store._waiting += 1
+        store._waiting += 1
         try:
-            await trio.sleep_until(self._wake_at)
+            await trio.sleep_until(self._next_at)
         finally:
-            self._store._waiting -= 1
-        self._store._retries += 1
-
-    def _give_up(self, state: RetryCallState) -> Ended[Any]:
-        failure = _failure(state)
-        self._store._gave_up += 1
-        self._store._last_error = describe_failure(failure)
-        seconds = trio.current_time() - self._failed_at
-        failure.add_note(f"given up after {state.attempt_number} attempts in {seconds:.3g} seconds: see RetryingStore")
-        return outcome.Error(failure)
+            store._waiting -= 1
+        store._retries += 1
+        self._attempts += 1
 
 
-def _may_pass(ended: Ended[Any]) -> bool:
-    return isinstance(ended, outcome.Error) and _is_passing(ended.error)
+async def _awaited(call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    return await call()
 
 
-def _is_passing(error: BaseException) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether a failure may not come again."""
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_passing, error.exceptions))
+        return all(map(_may_pass, error.exceptions))
     if isinstance(error, StoreError):  # of a replica within: any of its stores may get well
-        return any(map(_is_passing, error.failures.values()))
+        return any(map(_may_pass, error.failures.values()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, Exception) and not isinstance(error, _NEVER) and not kinds & _NEVER_OF_DATABASES
-
-
-def _failure(state: RetryCallState) -> BaseException:
-    assert state.outcome is not None
-    ended = state.outcome.result()
-    assert isinstance(ended, outcome.Error)
-    return ended.error
-
-
-def _check_tenacity() -> None:
-    try:
-        import tenacity  # noqa: F401, PLC0415  (an extra: without it the stores work that don't retry)
-    except ModuleNotFoundError as error:
-        if error.name != "tenacity":
-            raise
-        raise ModuleNotFoundError(
-            "to retry takes more: pip install 'trio-replica[retry]'; or leave it out with retry=false", name="tenacity"
-        ) from None
