@@ -22,7 +22,6 @@ EVERYWHERE = {"trio", "outcome", *sys.stdlib_module_names}
 COMMAND_LINE = {"click", "rich"}
 POSTGRES = {"psycopg"}
 CLOUD = {"obstore"}
-RETRY = {"tenacity"}
 
 
 LONGEST_MODULE = 400
@@ -92,7 +91,6 @@ def _complaint(name: str, found: Import) -> str | None:
         top_level in EVERYWHERE
         or (top_level in COMMAND_LINE and is_command_line)
         or (top_level in CLOUD and name == "stores._object_store.objects")
-        or (top_level in RETRY and name == "stores.retrying" and found.place != "top")
         or (top_level in POSTGRES and name.startswith("stores._postgres"))
         or (top_level == "pytest" and name.startswith("testing") and found.place == "function")
         or (top_level == "typing_extensions" and found.place == "type checking")  # every type checker has it
@@ -163,7 +161,7 @@ class Store:
         ("_store", "from click import echo", "imports click (top)"),
         ("stores.postgres", "import psycopg", "imports psycopg (top)"),
         ("stores.object_store", "import obstore", "imports obstore (top)"),
-        ("stores.retrying", "import tenacity", "imports tenacity (top)"),
+        ("stores.retrying", "def f():\n    import tenacity", "imports tenacity (function)"),
         ("testing._contract", "import pytest", "imports pytest (top)"),
         ("_store", "def f():\n    import pytest", "imports pytest (function)"),
         ("_store", "from typing_extensions import Self", "imports typing_extensions (top)"),
