@@ -6,6 +6,7 @@ import gc
 import hashlib
 import math
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,16 +16,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trio_replica as replica
-from trio_replica import Blob, BlobNotFoundError, CorruptBlobError, MemoryStore, Ref, ReplicaError, StoreError
+from trio_replica import (
+    Blob,
+    BlobNotFoundError,
+    CorruptBlobError,
+    MemoryStore,
+    Ref,
+    ReplicaError,
+    StartableStore,
+    StoreError,
+)
 from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, DATA, REF, Ended, open_answering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from trio.testing import MockClock
+
+    from trio_replica import Cancel, Done
 
 
 # The first good answer
@@ -495,6 +507,46 @@ async def test_a_get_of_one_store_that_fails_leaves_no_cycle(answer: str) -> Non
                 with pytest.raises((BlobNotFoundError, StoreError)):
                     await one.get(Ref.of(b"missing") if answer == "missing" else ref)
                 store.calls.clear()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+
+class Refusing(StartableStore):
+    """A store whose calls can't even be started."""
+
+    def start_put(self, blob: Blob, done: Done) -> Cancel:
+        raise ArithmeticError(repr(blob))
+
+    def start_get(self, ref: Ref, done: Done) -> Cancel:
+        raise ArithmeticError
+
+    start_put_many = start_get_many = start_contains = start_get  # type: ignore[assignment]
+
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        raise ArithmeticError
+
+    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        raise ArithmeticError
+
+
+@pytest.mark.parametrize("operation", ["put", "put_many", "get", "get_many", "contains", "list_page"])
+async def test_calls_that_can_not_be_started_leave_no_cycle(operation: str) -> None:
+    async with replica.open([Refusing(), Refusing()]) as store:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "put": partial(store.put, b"blob"),
+            "put_many": partial(store.put_many, [b"blob", b"other"]),
+            "get": partial(store.get, Ref.ZERO),
+            "get_many": partial(store.get_many, [Ref.ZERO]),
+            "contains": partial(store.contains, Ref.ZERO),
+            "list_page": partial(store.list_page, Ref.ZERO, 1),
+        }
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with pytest.raises(StoreError, match="sync-0: ArithmeticError"):
+                    await calls[operation]()
             assert gc.collect() == 0
         finally:
             gc.enable()

@@ -294,7 +294,7 @@ async def test_the_budget_of_the_retries(monkeypatch: pytest.MonkeyPatch, autoju
     assert url.retry == {"attempts": 3, "seconds": 7.5}
     away = SimulatedStore()
     away.fail(OSError("away"))
-    monkeypatch.setattr(_url, "open_object_store", lambda _: nullcontext(away))
+    open_with_function(monkeypatch, lambda _: nullcontext(away), "s3")
     async with replica.open_store("s3://b?retry_seconds=7.5") as store:
         with pytest.raises(OSError, match="away"):
             await store.put(b"hello")

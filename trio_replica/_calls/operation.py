@@ -52,6 +52,8 @@ class Operation(Generic[MemberT]):
 
     def __init__(self, members: Sequence[MemberT]) -> None:
         self.members = members
+        self.failures: dict[str, BaseException] = {}
+        """The failures that `settle` has noted, by the names of the members."""
         self._pending: dict[MemberT, Cancel] = {}
 
     def start_call(self, member: MemberT, done: Done) -> Cancel:
@@ -103,6 +105,15 @@ class Operation(Generic[MemberT]):
             if self._ended is not None:
                 self._ended.set()
             self._raised = None  # its traceback refers to this frame, and so to this operation
+
+    def take_failures(self) -> dict[str, BaseException]:
+        """Return the failures, and keep them no longer.
+
+        The traceback of a call that could not be started refers to this operation, so they would be a cycle, which
+        keeps the blob of a put alive.
+        """
+        failures, self.failures = self.failures, {}
+        return failures
 
     async def wait_ended(self) -> None:
         """Wait until no call is left of an operation that is under way."""

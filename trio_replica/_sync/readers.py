@@ -48,20 +48,18 @@ class Found:
 
     def __init__(self) -> None:
         self.blobs: dict[Ref, bytes] = {}
-        self._failures: dict[str, BaseException] = {}
+        self.failures: dict[str, BaseException] = {}
+        """The failures of stores that did not tell of any blob, by their names."""
         self._corrupt: dict[Ref, dict[str, BaseException]] = {}
 
-    def fail(self, name: str, failure: BaseException, ref: Ref | None = None) -> None:
-        """Note that a store has failed to tell of a blob, or of any if that is None."""
-        if ref is None:
-            self._failures[name] = failure
-        else:
-            self._corrupt.setdefault(ref, {})[name] = failure
+    def note_corrupt(self, name: str, error: CorruptBlobError, ref: Ref) -> None:
+        """Note that a store had other bytes under a ref."""
+        self._corrupt.setdefault(ref, {})[name] = error
 
     def include(self, found: Found) -> None:
         """Add what other stores have."""
         self.blobs |= found.blobs
-        self._failures |= found._failures
+        self.failures |= found.failures
         for ref, failures in found._corrupt.items():
             self._corrupt[ref] = self._corrupt.get(ref, {}) | failures
 
@@ -73,7 +71,7 @@ class Found:
 
         """
         for ref in wanted:
-            if ref not in self.blobs and (failures := self._failures | self._corrupt.get(ref, {})):
+            if ref not in self.blobs and (failures := self.failures | self._corrupt.get(ref, {})):
                 raise StoreError("get_many", None, failures)
         return {ref: self.blobs[ref] for ref in wanted if ref in self.blobs}
 
@@ -93,7 +91,7 @@ class Readers:
         if get.answer is not None:
             return get.answer
         if get.failures:
-            raise StoreError("get", ref, get.failures)
+            raise StoreError("get", ref, get.take_failures())
         raise BlobNotFoundError(ref)
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
@@ -104,14 +102,17 @@ class Readers:
         """Return the first good answer for each ref, and what failed. For `lacks` see `get`."""
         get_many = _GetMany(self.members, wanted, lacks, self._verify)
         await self._operations.read(get_many)
-        return get_many.found
+        found, get_many.found = get_many.found, Found()  # for the same reason as `Operation.take_failures`
+        found.failures = get_many.take_failures()
+        return found
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any store says that it has the blob."""
         contains = _Contains(self.members, ref)
         await self._operations.read(contains)
-        if contains.failures and not contains.answer:
-            raise StoreError("contains", ref, contains.failures)
+        failures = contains.take_failures()
+        if failures and not contains.answer:
+            raise StoreError("contains", ref, failures)
         return contains.answer
 
 
@@ -124,7 +125,6 @@ class _Get(Operation["Member"]):
         self._lacks = lacks
         self._verify = verify
         self.answer: bytes | None = None
-        self.failures: dict[str, BaseException] = {}
 
     def start_call(self, member: Member, done: Done) -> Cancel:
         return member.start_get(self._ref, done)
@@ -168,7 +168,7 @@ class _GetMany(Operation["Member"]):
         if len(found.blobs) == len(self._wanted):
             return True  # a loser
         if isinstance(ended, outcome.Error):
-            found.fail(member.name, ended.error)
+            self.failures[member.name] = ended.error
             member.get_failures += 1
             return False
         answers = ended.value
@@ -178,7 +178,7 @@ class _GetMany(Operation["Member"]):
                 return Unfinished(partial(_divided, answers, self._verify))
             answers = soon
         for ref, error in answers.corrupt.items():
-            found.fail(member.name, error, ref)
+            found.note_corrupt(member.name, error, ref)
             member.get_failures += 1
         for ref in self._wanted:
             if ref in found.blobs:
@@ -198,7 +198,6 @@ class _Contains(Operation["Member"]):
         super().__init__(members)
         self._ref = ref
         self.answer = False
-        self.failures: dict[str, BaseException] = {}
 
     def start_call(self, member: Member, done: Done) -> Cancel:
         return member.start_contains(self._ref, done)

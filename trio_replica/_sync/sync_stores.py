@@ -8,7 +8,7 @@ import outcome
 
 from .._blob import hashed, takes_thread, to_blobs
 from .._calls.operation import Operation
-from .._errors import StoreError
+from .._errors import ReplicaError, StoreError
 from .._statistics import SyncStoreStatistics
 from .readers import Readers
 from .union import check_page, union
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .._blob import Blob, BytesLike, Ref
     from .._calls.attempt import Ended
     from .._calls.start import Cancel, Done
-    from .._errors import ReplicaError
     from .._store import PutResult
     from .member import Member
 
@@ -52,7 +51,6 @@ class _PutMany(Operation[Participant]):
         self._blobs = blobs
         self.results: Sequence[PutResult] = ()
         """Those of the store that finished first."""
-        self.failures: dict[str, BaseException] = {}
 
     def start_call(self, participant: Participant, done: Done) -> Cancel:
         return participant.start_put_many(self._blobs, done)
@@ -91,15 +89,17 @@ class _ListPage(Operation["Member"]):
         self._after = after
         self._limit = limit
         self.pages: list[list[Ref]] = []
-        self.failures: dict[str, BaseException] = {}
 
     def start_call(self, member: Member, done: Done) -> Cancel:
         return member.start_list_page(self._after, self._limit, done)
 
     def settle(self, member: Member, ended: Ended[Any]) -> bool:
+        if isinstance(ended, outcome.Error):
+            self.failures[member.name] = ended.error
+            return True
         try:
-            self.pages.append(check_page(ended.unwrap(), self._after, self._limit))
-        except Exception as error:
+            self.pages.append(check_page(ended.value, self._after, self._limit))
+        except ReplicaError as error:
             self.failures[member.name] = error
         return bool(self.failures)
 
@@ -135,7 +135,7 @@ class SyncStores(Readers):
         put = _Put((*self.members, *others) if others else self.members, [blob])
         await self._operations.write(put)
         if put.failures:
-            raise StoreError("put", blob.ref, put.failures)
+            raise StoreError("put", blob.ref, put.take_failures())
         return put.results[0]
 
     async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant] = ()) -> Sequence[PutResult]:
@@ -143,7 +143,7 @@ class SyncStores(Readers):
         put_many = _PutMany((*self.members, *others), blobs)
         await self._operations.write(put_many)
         if put_many.failures:
-            raise StoreError("put_many", None, put_many.failures)
+            raise StoreError("put_many", None, put_many.take_failures())
         return put_many.results
 
     async def union_page(self, after: Ref, limit: int) -> list[Ref]:
@@ -151,7 +151,7 @@ class SyncStores(Readers):
         listing = _ListPage(self.members, after, limit)
         await self._operations.read(listing, hedged=False)
         if listing.failures:
-            raise StoreError("list_page", None, listing.failures)
+            raise StoreError("list_page", None, listing.take_failures())
         return union(listing.pages)
 
 

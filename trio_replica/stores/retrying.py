@@ -23,6 +23,7 @@ from .._errors import (
     PoisonedError,
     StoreError,
     describe_failure,
+    exit_request_in,
     failure_of_started,
 )
 from .._log import log
@@ -303,12 +304,10 @@ class _Repetitions:
         """Return how the call ends after its first attempt, or goes on. Never raises, as a `Done` must not."""
         if isinstance(ended, Unfinished):
             return Unfinished(partial(self._finish, ended.call))
-        failure = outcome.capture(failure_of_started, ended.error)
-        if isinstance(failure, outcome.Error):
-            return failure  # an exit, bare
-        if self._goes_on(failure.value):
-            return Unfinished(self._finish)
-        return outcome.Error(failure.value)
+        if (request := exit_request_in(ended.error)) is not None:
+            return outcome.Error(request)
+        failure = failure_of_started(ended.error)
+        return Unfinished(self._finish) if self._goes_on(failure) else outcome.Error(failure)
 
     def _goes_on(self, failure: BaseException) -> bool:
         """Take a failed attempt into account, and return whether there will be another one, at `_next_at`."""
