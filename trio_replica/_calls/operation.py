@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import outcome
@@ -14,7 +15,7 @@ from .attempt import attempt
 from .start import Unfinished, never
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .attempt import Ended
     from .hedges import Hedges
@@ -50,11 +51,16 @@ class Operation(Generic[MemberT]):
     _raised: BaseException | None = None  # an exit, or that `cancel` came before `settle` had enough
     _ended: trio.Event | None = None
 
+    failures: Mapping[str, BaseException] = MappingProxyType({})
+    """The failures that `settle` has noted, by the names of the members."""
+
     def __init__(self, members: Sequence[MemberT]) -> None:
         self.members = members
-        self.failures: dict[str, BaseException] = {}
-        """The failures that `settle` has noted, by the names of the members."""
         self._pending: dict[MemberT, Cancel] = {}
+
+    def fail(self, name: str, failure: BaseException) -> None:
+        """Note the failure of a member."""
+        self.failures = {**self.failures, name: failure}
 
     def start_call(self, member: MemberT, done: Done) -> Cancel:
         """Start the call to one member."""
@@ -112,7 +118,7 @@ class Operation(Generic[MemberT]):
         The traceback of a call that could not be started refers to this operation, so they would be a cycle, which
         keeps the blob of a put alive.
         """
-        failures, self.failures = self.failures, {}
+        failures, self.failures = dict(self.failures), {}
         return failures
 
     async def wait_ended(self) -> None:

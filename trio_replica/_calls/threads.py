@@ -260,11 +260,12 @@ class StoreThreads(Generic[RequestT]):
             share = -(-(len(self._waiting) + self._taken) // len(self._threads))
             share = min(share, len(self._waiting), BATCH_CALLS)
             while len(batch) < share:
-                call = next(iter(self._waiting))
+                call, _ = self._waiting.popitem(last=False)
                 size += call.size
                 if batch and size > BATCH_BYTES:
+                    self._waiting[call] = None
+                    self._waiting.move_to_end(call, last=False)
                     break
-                del self._waiting[call]
                 batch.append(call)
             self._taken += len(batch)
         return batch

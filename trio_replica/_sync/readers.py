@@ -119,12 +119,13 @@ class Readers:
 class _Get(Operation["Member"]):
     """One get: the first answer whose hash is right settles it."""
 
+    answer: bytes | None = None
+
     def __init__(self, members: list[Member], ref: Ref, lacks: list[Lack] | None, verify: bool) -> None:
         super().__init__(members)
         self._ref = ref
         self._lacks = lacks
         self._verify = verify
-        self.answer: bytes | None = None
 
     def start_call(self, member: Member, done: Done) -> Cancel:
         return member.start_get(self._ref, done)
@@ -143,7 +144,7 @@ class _Get(Operation["Member"]):
             return True
         failure = ended.error
         if not isinstance(failure, BlobNotFoundError):
-            self.failures[member.name] = failure
+            self.fail(member.name, failure)
             member.get_failures += 1
         if self._lacks is not None and isinstance(failure, (BlobNotFoundError, CorruptBlobError)):
             self._lacks.append(Lack(member, self._ref, isinstance(failure, CorruptBlobError)))
@@ -168,7 +169,7 @@ class _GetMany(Operation["Member"]):
         if len(found.blobs) == len(self._wanted):
             return True  # a loser
         if isinstance(ended, outcome.Error):
-            self.failures[member.name] = ended.error
+            self.fail(member.name, ended.error)
             member.get_failures += 1
             return False
         answers = ended.value
@@ -204,7 +205,7 @@ class _Contains(Operation["Member"]):
 
     def settle(self, member: Member, ended: Ended[Any]) -> bool:
         if isinstance(ended, outcome.Error):
-            self.failures[member.name] = ended.error
+            self.fail(member.name, ended.error)
         elif ended.value:
             self.answer = True
         return self.answer

@@ -58,11 +58,11 @@ class _PutMany(Operation[Participant]):
     def settle(self, participant: Participant, ended: Ended[Any]) -> bool:
         if isinstance(ended, outcome.Error):
             participant.note_put_failure()
-            self.failures[participant.name] = ended.error
+            self.fail(participant.name, ended.error)
             return True
         error = participant.note_put(self._blobs, ended.value)
         if error is not None:
-            self.failures[participant.name] = error
+            self.fail(participant.name, error)
             return True
         if ended.value is not None and not self.results:
             self.results = ended.value
@@ -95,12 +95,12 @@ class _ListPage(Operation["Member"]):
 
     def settle(self, member: Member, ended: Ended[Any]) -> bool:
         if isinstance(ended, outcome.Error):
-            self.failures[member.name] = ended.error
+            self.fail(member.name, ended.error)
             return True
         try:
             self.pages.append(check_page(ended.value, self._after, self._limit))
         except ReplicaError as error:
-            self.failures[member.name] = error
+            self.fail(member.name, error)
         return bool(self.failures)
 
 

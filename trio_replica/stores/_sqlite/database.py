@@ -160,30 +160,35 @@ class Database:
             return self._captured(partial(_patiently, partial(request, connection)))
 
         self._check_present()
-        together = captured(partial(self.select, [call.request for call in batch if isinstance(call.request, Ref)]))
+        refs = [call.request for call in batch if isinstance(call.request, Ref)]
+        together = captured(partial(self._select, refs))
         for call in batch:
-            if not isinstance(call.request, Ref):
-                call.outcome = captured(call.request)
+            request = call.request
+            if not isinstance(request, Ref):
+                call.outcome = captured(request)
             elif isinstance(together, outcome.Error):  # one of them is damaged, say
-                call.outcome = captured(partial(self._get, call.request))
-            elif call.request in together.value:
-                call.outcome = outcome.Value(together.value[call.request])
+                call.outcome = captured(partial(self._get, request))
             else:
-                call.outcome = outcome.Error(BlobNotFoundError(call.request))
+                data = together.value.get(request)
+                call.outcome = outcome.Error(BlobNotFoundError(request)) if data is None else outcome.Value(data)
 
     def _get(self, ref: Ref, connection: sqlite3.Connection) -> bytes:
-        found = self.select([ref], connection)
-        if ref not in found:
+        data = self._select([ref], connection).get(ref)
+        if data is None:
             raise BlobNotFoundError(ref)
-        return found[ref]
+        return data
 
     def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
         """Return those of the blobs that are there."""
-        found: dict[Ref, bytes] = {}
-        for ref, data in select_rows("ref, data", refs, connection):
-            if not isinstance(data, bytes):
+        found = self._select(refs, connection)
+        return {ref: found[ref] for ref in refs if ref in found}
+
+    def _select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[bytes, bytes]:
+        # By plain bytes, which are equal to their refs: to make a ref of each again would take longer than to read it.
+        found: dict[bytes, bytes] = dict(select_rows("ref, data", refs, connection))
+        for ref, data in found.items():
+            if type(data) is not bytes:
                 raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
-            found[Ref(ref)] = data
         return found
 
     def list_page(self, after: Ref, limit: int, connection: sqlite3.Connection) -> list[Ref]:
