@@ -1,1 +1,1 @@
-"""What the library costs, beside what it is made of and beside others: ``python -m benchmarks``."""
+"""What the library costs, beside other code (compare/), and how large its queues should be (queueing/)."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.console import Console
 
-from . import _machine, _memory, _report, _servers, _work, overhead, peers, stores
+from . import _machine
 from ._options import folder_option, only_option, quick_option
-from ._rounds import Folders, measure
+from .compare import memory, overhead, peers, report, servers, stores, workloads
+from .compare.rounds import Folders, measure
 from .queueing.commands import advise, measure_queue
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._options import CommandT
-    from ._rounds import Comparison, Measured
+    from .compare.rounds import Comparison, Measured
 
 ROUNDS: Final = 7
 SECONDS: Final = 0.5
@@ -45,7 +46,7 @@ def _sizes_option(default: Iterable[str]) -> Callable[[CommandT], CommandT]:
     return click.option(
         "--size",
         "sizes",
-        type=click.Choice(list(_work.SIZES)),
+        type=click.Choice(list(workloads.SIZES)),
         multiple=True,
         default=tuple(default),
         show_default=True,
@@ -73,22 +74,22 @@ def commands() -> None:
 @click.option(
     "--store",
     "kinds",
-    type=click.Choice(list(_work.OPENERS)),
+    type=click.Choice(list(workloads.OPENERS)),
     multiple=True,
     default=("memory", "sqlite"),
     show_default=True,
     help="What the replicas are made of. May be repeated.",
 )
-@_callers_option(_work.CALLERS)
-@_sizes_option(_work.SIZES)
+@_callers_option(workloads.CALLERS)
+@_sizes_option(workloads.SIZES)
 @_common_options
 def measure_overhead(kinds: tuple[str, ...], callers: tuple[int, ...], sizes: tuple[str, ...], **options: Any) -> None:
     """Compare replicas with the bare stores that they are made of, and with code written by hand."""
     if options["quick"]:
         callers, sizes = callers[:1], sizes[:1]
     _run("overhead", overhead.comparisons(kinds, callers, sizes, quick=options["quick"]), **options)
-    if not options["only"] or options["only"] in _memory.TITLE:
-        Console().print(_memory.report(quick=options["quick"]))
+    if not options["only"] or options["only"] in memory.TITLE:
+        Console().print(memory.report(quick=options["quick"]))
 
 
 @commands.command("stores")
@@ -99,7 +100,7 @@ def measure_stores(callers: tuple[int, ...], sizes: tuple[str, ...], **options: 
     """Compare the stores with each other, and with plain files and databases."""
     if options["quick"]:
         callers, sizes = callers[:1], sizes[:1]
-    for name, reason in _servers.missing().items():
+    for name, reason in servers.missing().items():
         click.echo(f"what needs {name} is left out: {reason}")
     _run("stores", stores.comparisons(callers, sizes), **options)
 
@@ -149,12 +150,12 @@ def _run(
                 continue
             with console.status("") as status:
                 measured.append(measure(comparison, rounds, seconds, folders, status.update))
-            console.print(_report.table(measured[-1]))
-            (output / f"{name}.json").write_text(_report.as_json(machine, arguments, measured), encoding="utf-8")
-    if not measured and only not in _memory.TITLE:
+            console.print(report.table(measured[-1]))
+            (output / f"{name}.json").write_text(report.as_json(machine, arguments, measured), encoding="utf-8")
+    if not measured and only not in memory.TITLE:
         raise click.UsageError(f"nothing that is measured has {only!r} in its title")
     if plot:
-        for path in _report.plot(measured, output, name):
+        for path in report.plot(measured, output, name):
             click.echo(f"drawn: {path}")
 
 

@@ -12,21 +12,21 @@ from rich.progress import Progress
 
 from .. import _machine
 from .._options import Bytes, Positive, folder_option, only_option, quick_option
-from . import charts, conclusions, page, real_tables
-from .advice import NoQueueWillDo, recommend
-from .own_blobs import StoreFailedError
-from .real_store import Measurement, Plan, measure_url
-from .scenarios import scenarios
-from .sweep import FULL, NORMAL, QUICK, sweep, tasks
-from .tables import as_json, tables
-from .theory import theory
+from .measure.own_blobs import StoreFailedError
+from .measure.real_store import Measurement, Plan, measure_url
+from .model.advice import NoQueueWillDo, recommend
+from .model.scenarios import scenarios
+from .model.sweep import FULL, NORMAL, QUICK, sweep, tasks
+from .model.theory import theory
+from .report import charts, conclusions, page, real_tables
+from .report.tables import as_json, tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from .._options import CommandT
-    from .advice import Recommendation
+    from .model.advice import Recommendation
 
 FOR_SCENARIOS: Final = ("full", "quick", "only", "plot", "output")
 FOR_STORE: Final = ("rate", "seconds", "keep", "callers", "memory", "wait_share")

@@ -7,20 +7,20 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from ..model.sweep import QUICK
 from . import all_figures, conclusions
 from .charts import draw, draw_lag, row_name, rows
 from .panels import PANELS
 from .reading import QUESTION, READING, SCENARIOS, key
 from .style import STYLE
 from .svg import chart
-from .sweep import QUICK
 from .wording import batch_size, byte_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ..model.sweep import Curve, Extent
     from .charts import TheoryOf
-    from .sweep import Curve, Extent
 
 
 def render(

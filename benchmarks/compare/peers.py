@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from trio_replica import Ref
 
-from . import _work
-from ._rounds import Comparison, Variant
+from . import workloads
+from .rounds import Comparison, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
-    from ._rounds import Run
+    from .rounds import Run
 
 BATCH: Final = 64
 
@@ -178,23 +178,27 @@ NOT_DURABLE: Final = [
 def comparisons(sizes: Sequence[str]) -> Iterator[Comparison]:
     """Return the comparisons, with those libraries that are there."""
     for size in sizes:
-        length = _work.SIZES[size]
-        sqlite, directory = partial(_work.sqlite, durable=False), partial(_work.directory, durable=False)
-        two = _work.replicated(_work.sqlite, 2)
+        length = workloads.SIZES[size]
+        sqlite, directory = partial(workloads.sqlite, durable=False), partial(workloads.directory, durable=False)
+        two = workloads.replicated(workloads.sqlite, 2)
         yield Comparison(
             "durable put",
             size,
             "blobs/s",
             [
-                Variant("SQLite store, 64 callers", _work.puts(_work.sqlite, 64, length), note="all of it"),
-                Variant("SQLite store, 1 caller", _work.puts(_work.sqlite, 1, length), note="all of it"),
+                Variant("SQLite store, 64 callers", workloads.puts(workloads.sqlite, 64, length), note="all of it"),
+                Variant("SQLite store, 1 caller", workloads.puts(workloads.sqlite, 1, length), note="all of it"),
                 Variant(
                     f"SQLite store, put_many of {BATCH}",
-                    _work.puts_of_many(_work.sqlite, BATCH, length),
+                    workloads.puts_of_many(workloads.sqlite, BATCH, length),
                     note="all of it",
                 ),
-                Variant("directory store, 64 callers", _work.puts(_work.directory, 64, length), note="all of it"),
-                Variant("replica of 2 SQLite stores, 64 callers", _work.puts(two, 64, length), note="all of it, twice"),
+                Variant(
+                    "directory store, 64 callers", workloads.puts(workloads.directory, 64, length), note="all of it"
+                ),
+                Variant(
+                    "replica of 2 SQLite stores, 64 callers", workloads.puts(two, 64, length), note="all of it, twice"
+                ),
                 *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in DURABLE if peer.is_there),
             ],
             notes=POWER_CUT,
@@ -206,12 +210,12 @@ def comparisons(sizes: Sequence[str]) -> Iterator[Comparison]:
             [
                 Variant(
                     "SQLite store, durable=False, 64 callers",
-                    _work.puts(sqlite, 64, length),
+                    workloads.puts(sqlite, 64, length),
                     note="perhaps nothing; the database is whole",
                 ),
                 Variant(
                     "directory store, durable=False, 64 callers",
-                    _work.puts(directory, 64, length),
+                    workloads.puts(directory, 64, length),
                     note="perhaps nothing, or a file cut short, which the next put repairs",
                 ),
                 *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in NOT_DURABLE if peer.is_there),
@@ -223,11 +227,11 @@ def comparisons(sizes: Sequence[str]) -> Iterator[Comparison]:
             size,
             "blobs/s",
             [
-                Variant("SQLite store, 64 callers", _work.gets(_work.sqlite, 64, length)),
-                Variant("SQLite store, 1 caller", _work.gets(_work.sqlite, 1, length)),
-                Variant(f"SQLite store, get_many of {BATCH}", _work.gets_of_many(_work.sqlite, BATCH, length)),
-                Variant("directory store, 64 callers", _work.gets(_work.directory, 64, length)),
-                Variant("replica of 2 SQLite stores, 64 callers", _work.gets(two, 64, length)),
+                Variant("SQLite store, 64 callers", workloads.gets(workloads.sqlite, 64, length)),
+                Variant("SQLite store, 1 caller", workloads.gets(workloads.sqlite, 1, length)),
+                Variant(f"SQLite store, get_many of {BATCH}", workloads.gets_of_many(workloads.sqlite, BATCH, length)),
+                Variant("directory store, 64 callers", workloads.gets(workloads.directory, 64, length)),
+                Variant("replica of 2 SQLite stores, 64 callers", workloads.gets(two, 64, length)),
                 *(
                     Variant(peer.package, _gets(peer, length))
                     for peer in (DURABLE[1], DURABLE[3], *NOT_DURABLE[:2])
@@ -244,7 +248,7 @@ def missing() -> list[str]:
 
 def _puts(peer: Peer, size: int) -> Run:
     async def run(folder: Path, seconds: float) -> float:  # noqa: ASYNC124  (a run is one)
-        payload = _work.payloads(size)
+        payload = workloads.payloads(size)
         blobs = 0
         with peer.open(folder) as store:
             began = perf_counter()
@@ -259,10 +263,10 @@ def _puts(peer: Peer, size: int) -> Run:
 
 def _gets(peer: Peer, size: int) -> Run:
     async def run(folder: Path, seconds: float) -> float:  # noqa: ASYNC124  (a run is one)
-        payload = _work.payloads(size)
+        payload = workloads.payloads(size)
         gets = 0
         with peer.open(folder) as store:
-            blobs = [payload() for _ in range(_work.number_to_read(size))]
+            blobs = [payload() for _ in range(workloads.number_to_read(size))]
             keys = cycle([key for first in range(0, len(blobs), 256) for key in store.put(blobs[first : first + 256])])
             began = perf_counter()
             while perf_counter() < began + seconds:

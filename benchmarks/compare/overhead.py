@@ -15,8 +15,8 @@ import trio
 import trio_replica as replica
 from trio_replica import Blob, MemoryStore, Ref, Store
 
-from . import _by_hand, _work
-from ._rounds import Comparison, Variant
+from . import by_hand, workloads
+from .rounds import Comparison, Variant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer as BytesLike
 
-    from ._rounds import Run
+    from .rounds import Run
 
 BATCH: Final = 64
 """Blobs in one put_many or get_many."""
@@ -45,8 +45,8 @@ def comparisons(
                 if store == "memory" or number == CALLERS_OF_DISKS or size == SIZE_OF_DISKS:
                     yield _puts(store, number, size)
                     yield _gets(store, number, size)
-            yield _batches("put_many", _work.puts_of_many, store, size)
-            yield _batches("get_many", _work.gets_of_many, store, size)
+            yield _batches("put_many", workloads.puts_of_many, store, size)
+            yield _batches("get_many", workloads.gets_of_many, store, size)
             yield _drains(store, size)
 
 
@@ -54,18 +54,18 @@ def comparisons(
 
 
 def _promised(scale: int) -> Iterator[Comparison]:
-    opener, two = _work.sqlite, _work.replicated(_work.sqlite, 2)
-    size = _work.SIZES["4 KiB"]
+    opener, two = workloads.sqlite, workloads.replicated(workloads.sqlite, 2)
+    size = workloads.SIZES["4 KiB"]
     yield Comparison(
         "promised",
         "SQLite put, 4 KiB, 64 callers",
         "blobs/s",
         [
-            Variant("bare store", _work.puts(opener, 64, size)),
-            Variant("replica of 2", _work.puts(two, 64, size), at_least=0.8 / 2),
+            Variant("bare store", workloads.puts(opener, 64, size)),
+            Variant("replica of 2", workloads.puts(two, 64, size), at_least=0.8 / 2),
             Variant(
                 "replica of 2 and 1 async, to the end of the block",
-                _work.puts_until_drained(opener, 64, size),
+                workloads.puts_until_drained(opener, 64, size),
                 at_least=0.8 / 3,
             ),
         ],
@@ -75,8 +75,8 @@ def _promised(scale: int) -> Iterator[Comparison]:
         "SQLite put of many, 4 KiB, replica of 2",
         "blobs/s",
         [
-            Variant("put, 64 callers", _work.puts(two, 64, size)),
-            Variant("put_many of 1000", _work.puts_of_many(two, 1000, size), at_least=1.7),
+            Variant("put, 64 callers", workloads.puts(two, 64, size)),
+            Variant("put_many of 1000", workloads.puts_of_many(two, 1000, size), at_least=1.7),
         ],
     )
     for number, at_least in ((64, 0.75), (16, 0.7)):
@@ -85,8 +85,8 @@ def _promised(scale: int) -> Iterator[Comparison]:
             f"SQLite put, 4 KiB, {number} callers, 2 sync stores, 1 async that keeps nothing",
             "blobs/s",
             [
-                Variant("no outbox", _work.puts(_with_sink(outbox=False), number, size)),
-                Variant("an outbox", _work.puts(_with_sink(outbox=True), number, size), at_least=at_least),
+                Variant("no outbox", workloads.puts(_with_sink(outbox=False), number, size)),
+                Variant("an outbox", workloads.puts(_with_sink(outbox=True), number, size), at_least=at_least),
             ],
         )
     yield Comparison(
@@ -94,16 +94,16 @@ def _promised(scale: int) -> Iterator[Comparison]:
         "SQLite get, 4 KiB, 64 callers",
         "blobs/s",
         [
-            Variant("bare store", _work.gets(opener, 64, size)),
+            Variant("bare store", workloads.gets(opener, 64, size)),
             Variant(
                 "replica of 1, verify=False",
-                _work.gets(_work.replicated(opener, 1, verify=False), 64, size),
+                workloads.gets(workloads.replicated(opener, 1, verify=False), 64, size),
                 at_least=0.8,
             ),
-            Variant("replica of 1", _work.gets(_work.replicated(opener, 1), 64, size), at_least=0.65),
+            Variant("replica of 1", workloads.gets(workloads.replicated(opener, 1), 64, size), at_least=0.65),
             Variant(
                 "replica of 2, hedge_delay=0.05",
-                _work.gets(_work.replicated(opener, 2, hedge_delay=0.05), 64, size),
+                workloads.gets(workloads.replicated(opener, 2, hedge_delay=0.05), 64, size),
                 at_least=0.5,
             ),
         ],
@@ -117,7 +117,7 @@ def _promised(scale: int) -> Iterator[Comparison]:
             Variant("three bare puts", _three_puts(100)),
             Variant(
                 "replica of 2 and 1 async",
-                _work.puts(_work.replicated(_work.memory, 2, 1, queue_size=64), 1, 100),
+                workloads.puts(workloads.replicated(workloads.memory, 2, 1, queue_size=64), 1, 100),
                 at_least=1 / 5,
             ),
         ],
@@ -130,7 +130,7 @@ def _promised(scale: int) -> Iterator[Comparison]:
             "refs/s",
             [
                 Variant("all pages, then sorted(set(a).union(b))", _unions_of_all(opened)),
-                Variant("replica of 2", _work.listings(_opening_lists(opened)), at_least=0.6),
+                Variant("replica of 2", workloads.listings(_opening_lists(opened)), at_least=0.6),
             ],
         )
     databases = _Databases(2 * scale)
@@ -139,8 +139,8 @@ def _promised(scale: int) -> Iterator[Comparison]:
         f"list_refs, SQLite, 2 x {2 * scale:,} refs, 50% in both",
         "refs/s",
         [
-            Variant("bare store", _work.listings(partial(databases.open, replicated=False))),
-            Variant("replica of 2", _work.listings(partial(databases.open, replicated=True)), at_least=1 / 2.5),
+            Variant("bare store", workloads.listings(partial(databases.open, replicated=False))),
+            Variant("replica of 2", workloads.listings(partial(databases.open, replicated=True)), at_least=1 / 2.5),
         ],
     )
     yield Comparison(
@@ -172,13 +172,13 @@ class _Sink(Store):
         raise UnsupportedOperation("list_page")
 
 
-def _with_sink(*, outbox: bool) -> _work.Opener:
+def _with_sink(*, outbox: bool) -> workloads.Opener:
     """Return what opens a replica of two SQLite stores, and a sink to write to."""
 
     @asynccontextmanager
     async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:
         async with (
-            _work.open_all(_work.sqlite, folder, 2) as stores,
+            workloads.open_all(workloads.sqlite, folder, 2) as stores,
             replica.open(
                 stores, {"sink": _Sink()}, queue_size=BATCH, outbox=folder / "outbox.db" if outbox else None
             ) as store,
@@ -192,7 +192,7 @@ def _three_puts(size: int) -> Run:
     """Put each blob to three stores in memory, one after another."""
 
     async def run(_: Path, seconds: float) -> float:
-        payload = _work.payloads(size)
+        payload = workloads.payloads(size)
         stores = [MemoryStore() for _ in range(3)]
 
         async def put() -> None:
@@ -200,7 +200,7 @@ def _three_puts(size: int) -> Run:
             for store in stores:
                 await store.put(blob)
 
-        return await _work.rate(1, put, seconds)
+        return await workloads.rate(1, put, seconds)
 
     return run
 
@@ -235,7 +235,7 @@ def _lists(number: int, overlap: float) -> tuple[Store, Store]:
     return one, other
 
 
-def _opening_lists(stores: Callable[[], tuple[Store, Store]]) -> _work.Opener:
+def _opening_lists(stores: Callable[[], tuple[Store, Store]]) -> workloads.Opener:
     return lambda _: replica.open(stores())
 
 
@@ -274,14 +274,14 @@ class _Databases:
         if not self._folders:
             await self._fill(folder)
         async with AsyncExitStack() as stack:
-            stores = [await stack.enter_async_context(_work.sqlite(place)) for place in self._folders]
+            stores = [await stack.enter_async_context(workloads.sqlite(place)) for place in self._folders]
             yield await stack.enter_async_context(replica.open(stores)) if replicated else stores[0]
 
     async def _fill(self, folder: Path) -> None:
         for place in range(2):
             one = folder / str(place)
             one.mkdir()
-            async with _work.sqlite(one, durable=False) as store:
+            async with workloads.sqlite(one, durable=False) as store:
                 first = place * self._number // 2
                 for number in range(first, first + self._number, 1000):
                     await store.put_many(b"%d" % i for i in range(number, min(number + 1000, first + self._number)))
@@ -336,56 +336,60 @@ def _described(callers: int, size: str) -> str:
 
 
 def _puts(store: str, callers: int, size: str) -> Comparison:
-    opener, length = _work.OPENERS[store], _work.SIZES[size]
+    opener, length = workloads.OPENERS[store], workloads.SIZES[size]
     variants = [
-        Variant("bare store", _work.puts(opener, callers, length)),
-        Variant("replica of 1", _work.puts(_work.replicated(opener, 1), callers, length)),
-        Variant("replica of 2", _work.puts(_work.replicated(opener, 2), callers, length)),
+        Variant("bare store", workloads.puts(opener, callers, length)),
+        Variant("replica of 1", workloads.puts(workloads.replicated(opener, 1), callers, length)),
+        Variant("replica of 2", workloads.puts(workloads.replicated(opener, 2), callers, length)),
         Variant(
             "replica of 2 and 1 async, to the end of the block",
-            _work.puts_until_drained(opener, callers, length),
+            workloads.puts_until_drained(opener, callers, length),
         ),
     ]
     if store == "sqlite":
-        variants.append(Variant("2 databases by hand", _by_hand.puts_into_sqlite(2, callers, length)))
+        variants.append(Variant("2 databases by hand", by_hand.puts_into_sqlite(2, callers, length)))
     return Comparison(f"put, {store}", _described(callers, size), "blobs/s", variants)
 
 
 def _gets(store: str, callers: int, size: str) -> Comparison:
-    opener, length = _work.OPENERS[store], _work.SIZES[size]
+    opener, length = workloads.OPENERS[store], workloads.SIZES[size]
     variants = [
-        Variant("bare store", _work.gets(opener, callers, length)),
-        Variant("replica of 1", _work.gets(_work.replicated(opener, 1), callers, length)),
-        Variant("replica of 2", _work.gets(_work.replicated(opener, 2), callers, length)),
-        Variant("replica of 2, hedged", _work.gets(_work.replicated(opener, 2, hedge_delay=0.05), callers, length)),
+        Variant("bare store", workloads.gets(opener, callers, length)),
+        Variant("replica of 1", workloads.gets(workloads.replicated(opener, 1), callers, length)),
+        Variant("replica of 2", workloads.gets(workloads.replicated(opener, 2), callers, length)),
+        Variant(
+            "replica of 2, hedged", workloads.gets(workloads.replicated(opener, 2, hedge_delay=0.05), callers, length)
+        ),
     ]
     if store == "sqlite":
-        variants.append(Variant("1 database by hand", _by_hand.gets_from_sqlite(4, callers, length)))
+        variants.append(Variant("1 database by hand", by_hand.gets_from_sqlite(4, callers, length)))
     return Comparison(f"get, {store}", _described(callers, size), "blobs/s", variants)
 
 
-def _batches(operation: str, work: Callable[[_work.Opener, int, int], Run], store: str, size: str) -> Comparison:
-    opener, length = _work.OPENERS[store], _work.SIZES[size]
+def _batches(operation: str, work: Callable[[workloads.Opener, int, int], Run], store: str, size: str) -> Comparison:
+    opener, length = workloads.OPENERS[store], workloads.SIZES[size]
     return Comparison(
         f"{operation}, {store}",
         f"{size}, {BATCH} at once",
         "blobs/s",
         [
             Variant("bare store", work(opener, BATCH, length)),
-            Variant("replica of 1", work(_work.replicated(opener, 1), BATCH, length)),
-            Variant("replica of 2", work(_work.replicated(opener, 2), BATCH, length)),
+            Variant("replica of 1", work(workloads.replicated(opener, 1), BATCH, length)),
+            Variant("replica of 2", work(workloads.replicated(opener, 2), BATCH, length)),
         ],
     )
 
 
 def _drains(store: str, size: str, *, group: str = "", at_least: float | None = None) -> Comparison:
-    opener, length = _work.OPENERS[store], _work.SIZES[size]
+    opener, length = workloads.OPENERS[store], workloads.SIZES[size]
     return Comparison(
         group or f"drain, {store}",
         f"async drain into {store}, {size}, batches of {BATCH}",
         "blobs/s",
         [
-            Variant("bare put_many", _work.drains(opener, BATCH, length, through_replica=False)),
-            Variant("async store of a replica", _work.drains(opener, BATCH, length, through_replica=True), at_least),
+            Variant("bare put_many", workloads.drains(opener, BATCH, length, through_replica=False)),
+            Variant(
+                "async store of a replica", workloads.drains(opener, BATCH, length, through_replica=True), at_least
+            ),
         ],
     )

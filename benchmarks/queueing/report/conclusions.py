@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from .scenarios import Steady
-from .sweep import lag_times
+from ..model.scenarios import Steady
+from ..model.sweep import lag_times
 from .wording import listed, number, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from .recursion import Floats
-    from .sweep import Curve
+    from ..model.recursion import Floats
+    from ..model.sweep import Curve
 
 FEW: Final = 0.01
 """A hundredth: where fewer puts than that wait, few are said to."""

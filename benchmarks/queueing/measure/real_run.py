@@ -14,9 +14,9 @@ import trio
 import trio_replica as replica
 from trio_replica import BlobNotFoundError, PoisonedError, PutResult, Store, to_blob
 
-from .draws import poisson_arrivals
-from .points import Path, Point
-from .recursion import BatchCost, Drained, drain, drain_at_cost
+from ..model.draws import poisson_arrivals
+from ..model.points import Path, Point
+from ..model.recursion import BatchCost, Drained, drain, drain_at_cost
 from .service import stretch
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from trio_replica import AsyncStoreStatistics, Blob, Ref, ReplicaStore
     from trio_replica._blob import BytesLike
 
+    from ..model.recursion import Floats
     from .own_blobs import Call, NotedStore
-    from .recursion import Floats
     from .service import BatchTimes, PutTimes
 
 DRAWS: Final = 40

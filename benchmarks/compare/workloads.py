@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from ._rounds import Run
+    from .rounds import Run
 
 Opener: TypeAlias = "Callable[[Path], AbstractAsyncContextManager[Store]]"
 """What opens a store in a new folder."""

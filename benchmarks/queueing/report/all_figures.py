@@ -11,7 +11,7 @@ from .wording import batch_size, byte_count, number, percent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .sweep import Curve
+    from ..model.sweep import Curve
 
 
 class Column(NamedTuple):

@@ -11,7 +11,7 @@ import trio
 import trio_replica as replica
 from trio_replica import PutResult, Store, to_blob
 
-from . import _work
+from . import workloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ def held(blobs: int, size: int) -> tuple[int, int]:
 
 
 async def _peak_bytes(blobs: int, size: int) -> int:
-    payload = _work.payloads(size)
+    payload = workloads.payloads(size)
     remaining = iter(range(blobs))
 
     async def put(store: Store) -> None:
@@ -82,7 +82,7 @@ async def _peak_bytes(blobs: int, size: int) -> int:
 def report(*, quick: bool) -> str:
     """Put many blobs, and return a line that says what was held."""
     blobs = 200 if quick else 10_000
-    size = _work.SIZES["1 MiB"]
+    size = workloads.SIZES["1 MiB"]
     most, bound = held(blobs, size)
     return (
         f"{TITLE}: {blobs:,} blobs of 1 MiB by {CALLERS} callers, queue_size={QUEUE_SIZE}, batch_size={BATCH_SIZE}: "

@@ -17,14 +17,14 @@ from botocore.config import Config
 
 from trio_replica import Ref
 
-from . import _work
-from ._servers import BUCKET
+from . import workloads
+from .servers import BUCKET
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ._rounds import Run
-    from ._servers import Ceph
+    from .rounds import Run
+    from .servers import Ceph
 
 INSERT: Final = "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO NOTHING"
 
@@ -61,7 +61,7 @@ def puts_into_sqlite(databases: int, callers: int, size: int) -> Run:
     """Put new blobs into some databases at once: a nursery of writes in threads."""
 
     async def run(folder: Path, seconds: float) -> float:
-        payload = _work.payloads(size)
+        payload = workloads.payloads(size)
         opened = [Database(folder / str(number)) for number in range(databases)]
 
         async def put() -> None:
@@ -71,7 +71,7 @@ def puts_into_sqlite(databases: int, callers: int, size: int) -> Run:
                 for database in opened:
                     nursery.start_soon(trio.to_thread.run_sync, database.put, ref, data)
 
-        result = await _work.rate(callers, put, seconds)
+        result = await workloads.rate(callers, put, seconds)
         for database in opened:
             database.close()
         return result
@@ -83,8 +83,8 @@ def gets_from_sqlite(connections: int, callers: int, size: int) -> Run:
     """Get blobs that are there: each in a thread, with one of some connections."""
 
     async def run(folder: Path, seconds: float) -> float:
-        async with _work.sqlite(folder) as store:
-            refs = cycle(await _work.fill(store, size))
+        async with workloads.sqlite(folder) as store:
+            refs = cycle(await workloads.fill(store, size))
         with closing(Database(folder)) as database:
             free: SimpleQueue[sqlite3.Connection] = SimpleQueue()
             opened = [database.connect() for _ in range(connections)]
@@ -104,7 +104,7 @@ def gets_from_sqlite(connections: int, callers: int, size: int) -> Run:
             async def get() -> None:
                 await trio.to_thread.run_sync(select, next(refs), limiter=limiter)
 
-            result = await _work.rate(callers, get, seconds)
+            result = await workloads.rate(callers, get, seconds)
             for connection in opened:
                 connection.close()
         return result
@@ -116,7 +116,7 @@ def puts_with_boto3(ceph: Ceph, threads: int, size: int) -> Run:
     """Put new objects, only if there is none of the name, from some threads with one client, and nothing else."""
 
     async def run(_: Path, seconds: float) -> float:  # noqa: ASYNC124  (a run is one)
-        payload = _work.payloads(size)
+        payload = workloads.payloads(size)
         prefix = ceph.new_prefix()
         client = ceph.boto3_client(Config(max_pool_connections=threads))
 
@@ -148,7 +148,7 @@ def puts_into_files(size: int, *, durable: bool) -> Run:
 
 
 def _write_files(root: str, size: int, seconds: float, *, durable: bool) -> float:
-    payload = _work.payloads(size)
+    payload = workloads.payloads(size)
     made: set[str] = set()
     blobs = 0
     os.mkdir(f"{root}/blobs")

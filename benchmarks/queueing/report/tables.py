@@ -14,7 +14,7 @@ from .scales import TICKS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from .sweep import Curve, Extent
+    from ..model.sweep import Curve, Extent
 
 ValueT = TypeVar("ValueT")
 

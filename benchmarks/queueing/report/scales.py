@@ -11,8 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..model.sweep import Curve
     from .panels import Panel
-    from .sweep import Curve
 
 TICKS: Final = (1, 4, 16, 64, 256, 1024, 4096)
 

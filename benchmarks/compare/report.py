@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ._rounds import Measured, Spread
+    from .rounds import Measured, Spread
 
 
 def table(measured: Measured) -> Table:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from ..model.scenarios import Burst, Producers, Scenario, Stalled, Steady
 from .scales import NONE
-from .scenarios import Burst, Producers, Scenario, Stalled, Steady
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

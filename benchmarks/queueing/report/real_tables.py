@@ -10,9 +10,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .points import Point
-    from .real_store import Measurement
-    from .service import BatchTimes, PutTimes
+    from ..measure.real_store import Measurement
+    from ..measure.service import BatchTimes, PutTimes
+    from ..model.points import Point
 
 
 def tables(measurement: Measurement) -> Iterator[Table]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from .recursion import BatchCost
+from ..model.recursion import BatchCost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .recursion import Floats
+    from ..model.recursion import Floats
 
 WORTH: Final = 0.9
 """Batches pay if a blob in the largest takes at most this share of a put's time: a tenth less is beyond the noise."""

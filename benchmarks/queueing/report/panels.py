@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from .sweep import Curve
+    from ..model.sweep import Curve
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
+from ..model.sweep import lag_times
 from .panels import PANELS
 from .scales import Heights, set_heights, set_sizes
-from .sweep import lag_times
 from .wording import batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
+    from ..model.sweep import Curve
+    from ..model.theory import Theory
     from .panels import Panel
-    from .sweep import Curve
-    from .theory import Theory
 
     TheoryOf: TypeAlias = Callable[..., Theory | None]
 
