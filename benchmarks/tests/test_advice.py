@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import pytest
 
-from benchmarks.queueing.advice import NoQueueWillDo, Recommendation, recommend
-from benchmarks.queueing.arrivals import Calls, exceeding, excess
-from benchmarks.queueing.disturbances import least_for_burst, least_for_burst_at
-from benchmarks.queueing.draws import factors, on_grid, poisson_arrivals, service_times
-from benchmarks.queueing.levels import Batches, Nodes, Singles
-from benchmarks.queueing.recursion import BatchCost, Drained, Stall, drain, drain_at_cost
+from benchmarks.queueing.model.advice import NoQueueWillDo, Recommendation, recommend
+from benchmarks.queueing.model.arrivals import Calls, exceeding, excess
+from benchmarks.queueing.model.disturbances import least_for_burst, least_for_burst_at
+from benchmarks.queueing.model.draws import factors, on_grid, poisson_arrivals, service_times
+from benchmarks.queueing.model.levels import Batches, Nodes, Singles
+from benchmarks.queueing.model.recursion import BatchCost, Drained, Stall, drain, drain_at_cost
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from concurrent.futures import Future
 
-    from benchmarks.queueing.levels import Queue
-    from benchmarks.queueing.recursion import Floats
+    from benchmarks.queueing.model.levels import Queue
+    from benchmarks.queueing.model.recursion import Floats
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.deep
 
 ROOMY: Final[dict[str, Any]] = {"blob_size": 1000, "memory": 10**12, "callers": 3}
 

@@ -12,18 +12,18 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from benchmarks import _machine, _memory, _work, overhead, peers, stores
+from benchmarks import _machine
 from benchmarks.__main__ import commands
-from benchmarks._report import as_json
-from benchmarks._rounds import Comparison, Folders, Measured, Spread, Variant, measure
+from benchmarks.compare import memory, overhead, peers, stores, workloads
+from benchmarks.compare.report import as_json
+from benchmarks.compare.rounds import Comparison, Folders, Measured, Spread, Variant, measure
+from tests.killing import quick_folder
 from trio_replica import MemoryStore
-
-from .killing import quick_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from benchmarks._rounds import Run
+    from benchmarks.compare.rounds import Run
 
 
 class Usage(NamedTuple):
@@ -91,9 +91,9 @@ def test_all_that_was_measured_is_in_the_json() -> None:
     assert one["variants"][1]["ratio"] == {"low": 3.25, "median": 3.5, "high": 3.75}
 
 
-@pytest.mark.parametrize("size", _work.SIZES.values())
+@pytest.mark.parametrize("size", workloads.SIZES.values())
 def test_payloads_are_of_their_size_and_all_different(size: int) -> None:
-    payload = _work.payloads(size)
+    payload = workloads.payloads(size)
     blobs = [payload() for _ in range(10)]
     assert {len(blob) for blob in blobs} == {size}
     assert len(set(blobs)) == 10
@@ -106,13 +106,13 @@ def small(run: Run, tmp_path: Path) -> float:
 @pytest.mark.parametrize(
     "work",
     [
-        lambda: _work.puts(_work.memory, 3, 100),
-        lambda: _work.puts_until_drained(_work.memory, 3, 100),
-        lambda: _work.puts_of_many(_work.memory, 10, 100),
-        lambda: _work.gets(_work.replicated(_work.sqlite, 2), 3, 4096),
-        lambda: _work.gets_of_many(_work.memory, 10, 4096),
-        lambda: _work.drains(_work.sqlite, 10, 100, through_replica=True),
-        lambda: _work.drains(_work.sqlite, 10, 100, through_replica=False),
+        lambda: workloads.puts(workloads.memory, 3, 100),
+        lambda: workloads.puts_until_drained(workloads.memory, 3, 100),
+        lambda: workloads.puts_of_many(workloads.memory, 10, 100),
+        lambda: workloads.gets(workloads.replicated(workloads.sqlite, 2), 3, 4096),
+        lambda: workloads.gets_of_many(workloads.memory, 10, 4096),
+        lambda: workloads.drains(workloads.sqlite, 10, 100, through_replica=True),
+        lambda: workloads.drains(workloads.sqlite, 10, 100, through_replica=False),
     ],
 )
 def test_the_work_is_done(work: Callable[[], Run], tmp_path: Path) -> None:
@@ -120,18 +120,18 @@ def test_the_work_is_done(work: Callable[[], Run], tmp_path: Path) -> None:
 
 
 async def test_calls_are_counted_that_end_after_the_time() -> None:
-    assert await _work.make(5, trio.lowlevel.checkpoint, 0) == 0
+    assert await workloads.make(5, trio.lowlevel.checkpoint, 0) == 0
     store = MemoryStore()
-    payload = _work.payloads(100)
+    payload = workloads.payloads(100)
 
     async def put() -> None:
         await store.put(payload())
 
-    assert await _work.make(5, put, 0.01) == len(store)
+    assert await workloads.make(5, put, 0.01) == len(store)
 
 
 def test_a_replica_holds_no_more_blobs_than_it_may() -> None:
-    most, bound = _memory.held(200, 1024 * 1024)
+    most, bound = memory.held(200, 1024 * 1024)
     assert bound == 32 + 16 + 8
     assert 32 < most <= bound  # the queue was full, or this has shown nothing
 

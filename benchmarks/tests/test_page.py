@@ -12,23 +12,24 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from benchmarks.queueing import all_figures, charts, conclusions, page, svg, sweep, wording
-from benchmarks.queueing.panels import PANELS
-from benchmarks.queueing.points import Point
-from benchmarks.queueing.scales import Heights
-from benchmarks.queueing.scenarios import Burst, Producers, Stalled, Steady
-from benchmarks.queueing.sweep import Checked, Curve, Extent
-from benchmarks.queueing.theory import theory
+from benchmarks.queueing.model import sweep
+from benchmarks.queueing.model.points import Point
+from benchmarks.queueing.model.scenarios import Burst, Producers, Stalled, Steady
+from benchmarks.queueing.model.sweep import Checked, Curve, Extent
+from benchmarks.queueing.model.theory import theory
+from benchmarks.queueing.report import all_figures, charts, conclusions, page, svg, wording
+from benchmarks.queueing.report.panels import PANELS
+from benchmarks.queueing.report.scales import Heights
 
-from .queueing_curves import curves_of
+from .curves import curves_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from benchmarks.queueing.scenarios import Scenario
+    from benchmarks.queueing.model.scenarios import Scenario
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.deep
 
 SMALL = Extent(seeds=2, puts=200, real_puts=40)
 STEADY = [Steady("steady, exponential service", f"ρ = {load}", load, largest=64) for load in (0.5, 0.8)]

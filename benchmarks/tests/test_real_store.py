@@ -12,12 +12,12 @@ import pytest
 import trio
 from rich.console import Console
 
-from benchmarks.queueing.own_blobs import PATIENCE, NotedStore, StoreFailedError, random_blobs
-from benchmarks.queueing.real_run import DRAWS, Load, run_replica
-from benchmarks.queueing.real_store import Measurement, Plan, measure, measure_url
-from benchmarks.queueing.real_tables import tables
-from benchmarks.queueing.recursion import BatchCost
-from benchmarks.queueing.service import BatchTimes, PutTimes, fit, stretch
+from benchmarks.queueing.measure.own_blobs import PATIENCE, NotedStore, StoreFailedError, random_blobs
+from benchmarks.queueing.measure.real_run import DRAWS, Load, run_replica
+from benchmarks.queueing.measure.real_store import Measurement, Plan, measure, measure_url
+from benchmarks.queueing.measure.service import BatchTimes, PutTimes, fit, stretch
+from benchmarks.queueing.model.recursion import BatchCost
+from benchmarks.queueing.report.real_tables import tables
 from trio_replica import MemoryStore, PutResult, Ref, open_sqlite
 from trio_replica.testing import Batched, Exponential, SimulatedStore
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_replica import Blob
     from trio_replica._blob import BytesLike
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.deep
 
 PUT = 2.0**-7
 FIXED = 2.0**-8

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.queueing import recursion, virtual
-from benchmarks.queueing.draws import GRID, factors, on_grid, poisson_arrivals, service_times
-from benchmarks.queueing.points import Path, Point, lag
-from benchmarks.queueing.recursion import BatchCost, Stall, lacking
-from benchmarks.queueing.scenarios import Burst, Producers, Scenario, Stalled, Steady, scenarios
+from benchmarks.queueing.model import recursion, virtual
+from benchmarks.queueing.model.draws import GRID, factors, on_grid, poisson_arrivals, service_times
+from benchmarks.queueing.model.points import Path, Point, lag
+from benchmarks.queueing.model.recursion import BatchCost, Stall, lacking
+from benchmarks.queueing.model.scenarios import Burst, Producers, Scenario, Stalled, Steady, scenarios
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.deep
 
 ALL = scenarios()
 

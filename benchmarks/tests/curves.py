@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.queueing import sweep
-from benchmarks.queueing.sweep import Curve, tasks
+from benchmarks.queueing.model import sweep
+from benchmarks.queueing.model.sweep import Curve, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.queueing.scenarios import Scenario
-    from benchmarks.queueing.sweep import Extent
+    from benchmarks.queueing.model.scenarios import Scenario
+    from benchmarks.queueing.model.sweep import Extent
 
 
 def curves_of(wanted: Sequence[Scenario], extent: Extent) -> list[Curve]:

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks.queueing import closed_forms, recursion
-from benchmarks.queueing.arrivals import Calls
-from benchmarks.queueing.draws import on_grid, poisson_arrivals, service_times
-from benchmarks.queueing.levels import Batches, Nodes, Singles
-from benchmarks.queueing.points import Path, Point
-from benchmarks.queueing.recursion import BatchCost, Stall
-from benchmarks.queueing.scenarios import LARGEST_SHOWN, Service, Steady, scenarios
-from benchmarks.queueing.theory import theory
+from benchmarks.queueing.model import closed_forms, recursion
+from benchmarks.queueing.model.arrivals import Calls
+from benchmarks.queueing.model.draws import on_grid, poisson_arrivals, service_times
+from benchmarks.queueing.model.levels import Batches, Nodes, Singles
+from benchmarks.queueing.model.points import Path, Point
+from benchmarks.queueing.model.recursion import BatchCost, Stall
+from benchmarks.queueing.model.scenarios import LARGEST_SHOWN, Service, Steady, scenarios
+from benchmarks.queueing.model.theory import theory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.deep
 
 
 SEEDS = 24

@@ -15,16 +15,16 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks.__main__ import commands
-from benchmarks.queueing import sweep
-from benchmarks.queueing.scenarios import Burst, Producers, Stalled, Steady, scenarios
-from benchmarks.queueing.sweep import Extent, tasks
-from benchmarks.queueing.tables import as_json, tables
+from benchmarks.queueing.model import sweep
+from benchmarks.queueing.model.scenarios import Burst, Producers, Stalled, Steady, scenarios
+from benchmarks.queueing.model.sweep import Extent, tasks
+from benchmarks.queueing.report.tables import as_json, tables
 
-from .queueing_curves import curves_of
+from .curves import curves_of
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.deep
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SMALL = Extent(seeds=2, puts=300, real_puts=40)
 WANTED = [
     Steady("steady, exponential service", "ρ = 0.5", 0.5, largest=64),

@@ -1,0 +1,1 @@
+"""Tests of the benchmarks; all but a few are marked deep: ``pytest benchmarks``."""
