@@ -10,11 +10,12 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import Progress
 
+from trio_replica.advice import NoQueueWillDo, recommend
+
 from .. import _machine
 from .._options import Bytes, Positive, folder_option, only_option, quick_option
 from .measure.own_blobs import StoreFailedError
 from .measure.real_store import Measurement, Plan, measure_url
-from .model.advice import NoQueueWillDo, recommend
 from .model.scenarios import scenarios
 from .model.sweep import FULL, NORMAL, QUICK, sweep, tasks
 from .model.theory import theory
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from trio_replica.advice import Recommendation
+
     from .._options import CommandT
-    from .model.advice import Recommendation
 
 FOR_SCENARIOS: Final = ("full", "quick", "only", "plot", "output")
 FOR_STORE: Final = ("rate", "seconds", "keep", "callers", "memory", "wait_share")

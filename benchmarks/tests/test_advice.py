@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import pytest
 
-from benchmarks.queueing.model.advice import NoQueueWillDo, Recommendation, recommend
-from benchmarks.queueing.model.arrivals import Calls, exceeding, excess
-from benchmarks.queueing.model.disturbances import least_for_burst, least_for_burst_at
-from benchmarks.queueing.model.draws import factors, on_grid, poisson_arrivals, service_times
-from benchmarks.queueing.model.levels import Batches, Nodes, Singles
-from benchmarks.queueing.model.recursion import BatchCost, Drained, Stall, drain, drain_at_cost
+from benchmarks.queueing.model.draws import on_grid, poisson_arrivals, service_times
+from benchmarks.queueing.model.recursion import Drained, Stall, drain, drain_at_cost
+from trio_replica._advice.arrivals import exceeding, excess
+from trio_replica._advice.calls import BatchCost, Calls, factors
+from trio_replica._advice.disturbances import least_for_burst, least_for_burst_at
+from trio_replica._advice.levels import Batches, Nodes, Singles
+from trio_replica.advice import NoQueueWillDo, Recommendation, recommend
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from concurrent.futures import Future
 
-    from benchmarks.queueing.model.levels import Queue
-    from benchmarks.queueing.model.recursion import Floats
+    from trio_replica._advice.calls import Floats
+    from trio_replica._advice.levels import Queue
 
 pytestmark = pytest.mark.deep
 
@@ -202,13 +203,6 @@ def test_with_exponential_times_all_is_as_the_formulas_say(load: float, share: f
     assert advised.worst_loss == size + 1
     assert advised.drain_seconds == pytest.approx(0.01 * (size + 1))
     assert advised.memory_bytes == (size + 4) * 1000
-
-
-def test_the_wait_that_1_percent_exceed_is_found_from_drawn_paths() -> None:
-    advised = advice(wait_share=0.2)
-    assert advised.p99_wait == pytest.approx(math.log(0.9 ** (advised.queue_size + 1) / 0.01) / 10, rel=0.1)
-    assert advice(wait_share=0.01).p99_wait == 0
-    assert 0 < advice(wait_share=0.2, batch_cost=(0.02, 0.002)).p99_wait < advised.p99_wait
 
 
 # The figures of the Pollaczek–Khinchine recursion, for the probability that a put waits.

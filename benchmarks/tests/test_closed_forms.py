@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks.queueing.model import closed_forms, recursion
-from benchmarks.queueing.model.arrivals import Calls
 from benchmarks.queueing.model.draws import on_grid, poisson_arrivals, service_times
-from benchmarks.queueing.model.levels import Batches, Nodes, Singles
 from benchmarks.queueing.model.points import Path, Point
-from benchmarks.queueing.model.recursion import BatchCost, Stall
+from benchmarks.queueing.model.recursion import Stall
 from benchmarks.queueing.model.scenarios import LARGEST_SHOWN, Service, Steady, scenarios
 from benchmarks.queueing.model.theory import theory
+from trio_replica._advice.calls import BatchCost, Calls
+from trio_replica._advice.levels import Batches, Nodes, Singles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.queueing.model import recursion, virtual
-from benchmarks.queueing.model.draws import GRID, factors, on_grid, poisson_arrivals, service_times
+from benchmarks.queueing.model.draws import GRID, on_grid, poisson_arrivals, service_times
 from benchmarks.queueing.model.points import Path, Point, lag
-from benchmarks.queueing.model.recursion import BatchCost, Stall, lacking
+from benchmarks.queueing.model.recursion import Stall, lacking
 from benchmarks.queueing.model.scenarios import Burst, Producers, Scenario, Stalled, Steady, scenarios
+from trio_replica._advice.calls import BatchCost, factors
 
 pytestmark = pytest.mark.deep
 

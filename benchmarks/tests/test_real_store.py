@@ -16,9 +16,9 @@ from benchmarks.queueing.measure.own_blobs import PATIENCE, NotedStore, StoreFai
 from benchmarks.queueing.measure.real_run import DRAWS, Load, run_replica
 from benchmarks.queueing.measure.real_store import Measurement, Plan, measure, measure_url
 from benchmarks.queueing.measure.service import BatchTimes, PutTimes, fit, stretch
-from benchmarks.queueing.model.recursion import BatchCost
 from benchmarks.queueing.report.real_tables import tables
 from trio_replica import MemoryStore, PutResult, Ref, open_sqlite
+from trio_replica._advice.calls import BatchCost
 from trio_replica.testing import Batched, Exponential, SimulatedStore
 
 if TYPE_CHECKING:

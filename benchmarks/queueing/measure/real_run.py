@@ -13,19 +13,20 @@ import trio
 
 import trio_replica as replica
 from trio_replica import BlobNotFoundError, PoisonedError, PutResult, Store, to_blob
+from trio_replica._advice.calls import BatchCost
 
 from ..model.draws import poisson_arrivals
 from ..model.points import Path, Point
-from ..model.recursion import BatchCost, Drained, drain, drain_at_cost
+from ..model.recursion import Drained, drain, drain_at_cost
 from .service import stretch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_replica import AsyncStoreStatistics, Blob, Ref, ReplicaStore
+    from trio_replica._advice.calls import Floats
     from trio_replica._blob import BytesLike
 
-    from ..model.recursion import Floats
     from .own_blobs import Call, NotedStore
     from .service import BatchTimes, PutTimes
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..model.recursion import BatchCost
+from trio_replica._advice.calls import BatchCost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..model.recursion import Floats
+    from trio_replica._advice.calls import Floats
 
 WORTH: Final = 0.9
 """Batches pay if a blob in the largest takes at most this share of a put's time: a tenth less is beyond the noise."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from trio_replica._advice.calls import factors
+
 if TYPE_CHECKING:
-    from .recursion import Floats
+    from trio_replica._advice.calls import Floats
 
 GRID: Final = 2.0**-30
 """Seconds. Sums of multiples of this are exact in floating point up to 2**23 seconds, in whatever order."""
@@ -25,17 +26,6 @@ def service_times(source: np.random.Generator, count: int, mean: float, cv: floa
     0 is always the same time, 1 an exponential one, and all others are log-normal: mostly short, a few very long.
     """
     return on_grid(mean * factors(source, count, cv))
-
-
-def factors(source: np.random.Generator, count: int, cv: float) -> Floats:
-    """Draw what times of mean 1 are multiplied with: see `service_times`."""
-    if cv == 0:
-        return np.ones(count)
-    if cv == 1:
-        return source.exponential(1.0, count)
-    # Of exp(N(mu, s²)) the mean is exp(mu + s²/2) and the squared coefficient of variation exp(s²) - 1.
-    variance = math.log1p(cv * cv)
-    return source.lognormal(-variance / 2, math.sqrt(variance), count)
 
 
 def poisson_arrivals(source: np.random.Generator, count: int, rate: float, start: float = 0.0) -> Floats:

@@ -13,7 +13,9 @@ from .recursion import lacking
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .recursion import Drained, Floats
+    from trio_replica._advice.calls import Floats
+
+    from .recursion import Drained
 
 
 class Path(NamedTuple):

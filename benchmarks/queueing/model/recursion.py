@@ -16,12 +16,14 @@ import itertools
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Floats: TypeAlias = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from trio_replica._advice.calls import BatchCost, Floats
 
 
 class Stall(NamedTuple):
@@ -34,17 +36,6 @@ class Stall(NamedTuple):
         """Return how much longer a call takes that `began` then and would have taken `seconds`."""
         held_up = began < self.end and began + seconds >= self.start
         return self.end - max(began, self.start) if held_up else 0.0
-
-
-class BatchCost(NamedTuple):
-    """A ``put_many`` of k blobs takes `fixed` + `each`·k seconds: a + b·k."""
-
-    fixed: float
-    each: float
-
-    def of(self, blobs: int) -> float:
-        """Return the seconds that a batch of so many blobs takes."""
-        return self.fixed + self.each * blobs
 
 
 @dataclass(frozen=True)

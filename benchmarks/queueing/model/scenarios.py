@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
+from trio_replica._advice.calls import BatchCost, Calls
+from trio_replica._advice.levels import Singles
+
 from . import recursion, virtual
-from .arrivals import Calls
 from .closed_forms import stall_caught_up
 from .draws import GRID, on_grid, poisson_arrivals, service_times
-from .levels import Singles
 from .points import Path, Point
-from .recursion import BatchCost, Drained, Stall, lacking
+from .recursion import Drained, Stall, lacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .recursion import Floats
+    from trio_replica._advice.calls import Floats
+
     from .virtual import Ran
 
 LARGEST_SHOWN: Final = 4096

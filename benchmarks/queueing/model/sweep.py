@@ -19,7 +19,8 @@ from .points import Point, lag
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
-    from .recursion import Floats
+    from trio_replica._advice.calls import Floats
+
     from .scenarios import Scenario
 
 REAL_SIZES: Final = (1, 4, 16, 64, 256)

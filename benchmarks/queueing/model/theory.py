@@ -5,13 +5,15 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from trio_replica._advice.calls import Calls
+from trio_replica._advice.levels import Batches, Nodes, Singles
+
 from . import closed_forms
-from .arrivals import Calls
-from .levels import Batches, Nodes, Singles
 from .scenarios import LARGEST_SHOWN, Burst, Producers, Stalled, Steady
 
 if TYPE_CHECKING:
-    from .recursion import BatchCost
+    from trio_replica._advice.calls import BatchCost
+
     from .scenarios import Scenario, Service
 
 TOP: Final = 2 * LARGEST_SHOWN

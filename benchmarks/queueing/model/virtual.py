@@ -20,9 +20,10 @@ from .points import Path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio_replica._advice.calls import BatchCost, Floats
     from trio_replica.testing import PutManyCost
 
-    from .recursion import BatchCost, Floats, Stall
+    from .recursion import Stall
 
 Put: TypeAlias = Callable[[], Awaitable[None]]
 

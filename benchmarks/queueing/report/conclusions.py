@@ -13,7 +13,8 @@ from .wording import listed, number, percent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..model.recursion import Floats
+    from trio_replica._advice.calls import Floats
+
     from ..model.sweep import Curve
 
 FEW: Final = 0.01

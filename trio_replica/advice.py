@@ -1,8 +1,7 @@
 """The advice: the least queue size, and batch size, that keep a promise.
 
 Puts come as a Poisson process, and one async store takes them. Few of them are to wait in the steady state, and bursts
-and stalls are to be ridden out. All is calculated but bursts at a rate and the 99th percentile, which are drawn: see
-`levels` and `disturbances`.
+and stalls are to be ridden out. All is calculated but bursts at a rate, which are drawn: see `_advice`.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from .arrivals import Calls
-from .draws import GRID, factors, poisson_arrivals, service_times
-from .levels import LONGEST
-from .plans import STALL, STEADY_LOAD, Workload, least
-from .recursion import BatchCost, drain, drain_at_cost
+from ._advice.calls import BatchCost, Calls
+from ._advice.levels import LONGEST
+from ._advice.search import STALL, STEADY_LOAD, Workload, least
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .plans import Plan
+    from ._advice.search import Plan
 
 LEAST_SHARE: Final = 1e-9
 """Nothing that is rarer can be told from rounding errors."""
@@ -39,13 +36,6 @@ LOADS: Final = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.01)
 
 SHARES: Final = tuple(digit / 10**places for places in range(8, 0, -1) for digit in (1, 2, 5))
 """So large a `wait_share` is tried where there is too little memory."""
-
-PATHS: Final = 40
-PUTS: Final = 5_000
-"""From so many puts of each path is the 99th percentile found."""
-
-SEED: Final = 20240228
-"""They are always the same ones."""
 
 
 class NoQueueWillDo(ValueError):  # noqa: N818 - it says what is the case
@@ -70,8 +60,6 @@ class Recommendation:
     """The share of puts that wait in the steady state."""
     mean_wait: float
     """Of all puts, also of those that don't wait."""
-    p99_wait: float
-    """The wait that 1 % of the puts exceed: 0 if fewer of them wait, and else by the recursion, from 200,000 puts."""
     mean_loss: float
     """Blobs that the store lacks, of those acknowledged, if the process is killed at a random moment."""
     worst_loss: int
@@ -197,7 +185,6 @@ def _recommendation(workload: Workload, plan: Plan, memory_bytes: int) -> Recomm
         memory_bytes=memory_bytes,
         wait_share=share,
         mean_wait=plan.queue.mean_wait(queue_size),
-        p99_wait=_p99_wait(workload, plan) if share > 0.01 else 0.0,
         mean_loss=plan.queue.mean_loss(queue_size),
         worst_loss=queue_size + batch_size,
         drain_seconds=full * (1 + batches) + (last if rest else 0.0),
@@ -237,24 +224,6 @@ def _disturbance(workload: Workload, name: str) -> str:
         return f"A stall of {workload.stall:g} s, in which {workload.calls.rate * workload.stall:.3g} blobs come"
     speed = "all at once" if workload.burst_rate is None else f"{workload.burst_rate:g} a second"
     return f"A burst of {workload.burst} blobs, {speed}"
-
-
-def _p99_wait(workload: Workload, plan: Plan) -> float:
-    """Return the wait that 1 % of the puts exceed, from paths that begin with what there is in the steady state."""
-    calls, source, waits = workload.calls, np.random.default_rng(SEED), []
-    for kept, in_flight in np.transpose(plan.queue.draw(source, PATHS)).tolist():
-        backlog = kept + in_flight
-        came = np.concatenate(
-            [np.arange(backlog) * GRID, poisson_arrivals(source, PUTS, calls.rate, backlog * GRID)],
-        )
-        service = service_times(source, len(came), calls.service_time, calls.cv)
-        if calls.cost is None or plan.batch_size == 1:
-            drained = drain(came, service)
-        else:
-            scales = factors(source, len(came), calls.cv)
-            drained = drain_at_cost(came, service, plan.batch_size, calls.cost, factors=scales)
-        waits.append((drained.entered(plan.queue_size) - came)[backlog:])
-    return float(np.quantile(np.concatenate(waits), 0.99, method="inverted_cdf"))
 
 
 def _overload(workload: Workload) -> str:

@@ -22,8 +22,7 @@ import numpy as np
 from .arrivals import exceeding, excess, masses
 
 if TYPE_CHECKING:
-    from .arrivals import Calls, Integers
-    from .recursion import Floats
+    from .calls import Calls, Floats, Integers
 
 LONGEST: Final = 2**18
 """Blobs. Longer queues are not looked for, but for bursts and stalls."""

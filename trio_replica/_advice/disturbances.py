@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from .arrivals import exceeding, poisson
-from .draws import factors
+from .calls import factors
 from .levels import LONGEST, convolved
 
 if TYPE_CHECKING:
-    from .arrivals import Integers
+    from .calls import Floats, Integers
     from .levels import Queue
-    from .recursion import Floats
 
 SEED: Final = 20240229
 """Bursts at a rate are drawn, always the same ones."""

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from .closed_forms import mean_batch
 from .disturbances import DRAWN, least_for_burst, least_for_burst_at, least_for_stall
 from .levels import LONGEST, Batches, Nodes, Singles
 
 if TYPE_CHECKING:
-    from .arrivals import Calls
+    from .calls import BatchCost, Calls
     from .levels import Queue
-    from .recursion import BatchCost
 
 STEADY_LOAD: Final = "steady load"
 BURST: Final = "burst"
@@ -97,7 +95,7 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
     each = calls.rate * cost.each
     if 1 - each < HARDLY_KEEPS_UP:
         return single
-    usual = mean_batch(calls.rate, *cost)  # if no batch is too large; smaller ones don't keep up
+    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch, if none is too large; smaller ones don't keep up
     first = max(2, int(usual) + 1)
     top = 64 + 3 * first + 8 * int(math.sqrt(usual * (1 + usual * calls.cv**2)))
     if workload.burst is not None and workload.burst_rate is not None:

@@ -7,54 +7,20 @@ many of them find a queue full in which there is room for u, and its second diff
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from .calls import LEAST_MEAN
 
 if TYPE_CHECKING:
-    from .recursion import BatchCost, Floats
-
-Integers: TypeAlias = npt.NDArray[np.int64]
+    from .calls import Floats, Integers
 
 RATES: Final = 2000
 """Into so many constant rates is a log-normal one split, at most."""
 
-LEAST_MEAN: Final = 1e-12
-"""Fewer blobs than this during a call, on average, are as good as none."""
-
 EVEN: Final = 1e-6
 """Times of a smaller coefficient of variation are as good as always the same."""
-
-
-@dataclass(frozen=True)
-class Calls:
-    """What comes, and how long the store takes for it: see `advice.recommend`."""
-
-    rate: float
-    """Puts a second."""
-    service_time: float
-    """Mean seconds of a put."""
-    cv: float
-    """The coefficient of variation of all the store's times: see `draws.factors`."""
-    cost: BatchCost | None = None
-    """The mean seconds of a ``put_many``."""
-
-    def seconds(self, blobs: Integers) -> Floats:
-        """Return the mean seconds of calls with so many blobs."""
-        put = np.full(len(blobs), self.service_time)
-        return put if self.cost is None else np.where(blobs == 1, put, self.cost.fixed + self.cost.each * blobs)
-
-    def means(self, blobs: Integers) -> Floats:
-        """Return how many blobs come during calls with so many blobs, on average."""
-        means: Floats = np.maximum(self.rate * self.seconds(blobs), LEAST_MEAN)
-        return means
-
-    @property
-    def squared(self) -> float:
-        """The mean of squared times, in squares of the mean time. Of the arrivals J it is E J(J - 1)/(E J)²."""
-        return 1 + self.cv**2
 
 
 def excess(means: Floats, cv: float, at: Integers, *, second: bool = False) -> Floats:
