@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.console import Console
 
+from trio_replica.cli.recommend import recommend
+
 from . import _machine
 from ._options import folder_option, only_option, quick_option
 from .compare import memory, overhead, peers, report, servers, stores, workloads
 from .compare.rounds import Folders, measure
-from .queueing.commands import advise, measure_queue
+from .queueing.commands import measure_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -118,7 +120,7 @@ def measure_peers(sizes: tuple[str, ...], **options: Any) -> None:
 
 
 commands.add_command(measure_queue)
-commands.add_command(advise)
+commands.add_command(recommend)
 
 
 def _run(

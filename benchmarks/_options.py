@@ -1,9 +1,8 @@
-"""What the commands take alike: folders, bytes, numbers above zero."""
+"""Options that several commands take: folders, numbers above zero."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,35 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
-
-UNITS: Final = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TB": 10**12,
-    "TIB": 2**40,
-}
-
-
-class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
-    """A whole number of bytes above zero, such as 100, 64KiB or 1.5 GB."""
-
-    name = "bytes"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes."""
-        found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", str(value).strip())
-        unit = UNITS.get(found[2].upper(), 0) if found else 0
-        number = float(found[1]) * unit if found else 0.0
-        count = round(number) if number < math.inf else 0
-        if count == 0:
-            self.fail(f"{value!r} is no number of bytes above zero, such as 100, 64KiB or 1.5GB", param, ctx)
-        return count
 
 
 class Positive(click.ParamType):  # type: ignore[type-arg,unused-ignore]

@@ -22,6 +22,7 @@ EVERYWHERE = {"trio", "outcome", *sys.stdlib_module_names}
 COMMAND_LINE = {"click", "rich"}
 POSTGRES = {"psycopg"}
 CLOUD = {"obstore"}
+ADVICE = {"numpy"}
 
 
 LONGEST_MODULE = 400
@@ -91,6 +92,7 @@ def _complaint(name: str, found: Import) -> str | None:
         top_level in EVERYWHERE
         or (top_level in COMMAND_LINE and is_command_line)
         or (top_level in CLOUD and name == "stores._object_store.objects")
+        or (top_level in ADVICE and name.startswith("_advice."))
         or (top_level in POSTGRES and name.startswith("stores._postgres"))
         or (top_level == "pytest" and name.startswith("testing") and found.place == "function")
         or (top_level == "typing_extensions" and found.place == "type checking")  # every type checker has it

@@ -20,6 +20,7 @@ from ._upkeep.reconcile import ReconcileCounts, ReconcileProblem, ReconcileRepor
 from ._upkeep.scrub import scrub
 from ._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
 from ._urls.opening import open_store, open_urls
+from .advice import NoQueueSizeError, QueueAdvice, recommend_queue_size
 from .config import ConfigError, open_config
 from .stores.directory import DirectoryStore, open_directory
 from .stores.memory import MemoryStore
@@ -42,10 +43,12 @@ __all__ = [
     "Done",
     "Integrity",
     "MemoryStore",
+    "NoQueueSizeError",
     "ObjectStore",
     "PoisonedError",
     "PostgresStore",
     "PutResult",
+    "QueueAdvice",
     "ReconcileCounts",
     "ReconcileProblem",
     "ReconcileReport",
@@ -77,6 +80,7 @@ __all__ = [
     "open_store",
     "open_store_threads",
     "open_urls",
+    "recommend_queue_size",
     "reconcile",
     "scrub",
     "to_blob",

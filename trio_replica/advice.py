@@ -1,78 +1,79 @@
-"""The advice: the least queue size, and batch size, that keep a promise.
+"""How large a `queue_size` should be: `recommend_queue_size`.
 
-Puts come as a Poisson process, and one async store takes them. Few of them are to wait in the steady state, and bursts
-and stalls are to be ridden out. All is calculated but bursts at a rate, which are drawn: see `_advice`.
+`docs/queue-size.md` derives the formulas. They are in `_advice/`, which needs numpy: the extra ``advice``.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
-
-from ._advice.calls import BatchCost, Calls
-from ._advice.levels import LONGEST
-from ._advice.search import STALL, STEADY_LOAD, Workload, least
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from ._advice.search import Plan
+    from ._advice.search import Plan, Workload
 
 LEAST_SHARE: Final = 1e-9
-"""Nothing that is rarer can be told from rounding errors."""
+"""The least `wait_share`: a rarer wait cannot be told from rounding errors."""
 
-MOST: Final = 10**9
-"""Blobs. Bursts and stalls that bring more are refused."""
+MOST_BLOBS: Final = 10**9
+"""The most blobs that a burst or a stall may bring."""
 
 MOST_UNEVEN: Final = 100
-"""Of log-normal times with a larger coefficient of variation half are less than a hundredth of the mean."""
+"""The largest `service_cv`: half of such log-normal times are below a hundredth of the mean."""
 
-LOADS: Final = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.01)
-"""So large shares of what the store can take are tried where it is given too much."""
+MOST_MARGIN: Final = 10_000
 
-SHARES: Final = tuple(digit / 10**places for places in range(8, 0, -1) for digit in (1, 2, 5))
-"""So large a `wait_share` is tried where there is too little memory."""
+ALMOST_ALWAYS: Final = 0.9995
+"""A store that is busy for a larger share of the time is said to be so "over 99.9%" of it."""
 
 
-class NoQueueWillDo(ValueError):  # noqa: N818 - it says what is the case
-    """There is no queue size that keeps the promise."""
+@final
+class NoQueueSizeError(ValueError):
+    """Raised when no queue size keeps the promise: the message says why, and `remedy` which changes would help."""
 
     def __init__(self, reason: str, remedy: str) -> None:
-        """Say why, and what would do."""
-        super().__init__(f"no queue will do: {reason}; {remedy}")
+        """Take both as clauses of one sentence."""
+        super().__init__(reason, remedy)
         self.remedy = remedy
-        """What would do. All that it names was tried."""
+        """The changes that would help, each of which was tried."""
+
+    def __str__(self) -> str:
+        return f"no queue will do: {self.args[0]}; {self.remedy}"
 
 
+@final
 @dataclass(frozen=True)
-class Recommendation:
-    """A queue size, and what follows from it. Times are in seconds; means are those of the steady state."""
+class QueueAdvice:
+    """A queue size and its consequences, from `recommend_queue_size`. Times are seconds.
+
+    The shares and means are those of the steady load. They hold under the `assumptions`.
+    """
 
     queue_size: int
+    """The `queue_size` for `open`, in blobs."""
     batch_size: int
+    """The `batch_size` for `open`, in blobs."""
     memory_bytes: int
-    """Of the blobs in a full queue, those of a batch that is being written, and one of each caller."""
+    """Bytes of the blobs in a full queue, in the batch being written, and of one blob for each caller."""
     wait_share: float
-    """The share of puts that wait in the steady state."""
+    """The share of the puts that wait for room in the queue."""
     mean_wait: float
-    """Of all puts, also of those that don't wait."""
+    """The mean wait of all puts; those that do not wait count as 0."""
     mean_loss: float
-    """Blobs that the store lacks, of those acknowledged, if the process is killed at a random moment."""
+    """Blobs accepted that the store lacks, if the process is killed at a random moment: the mean."""
     worst_loss: int
-    """The same at the worst moment."""
+    """Blobs accepted that the store lacks, if the process is killed at the worst moment."""
     drain_seconds: float
-    """Until a full queue is written, and before it a full batch that has just been taken: the mean."""
-    limited_by: str
-    """What needs so large a queue: "steady load", "burst" or "stall"."""
+    """The mean time to write a full queue, after a full batch that the worker has just taken."""
+    limited_by: Literal["steady load", "burst", "stall"]
+    """The part of the workload that needs so large a queue."""
     reason: str
-    """The same in a sentence."""
+    """Why the queue is so large and not smaller, in words."""
+    assumptions: str
+    """The conditions under which this holds, in words."""
 
 
-def recommend(
+def recommend_queue_size(
     *,
     rate: float,
     service_time: float,
@@ -81,238 +82,189 @@ def recommend(
     burst: int | None = None,
     burst_rate: float | None = None,
     stall: float = 0.0,
-    blob_size: float,
-    memory: float,
-    callers: int,
+    blob_size: float = 64 * 1024,
+    memory: float = 256 * 1024 * 1024,
+    callers: int = 64,
     wait_share: float = 0.01,
-) -> Recommendation:
-    """Return the queue size and the batch size that keep the promise and are together the least.
+    margin: float = 1.0,
+) -> QueueAdvice:
+    """Return the `queue_size` and the `batch_size` that one async store needs.
 
-    Of several with the same sum it is the one with the smaller batch. The promise is that in the steady state the share
-    of puts that wait is at most `wait_share`, and that bursts and stalls are ridden out with a probability of at least
-    1 - `wait_share`: from the beginning until the queue is empty again no put waits.
+    With these, at most `wait_share` of the puts wait for room in the steady state. A burst and a stall pass, with a
+    probability of at least 1 - `wait_share`, without any put waiting from their beginning until the queue is empty
+    again. The sum of the two sizes is the least that keeps this promise; of equal sums, the one with the smaller batch.
 
-    Even a short stall needs more than the steady load, for not one put may wait until the queue is empty.
+    Two assumptions carry the calculation. **Puts arrive independently of each other**, as a Poisson process; give
+    bursts with `burst`. **Service times are not correlated**: a slow call says nothing about the next one. Real stores
+    have slow moments, and then many more puts wait: with one directory store with a mean of 2 ms, a queue of 9 was
+    advised for 1 % of the puts, and 25 % waited. The `margin` allows for that: it multiplies the queue size.
 
-    The queue size is the least for its batch size. It is a little larger with a burst at a rate, that is drawn, and
-    with batches where more than some hundred blobs are held: by 1 in 30, and 1 in 20 at 99.9 % of what the store takes
-    at most. Among the batch sizes it is assumed that the sum has no narrow dips, and of large sums a saving of 1 in 200
-    is not looked for: see `plans`.
+    To choose a `margin`, measure several thousand calls one after another. Let cv be the standard deviation of their
+    times divided by the mean. Add up the times of each m consecutive calls, and let I be the variance of these sums
+    divided by m times the square of the mean time. Double m until I no longer grows, or until fewer than 16 sums are
+    left. Then ``margin = (1 + I) / (1 + cv**2)``, at least 1. ``python -m benchmarks queue --store URL`` does so. If I
+    never stops growing, the store has slow periods longer than the measurement: give their length as a `stall`.
+
+    The calculation takes well under a second for most workloads, and is the same each time. The sources: M/G/1 queues
+    by the recursion for their departures and the formula of Pollaczek and Khinchine (Kleinrock, *Queueing Systems* 1,
+    chapter 5); bursts and stalls by the ballot theorem of Takács (*Combinatorial Methods in the Theory of Stochastic
+    Processes*, 1967); batches by a Markov chain from batch to batch; the margin by the heavy-traffic limit for
+    dependent service times (Fendick, Saksena and Whitt, "Dependence in packet queues", *IEEE Transactions on
+    Communications* 37, 1989). ``docs/queue-size.md`` derives them and says how they were checked.
 
     Args:
-      rate: puts a second. They come at random, as a Poisson process.
-      service_time: mean seconds that the store takes for a put.
-      service_cv: the standard deviation of the store's times divided by the mean. With 0 they are always the same, with
-        1 exponential, and else log-normal: see `draws.factors`.
+      rate: puts a second.
+      service_time: the mean seconds that the store takes for a put, measured in use rather than alone.
+      service_cv: the standard deviation of the store's times divided by their mean. Times are always the same for 0,
+        exponential for 1, and otherwise log-normal.
       batch_cost: seconds a and b, if a ``put_many`` of k blobs, 2 or more, takes a + b·k on average, with the same
-        `service_cv`. None if it takes as long as its puts one after another: then batches gain nothing, and are of 1.
-      burst: so many blobs come now and then, in place of the steady stream, beginning at a random moment.
-      burst_rate: as a Poisson process of so many a second; None means all at once.
-      stall: so many seconds the store does not answer now and then, beginning at a random moment. A call that is in
-        flight goes on afterwards.
-      blob_size: mean bytes of a blob.
-      memory: bytes that there are for the blobs in the queue, in the batch that is being written, and of the callers.
-      callers: how many tasks put at the same time. Each has a blob of its own.
-      wait_share: at least 1e-9 and less than 1.
+        `service_cv`. None if it takes as long as its puts one after another: then batches gain nothing.
+      burst: the blobs that arrive together now and then, instead of the steady stream, beginning at a random moment.
+      burst_rate: the puts a second in a burst, as a Poisson process; None if they arrive all at once.
+      stall: the seconds for which the store does not answer now and then, beginning at a random moment. A call in
+        progress goes on afterwards.
+      blob_size: the mean bytes of a blob.
+      memory: the bytes for the blobs in the queue, in the batch being written, and of the callers.
+      callers: the tasks that put at the same time; each holds one blob.
+      wait_share: the share of the puts that may wait, and of the bursts and stalls in which any may; from 1e-9 to
+        below 1.
+      margin: the factor by which the queue is made larger, from 1 to 10,000, because slow calls come together. The
+        `wait_share` of the result is that of the queue before it is made larger, because with correlated times the
+        larger queue is expected to have this share; `mean_wait` and `mean_loss` are scaled up accordingly.
 
     Raises:
-      NoQueueWillDo: if the store does not keep up with the puts, or hardly, or if there is too little memory.
-      ValueError: if a number is out of its bounds, or not finite.
-      TypeError: if something is not a number, or not a pair of them.
+      NoQueueSizeError: if the store does not keep up with the puts, or hardly, or there is too little memory. It is a
+        `ValueError`, and says what would help.
+      ValueError: if a number is out of its bounds or not finite. The message begins with the name of the argument.
+      TypeError: if an argument is not a number, or `batch_cost` not a pair of them.
+      ModuleNotFoundError: if numpy is missing: ``pip install 'trio-replica[advice]'``.
 
     """
     _check_positive("rate", rate, "puts a second")
     _check_positive("service_time", service_time, "seconds")
-    _check_not_negative("service_cv", service_cv, "times the mean")
-    if service_cv > MOST_UNEVEN:
-        raise ValueError(f"service_cv is at most {MOST_UNEVEN}, not {service_cv}")
+    _check_between("service_cv", service_cv, "times the mean", 0, MOST_UNEVEN)
     cost = None if batch_cost is None else _checked_cost(batch_cost)
     if burst is not None:
         _check_count("burst", burst, "blobs")
     if burst_rate is not None:
-        _check_positive("burst_rate", burst_rate, "blobs a second")
+        _check_positive("burst_rate", burst_rate, "puts a second")
         if burst is None:
-            raise ValueError("burst_rate needs a burst: say how many blobs come at that rate")
-    _check_not_negative("stall", stall, "seconds")
+            raise ValueError("burst_rate needs a burst: say how many blobs arrive at that rate")
+    _check_between("stall", stall, "seconds", 0, MOST_BLOBS / rate)  # for so many blobs
     _check_positive("blob_size", blob_size, "bytes")
     _check_positive("memory", memory, "bytes")
     _check_count("callers", callers, "tasks")
     if not LEAST_SHARE <= _checked_number("wait_share", wait_share, "waiting puts for each put") < 1:
-        raise ValueError(f"wait_share is at least {LEAST_SHARE:g} and less than 1, not {wait_share}")
-    if callers > MOST:
-        raise ValueError(f"callers is at most {MOST} tasks, not {callers}")
-    _check_flood(rate, burst, stall)
-    workload = Workload(Calls(rate, service_time, service_cv, cost), burst, burst_rate, stall, wait_share)
-    room = _Memory(memory, blob_size, callers)
+        raise ValueError(f"wait_share must be at least {LEAST_SHARE:g} and less than 1, not {wait_share}")
+    _check_between("margin", margin, "times the queue", 1, MOST_MARGIN)
+    try:
+        from ._advice.calls import BatchCost, Calls  # noqa: PLC0415  (numpy takes a while to import)
+        from ._advice.remedies import Room, refusal  # noqa: PLC0415
+        from ._advice.search import Workload, least  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        needed = "recommend_queue_size needs numpy: pip install 'trio-replica[advice]'"
+        raise ModuleNotFoundError(needed, name="numpy") from None
+    calls = Calls(rate, service_time, service_cv, None if cost is None else BatchCost(*cost))
+    workload = Workload(calls, burst, burst_rate, stall, wait_share, margin)
+    room = Room(memory, blob_size, callers)
     plan = least(workload)
-    if plan is None:
-        raise NoQueueWillDo(_overload(workload), _less_load(workload, room))
-    if room.needed(plan) > memory:
-        raise NoQueueWillDo(
-            f"a queue of {plan.queue_size}, batches of {plan.batch_size} and {callers} callers hold "
-            f"{room.needed(plan)} bytes, and there are {memory}",
-            _more_memory(workload, plan, room),
-        )
-    return _recommendation(workload, plan, room.needed(plan))
+    if plan is None or not room.holds(plan):
+        raise NoQueueSizeError(*refusal(workload, plan, room))
+    return _advice(workload, plan, room.needed(plan))
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """What the blobs may take."""
-
-    size: float
-    blob_size: float
-    callers: int
-
-    def needed(self, plan: Plan) -> int:
-        """Return the bytes that a plan needs."""
-        return math.ceil((plan.blobs + self.callers) * self.blob_size)
-
-    def holds(self, workload: Workload) -> bool:
-        """Return whether there is a plan that it is enough for."""
-        plan = least(workload)
-        return plan is not None and self.needed(plan) <= self.size
-
-
-def _recommendation(workload: Workload, plan: Plan, memory_bytes: int) -> Recommendation:
-    calls, queue_size, batch_size = workload.calls, plan.queue_size, plan.batch_size
-    batches, rest = divmod(queue_size, batch_size)
-    full, last = calls.seconds(np.array([batch_size, rest])).tolist()
-    share = plan.queue.share(queue_size)
-    return Recommendation(
-        queue_size=queue_size,
-        batch_size=batch_size,
+def _advice(workload: Workload, plan: Plan, memory_bytes: int) -> QueueAdvice:
+    size, margin = max(plan.needs.values()), workload.margin
+    return QueueAdvice(
+        queue_size=plan.queue_size,
+        batch_size=plan.batch_size,
         memory_bytes=memory_bytes,
-        wait_share=share,
-        mean_wait=plan.queue.mean_wait(queue_size),
-        mean_loss=plan.queue.mean_loss(queue_size),
-        worst_loss=queue_size + batch_size,
-        drain_seconds=full * (1 + batches) + (last if rest else 0.0),
+        wait_share=plan.queue.share(size),
+        mean_wait=margin * plan.queue.mean_wait(size),
+        mean_loss=margin * plan.queue.mean_loss(size),
+        worst_loss=plan.blobs,
+        drain_seconds=plan.drain_seconds,
         limited_by=plan.limited_by,
-        reason=_reason(workload, plan, share),
+        reason=_reason(workload, plan, size),
+        assumptions=_assumptions(margin),
     )
 
 
-def _reason(workload: Workload, plan: Plan, share: float) -> str:
-    chosen = f"a queue of {plan.queue_size} and batches of {plan.batch_size}"
-    if plan.limited_by != STEADY_LOAD:
+def _reason(workload: Workload, plan: Plan, size: int) -> str:
+    chosen = f"a queue of {size} and batches of {plan.batch_size}"
+    more = "" if workload.margin == 1 else f" The margin of {workload.margin:g} makes it a queue of {plan.queue_size}."
+    if plan.limited_by != "steady load":
         return (
-            f"{_disturbance(workload, plan.limited_by)}, is ridden out with a probability of "
+            f"{_disturbance(workload, plan.limited_by)}, passes without a waiting put with a probability of "
             f"{1 - workload.wait_share:.10g} with {chosen}; for the steady load alone a queue of "
-            f"{plan.needs[STEADY_LOAD]} would do."
+            f"{plan.needs['steady load']} would do.{more}"
         )
-    smaller, busy = plan.queue_size - 1, 1 - plan.queue.idle
+    share, busy = plan.queue.share(size), 1 - plan.queue.idle
     told, otherwise = f"{share:.3g}", "no queue is smaller, and it may be"
-    if smaller:
-        told, more = _apart(share, plan.queue.share(smaller), workload.wait_share)
-        otherwise = f"with a queue of {smaller} it would be {more}, more than"
-    most = f"{busy:.1%}" if busy < 0.9995 else "over 99.9%"
+    if size > 1:
+        told, larger = _apart(share, plan.queue.share(size - 1), workload.wait_share)
+        otherwise = f"with a queue of {size - 1} it would be {larger}, more than"
+    most = f"{busy:.1%}" if busy < ALMOST_ALWAYS else "over 99.9%"
     return (
         f"The store is busy {most} of the time, and with {chosen} the share of puts that wait is {told}; "
-        f"{otherwise} {workload.wait_share:g}."
+        f"{otherwise} {workload.wait_share:g}.{more}"
     )
 
 
 def _apart(share: float, more: float, allowed: float) -> tuple[str, str]:
-    """Return two shares with so many digits, three or more, that one is seen to be more than the other and allowed."""
+    """Return two shares with enough digits, three or more, to tell `more` from `share` and from `allowed`."""
     told = [(f"{share:.{digits}g}", f"{more:.{digits}g}") for digits in range(3, 18)]
     return next((less, over) for less, over in told if float(less) < float(over) > allowed)
 
 
 def _disturbance(workload: Workload, name: str) -> str:
-    if name == STALL:
-        return f"A stall of {workload.stall:g} s, in which {workload.calls.rate * workload.stall:.3g} blobs come"
+    if name == "stall":
+        return f"A stall of {workload.stall:g} s, in which {workload.calls.rate * workload.stall:.3g} blobs arrive"
     speed = "all at once" if workload.burst_rate is None else f"{workload.burst_rate:g} a second"
     return f"A burst of {workload.burst} blobs, {speed}"
 
 
-def _overload(workload: Workload) -> str:
-    """Return why there is no plan."""
-    rate, capacity = workload.calls.rate, _capacity(workload.calls)
-    if rate < capacity:
-        return f"for {rate:g} puts a second more than {LONGEST} blobs would have to be queued"
-    return f"{rate:g} puts come a second, and the store takes {capacity:.4g} at most"
+def _assumptions(margin: float) -> str:
+    puts = "This assumes that puts arrive independently of each other (a Poisson process)"
+    if margin > 1:
+        return f"{puts} and that service times are as correlated as the margin of {margin:g} allows for."
+    return (
+        f"{puts} and that service times are not correlated. A store whose slow calls come together needs more: see "
+        "the margin."
+    )
 
 
-def _capacity(calls: Calls) -> float:
-    """Return how many puts a second the store takes, in batches of whatever size."""
-    if calls.cost is None:
-        return 1 / calls.service_time
-    return max(1 / calls.service_time, 1 / calls.cost.each if calls.cost.each else math.inf)
-
-
-def _less_load(workload: Workload, room: _Memory) -> str:
-    """Return what would do where there is no plan: the largest rate, or service time, of some."""
-    calls = workload.calls
-    rates = [_rounded(load * min(calls.rate, _capacity(calls))) for load in LOADS]
-    slower = [workload._replace(calls=replace(calls, rate=rate)) for rate in rates]
-    remedies = [f"{one.calls.rate:g} puts a second" for one in _first(slower, room.holds)]
-    if calls.cost is None:
-        times = [_rounded(load / calls.rate) for load in LOADS]
-        faster = [workload._replace(calls=replace(calls, service_time=time)) for time in times]
-        remedies += [f"a service_time of {one.calls.service_time:g} s" for one in _first(faster, room.holds)]
-    if not remedies:  # too little memory as well
-        enough = _Memory(math.inf, room.blob_size, room.callers)
-        plans = [(one.calls.rate, least(one)) for one in _first(slower, enough.holds)]
-        remedies = [f"{rate:g} puts a second and {room.needed(plan)} bytes of memory" for rate, plan in plans if plan]
-    return f"{' or '.join(remedies) or 'a much faster store'} would do"
-
-
-def _first(candidates: Sequence[Workload], will_do: Callable[[Workload], bool]) -> Sequence[Workload]:
-    """Return the first of the candidates that will do, if there is one; all that follow it will, too."""
-    place = bisect_left(candidates, x=True, key=will_do)
-    return candidates[place : place + 1]
-
-
-def _rounded(number: float) -> float:
-    """Return the number rounded down to three digits."""
-    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
-    return float(f"{math.floor(number / unit) * unit:.3g}")
-
-
-def _more_memory(workload: Workload, plan: Plan, room: _Memory) -> str:
-    """Return what would do where there is a plan, and too little memory for it."""
-    remedies = [f"{room.needed(plan)} bytes of memory"]
-    blob_size = math.floor(room.size / (plan.blobs + room.callers))
-    if blob_size:
-        remedies.append(f"blobs of {blob_size} bytes")
-    humbler = [workload._replace(wait_share=share) for share in SHARES if share > workload.wait_share]
-    remedies += [f"a wait_share of {one.wait_share:g}" for one in _first(humbler, room.holds)]
-    return f"{' or '.join(remedies)} would do"
-
-
-def _check_flood(rate: float, burst: int | None, stall: float) -> None:
-    if burst is not None and burst > MOST:
-        raise ValueError(f"burst is at most {MOST} blobs, not {burst}")
-    if rate * stall > MOST:
-        raise ValueError(f"stall is at most {MOST / rate:g} seconds at that rate, for {MOST} blobs, not {stall}")
-
-
-def _checked_cost(cost: object) -> BatchCost:
-    if not isinstance(cost, (tuple, list)) or len(cost) != 2:
-        raise TypeError(f"batch_cost is a pair of seconds, for a batch and for each blob in it, not {cost!r}")
-    fixed, each = cost
-    _check_not_negative("batch_cost[0]", fixed, "seconds")
-    _check_not_negative("batch_cost[1]", each, "seconds")
+def _checked_cost(cost: object) -> tuple[float, float]:
+    match cost:
+        case (one, other):
+            fixed = _check_between("batch_cost[0]", one, "seconds")
+            each = _check_between("batch_cost[1]", other, "seconds")
+        case _:
+            raise TypeError(f"batch_cost must be a pair of seconds, for a batch and for each blob in it, not {cost!r}")
     if fixed + each == 0:
-        raise ValueError("batch_cost is not 0 both for a batch and for each blob in it")
-    return BatchCost(fixed, each)
+        raise ValueError("batch_cost must not be 0 both for a batch and for each blob in it")
+    return fixed, each
 
 
 def _check_positive(name: str, number: object, unit: str) -> None:
     if not _checked_number(name, number, unit) > 0:
-        raise ValueError(f"{name} is more than 0 {unit}, and finite, not {number}")
+        raise ValueError(f"{name} must be more than 0 {unit} and finite, not {number}")
 
 
-def _check_not_negative(name: str, number: object, unit: str) -> None:
-    if not _checked_number(name, number, unit) >= 0:
-        raise ValueError(f"{name} is 0 or more {unit}, and finite, not {number}")
+def _check_between(name: str, number: object, unit: str, least: float = 0, most: float = math.inf) -> float:
+    checked = _checked_number(name, number, unit)
+    if not least <= checked <= most:
+        bound = "and finite" if most == math.inf else f"and at most {most:g}"
+        raise ValueError(f"{name} must be at least {least:g} {unit} {bound}, not {number}")
+    return checked
 
 
 def _checked_number(name: str, number: object, unit: str) -> float:
-    """Return the number; NaN, with which no comparison holds, if it is not finite."""
+    """Return the number, or NaN, with which no comparison holds, if it is not finite."""
     if not isinstance(number, (int, float)) or isinstance(number, bool):
-        raise TypeError(f"{name} is a number of {unit}, not {number!r}")
+        raise TypeError(f"{name} must be a number of {unit}, not {number!r}")
     try:
         return number if math.isfinite(number) else math.nan
     except OverflowError:  # an int that is larger than any float
@@ -321,6 +273,6 @@ def _checked_number(name: str, number: object, unit: str) -> float:
 
 def _check_count(name: str, count: object, unit: str) -> None:
     if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} is an int, a number of {unit}, not {count!r}")
-    if count < 1:
-        raise ValueError(f"{name} is 1 or more {unit}, not {count}")
+        raise TypeError(f"{name} must be an int, a number of {unit}, not {count!r}")
+    if not 1 <= count <= MOST_BLOBS:
+        raise ValueError(f"{name} must be at least 1 and at most {MOST_BLOBS} {unit}, not {count}")

@@ -1,4 +1,4 @@
-"""``python -m benchmarks queue`` and ``recommend``."""
+"""``python -m benchmarks queue``: the scenarios, or one real store."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import Progress
 
-from trio_replica.advice import NoQueueWillDo, recommend
+from trio_replica.cli.recommend import advice_text, promise_options
 
 from .. import _machine
-from .._options import Bytes, Positive, folder_option, only_option, quick_option
+from .._options import Positive, folder_option, only_option, quick_option
 from .measure.own_blobs import StoreFailedError
 from .measure.real_store import Measurement, Plan, measure_url
 from .model.scenarios import scenarios
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from trio_replica.advice import Recommendation
-
-    from .._options import CommandT
 
 FOR_SCENARIOS: Final = ("full", "quick", "only", "plot", "output")
 FOR_STORE: Final = ("rate", "seconds", "keep", "callers", "memory", "wait_share")
@@ -36,60 +33,6 @@ FOR_STORE: Final = ("rate", "seconds", "keep", "callers", "memory", "wait_share"
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells have it."""
-
-
-def _promise_options(command: CommandT) -> CommandT:
-    for option in (
-        click.option(
-            "--wait-share",
-            type=Positive(),
-            default=0.01,
-            show_default=True,
-            help="The share of the puts that may wait; and of the bursts and stalls in which any may.",
-        ),
-        click.option(
-            "--callers",
-            type=click.IntRange(min=1),
-            default=64,
-            show_default=True,
-            help="The tasks that put: each may hold one blob more.",
-        ),
-        click.option(
-            "--memory",
-            type=Bytes(),
-            default="256MiB",
-            show_default=True,
-            help="The bytes that blobs may take: queued, being written, and held by callers.",
-        ),
-        click.option("--blob-size", type=Bytes(), default="64KiB", show_default=True, help="The bytes of a blob."),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command("recommend")
-@click.option("--rate", type=Positive(), required=True, help="Puts a second.")
-@click.option("--service-time", type=Positive(), required=True, help="Seconds that the async store takes for a put.")
-@click.option(
-    "--service-cv",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="The coefficient of variation of that: standard deviation divided by mean.",
-)
-@click.option(
-    "--batch-cost",
-    type=(float, float),
-    metavar="A B",
-    help="A put_many of k blobs takes A + B·k seconds. Without: as long as its puts one after another.",
-)
-@click.option("--burst", type=click.IntRange(min=1), help="Blobs that come at once now and then, or at --burst-rate.")
-@click.option("--burst-rate", type=Positive(), help="Puts a second in a burst.")
-@click.option("--stall", type=float, default=0.0, show_default=True, help="Seconds for which the store may not answer.")
-@_promise_options
-def advise(**workload: Any) -> None:
-    """Say how large queue_size and batch_size should be, from what is known of the puts and the store."""
-    Console().print(_advice(**workload), highlight=False)
 
 
 @click.command("queue")
@@ -102,7 +45,7 @@ def advise(**workload: Any) -> None:
 @click.option("--rate", type=Positive(), help="Puts a second, for --store.")
 @click.option("--seconds", type=Positive(), default=20.0, show_default=True, help="How long to measure --store.")
 @click.option("--keep", is_flag=True, help="Leave in --store what was put there.")
-@_promise_options
+@promise_options
 def measure_queue(**options: Any) -> None:
     """Show what the queue's size changes: who waits, for how long, and what a kill loses.
 
@@ -179,7 +122,7 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
             workload = measurement.workload()
             times = "the times of the runs" if measurement.runs else f"{len(measurement.puts.seconds)} puts and no run"
             console.print(f"Recommended from {times}: {_figures(workload)}.", highlight=False)
-            console.print(_advice(**workload, **promise), highlight=False)
+            console.print(advice_text(**workload, **promise), highlight=False)
     except click.ClickException as refusal:
         if failure is None:
             raise
@@ -208,18 +151,3 @@ def _remains(measurement: Measurement, *, keep: bool) -> str:
     if measurement.deletion_failure is not None:
         said += f" Deleting failed: {measurement.deletion_failure!r}"
     return said
-
-
-def _advice(**workload: Any) -> str:
-    try:
-        advised: Recommendation = recommend(**workload)
-    except NoQueueWillDo as refusal:
-        raise click.ClickException(str(refusal)) from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    return "\n".join(
-        (
-            f"queue_size={advised.queue_size}, batch_size={advised.batch_size}",
-            advised.reason,
-        )
-    )

@@ -167,6 +167,7 @@ async def test_the_advice_is_for_the_times_in_use(autojump_clock: MockClock) -> 
         "service_time": PUT,
         "service_cv": 0,
         "blob_size": 16,
+        "margin": 1.0,
         "batch_cost": pytest.approx((FIXED, EACH)),
     }
     assert measurement.workload() == {
@@ -174,8 +175,14 @@ async def test_the_advice_is_for_the_times_in_use(autojump_clock: MockClock) -> 
         "service_time": 2 * PUT,
         "service_cv": 0,
         "blob_size": 16,
+        "margin": 1.0,
         "batch_cost": pytest.approx((2 * FIXED, 2 * EACH)),
     }
+
+
+def test_too_few_times_say_nothing_of_a_margin() -> None:
+    assert PutTimes(np.array([1.0, 9.0] * 7)).margin == 1.0
+    assert PutTimes(np.array([1.0] * 16 + [9.0] * 16)).margin > 1.0
 
 
 async def test_batches_that_do_not_pay_are_neither_run_nor_advised(autojump_clock: MockClock) -> None:

@@ -20,7 +20,10 @@ RATES: Final = 2000
 """Into so many constant rates is a log-normal one split, at most."""
 
 EVEN: Final = 1e-6
-"""Times of a smaller coefficient of variation are as good as always the same."""
+"""Times with a smaller coefficient of variation are taken to be always the same."""
+
+FAR: Final = 38
+"""Standard deviations. Beyond so many, a normal distribution is 0 or 1 in floating point."""
 
 
 def excess(means: Floats, cv: float, at: Integers, *, second: bool = False) -> Floats:
@@ -145,7 +148,7 @@ def _rates(means: Floats, sigma: float, top: int) -> tuple[Floats, float]:
 def _normal(at: Floats) -> Floats:
     """Return the distribution function of the standard normal distribution."""
     found = np.where(at > 0, 1.0, 0.0)
-    near = np.abs(at) < 38  # beyond that it is as good as 0 or 1
+    near = np.abs(at) < FAR
     found[near] = [math.erfc(x) / 2 for x in (at[near] / -math.sqrt(2)).tolist()]
     return found
 

@@ -34,7 +34,10 @@ STEPS: Final = 5_000
 """With so many calls in each of them, at most. In a longer burst several calls are drawn as one."""
 
 DRAWN: Final = 1_000_000
-"""So many calls are drawn, about, for all bursts together: a third of a second."""
+"""The calls that are drawn, about, for all bursts together: a third of a second."""
+
+ENOUGH_MISSED: Final = 20
+"""The bursts that must be missed for their number to be told; if fewer are expected, their moments are used."""
 
 
 def least_for_stall(queue: Queue, seconds: float, missed: float) -> int | None:
@@ -89,7 +92,7 @@ def least_for_burst_at(queue: Queue, blobs: int, rate: float, missed: float, dra
     count = int(min(BURSTS, max(200, drawn * together * max(1.0, during) / blobs)))
     needed, left = _burst(queue, blobs, rate, most=together * size, source=source, count=count)
     needed += (together - 1) * size  # of what counts as in flight all but one batch may still be queued
-    if missed * count < 20:
+    if missed * count < ENOUGH_MISSED:
         rest = np.searchsorted(queue.walk, source.random(count) * queue.walk[-1])
         return _by_moments(np.maximum(needed, np.where(left > size, left + rest, 0)), missed)
     low, high, last = 1, int(max(needed.max(), left.max() + len(queue.walk))), len(queue.walk) - 1

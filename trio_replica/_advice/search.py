@@ -1,10 +1,10 @@
-"""The search for the least queue and batch that hold what is asked for."""
+"""The search for the least queue and batch that suit a workload."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,62 +15,73 @@ if TYPE_CHECKING:
     from .calls import BatchCost, Calls
     from .levels import Queue
 
-STEADY_LOAD: Final = "steady load"
-BURST: Final = "burst"
-STALL: Final = "stall"
+Need: TypeAlias = Literal["steady load", "burst", "stall"]
+"""What a queue has to be large enough for."""
 
 HARDLY: Final = 200
-"""What would be less by one blob in so many is not looked for."""
+"""A plan that would hold less by only one blob in so many is not looked for."""
 
 HARDLY_KEEPS_UP: Final = 1e-9
-"""A store that has so little time left, as a share, counts as one that does not keep up."""
+"""A store that is idle for a smaller share of the time counts as one that does not keep up."""
 
 FEW: Final = DRAWN // 8
-"""So many calls are drawn for each batch size that is tried; for the one that is taken, all."""
+"""Calls that are drawn for each batch size that is tried. For the one that is chosen, `DRAWN` are."""
+
+MISSED: Final = 1 / 20
+"""Of the disturbances that may be missed, the share that may be missed because they reach beyond what is calculated."""
 
 
 class Workload(NamedTuple):
-    """What a queue must hold: see `advice.recommend`."""
+    """What a queue must be large enough for: see `recommend_queue_size`."""
 
     calls: Calls
     burst: int | None
     burst_rate: float | None
     stall: float
     wait_share: float
+    margin: float = 1.0
 
 
 class Plan(NamedTuple):
     """A queue size for one batch size."""
 
     queue: Queue
-    needs: dict[str, int]
-    """The least queue size for each thing that must be held."""
+    needs: dict[Need, int]
+    """The least queue size for each need, without the margin."""
+    margin: float
 
     @property
     def batch_size(self) -> int:
-        """The most blobs that are written at once."""
+        """The most blobs that the worker writes at once."""
         return self.queue.batch_size
 
     @property
     def queue_size(self) -> int:
-        """The largest of the needs."""
-        return max(self.needs.values())
+        """The largest of the needs, made larger by the margin."""
+        return math.ceil(self.margin * max(self.needs.values()) - 1e-9)
 
     @property
     def blobs(self) -> int:
-        """What queue and batch hold together: that is to be small."""
+        """The blobs in a full queue and a full batch: the search minimizes these."""
         return self.queue_size + self.batch_size
 
     @property
-    def limited_by(self) -> str:
-        """What needs so large a queue."""
+    def limited_by(self) -> Need:
+        """The largest need."""
         return max(self.needs, key=self.needs.__getitem__)
+
+    @property
+    def drain_seconds(self) -> float:
+        """The mean time to write a full queue, after a full batch that the worker has just taken."""
+        batches, rest = divmod(self.queue_size, self.batch_size)
+        full, last = self.queue.calls.seconds(np.array([self.batch_size, rest])).tolist()
+        return float(full * (1 + batches) + (last if rest else 0.0))
 
 
 def least(workload: Workload) -> Plan | None:
     """Return the plan that holds the fewest blobs, with the smallest batch size if there are several.
 
-    None if there is none, or it is not found among `levels.LONGEST` blobs.
+    None if there is none, or it needs more than `levels.LONGEST` blobs.
     """
     single = _single(workload)
     return single if workload.calls.cost is None else _in_batches(workload, workload.calls.cost, single)
@@ -108,7 +119,7 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
     while top <= LONGEST:
         nodes = Nodes(calls, top, 8 * first)
         roomy = _planned(workload, Batches(nodes, 2 * first), drawn=FEW)
-        if roomy is not None and roomy.needs[STEADY_LOAD] + 2 * first < 0.6 * top and _is_known(workload, roomy):
+        if roomy is not None and roomy.needs["steady load"] + 2 * first < 0.6 * top and _is_known(workload, roomy):
             found = _search(workload, nodes, first, _less(roomy, single))
             return _less(_planned(workload, found.queue) or found, single)
         top *= 2
@@ -155,33 +166,33 @@ def _less(plan: Plan, other: Plan | None) -> Plan:
 
 
 def _planned(workload: Workload, queue: Queue, enough: float = math.inf, drawn: int = DRAWN) -> Plan | None:
-    """Return the plan with the batch size of `queue`; None if it is not found among the numbers that are known.
+    """Return the plan with the batch size of `queue`; None if a need is beyond the numbers that `queue` knows.
 
-    Where the steady load alone needs more than is `enough` together with the batch, the rest is not looked at.
+    If the batch and the queue for the steady load alone hold more than `enough`, the other needs are left out.
     """
     share, burst = workload.wait_share, workload.burst
     steady = queue.least(share)
     if steady is None:
         return None
-    needs: dict[str, int | None] = {STEADY_LOAD: steady}
+    needs: dict[Need, int | None] = {"steady load": steady}
     if queue.batch_size + steady > enough:
-        return Plan(queue, {STEADY_LOAD: steady})
+        return Plan(queue, {"steady load": steady}, workload.margin)
     if workload.stall:
-        needs[STALL] = least_for_stall(queue, workload.stall, share)
+        needs["stall"] = least_for_stall(queue, workload.stall, share)
     if burst is not None:
-        needs[BURST] = least_for_burst(queue, burst, share)
+        needs["burst"] = least_for_burst(queue, burst, share)
     known = {need: size for need, size in needs.items() if size is not None}
     if len(known) < len(needs):
         return None
-    if burst is not None and workload.burst_rate is not None and max(known, key=known.__getitem__) == BURST:
+    if burst is not None and workload.burst_rate is not None and max(known, key=known.__getitem__) == "burst":
         # At a rate it needs less than at once, so it is drawn only if that may matter.
         at_rate = least_for_burst_at(queue, burst, workload.burst_rate, share, drawn)
-        known[BURST] = min(known[BURST], at_rate or known[BURST])
-    return Plan(queue, known)
+        known["burst"] = min(known["burst"], at_rate or known["burst"])
+    return Plan(queue, known, workload.margin)
 
 
 def _is_known(workload: Workload, plan: Plan) -> bool:
-    """Return whether what is left out of the calculation does not matter: a twentieth of what may be missed."""
+    """Return whether so little is beyond the numbers that the queue knows that it does not matter."""
     is_disturbed = workload.burst is not None or workload.stall > 0
     queue = plan.queue
-    return not is_disturbed or 1 - queue.idle - float(queue.left.sum()) <= workload.wait_share / 20
+    return not is_disturbed or 1 - queue.idle - float(queue.left.sum()) <= workload.wait_share * MISSED

@@ -15,6 +15,7 @@ from .ls import list_refs
 from .outbox import show_outbox
 from .output import OutputError, describe, say
 from .put import put
+from .recommend import recommend
 from .reconcile import reconcile_stores
 from .running import FAILED, INTERRUPTED
 from .scrub import scrub_command
@@ -52,7 +53,7 @@ def commands() -> None:
     """
 
 
-for _command in (check, get, init, list_refs, put, reconcile_stores, scrub_command, show_outbox, status):
+for _command in (check, get, init, list_refs, put, recommend, reconcile_stores, scrub_command, show_outbox, status):
     commands.add_command(_command)
 
 

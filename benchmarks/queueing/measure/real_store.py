@@ -146,7 +146,7 @@ class Measurement:
         return batch_size / self.batches.cost.of(batch_size)
 
     def workload(self) -> dict[str, Any]:
-        """Return what `advice.recommend` has to know of the store and the puts.
+        """Return the arguments of `recommend_queue_size` that were measured.
 
         The times are those of the runs, where there were any: alone the store is faster than in use.
         """
@@ -158,6 +158,7 @@ class Measurement:
             "service_time": puts.mean,
             "service_cv": puts.cv,
             "blob_size": self.plan.blob_size,
+            "margin": round(puts.margin, 1),
         }
         if self.batches is not None and self.batches_pay:
             fixed, each = self.batches.cost

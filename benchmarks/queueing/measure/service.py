@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from trio_replica._advice.calls import Floats
 
+FEWEST_SUMS: Final = 16
+"""The variance of fewer sums says too little."""
+
 WORTH: Final = 0.9
 """Batches pay if a blob in the largest takes at most this share of a put's time: a tenth less is beyond the noise."""
 
@@ -34,6 +37,20 @@ class PutTimes:
     def cv(self) -> float:
         """The coefficient of variation: standard deviation divided by mean."""
         return float(self.seconds.std() / self.seconds.mean()) if self.mean else 0.0
+
+    @property
+    def margin(self) -> float:
+        """The margin for slow puts that come together: the rule is that of `recommend_queue_size`."""
+        if len(self.seconds) < FEWEST_SUMS or not self.mean:
+            return 1.0
+        sizes = [2**power for power in range((len(self.seconds) // FEWEST_SUMS).bit_length())]
+        return max(1.0, (1 + max(map(self.dispersion, sizes))) / (1 + self.cv**2))
+
+    def dispersion(self, size: int) -> float:
+        """Return the variance of the times of `size` consecutive puts together, divided by size · mean²."""
+        count = len(self.seconds) // size
+        sums = self.seconds[: count * size].reshape(count, size).sum(axis=1)
+        return float(sums.var(ddof=1) / (size * self.mean**2))
 
     def quantile(self, share: float) -> float:
         """Return the seconds that so large a share of the puts did not exceed."""

@@ -1,0 +1,140 @@
+"""The command ``recommend``: how large `queue_size` and `batch_size` should be. The benchmarks have it too."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from ..advice import NoQueueSizeError, recommend_queue_size
+from .output import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
+
+UNITS: Final = {
+    "": 1,
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
+    **{f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+}
+
+WIDTH: Final = 100
+"""Columns of the text."""
+
+
+class RefusedError(CommandError, click.ClickException):
+    """No queue will do. Both the library's command line and the benchmarks show it as one line."""
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
+    """A whole number of bytes above zero, such as 100, 64KiB or 1.5 GB."""
+
+    name = "bytes"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", str(value).strip())
+        number = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0.0
+        count = round(number) if number < math.inf else 0
+        if count == 0:
+            self.fail(f"{value!r} is no number of bytes above zero, such as 100, 64KiB or 1.5GB", param, ctx)
+        return count
+
+
+def promise_options(command: CommandT) -> CommandT:
+    """Add the options for what is asked of the queue, whatever is known of the store."""
+    for option in (
+        click.option(
+            "--wait-share",
+            type=float,
+            default=0.01,
+            show_default=True,
+            help="The share of the puts that may wait; and of the bursts and stalls in which any may.",
+        ),
+        click.option(
+            "--callers",
+            type=click.IntRange(min=1),
+            default=64,
+            show_default=True,
+            help="The tasks that put: each may hold one blob more.",
+        ),
+        click.option(
+            "--memory",
+            type=Bytes(),
+            default="256MiB",
+            show_default=True,
+            help="The bytes for blobs: queued, being written, and held by callers.",
+        ),
+        click.option("--blob-size", type=Bytes(), default="64KiB", show_default=True, help="The bytes of a blob."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--rate", type=float, required=True, help="Puts a second.")
+@click.option("--service-time", type=float, required=True, help="Seconds that the async store takes for a put.")
+@click.option(
+    "--service-cv",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The coefficient of variation of that time: standard deviation divided by mean.",
+)
+@click.option(
+    "--batch-cost",
+    type=(float, float),
+    metavar="A B",
+    help="A put_many of k blobs takes A + B·k seconds. Without: as long as its puts one after another.",
+)
+@click.option("--burst", type=click.IntRange(min=1), help="Blobs that arrive together now and then.")
+@click.option("--burst-rate", type=float, help="Puts a second in a burst. Without: all at once.")
+@click.option("--stall", type=float, default=0.0, show_default=True, help="Seconds for which the store may not answer.")
+@click.option(
+    "--margin",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The factor by which the queue is larger because slow calls come together.",
+)
+@promise_options
+def recommend(**workload: Any) -> int:
+    """Print how large queue_size and batch_size should be, from what is known of the puts and the async store.
+
+    This assumes that puts arrive independently of each other, as a Poisson process, and that service times are not
+    correlated: that a slow call says nothing about the next one. Where slow calls come together, many more puts wait.
+    Then give a margin: measure a few thousand calls; cv is the standard deviation of their times divided by the mean; I
+    is the variance of the sums of m calls each, divided by m times the squared mean, with m so large that I no longer
+    grows; the margin is (1 + I) / (1 + cv²).
+    """
+    click.echo(advice_text(**workload))
+    return 0
+
+
+def advice_text(**workload: Any) -> str:
+    """Return the advice for the terminal; the arguments are those of `recommend_queue_size`.
+
+    Raises:
+      RefusedError: if no queue will do.
+      click.UsageError: if an argument is out of its bounds; it names the option.
+
+    """
+    try:
+        advice = recommend_queue_size(**workload)
+    except NoQueueSizeError as refusal:
+        raise RefusedError(str(refusal)) from None
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise click.UsageError(f"--{name.replace('_', '-')} {rest}") from None
+    chosen = f"queue_size={advice.queue_size}, batch_size={advice.batch_size}"
+    return "\n".join([chosen, *_filled(advice.reason), *_filled(advice.assumptions)])
+
+
+def _filled(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
