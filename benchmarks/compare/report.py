@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from .rounds import Measured, Spread
+    from .._spread import Spread
+    from .rounds import Measured
 
 
 def table(measured: Measured) -> Table:

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
+
+from .._spread import Spread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,23 +56,6 @@ class Comparison:
     """What the notes of the variants say, if they have any."""
     within: Callable[[], AbstractContextManager[object]] = nullcontext
     """What is entered before the first run, and left after the last: a server that the variants need."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median of some figures, and the quartiles."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, figures: Sequence[float]) -> Spread:
-        """Return the spread of `figures`."""
-        if len(figures) == 1:
-            return cls(figures[0], figures[0], figures[0])
-        low, _, high = quantiles(figures, n=4, method="inclusive")
-        return cls(low, median(figures), high)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import Progress
 
 from trio_replica.cli.recommend import advice_text, promise_options
 
 from .. import _machine
 from .._options import Positive, folder_option, only_option, quick_option
+from .._progress import progress
 from .measure.own_blobs import StoreFailedError
 from .measure.real_store import Measurement, Plan, measure_url
 from .model.scenarios import scenarios
@@ -76,9 +77,9 @@ def _sweep(*, full: bool, quick: bool, only: str, plot: bool, output: Path, blob
     extent = FULL if full else QUICK if quick else NORMAL
     console = Console(width=None if sys.stdout.isatty() else 140)
     todo = tasks(wanted, extent)
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("scenarios", total=len(todo))
-        curves, complete = sweep(todo, lambda: progress.advance(bar))
+    with progress(console) as told:
+        done = itertools.count(1)
+        curves, complete = sweep(todo, lambda: told(f"scenarios: {next(done)} of {len(todo)} runs"))
     for table in tables(curves):
         console.print(table)
     console.print(conclusions.of_agreement(curves))
@@ -105,9 +106,9 @@ def _measure_store(*, store: str, rate: float, seconds: float, keep: bool, blob_
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     failure: BaseException | None = None
-    with console.status("") as status:
+    with progress(console) as told:
         try:
-            measure_url(store, measurement, told=status.update, keep=keep)
+            measure_url(store, measurement, told=told, keep=keep)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         except (StoreFailedError, KeyboardInterrupt) as error:

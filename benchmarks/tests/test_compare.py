@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,12 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import trio
 from click.testing import CliRunner
+from rich.console import Console
 
 from benchmarks import _machine
 from benchmarks.__main__ import commands
-from benchmarks.compare import memory, overhead, peers, stores, workloads
+from benchmarks._progress import lines, progress
+from benchmarks._spread import Spread
+from benchmarks.compare import memory, peers, promised, stores, workloads
+from benchmarks.compare.pairs import paired, rates_of, table
 from benchmarks.compare.report import as_json
-from benchmarks.compare.rounds import Comparison, Folders, Measured, Spread, Variant, measure
+from benchmarks.compare.rounds import Comparison, Folders, Measured, Variant, measure
 from tests.killing import quick_folder
 from trio_replica import MemoryStore
 
@@ -62,6 +68,49 @@ def test_variants_follow_each_other_in_alternating_order(tmp_path: Path) -> None
     # 2, 1.5 and 5 round by round: not what the median rates say, which is 1.5.
     assert measured.ratio(b) == Spread(1.75, 2, 3.5)
     assert measured.ratio(a) == Spread(1, 1, 1)
+
+
+def test_versions_follow_each_other_in_alternating_order() -> None:
+    ran: list[str] = []
+    told: list[str] = []
+
+    def side(name: str, rates: Iterable[float]) -> Callable[[], dict[tuple[str, str], float]]:
+        remaining = iter(rates)
+
+        def measured() -> dict[tuple[str, str], float]:
+            ran.append(name)
+            return {("group: work", "variant"): next(remaining)}
+
+        return measured
+
+    here, there = paired(3, side("here", [2, 3, 20]), side("there", [1, 2, 4]), told.append)
+    assert ran == ["here", "there", "there", "here", "here", "there"]
+    assert told[3] == "round 2 of 3: this version"
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table(here, there))
+    assert re.search(r"group: work +│ variant +│ +3 │ +2 │ +2 │ +1.75 to 3.5 ", console.export_text())
+
+
+def test_the_rates_of_a_round_are_found_in_its_json() -> None:
+    comparison = Comparison("group", "work", "1/s", [recorded("A", [], ()), recorded("B", [], ())])
+    found = json.loads(as_json({}, {}, [Measured(comparison, {"A": [1], "B": [3]})]))
+    assert rates_of(found) == {("group: work", "A"): 1, ("group: work", "B"): 3}
+
+
+def test_a_log_gets_a_line_at_once_and_then_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([100.0, 100.5, 103.0, 110.6, 115.0, 121.0])
+    tell = lines(lambda: next(times))
+    for message in "abcde":
+        tell(message)
+    assert capsys.readouterr().err.splitlines() == ["0 s: a", "11 s: c", "21 s: e"]
+
+
+def test_a_terminal_gets_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = io.StringIO()
+    with progress(Console(file=shown, force_terminal=True)) as told:
+        told("how far")
+    assert "how far" in shown.getvalue()
+    assert capsys.readouterr().err == ""
 
 
 def test_one_round_has_no_spread() -> None:
@@ -130,6 +179,7 @@ async def test_calls_are_counted_that_end_after_the_time() -> None:
     assert await workloads.make(5, put, 0.01) == len(store)
 
 
+@pytest.mark.deep
 def test_a_replica_holds_no_more_blobs_than_it_may() -> None:
     most, bound = memory.held(200, 1024 * 1024)
     assert bound == 32 + 16 + 8
@@ -146,10 +196,10 @@ def test_the_cost_of_an_fsync_is_measured_and_leaves_nothing(tmp_path: Path) -> 
 
 
 def test_every_promise_of_the_library_is_measured() -> None:
-    promised = [
+    found = [
         variant.at_least
         for comparison in (
-            *overhead._promised(1),
+            *promised.promised(1),
             *stores._promised(),
             stores.promised_of_ceph(),
             stores.promised_of_postgres(),
@@ -157,7 +207,7 @@ def test_every_promise_of_the_library_is_measured() -> None:
         for variant in comparison.variants
         if variant.at_least is not None
     ]
-    assert promised == [
+    assert found == [
         0.8 / 2,
         0.8 / 3,
         1.7,
@@ -166,6 +216,9 @@ def test_every_promise_of_the_library_is_measured() -> None:
         0.8,
         0.65,
         0.5,
+        0.8,
+        1.0,
+        0.8,
         0.9,
         1 / 5,
         0.6,
@@ -191,6 +244,7 @@ def test_every_promise_of_the_library_is_measured() -> None:
         (["stores", "--rounds", "0"], "0 is not in the range x>=1"),
         (["stores", "--seconds", "0"], "0.0 is not in the range x>0"),
         (["stores", "--folder", "/proc"], "/proc is no folder that can be written"),
+        (["pair", "/proc", "overhead"], "/proc is no checkout of the library: it has no folder trio_replica"),
         (["peers", "--output", "nowhere"], "nowhere is no folder that can be written"),
     ],
 )
@@ -200,6 +254,7 @@ def test_bad_arguments_are_refused(arguments: list[str], complaint: str) -> None
     assert complaint in ended.output
 
 
+@pytest.mark.deep
 def test_peers_that_are_not_installed_are_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.Peer, "is_there", False)
     with quick_folder() as folder:

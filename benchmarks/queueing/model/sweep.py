@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ...compare.rounds import Spread
+from ..._spread import Spread
 from .points import Point, lag
 
 if TYPE_CHECKING:

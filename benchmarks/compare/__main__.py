@@ -1,0 +1,5 @@
+"""``python -m benchmarks.compare``: the comparisons alone, as `pairs` runs them."""
+
+from .pairs import commands
+
+commands(prog_name="python -m benchmarks.compare")
