@@ -20,7 +20,8 @@ from .measure.real_store import Measurement, Plan, measure_url
 from .model.scenarios import scenarios
 from .model.sweep import FULL, NORMAL, QUICK, sweep, tasks
 from .model.theory import theory
-from .report import charts, conclusions, page, real_tables
+from .report import charts, page, real_tables
+from .report.summary import agreement
 from .report.tables import as_json, tables
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _sweep(*, full: bool, quick: bool, only: str, plot: bool, output: Path, blob
         curves, complete = sweep(todo, lambda: told(f"scenarios: {next(done)} of {len(todo)} runs"))
     for table in tables(curves):
         console.print(table)
-    console.print(conclusions.of_agreement(curves))
+    console.print(agreement(curves))
     machine = _machine.facts(output)
     written = {
         output / "queue.json": as_json(machine, extent, curves, complete=complete),

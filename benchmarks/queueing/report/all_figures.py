@@ -5,7 +5,6 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .scales import NONE
 from .wording import batch_size, byte_count, number, percent
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _cells(curve: Curve, size: int, blob_size: int) -> Iterator[str]:
     for column in COLUMNS:
         mean, spread = curve.mean(size, column.figure), curve.spread(size, column.figure)
         if column.figure == "wait_share" and mean == 0:
-            yield f"<td>{escape(NONE)} = {percent(3 / curve.puts(size))}</td>"
+            yield f"<td>&lt; {percent(3 / curve.puts(size))}</td>"  # the end of a 95 % interval
             continue
         unit = blob_size if column.in_bytes else 1
         cell = column.written(mean * unit)

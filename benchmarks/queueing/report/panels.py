@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 class Panel:
     """One chart of a row."""
 
-    key: str
-    """What it is called in names of files and anchors."""
     title: str
     unit: str
     figure: str
@@ -41,7 +39,7 @@ class Panel:
 
 
 PANELS: Final = (
-    Panel("share", "Share of puts that wait", "share of the puts", "wait_share", "share", share=True),
-    Panel("p99", "p99 wait", "mean service times", "p99_wait", "p99_wait", median=True),
-    Panel("loss", "Lost if killed: mean, and worst (dotted)", "blobs", "mean_loss", "mean_loss", "worst_loss"),
+    Panel("Share of puts that wait", "share of the puts", "wait_share", "share", share=True),
+    Panel("p99 wait", "mean service times", "p99_wait", "p99_wait", median=True),
+    Panel("Lost if killed: mean, and worst (dotted)", "blobs", "mean_loss", "mean_loss", "worst_loss"),
 )

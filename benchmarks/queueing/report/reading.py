@@ -6,7 +6,6 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from ..model.scenarios import Burst, Producers, Scenario, Stalled, Steady
-from .scales import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +22,9 @@ is as long as 1 put in 100 waits or longer; and how many blobs that were acknowl
 killed at a random moment of the time that is looked at, on average and at worst. λ is the rate at which puts come, μ
 the rate at which a store takes them one by one, ρ = λ/μ the load, cv the standard deviation of the service times
 divided by their mean. Times are in mean service times of the store, 1/μ: if it takes 20 ms for a put, 50 are a second.
+The axes are logarithmic; where a figure is 0, the axis goes on to 0. A share of 0 means that none of N puts waited: if
+they were independent, the true share would be less than 3/N with a confidence of 95 %; waits come in clusters, so it is
+less sure.
 """
 
 SCENARIOS: Final[Mapping[type[Scenario], str]] = {
@@ -36,7 +38,6 @@ CURVE: Final = '<path d="M2 12H49" stroke-width="2"/><path d="M25.5 9l3 3-3 3-3-
 BAND: Final = '<path d="M2 4L49 8V17L2 19Z" fill="currentColor" fill-opacity="0.25" stroke="none"/>'
 DASHED: Final = '<path d="M2 12H49" stroke-width="1.6" stroke-dasharray="6 4"/>'
 DOTTED: Final = '<path d="M2 12H49" stroke-width="1.2" stroke-dasharray="1.5 2.5"/>'
-TRIANGLE: Final = '<path d="M20.5 7h10l-5 9z" stroke-width="1.4"/>'
 DOT_AND_RING: Final = (
     '<circle cx="25.5" cy="12" r="2.6" fill="currentColor"/><circle cx="25.5" cy="12" r="6" stroke-width="1.4"/>'
 )
@@ -47,12 +48,8 @@ KEY: Final = {
     DASHED: "Theory, where a formula is known; for bursts, overload and stalls it is that of even times.",
     DOT_AND_RING: """
         Dot: a run of the real code in virtual time. Ring: R on the very times of that run. They coincide if the two
-        agree. The run is shorter than those of the curve, so both may lie beside it. Where no put of it waited, there
-        are none.""",
+        agree. The run is shorter than those of the curve, so both may lie beside it.""",
     DOTTED: "The worst loss of all seeds.",
-    TRIANGLE: f"""
-        It is 0 from this size on. For the share that is “{NONE}”: of N puts none waited. If they were independent, the
-        true share would be less than 3/N with a confidence of 95 %; waits come in clusters, so it is less sure.""",
 }
 
 

@@ -1,13 +1,10 @@
-"""Figures and lists in words: how the page and the sentences on it write numbers."""
+"""How the page writes numbers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 UNITS: Final = ("bytes", "KiB", "MiB", "GiB")
 
@@ -36,9 +33,3 @@ def byte_count(count: float) -> str:
 def batch_size(*, batches: bool) -> str:
     """Return what the batch size is, for curves with batches and without."""
     return f"batch_size = {'queue_size' if batches else 1}"
-
-
-def listed(parts: Sequence[str], separator: str = ", ") -> str:
-    """Return them one after another, the last after an "and"."""
-    *first, last = parts
-    return f"{separator.join(first)} and {last}" if first else last
