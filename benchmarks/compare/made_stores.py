@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 
 
 class Sink(Store):
-    """A store that keeps nothing, and takes no time for it."""
+    """A store that keeps nothing, and takes so many seconds for a call."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self._seconds = seconds
 
     async def put(self, blob: Blob | BytesLike) -> replica.PutResult:
-        await trio.lowlevel.checkpoint()
-        return replica.PutResult(Blob(blob).ref, True)
+        (result,) = await self.put_many([blob])
+        return result
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[replica.PutResult]:
-        await trio.lowlevel.checkpoint()
-        return [replica.PutResult(Blob(blob).ref, True) for blob in blobs]
+        kept = [Blob(blob) for blob in blobs]
+        await trio.sleep(self._seconds)
+        return [replica.PutResult(blob.ref, added=True) for blob in kept]
 
     async def get(self, ref: Ref) -> NoReturn:
         raise UnsupportedOperation("get")

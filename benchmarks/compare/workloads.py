@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Opener: TypeAlias = "Callable[[Path], AbstractAsyncContextManager[Store]]"
 """What opens a store in a new folder."""
 
+Call: TypeAlias = "Callable[[], Awaitable[object]]"
+
 SIZES: Final = {"100 B": 100, "4 KiB": 4096, "64 KiB": 64 * 1024, "1 MiB": 1024 * 1024}
 CALLERS: Final = (1, 16, 64, 256)
 
@@ -120,17 +122,11 @@ async def rate(callers: int, call: Callable[[], Awaitable[object]], seconds: flo
 def puts(open_one: Opener, callers: int, size: int) -> Run:
     """Put new blobs."""
 
-    async def run(folder: Path, seconds: float) -> float:
+    async def prepare(store: Store) -> Call:
         payload = payloads(size)
-        async with open_one(folder) as store:
+        return lambda: store.put(payload())
 
-            async def put() -> None:
-                await store.put(payload())
-
-            result = await rate(callers, put, seconds)
-        return result
-
-    return run
+    return _calls(open_one, callers, prepare)
 
 
 def puts_until_drained(open_one: Opener, callers: int, size: int) -> Run:
@@ -153,17 +149,11 @@ def puts_until_drained(open_one: Opener, callers: int, size: int) -> Run:
 def puts_of_many(open_one: Opener, batch: int, size: int) -> Run:
     """Put new blobs, some at once, one batch after another."""
 
-    async def run(folder: Path, seconds: float) -> float:
+    async def prepare(store: Store) -> Call:
         payload = payloads(size)
-        async with open_one(folder) as store:
+        return lambda: store.put_many([payload() for _ in range(batch)])
 
-            async def put_many() -> None:
-                await store.put_many([payload() for _ in range(batch)])
-
-            result = batch * await rate(1, put_many, seconds)
-        return result
-
-    return run
+    return _calls(open_one, 1, prepare, batch)
 
 
 async def fill(store: Store, size: int) -> list[Ref]:
@@ -181,30 +171,29 @@ def number_to_read(size: int) -> int:
 def gets(open_one: Opener, callers: int, size: int) -> Run:
     """Get blobs that are there."""
 
-    async def run(folder: Path, seconds: float) -> float:
-        async with open_one(folder) as store:
-            refs = cycle(await fill(store, size))
+    async def prepare(store: Store) -> Call:
+        refs = cycle(await fill(store, size))
+        return lambda: store.get(next(refs))
 
-            async def get() -> None:
-                await store.get(next(refs))
-
-            result = await rate(callers, get, seconds)
-        return result
-
-    return run
+    return _calls(open_one, callers, prepare)
 
 
 def gets_of_many(open_one: Opener, batch: int, size: int) -> Run:
     """Get blobs that are there, some at once, one batch after another."""
 
+    async def prepare(store: Store) -> Call:
+        refs = cycle(await fill(store, size))
+        return lambda: store.get_many([next(refs) for _ in range(batch)])
+
+    return _calls(open_one, 1, prepare, batch)
+
+
+def _calls(open_one: Opener, callers: int, prepare: Callable[[Store], Awaitable[Call]], blobs: int = 1) -> Run:
+    """Let so many callers make the calls that `prepare` returns, of so many blobs each, and return blobs a second."""
+
     async def run(folder: Path, seconds: float) -> float:
         async with open_one(folder) as store:
-            refs = cycle(await fill(store, size))
-
-            async def get_many() -> None:
-                await store.get_many([next(refs) for _ in range(batch)])
-
-            result = batch * await rate(1, get_many, seconds)
+            result = blobs * await rate(callers, await prepare(store), seconds)
         return result
 
     return run
