@@ -1,7 +1,7 @@
-"""How many blobs come during a call of the store, if they come as a Poisson process.
+"""The number of blobs that arrive during a call of the store, as a Poisson process.
 
-Called J here, they are described by their excess E(J - u)^+: by how many they are more than u, on average. It says how
-many of them find a queue full in which there is room for u, and its second differences are their probabilities.
+This number, J, is described by its excess over u, the expectation of max(J - u, 0). If a queue has room for u, so many
+arrivals find it full. The second differences of the excess are the probabilities of J.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .calls import Floats, Integers
 
 RATES: Final = 2000
-"""Into so many constant rates is a log-normal one split, at most."""
+"""The most constant times into which log-normal ones are split."""
 
 EVEN: Final = 1e-6
 """Times with a smaller coefficient of variation are taken to be always the same."""
@@ -27,10 +27,10 @@ FAR: Final = 38
 
 
 def excess(means: Floats, cv: float, at: Integers, *, second: bool = False) -> Floats:
-    """Return E(J - u)^+ for each mean (a row), and each u of `at`, which ascends from 0 or more (a column).
+    """Return the excess for each mean of J (a row) and over each u of `at`, which ascends from 0 or more (a column).
 
-    J is how many blobs come in a time of which the coefficient of variation is `cv`, and so many on average. With
-    `second` it is the sum of that over all that is more than u: E(J - u)(J - u - 1)/2 where J > u.
+    The time in which J blobs arrive has the coefficient of variation `cv`. With `second`, return the sum of the
+    excesses over all numbers above u, which is the expectation of (J - u)(J - u - 1)/2 where J > u.
     """
     if cv == 1:
         column = means[:, None]
@@ -45,7 +45,7 @@ def excess(means: Floats, cv: float, at: Integers, *, second: bool = False) -> F
 
 
 def exceeding(mean: float, cv: float, top: int) -> Floats:
-    """Return the chance of J > u, for each u from 0 to `top`: see `excess`."""
+    """Return the probability of J > u, for each u from 0 to `top`: see `excess`."""
     chances = np.zeros(top + 1)
     if cv == 1:
         return np.asarray((mean / (1 + mean)) ** np.arange(1, top + 2))
@@ -58,22 +58,22 @@ def exceeding(mean: float, cv: float, top: int) -> Floats:
 
 
 class _Split(NamedTuple):
-    """Log-normal times split into constant ones, in each of which blobs come at a constant rate."""
+    """Log-normal times, split into constant ones, in each of which the arrivals have a Poisson distribution."""
 
     rates: Floats
-    """How many blobs come on average."""
+    """The mean numbers of arrivals in the constant times."""
     weights: Floats
-    """How likely it is each of the rates: a row for each distribution."""
+    """The probability of each of these: a row for each distribution."""
     beyond: Floats
-    """How likely it is more than the last rate."""
+    """The probability of more than the last of them."""
     beyond_sum: Floats
-    """The mean of what is more, and 0 if it is not."""
+    """The expectation of these larger means; smaller ones count as 0."""
     beyond_squares: Floats
-    """The mean of its square."""
+    """The expectation of their squares."""
 
     @classmethod
     def of(cls, means: Floats, cv: float, top: int) -> _Split:
-        """Split the distributions with these means, so that beyond the last rate all are more than `top`."""
+        """Split the distributions with these means. Beyond the last rate, all numbers of arrivals exceed `top`."""
         if cv < EVEN:
             none = np.zeros((len(means), 1))
             return cls(means, np.eye(len(means)), none, none, none)
@@ -108,7 +108,7 @@ def _poisson_excess(means: Floats, at: Integers, *, second: bool) -> Floats:
 
 
 def poisson(mean: float) -> tuple[int, Floats]:
-    """Return how likely a Poisson distributed number is the first that is returned, and those after it."""
+    """Return a first number and the probabilities of it and those after it, for a Poisson distribution."""
     (first,), (last,) = _window(np.array([mean]))
     logarithms = np.concatenate([[0.0], np.cumsum(np.log(max(mean, LEAST_MEAN) / np.arange(first + 1, last + 1)))])
     chances = np.exp(logarithms - logarithms.max())
@@ -116,13 +116,13 @@ def poisson(mean: float) -> tuple[int, Floats]:
 
 
 def _window(means: Floats) -> tuple[Integers, Integers]:
-    """Return the numbers outside of which Poisson distributed ones are with a chance of less than 1e-20."""
+    """Return bounds, outside of which Poisson distributed numbers are with a probability of less than 1e-20."""
     wide = 10 * np.sqrt(means) + 20
     return np.floor(np.maximum(0.0, means - wide)).astype(np.int64), np.ceil(means + wide).astype(np.int64)
 
 
 def _sums(values: Floats) -> Floats:
-    """Return the sums of each value and those after it."""
+    """Return for each value the sum of it and those after it."""
     sums: Floats = np.cumsum(values[::-1])[::-1]
     return sums
 
@@ -130,9 +130,9 @@ def _sums(values: Floats) -> Floats:
 def _rates(means: Floats, sigma: float, top: int) -> tuple[Floats, float]:
     """Return the constant rates into which log-normal ones are split, and the step from one to the next.
 
-    Equal steps are made in log r + 2√r, so that they are small beside r and beside √r. Sums over them are integrals
-    to many digits if the step is less than half of sigma, and of the standard deviation of Poisson, which is 1.
-    Beyond the last rate all are more than `top`, or there are none.
+    The steps are equal in log r + 2√r, so they are small compared with r and with √r. Sums over them are integrals to
+    many digits if the step is less than half of sigma, and of the standard deviation of a Poisson number, which is 1 on
+    this scale. Beyond the last rate, all numbers of arrivals exceed `top`, or there are none.
     """
     low = means.min() * math.exp(-8.5 * sigma)
     high = means.max() * math.exp(8.5 * sigma)
@@ -156,7 +156,7 @@ def _normal(at: Floats) -> Floats:
 def masses(nodes: Floats | Integers, excesses: Floats) -> Floats:
     """Return the probabilities of the nodes, from the excess over each of them: a row for each distribution.
 
-    What is below the first node is given to it, and what is beyond the last to that.
+    Probabilities below the first node and beyond the last one are added to these.
     """
     more = -np.diff(excesses) / np.diff(nodes)
     ones, zeros = np.ones((len(more), 1)), np.zeros((len(more), 1))

@@ -1,10 +1,11 @@
-"""The queue size with which a burst or a stall is ridden out: no put waits until the queue is empty again.
+"""The queue size with which no put waits in a burst or a stall, from its beginning until the queue is empty again.
 
-It begins at a random moment of the steady state. What must be known are how many blobs wait to be taken when the call
-ends that is then in flight, and by how many they become more before they become less. The latter is a random walk:
-each full batch takes `batch_size` blobs and J come. Of `walk`, the chance that its highest point is at most u, is
-known that walk(n - y)/walk(n - 1) is the chance to come from y blobs down to one without ever having had more than n
-(Takács). Down to a whole batch, as is asked for here, it is at least that, and the answers err to that side.
+The burst or stall begins at a random moment of the steady state. Two numbers decide: the blobs that wait to be taken
+when the call in flight ends, and by how many they increase before they decrease. The second is a random walk, in which
+each full batch takes `batch_size` blobs while J arrive. Let walk(u) be the probability that its highest point is at
+most u. Then walk(n - y)/walk(n - 1) is the probability that y blobs decrease to one without ever exceeding n (Takács).
+Here they need to decrease only to a whole batch; that probability is at least as large, so the advice errs on the safe
+side.
 """
 
 from __future__ import annotations
@@ -25,44 +26,44 @@ if TYPE_CHECKING:
     from .levels import Queue
 
 SEED: Final = 20240229
-"""Bursts at a rate are drawn, always the same ones."""
+"""Bursts at a rate are drawn, and are the same ones each time."""
 
 BURSTS: Final = 20_000
-"""So many bursts are drawn, at most."""
+"""The most bursts that are drawn."""
 
 STEPS: Final = 5_000
-"""With so many calls in each of them, at most. In a longer burst several calls are drawn as one."""
+"""The most calls that are drawn for each of them. In a longer burst, several calls are drawn as one."""
 
 DRAWN: Final = 1_000_000
 """The calls that are drawn, about, for all bursts together: a third of a second."""
 
 ENOUGH_MISSED: Final = 20
-"""The bursts that must be missed for their number to be told; if fewer are expected, their moments are used."""
+"""If fewer bursts than this are expected to be missed, the answer is calculated from their moments."""
 
 
 def least_for_stall(queue: Queue, seconds: float, missed: float) -> int | None:
-    """Return the queue size with which a stall of so many seconds is ridden out but for a chance of `missed`.
+    """Return the least queue size with which, but for a probability of `missed`, no put waits for a stall.
 
-    None if it is not among the sizes that can be told from what is known of `queue`.
+    None if it is beyond the sizes that `queue` knows.
     """
     first, chances = poisson(queue.calls.rate * seconds)
     return _least_for_more(queue, first, chances, missed)
 
 
 def least_for_burst(queue: Queue, blobs: int, missed: float) -> int | None:
-    """Return the queue size with which so many blobs at once are ridden out: see `least_for_stall`."""
+    """Return the least queue size for so many blobs at once: see `least_for_stall`."""
     return _least_for_more(queue, blobs, np.ones(1), missed)
 
 
 def _least_for_more(queue: Queue, first: int, chances: Floats, missed: float) -> int | None:
-    """Let `first` blobs or more come before the call in flight ends, or the one that the first of them begins."""
+    """Let `first` blobs or more arrive before the call in flight ends, or the call that the first of them begins."""
     busy = convolved(queue.left, chances)
     came = chances.copy()
     none = came[0] if first == 0 else 0.0
     came[0] -= none
     (alone,) = queue.calls.means(np.array([1]))
-    meanwhile = -np.diff(exceeding(alone, queue.calls.cv, len(queue.left) - 1), prepend=1.0)
-    idle = queue.idle * convolved(came, meanwhile)  # the first blob is in flight, and not left
+    during = -np.diff(exceeding(alone, queue.calls.cv, len(queue.left) - 1), prepend=1.0)
+    idle = queue.idle * convolved(came, during)  # the first blob is in flight, and not left
     left = np.concatenate([[queue.idle * none], busy])
     left[: len(idle)] += idle
     small = np.arange(first - 1, first - 1 + len(left)) <= queue.batch_size
@@ -77,11 +78,11 @@ def _least_for_more(queue: Queue, first: int, chances: Floats, missed: float) ->
 
 
 def least_for_burst_at(queue: Queue, blobs: int, rate: float, missed: float, drawn: int = DRAWN) -> int | None:
-    """Return the queue size with which so many blobs, at random moments with `rate` a second, are ridden out.
+    """Return the least queue size for a burst that arrives as a Poisson process with `rate` a second.
 
-    Bursts are drawn, with about so many calls as is `drawn`. The chance that is missed is at most `missed` with two
-    standard errors to spare; where too few bursts are drawn to see it, it is found from the mean, the standard
-    deviation and the skewness of what they need.
+    Bursts are drawn, with about `drawn` calls together. At most `missed` of them have a waiting put, with two standard
+    errors to spare. If so few bursts are drawn that none may be missed, the answer is calculated from the mean, the
+    standard deviation and the skewness of the sizes that they need.
     """
     source = np.random.default_rng(SEED)
     size = queue.batch_size
@@ -91,7 +92,7 @@ def least_for_burst_at(queue: Queue, blobs: int, rate: float, missed: float, dra
         return _least_for_long(queue, blobs, max(rate, queue.calls.rate), missed)
     count = int(min(BURSTS, max(200, drawn * together * max(1.0, during) / blobs)))
     needed, left = _burst(queue, blobs, rate, most=together * size, source=source, count=count)
-    needed += (together - 1) * size  # of what counts as in flight all but one batch may still be queued
+    needed += (together - 1) * size  # all but one batch of the blobs that count as in flight may still be queued
     if missed * count < ENOUGH_MISSED:
         rest = np.searchsorted(queue.walk, source.random(count) * queue.walk[-1])
         return _by_moments(np.maximum(needed, np.where(left > size, left + rest, 0)), missed)
@@ -108,10 +109,9 @@ def least_for_burst_at(queue: Queue, blobs: int, rate: float, missed: float, dra
 
 
 def _least_for_long(queue: Queue, blobs: int, rate: float, missed: float) -> int | None:
-    """Return the queue size for a burst that the store keeps up with, and too long to be drawn.
+    """Return the queue size for a burst that the store keeps up with, if it is too long to be drawn.
 
-    It is that with which in the steady state of that rate not even one of so many puts waits: the chances that they do
-    add up to `missed`.
+    In the steady state of the burst's rate, the probabilities that each of its puts waits add up to `missed`.
     """
     tops = itertools.takewhile(LONGEST.__ge__, (1024 * 4**power + 4 * queue.batch_size for power in itertools.count()))
     sizes = (queue.at(rate, top).least(missed / blobs) for top in tops)
@@ -121,10 +121,10 @@ def _least_for_long(queue: Queue, blobs: int, rate: float, missed: float) -> int
 def _burst(
     queue: Queue, blobs: int, rate: float, *, most: int, source: np.random.Generator, count: int
 ) -> tuple[Integers, Integers]:
-    """Draw bursts, with calls of up to `most` blobs, a multiple of the batch size, and not of only a few of so many.
+    """Draw bursts, with calls of up to `most` blobs, a multiple of the batch size, several batches drawn as one call.
 
-    Returns the most blobs that there were to be taken until the call ended in which the last one came, and how many
-    there were then.
+    Returns the largest number of blobs to be taken until the end of the call in which the last one arrives, and their
+    number at that end.
     """
     calls, size = queue.calls, queue.batch_size
     needed, left = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
@@ -156,23 +156,25 @@ def _burst(
 
 
 def _in_flight(source: np.random.Generator, count: int, cv: float) -> Floats:
-    """Draw the factors of calls that are in flight at random moments: the longer a call, the likelier."""
+    """Draw the factors of calls that are in flight at random moments; long calls are more likely to be."""
     if cv == 1:
         return source.gamma(2.0, 1.0, count)
-    return factors(source, count, cv) * (1 + cv * cv)  # a log-normal time weighted by itself is that much longer
+    return factors(source, count, cv) * (
+        1 + cv * cv
+    )  # a log-normal distribution weighted by the time itself is that much longer
 
 
 def _scales(source: np.random.Generator, batches: Integers, cv: float) -> Floats:
-    """Draw what the seconds of so many batches are multiplied with: the mean and the spread of a sum are right."""
+    """Draw the factors of the seconds of so many batches together, with the mean and the spread of such a sum."""
     if cv == 0 or batches.max(initial=1) == 1:
         return factors(source, len(batches), cv)
     return source.gamma(batches / cv**2, cv**2 / batches)
 
 
 def _by_moments(needed: Integers, missed: float) -> int:
-    """Return what is exceeded with a chance of `missed`: the expansion of Cornish and Fisher, and two standard errors.
+    """Return the size that is exceeded with a probability of `missed`, by the expansion of Cornish and Fisher.
 
-    Of a normal distribution's quantile the standard error is the standard deviation times √((1 + z²/2)/count).
+    Two standard errors are added; that of a normal quantile is the standard deviation times √((1 + z²/2)/count).
     """
     mean, deviation = float(needed.mean()), float(needed.std())
     skewness = float(((needed - mean) ** 3).mean()) / deviation**3 if deviation else 0.0

@@ -1,12 +1,12 @@
-"""How many blobs there are in the steady state: the distributions that the advice is calculated from.
+"""The number of blobs in the steady state: the distributions from which the advice is calculated.
 
-Whenever a worker is free it takes what has come, at most `batch_size` blobs; those included whose puts wait for room.
-So what it does depends on the batch size only, and one distribution gives the waits for every queue size. J are the
-blobs that come during a call.
+Whenever a worker is free, it takes the blobs that have arrived, at most `batch_size` of them. It also takes those whose
+puts wait for room, so its work depends only on the batch size, and one distribution gives the waits for every queue
+size. J is the number of blobs that arrive during a call.
 
-The distributions for batches are kept at some of the numbers only, their nodes, if there are many. What lies between
-two of them is given to both so that the mean stays what it is: that makes a spread a bit larger, never smaller, and
-errs to the safe side.
+If a distribution for batches has many numbers, it is kept only at some of them, its nodes. A probability between two
+nodes is divided between both so that the mean stays the same. That makes the spread slightly larger, never smaller, so
+the advice errs on the safe side.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from .calls import Calls, Floats, Integers
 
 LONGEST: Final = 2**18
-"""Blobs. Longer queues are not looked for, but for bursts and stalls."""
+"""The longest queue that is looked for, in blobs, except for bursts and stalls."""
 
 NODES: Final = 400
-"""At so many numbers of blobs is the distribution kept, at most: the time grows with the third power, 5 ms for 400."""
+"""The most nodes of a distribution. The time grows with their third power; 400 take 5 ms."""
 
 
 def convolved(one: Floats, other: Floats) -> Floats:
-    """Return the distribution of the sum of two independent numbers, from those of the two."""
+    """Return the distribution of the sum of two independent numbers."""
     length = len(one) + len(other) - 1
     size = 1 << length.bit_length()
     both: Floats = np.fft.irfft(np.fft.rfft(one, size) * np.fft.rfft(other, size), size)[:length]
@@ -40,9 +40,9 @@ def convolved(one: Floats, other: Floats) -> Floats:
 
 
 def _stationary(steps: Floats) -> Floats:
-    """Return the distribution that a step leaves as it is; `steps` has a row for each number that it begins with."""
+    """Return the distribution that a step does not change; `steps` has a row for each number before the step."""
     equations = np.eye(len(steps)) - steps.T
-    equations[0] = 1.0  # they add up to nothing, so one says nothing; this one: all are 1
+    equations[0] = 1.0  # their sum is 0, so one is redundant; this one says: the sum of all is 1
     right = np.zeros(len(steps))
     right[0] = 1.0
     found: Floats = np.maximum(np.linalg.solve(equations, right), 0.0)
@@ -50,32 +50,32 @@ def _stationary(steps: Floats) -> Floats:
 
 
 class Queue(ABC):
-    """What one worker has before it, for one batch size, in the steady state. Nothing of it depends on `queue_size`."""
+    """The blobs before one worker in the steady state, for one batch size. Nothing here depends on `queue_size`."""
 
     calls: Calls
     batch_size: int
     idle: float
-    """For so large a share of the time the worker has nothing to do."""
+    """The share of the time in which the worker has nothing to do."""
 
     @property
     @abstractmethod
     def left(self) -> Floats:
-        """How likely at a random moment a call is in flight at the end of which 0, 1, ... blobs wait to be taken.
+        """The probability that, at a random moment, a call is in flight that leaves 0, 1, and so on blobs to be taken.
 
-        What this and `idle` lack of 1 is more than there are places here.
+        The sum of these and `idle` is below 1 by the probability of longer queues.
         """
 
     @property
     @abstractmethod
     def walk(self) -> Floats:
-        """How likely the sums of J - `batch_size`, over the next full batches, are never more than 0, 1, ...
+        """The probability that the sums of J - `batch_size` over the next full batches never exceed 0, 1, and so on.
 
-        By so many blobs the queue grows before it shrinks.
+        The queue grows by so many blobs before it shrinks.
         """
 
     @abstractmethod
     def at(self, rate: float, top: int) -> Queue:
-        """Return the queue of the same worker if puts come with that rate, known up to `top` blobs."""
+        """Return the queue of the same worker for another rate of puts, known up to `top` blobs."""
 
     @abstractmethod
     def share(self, queue_size: int) -> float:
@@ -83,7 +83,7 @@ class Queue(ABC):
 
     @abstractmethod
     def least(self, share: float) -> int | None:
-        """Return the least queue size with which no larger share of puts waits; None if it is not found here."""
+        """Return the least queue size with which at most `share` of the puts wait; None if it is beyond `top`."""
 
     @abstractmethod
     def mean_wait(self, queue_size: int) -> float:
@@ -91,13 +91,13 @@ class Queue(ABC):
 
     @abstractmethod
     def mean_loss(self, queue_size: int) -> float:
-        """Return how many blobs are acknowledged and not yet written, averaged over time."""
+        """Return the mean number of blobs accepted and not yet written, over time."""
 
     @abstractmethod
     def draw(self, source: np.random.Generator, count: int) -> tuple[Integers, Integers]:
-        """Draw what is in the queue and in flight when a call began, for the calls in flight at random moments.
+        """Draw the blobs in the queue and in flight when a call began, for the calls in flight at random moments.
 
-        Nothing is in flight where the worker is idle.
+        None are in flight if the worker is idle.
         """
 
 
@@ -105,7 +105,7 @@ class Singles(Queue):
     """The queue of a worker that writes one blob after another: M/G/1."""
 
     def __init__(self, calls: Calls, top: int) -> None:
-        """Find how likely the numbers up to `top` are. The store must be able to take what comes."""
+        """Calculate the probabilities of the numbers up to `top`. The store must keep up with the puts."""
         self.calls = calls
         self.batch_size = 1
         self._mean = calls.rate * calls.service_time
@@ -114,12 +114,12 @@ class Singles(Queue):
         none = 1 - self._more[0]
         heights = self._more / none
         heights[0] = 0.0
-        # What a call leaves in the queue when it begins: a sum of heights, each by which it is higher than ever before.
+        # A call that begins leaves a sum of heights in the queue, by each of which it is higher than ever before.
         self._kept = self.idle / none * _renewals(heights)
 
     @cached_property
     def walk(self) -> Floats:
-        """Lindley's recursion is the same for this and for what a call leaves in the queue when it begins."""
+        """Lindley's recursion is the same for this and for the blobs left in the queue when a call begins."""
         never_more: Floats = np.minimum(np.cumsum(self._kept), 1.0)
         return never_more
 
@@ -133,7 +133,7 @@ class Singles(Queue):
         return Singles(replace(self.calls, rate=rate), top)
 
     def share(self, queue_size: int) -> float:
-        """Return the share of the time, which Poisson arrivals see, with more than `queue_size` blobs in the system."""
+        """Return the share of the time with more than `queue_size` blobs in the system: Poisson arrivals see that."""
         return 1 - float(self.walk[min(queue_size, len(self.walk)) - 1])
 
     def least(self, share: float) -> int | None:
@@ -141,7 +141,7 @@ class Singles(Queue):
         return int(enough.argmax()) + 1 if enough.any() else None
 
     def mean_wait(self, queue_size: int) -> float:
-        """Return, by Little's law, how many puts wait on average for each that comes in a second."""
+        """Return, by Little's law, the mean number of waiting puts divided by the rate of puts."""
         all_queued = self._mean**2 * self.calls.squared / (2 * self.idle)  # Pollaczek and Khinchine
         return max(0.0, all_queued - self._queued(queue_size)) / self.calls.rate
 
@@ -158,22 +158,22 @@ class Singles(Queue):
 
 
 class Nodes:
-    """The numbers of blobs at which the distributions for batches are kept, and what comes meanwhile."""
+    """The numbers of blobs at which the distributions for batches are kept, and the arrivals during their calls."""
 
     def __init__(self, calls: Calls, top: int, usual: int) -> None:
-        """Choose among the numbers up to `top`, for batches of about so many blobs as is `usual`."""
+        """Choose among the numbers up to `top`, for batches of about `usual` blobs."""
         self.calls = calls
         self.top = top
         self.grid = _nodes(top, usual)
         self.levels = self.grid[1:]
         self.means = calls.means(self.levels)
         self.excess = excess(self.means, calls.cv, self.grid)
-        """Over each of the grid, for calls with so many blobs as each of the levels."""
+        """The excess over each number of the grid (a column), for calls with as many blobs as each level (a row)."""
 
     def full(self, batch_size: int) -> Floats:
-        """Return the excess over each of the grid for calls with `batch_size` blobs.
+        """Return the excess over each number of the grid for calls with `batch_size` blobs.
 
-        Between two levels it is that of either, so often that the mean is right.
+        Between two levels it is a mixture of both that has the right mean.
         """
         place = float(np.interp(batch_size, self.levels, np.arange(len(self.levels))))
         low, high = math.floor(place), math.ceil(place)
@@ -184,12 +184,12 @@ class Nodes:
 class Batches(Queue):
     """The queue of a worker that writes up to `batch_size` blobs at once, 2 or more.
 
-    L blobs, those waiting included, that have come and are not taken when a batch begins, are followed by
-    max(1, L - k + J) with k = min(L, batch_size); for where nothing has come the worker waits for one.
+    Let L blobs have arrived and not been taken when a batch begins, including those of waiting puts. At the next batch
+    they are max(1, L - k + J) with k = min(L, batch_size), because the worker waits for one if there is none.
     """
 
     def __init__(self, nodes: Nodes, batch_size: int) -> None:
-        """Find how likely the nodes are. The store must be able to take what comes, in batches of that size."""
+        """Calculate the probabilities of the nodes. In batches of that size, the store must keep up with the puts."""
         self.calls = nodes.calls
         self.batch_size = batch_size
         self._nodes = nodes
@@ -200,13 +200,13 @@ class Batches(Queue):
         self._mean = float(self.calls.means(np.array([batch_size]))[0])
         self._excess = nodes.full(batch_size)
         self._partial = int(np.searchsorted(levels, batch_size, side="right"))
-        """So many of the levels are written in one batch."""
+        """The number of levels that fit in one batch."""
         over = self._excess_over(levels - self._kept[self._partial :, None])
         self._over = np.concatenate([nodes.excess[: self._partial, 1:], over])
-        """By how much the blobs at a batch's end are more than each level, for each level at its beginning."""
+        """The excess of the blobs at a batch's end over each level, for each level at its beginning."""
         self._steps = masses(levels, self._over)
         weights = _stationary(self._steps)
-        # L is on average what it is at the next batch, so what it gains while small it loses while large.
+        # The mean of L is the same at the next batch, so it gains as much while it is small as it loses while large.
         none = (1 - nodes.means + nodes.excess[:, 1])[: self._partial]
         gains = (self._means - levels)[: self._partial] + none
         large = float(weights[: self._partial] @ gains) / (batch_size - self._mean)
@@ -214,10 +214,10 @@ class Batches(Queue):
         whole = float(weights.sum()) + beyond
         self._weights = weights / whole
         self._beyond = beyond / whole
-        """So likely there is more than the highest level."""
+        """The probability of more than the highest level."""
         alone = float(self._weights[: self._partial] @ none)
         self._came = float(self._weights @ self._means) + self._beyond * self._mean + alone
-        """How many blobs come from the beginning of a batch to that of the next, on average."""
+        """The mean number of arrivals from the beginning of a batch to that of the next."""
         self.idle = alone / self._came
 
     @cached_property
@@ -237,7 +237,7 @@ class Batches(Queue):
         levels = self._nodes.levels
         left = np.zeros(self._nodes.top)
         left[levels - 1] = self._weights @ ((levels - self._kept[:, None]) * self._steps) / self._came
-        left[0] -= self.idle  # the first level is also where nothing came
+        left[0] -= self.idle  # the first level includes that nothing arrived
         return np.maximum(left, 0.0)
 
     def at(self, rate: float, top: int) -> Queue:
@@ -251,7 +251,7 @@ class Batches(Queue):
         return int(enough.argmax()) + 1 if enough.any() else None
 
     def mean_wait(self, queue_size: int) -> float:
-        """Return, by Little's law, how many puts wait on average for each that comes in a second."""
+        """Return, by Little's law, the mean number of waiting puts divided by the rate of puts."""
         seen = self._mean**2 * self.calls.squared / 2 - (self.batch_size + queue_size) * self._mean
         waiting = self._waiting(queue_size) + self._beyond * seen + self._above * self._mean
         return max(0.0, waiting) / self._came / self.calls.rate
@@ -270,14 +270,14 @@ class Batches(Queue):
 
     @cached_property
     def _shares(self) -> Floats:
-        """The share of puts that wait, if the queue's size is each of the levels."""
+        """The share of puts that wait, for each level as the queue size."""
         wait = self._weights @ np.minimum(self._over, self._means[:, None]) + self._beyond * self._mean
         shares: Floats = wait / self._came
         return shares
 
     @cached_property
     def _above(self) -> float:
-        """The sum of the levels above the highest, each as often as it is: L² is at the next batch what it is, too."""
+        """The expectation of L above the highest level, found because the mean of L² is the same at the next batch."""
         size, levels = self.batch_size, self._nodes.levels
         partial, full = slice(self._partial), slice(self._partial, None)
         means, second = self._means, self._means**2 * self.calls.squared + self._means
@@ -289,10 +289,10 @@ class Batches(Queue):
         return max(self._beyond * self._nodes.top, all_large - float(self._weights[full] @ levels[full]))
 
     def _waiting(self, queue_size: int) -> float:
-        """Return how many puts wait, summed over the arrivals from the beginning of a batch to that of the next.
+        """Return the expected number of puts that each arrival finds waiting, summed from one batch to the next.
 
-        Without batches that begin with more than the highest level. Of n arrivals for which there is no room the first
-        is seen by n - 1, the next by one less: n(n - 1)/2 in sum.
+        Batches that begin above the highest level are left out. Of n arrivals without room, n - 1 find the first one
+        waiting, n - 2 the second, and so on: n(n - 1)/2 in sum.
         """
         partial, full = slice(self._partial), slice(self._partial, None)
         alone = excess(self._means[partial], self.calls.cv, np.array([queue_size]), second=True)[:, 0]
@@ -303,16 +303,16 @@ class Batches(Queue):
         return float(self._weights[partial] @ alone + self._weights[full] @ seen)
 
     def _excess_over(self, levels: Integers) -> Floats:
-        """Return by how much what comes during a full batch is more than `levels`, which may be negative."""
+        """Return the excess of the arrivals during a full batch over `levels`, which may be negative."""
         more: Floats = np.where(levels < 0, self._mean - levels, np.interp(levels, self._nodes.grid, self._excess))
         return more
 
 
 def _nodes(top: int, usual: int) -> Integers:
-    """Return 0 and further numbers up to `top`: all if there is room, else ever fewer until `usual`.
+    """Return 0 and numbers up to `top`: all of them if they are few, and otherwise ever fewer as far as `usual`.
 
-    Apart they are so many times √L, and at least 1. About √L is the standard deviation of the arrivals that lead to L
-    blobs; a fifth of it adds 0.7 % to their variance.
+    Their distance is a multiple of √L, at least 1. The standard deviation of the arrivals that lead to L blobs is about
+    √L; a fifth of it as the distance adds 0.7 % to their variance.
     """
     numbers = np.arange(1, top + 1)
     roots = np.sqrt(np.minimum(numbers, usual))
@@ -325,9 +325,9 @@ def _nodes(top: int, usual: int) -> Integers:
 
 
 def _renewals(heights: Floats) -> Floats:
-    """Return 1/(1 - h(z)), as far as `heights`: how likely some of them, each drawn anew, add up to each number."""
+    """Return 1/(1 - h(z)), as far as `heights`: the probability that some independent heights add up to each number."""
     found = np.ones(1)
-    while len(found) < len(heights):  # Newton's method doubles how many are right
+    while len(found) < len(heights):  # each step of Newton's method doubles the number of right ones
         length = min(2 * len(found), len(heights))
         rest = -heights[:length]
         rest[0] += 1

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .levels import Queue
 
 Need: TypeAlias = Literal["steady load", "burst", "stall"]
-"""What a queue has to be large enough for."""
+"""A part of the workload that a queue has to be large enough for."""
 
 HARDLY: Final = 200
-"""A plan that would hold less by only one blob in so many is not looked for."""
+"""The search does not look for savings of less than one blob in so many."""
 
 HARDLY_KEEPS_UP: Final = 1e-9
 """A store that is idle for a smaller share of the time counts as one that does not keep up."""
@@ -28,7 +28,7 @@ FEW: Final = DRAWN // 8
 """Calls that are drawn for each batch size that is tried. For the one that is chosen, `DRAWN` are."""
 
 MISSED: Final = 1 / 20
-"""Of the disturbances that may be missed, the share that may be missed because they reach beyond what is calculated."""
+"""Of the bursts and stalls in which puts may wait, the share that may be beyond the numbers that are calculated."""
 
 
 class Workload(NamedTuple):
@@ -106,13 +106,13 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
     each = calls.rate * cost.each
     if 1 - each < HARDLY_KEEPS_UP:
         return single
-    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch, if none is too large; smaller ones don't keep up
+    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch; with smaller ones the store does not keep up
     first = max(2, int(usual) + 1)
     top = 64 + 3 * first + 8 * int(math.sqrt(usual * (1 + usual * calls.cv**2)))
     if workload.burst is not None and workload.burst_rate is not None:
-        # At best a batch takes so long that the queue shrinks by one if it takes one blob more.
+        # The best batch is so long that one blob more makes the queue shorter by one.
         longest = math.sqrt(cost.fixed * workload.burst / workload.burst_rate) - cost.fixed
-        # And four times the batch with which the store would keep up with the burst is as good as any.
+        # Four times the batch with which the store would keep up with the burst is as good as any larger one.
         during = max(1e-9, 1 - workload.burst_rate * cost.each)
         most = 4 * workload.burst_rate * cost.fixed / during
         top = int(max(top, min(LONGEST // 2, 2 * workload.burst, 2 * longest / max(cost.each, 1e-300), most)))
@@ -129,9 +129,9 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
 def _search(workload: Workload, nodes: Nodes, first: int, best: Plan) -> Plan:
     """Return the least of `best` and the plans for batches of `first` blobs or more.
 
-    The batch sizes tried are each half as large again as the one before. Then gaps between them are halved. It is
-    assumed that in a gap no queue is smaller than with the better one of its ends: then at least that queue and the
-    smallest batch are held. Where that is no less than the best, or hardly, the gap is left alone.
+    Each batch size tried is half as large again as the one before. Then the gaps between them are halved. The search
+    assumes that no queue within a gap is smaller than that of the better end, so a plan in the gap holds at least that
+    queue and the gap's smallest batch. A gap in which that would be hardly less than the best is left alone.
     """
     tried: dict[int, float] = {}
 
@@ -185,14 +185,14 @@ def _planned(workload: Workload, queue: Queue, enough: float = math.inf, drawn: 
     if len(known) < len(needs):
         return None
     if burst is not None and workload.burst_rate is not None and max(known, key=known.__getitem__) == "burst":
-        # At a rate it needs less than at once, so it is drawn only if that may matter.
+        # A burst at a rate needs less than all at once, so it is drawn only if that may matter.
         at_rate = least_for_burst_at(queue, burst, workload.burst_rate, share, drawn)
         known["burst"] = min(known["burst"], at_rate or known["burst"])
     return Plan(queue, known, workload.margin)
 
 
 def _is_known(workload: Workload, plan: Plan) -> bool:
-    """Return whether so little is beyond the numbers that the queue knows that it does not matter."""
+    """Return whether the probability beyond the numbers that the queue knows is too small to matter."""
     is_disturbed = workload.burst is not None or workload.stall > 0
     queue = plan.queue
     return not is_disturbed or 1 - queue.idle - float(queue.left.sum()) <= workload.wait_share * MISSED

@@ -127,7 +127,7 @@ def draw_all(curves: Sequence[Curve], theory: TheoryOf, folder: Path) -> list[Pa
     for group, batches, shown in rows(curves):
         paths.append(folder / f"queue-{row_name(group, batches=batches)}.png")
         with figure_of((14.1, 4.7)) as figure:
-            figure.subplots_adjust(left=0.07, right=0.992, top=0.79, bottom=0.185, wspace=0.25)
+            figure.subplots_adjust(left=0.08, right=0.992, top=0.79, bottom=0.185, wspace=0.25)
             for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
                 draw(axes, panel, shown, theory)
             figure.suptitle(f"{group}, {batch_size(batches=batches)}", color=INK)

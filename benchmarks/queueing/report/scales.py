@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 TICKS: Final = (1, 4, 16, 64, 256, 1024, 4096)
 
-FEW_DECADES: Final = 3
+FEW_DECADES: Final = 4
 """An axis of no more decades has ticks at twice and five times the powers of ten, too."""
 
 
