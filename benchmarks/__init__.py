@@ -1,1 +1,1 @@
-"""What the library costs, beside other code (compare/), and how large its queues should be (queueing/)."""
+"""The costs of the library compared with other code (compare/), and the size of its queues (queueing/)."""

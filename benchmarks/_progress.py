@@ -1,4 +1,4 @@
-"""How far a command is: in the last line of a terminal, and elsewhere, as in the log of CI, in a line now and then."""
+"""The progress of a command: in the last line of a terminal; in a log, as that of CI, in a line now and then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS: Final = 10.0
 
 @contextmanager
 def progress(console: Console) -> Generator[Callable[[str], None], None, None]:
-    """Show what the function that this yields is told, for the block."""
+    """Yield a function that shows its argument, a message, until the block ends or the next one comes."""
     if console.is_terminal:
         with console.status("") as status:
             yield status.update

@@ -1,4 +1,4 @@
-"""What a user would write without the library, for the comparisons: good code, but one call at a time in a thread."""
+"""Code that a user would write without the library: good code, but one call at a time in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many blobs a replica holds while a slow async store keeps it waiting."""
+"""The number of blobs that a replica holds while a slow async store keeps it waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replica costs over the bare stores that it is made of, and over what a user would write by hand."""
+"""The cost of a replica over the bare stores that it is made of, and over code written by hand."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Peer(NamedTuple):
     package: str
     work: str
     promise: str
-    """What a power cut leaves of a blob whose put has returned."""
+    """The state in which a power cut leaves a blob whose put has returned."""
     open: Callable[[Path], AbstractContextManager[PeerStore]]
     batch: int = 1
     """Blobs in one put."""

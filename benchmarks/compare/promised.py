@@ -1,4 +1,4 @@
-"""What the library promises, as ratios, and replicas of different kinds of stores."""
+"""The ratios that the library promises, and replicas of different kinds of stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TWO: Final = workloads.replicated(SQLITE, 2)
 
 
 def promised(scale: int) -> Iterator[Comparison]:
-    """Return what the library promises. Listings are of 10 times and twice `scale` refs."""
+    """Return the comparisons with promised ratios. Listings are of 10 times and twice `scale` refs."""
     yield from _puts()
     yield _gets()
     yield from replicas_of_2()

@@ -1,4 +1,4 @@
-"""What has been measured: tables for the terminal, JSON, and plots."""
+"""The results of comparisons: tables for the terminal, JSON, and plots."""
 
 from __future__ import annotations
 

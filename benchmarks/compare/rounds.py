@@ -48,14 +48,14 @@ class Comparison:
     """Some ways of doing the same work. All ratios are to the first."""
 
     group: str
-    """What stands in one table, and in one plot."""
+    """The name of the table and the plot that it stands in."""
     work: str
     unit: str
     variants: Sequence[Variant]
     notes: str = ""
-    """What the notes of the variants say, if they have any."""
+    """The heading of the variants' notes, if they have any."""
     within: Callable[[], AbstractContextManager[object]] = nullcontext
-    """What is entered before the first run, and left after the last: a server that the variants need."""
+    """Return the context in which all runs take place, such as a server that the variants need."""
 
 
 @dataclass(frozen=True)

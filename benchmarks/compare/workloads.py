@@ -1,4 +1,4 @@
-"""The work that is measured: puts, gets and listings of any store, by some callers at once, for some seconds."""
+"""The work that is measured: puts, gets and listings of any store, by some callers at once, during some seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .rounds import Run
 
 Opener: TypeAlias = "Callable[[Path], AbstractAsyncContextManager[Store]]"
-"""What opens a store in a new folder."""
+"""Opens a store in a new folder."""
 
 Call: TypeAlias = "Callable[[], Awaitable[object]]"
 
@@ -29,7 +29,7 @@ SIZES: Final = {"100 B": 100, "4 KiB": 4096, "64 KiB": 64 * 1024, "1 MiB": 1024 
 CALLERS: Final = (1, 16, 64, 256)
 
 READ_BYTES: Final = 16 * 1024 * 1024
-"""What the stores have that are read: so that each read is of memory, and what is measured is not the disk."""
+"""Bytes in a store that is read: so few that they stay in memory and the disk is not measured."""
 
 READ_BLOBS: Final = 4000
 

@@ -34,7 +34,7 @@ PATHS: Final = 12
 
 
 class Workload(NamedTuple):
-    """What is asked for. The mean service time is a second."""
+    """A workload. The mean service time is a second."""
 
     rate: float
     cv: float
@@ -130,7 +130,7 @@ def needed(workload: Workload, batch_size: int, source: np.random.Generator) -> 
 
 
 class Judged(NamedTuple):
-    """What became of the puts of a workload: the shares that waited, or the disturbances that were not ridden out."""
+    """The result for a workload: the shares of the puts that waited, or of the disturbances in which any did."""
 
     workload: Workload
     advised: QueueAdvice

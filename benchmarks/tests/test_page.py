@@ -205,7 +205,7 @@ def test_where_a_figure_is_0_the_axis_goes_down_to_0() -> None:
 
 @deep
 def test_a_share_has_no_tick_above_100_percent() -> None:
-    assert heights(axes_of(curve({1: 1.0, 2: 0.0001}), 0)) == ["0.01 %", "0.1 %", "1 %", "10 %", "100 %"]
+    assert heights(axes_of(curve({1: 1.0, 2: 0.00001}), 0)) == ["0.001 %", "0.01 %", "0.1 %", "1 %", "10 %", "100 %"]
 
 
 @deep

@@ -1,4 +1,4 @@
-"""What the sweep hands out as tables and JSON, and the commands."""
+"""The sweep, its tables and JSON, and the commands."""
 
 from __future__ import annotations
 

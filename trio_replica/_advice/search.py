@@ -28,11 +28,11 @@ FEW: Final = DRAWN // 8
 """Calls that are drawn for each batch size that is tried. For the one that is chosen, `DRAWN` are."""
 
 MISSED: Final = 1 / 20
-"""Of the bursts and stalls in which puts may wait, the share that may be beyond the numbers that are calculated."""
+"""The share, of the bursts and stalls in which puts may wait, that may be beyond the calculated numbers."""
 
 
 class Workload(NamedTuple):
-    """What a queue must be large enough for: see `recommend_queue_size`."""
+    """The puts and the store, and the promise: see `recommend_queue_size`."""
 
     calls: Calls
     burst: int | None

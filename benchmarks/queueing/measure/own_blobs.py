@@ -1,4 +1,4 @@
-"""What is put to a store that is somebody's: random blobs, noted before they are put, and deleted at the end."""
+"""The blobs put to a store that is somebody's: random, noted before they are put, and deleted at the end."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DELETIONS: Final = 16
 """Deletions that are under way at once: as many as a store's own ``put_many`` has puts."""
 
 PATIENCE: Final = 2 * DELETIONS
-"""So many deletions that fail one after another are taken for the end of the store."""
+"""After so many deletions in a row that failed, no more are tried."""
 
 TOLD_EVERY: Final = 100
 """Deletions between two reports of how far it is."""
 
 
 class StoreFailedError(Exception):
-    """A store that was measured failed, or was too slow. The message is one line, for the user."""
+    """A store that was measured failed, or was too slow. The message is one line."""
 
 
 def random_blobs(size: int) -> Callable[[], Blob]:
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """The time that it took."""
         return self.ended - self.began
 
 
@@ -65,7 +65,7 @@ class NotedStore(Store):
         self.calls: list[Call] = []
         """The puts that have returned, in the order in which they did."""
         self.deletion_failure: Exception | None = None
-        """What the first deletion raised that failed."""
+        """The exception of the first deletion that failed."""
         self._name = name
         self._store = store
         self._given: dict[Ref, None] = {}
@@ -96,7 +96,7 @@ class NotedStore(Store):
         return await self._store.list_page(after, limit)
 
     async def delete_given(self, told: Callable[[str], None]) -> None:
-        """Delete what was put, some at once, and tell how far it is. What then is in `given` is left there.
+        """Delete the blobs that were put, some at once, and report the progress. Those still in `given` then are left.
 
         A blob that can't be deleted is passed over, until 32 can't on end. Being cancelled means that some are left.
         """

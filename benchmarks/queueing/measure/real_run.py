@@ -39,12 +39,12 @@ COMING: Final = 0.9
 
 @dataclass(frozen=True)
 class Load:
-    """What is put to a replica."""
+    """The puts to a replica."""
 
     rate: float
     """Puts a second, as a Poisson process."""
     seconds: float
-    """How long a run takes at most."""
+    """The most time that a run takes."""
     most_puts: int
     capacity: float
     """Blobs a second that the store takes, as far as is known."""
@@ -57,7 +57,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Run:
-    """What happened in one run of the real replica, to the blobs that were written before its end."""
+    """One run of the real replica, with the blobs that were written before its end."""
 
     queue_size: int
     batch_size: int
@@ -66,8 +66,8 @@ class Run:
     sizes: Floats
     """Blobs of each call of the store."""
     worker: Floats
-    """Seconds that the worker spent on each: from when it could begin, for the one before had ended and there was a
-    blob, until it ended. So what the event loop takes for itself is in it."""
+    """Seconds that the worker spent on each: from the moment when the call before had ended and there was a
+    blob, until it ended. So the time of the event loop is included."""
     late: Floats
     """For each put that was called, in seconds, how long after its time: the event loop was busy."""
 
@@ -120,7 +120,7 @@ class _Seen(NamedTuple):
     time: float
     """Seconds on Trio's clock."""
     blocked_puts: int
-    """How many puts had found the queue full by then."""
+    """The puts that had found the queue full by then."""
 
 
 class _Door(Store):
@@ -175,7 +175,7 @@ class _Door(Store):
         """Return what happened to the blobs that the store was given with these calls."""
         refs = [ref for call in calls for ref in call.refs]
         came, returned = [self._came[ref] for ref in refs], [self._returned[ref] for ref in refs]
-        # Between a blob's coming and the queue there is no checkpoint: what was counted meanwhile is its own wait.
+        # Between a blob's coming and the queue there is no checkpoint: a wait that was counted in between is its own.
         blocked = [then.blocked_puts < now.blocked_puts for then, now in zip(came, returned, strict=True)]
         entered = [(now if waited else then).time for then, now, waited in zip(came, returned, blocked, strict=True)]
         written = np.array([call.ended for call in calls for _ in call.refs]) - began
@@ -200,7 +200,7 @@ async def run_replica(
 
     """
     arrivals = load.arrivals(np.random.default_rng(seed))
-    blobs = [blob() for _ in arrivals]  # before the run, for it takes some time
+    blobs = [blob() for _ in arrivals]  # before the run, because it takes some time
     earlier, door = len(store.calls), _Door()
     began = trio.current_time()
     with suppress(PoisonedError), trio.move_on_after(load.seconds):

@@ -1,6 +1,6 @@
 """A real store is measured: its service times, and the real replica in real time beside the recursion R.
 
-The store is somebody's, with blobs in it. What is put is random, noted before it is put, and deleted at the end.
+The store is somebody's, with blobs in it. The blobs put there are random, noted before, and deleted at the end.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _SILENCE: Final = logging.NullHandler()  # what the library logs of a run that i
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured.
+    """The measurement to be made.
 
     Raises:
       ValueError: if a rate or a time is not above zero, or a blob is too small to be like no other.
@@ -70,7 +70,7 @@ class Plan:
     blob_size: int
     """Bytes."""
     seconds: float = 20.0
-    """How long it takes, roughly. Deleting comes on top."""
+    """The time that it takes, roughly, without deleting."""
 
     def __post_init__(self) -> None:
         for name in ("rate", "seconds"):
@@ -86,7 +86,7 @@ class Plan:
 
 @dataclass
 class Measurement:
-    """What is known so far. It is filled step by step, so an error or Ctrl-C leaves what was measured before."""
+    """The results so far. They are filled in step by step, so an error or Ctrl-C leaves those measured before."""
 
     name: str
     """The store's."""
@@ -99,11 +99,11 @@ class Measurement:
     put: int = 0
     """Blobs that were put there, or may have been, and were not there before."""
     deleted: int = 0
-    """How many of them were deleted."""
+    """Those of them that were deleted."""
     left: tuple[Ref, ...] = ()
     """The others. One whose put did not return may be missing."""
     deletion_failure: Exception | None = None
-    """What the first deletion raised that failed."""
+    """The exception of the first deletion that failed."""
 
     @property
     def batches_pay(self) -> bool:

@@ -1,4 +1,4 @@
-"""How long a store took: for single puts, and for batches, with the cost a + b·k that fits them best."""
+"""The times of a store: of single puts, and of batches, with the cost a + b·k that fits them best."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORTH: Final = 0.9
 
 @dataclass(frozen=True)
 class PutTimes:
-    """How long single puts took, in the order in which they were made."""
+    """The times of single puts, in their order."""
 
     seconds: Floats
 
@@ -59,7 +59,7 @@ class PutTimes:
 
 @dataclass(frozen=True)
 class BatchTimes:
-    """How long batches of several sizes took, in the order in which they were made."""
+    """The times of batches of several sizes, in their order."""
 
     sizes: Floats
     """Blobs of each. At least two different ones."""
@@ -67,7 +67,7 @@ class BatchTimes:
 
     @classmethod
     def of(cls, timed: Sequence[tuple[int, float]]) -> BatchTimes | None:
-        """Return the times of batches of these sizes; None if no cost can be found, for there are no two sizes."""
+        """Return the times of batches of these sizes; None without two different sizes, which a cost needs."""
         if len({size for size, _ in timed}) < 2:
             return None
         sizes, seconds = np.array(timed, dtype=float).T
@@ -80,12 +80,12 @@ class BatchTimes:
 
     @cached_property
     def factors(self) -> Floats:
-        """How many times what it should cost each batch took."""
+        """The time of each batch divided by its cost."""
         return self.seconds / (self.cost.fixed + self.cost.each * self.sizes)
 
     @property
     def spread(self) -> float:
-        """How far the batches are from the fit: the root of the mean square of (factor - 1)."""
+        """The distance of the batches from the fit: the root of the mean square of (factor - 1)."""
         return float(np.sqrt(np.mean((self.factors - 1) ** 2)))
 
     @property

@@ -13,16 +13,16 @@ import numpy as np
 
 
 class Waits(NamedTuple):
-    """What a formula says of one queue size."""
+    """The figures that a formula gives for one queue size."""
 
     share: float
-    """Of the puts that wait."""
+    """The share of the puts that wait."""
     mean_wait: float
     """Seconds, of all puts."""
     p99_wait: float
     """Seconds."""
     mean_loss: float
-    """Blobs acknowledged and not yet written, averaged over time."""
+    """Blobs accepted and not yet written, averaged over time."""
 
 
 # Poisson arrivals and exponential service times: M/M/1
@@ -95,7 +95,7 @@ def stall_longest(rate: float, seconds: float, queue_size: int) -> float:
 
 
 def stall_caught_up(rate: float, service_rate: float, seconds: float) -> float:
-    """Return how long after its beginning what came meanwhile is written."""
+    """Return how long after its beginning all blobs that arrived during it are written."""
     return seconds / (1 - _load(rate, service_rate))
 
 

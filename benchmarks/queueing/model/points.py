@@ -1,4 +1,4 @@
-"""What is reported of a scenario at one queue size, from when each blob came, entered the queue and was written."""
+"""The figures of a run at one queue size, from the times at which each blob came, entered the queue and was written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Path(NamedTuple):
-    """What happened to the blobs of one run, in the order in which they came. Times are in seconds."""
+    """The times of the blobs of one run, in seconds, in the order of their arrival."""
 
     came: Floats
     """When the put began."""
@@ -51,9 +51,9 @@ class Point:
     """One run at one queue size. Times are in seconds, and means over time are over the window that is looked at."""
 
     puts: int
-    """How many puts are looked at."""
+    """The puts that are counted."""
     blocked_puts: int
-    """How many of them waited for room."""
+    """Those of them that waited for room."""
     wait_share: float
     """Their share."""
     mean_wait: float
@@ -63,13 +63,13 @@ class Point:
     throughput: float
     """Blobs a second, from the first put to the last blob written."""
     mean_lag: float
-    """Of the age of the oldest blob that is queued and not yet written; 0 while there is none."""
+    """The mean age of the oldest blob that is queued and not yet written; 0 while there is none."""
     peak_lag: float
     mean_held: float
     """Blobs in memory: queued, being written, and those of puts that wait."""
     peak_held: float
     mean_loss: float
-    """Blobs acknowledged and not yet in the store: what it lacks if the process is killed at a random moment."""
+    """Blobs accepted and not yet in the store: it lacks these if the process is killed at a random moment."""
     worst_loss: float
     mean_drain: float
     """Until what is queued is written, if the block ends at a random moment."""

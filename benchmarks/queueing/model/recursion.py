@@ -40,7 +40,7 @@ class Stall(NamedTuple):
 
 @dataclass(frozen=True)
 class Drained:
-    """What a worker did with the blobs, in the order in which they came. It is the same for every queue size."""
+    """The times of the blobs at one worker, in the order of their arrival. They are the same for every queue size."""
 
     came: Floats
     """When the put began."""

@@ -34,7 +34,7 @@ LARGEST_SHOWN: Final = 4096
 """The largest queue size that is looked at."""
 
 HARDLY_ANY: Final = 1e-5
-"""Where fewer puts than this wait, a larger queue changes nothing that anybody notices: steady sweeps end there."""
+"""If a smaller share of the puts waits, a larger queue makes no difference that anybody notices: sweeps end there."""
 
 WARM_UP: Final = 20_000
 """Puts of the run that says how long the queue is when a steady scenario begins.
@@ -46,7 +46,7 @@ that with log-normal service of cv² = 4.
 
 @dataclass(frozen=True)
 class Service:
-    """How long one async store takes for a put."""
+    """The times that one async store takes for a put."""
 
     mean: float = 1.0
     """Seconds."""
@@ -147,7 +147,7 @@ class Scenario(ABC):
 
     @property
     def name(self) -> str:
-        """What it is called where it stands alone."""
+        """The full name, with the group."""
         return f"{self.group}, {self.label}"
 
     def draw(self, seed: int, puts: int) -> Drawn:
@@ -228,7 +228,7 @@ class Stalled(Scenario):
     rate: float
     """Puts a second."""
     seconds: float
-    """How long the store does not answer."""
+    """The time for which the store does not answer."""
     service: Service = Service()
 
     begins: ClassVar[float] = 100.0
@@ -236,7 +236,7 @@ class Stalled(Scenario):
 
     @property
     def caught_up(self) -> float:
-        """Seconds after its beginning when what had come meanwhile is written, if all were even: μT/(μ-λ)."""
+        """Seconds from its beginning until all blobs that arrived since are written, if all is even: μT/(μ-λ)."""
         return stall_caught_up(self.rate, 1 / self.service.mean, self.seconds)
 
     def queue_sizes(self) -> list[int]:

@@ -58,7 +58,7 @@ class Checked(NamedTuple):
     same_blocked_puts: bool
     """Whether its statistics count as many waits for each async store as there are by the recursion."""
     puts: int
-    """Of the whole run: of these waits none differs by more."""
+    """The number of puts of the whole run, none of whose waits differs by more."""
     drain: float
     """Seconds that the real code took to drain at its exit, from the last put on."""
 
@@ -95,7 +95,7 @@ class Curve:
 
 
 class Task(NamedTuple):
-    """What one process does at a time."""
+    """The work of one process at a time."""
 
     scenario: Scenario
     seed: int
@@ -155,7 +155,7 @@ def lag_times(until: float) -> Floats:
 
 @contextmanager
 def _interrupts_put_off() -> Generator[None, None, None]:
-    """Put Ctrl-C off for the block; processes that begin in it are never told of it, for the parent ends them."""
+    """Put Ctrl-C off for the block. Processes that begin in it never get it, because the parent ends them."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

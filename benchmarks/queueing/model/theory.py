@@ -1,4 +1,4 @@
-"""What theory says of a scenario: the dashed lines."""
+"""The figures of a scenario by theory: the dashed lines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TOP: Final = 2 * LARGEST_SHOWN
 
 
 class Theory(NamedTuple):
-    """What is known without drawing; None is not known."""
+    """The figures that are known without drawing; None is not known."""
 
     share: float | None = None
-    """Of the puts that wait."""
+    """The share of the puts that wait."""
     p99_wait: float | None = None
     """Seconds."""
     mean_loss: float | None = None

@@ -29,7 +29,7 @@ Put: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Ran(NamedTuple):
-    """What the real code did."""
+    """A run of the real code."""
 
     path: Path
     """Put by put; `alone` is not known, and is when the blob was written. `blocked_puts` is what the statistics say."""
@@ -39,7 +39,7 @@ class Ran(NamedTuple):
 
 @dataclass(frozen=True)
 class Scaled:
-    """What a batch costs, each time scaled by the next of some factors."""
+    """The cost of a batch, each time scaled by the next of some factors."""
 
     cost: BatchCost
     factor: Callable[[], float]

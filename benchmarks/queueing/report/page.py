@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, for the screen, a dark one too, for a phone and for print."""
+"""The report: one HTML file that suits a screen, a dark one too, a phone and paper."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render(
     blob_size: int,
     complete: bool,
 ) -> str:
-    """Return the page. What an interrupted sweep has not reached is left out, and it is said on top."""
+    """Return the page. It leaves out the parts that an interrupted sweep has not reached, and says so on top."""
     warnings = {
         "The sweep was interrupted: not all scenarios, seeds and sizes are here.": not complete,
         "This is a quick sweep, of so few puts that the figures mean little.": extent == QUICK,

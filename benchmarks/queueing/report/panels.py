@@ -1,4 +1,4 @@
-"""What the charts of a row show."""
+"""The charts of a row."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Panel:
     title: str
     unit: str
     figure: str
-    """What a `Point` calls it."""
+    """Its name in a `Point`."""
     theory: str
-    """What a `Theory` calls it."""
+    """Its name in a `Theory`."""
     worst: str | None = None
-    """What a `Point` calls the thin line above: the largest of all seeds."""
+    """The name in a `Point` of the thin line above, the largest of all seeds."""
     share: bool = False
     """Whether it is a share of the puts."""
     median: bool = False

@@ -1,4 +1,4 @@
-"""What the page says before the charts: what is asked, and how to read them."""
+"""The introduction of the page: the question, and how to read the charts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ each, for queues of 1 to up to 4096 blobs, each twice as large as the one before
 
 READING: Final = """
 Three charts stand side by side and share the axis of the queue's size: how many of the puts wait; the p99 wait, which
-is as long as 1 put in 100 waits or longer; and how many blobs that were acknowledged the store lacks if the process is
+is as long as 1 put in 100 waits or longer; and how many accepted blobs the store lacks if the process is
 killed at a random moment of the time that is looked at, on average and at worst. λ is the rate at which puts come, μ
 the rate at which a store takes them one by one, ρ = λ/μ the load, cv the standard deviation of the service times
 divided by their mean. Times are in mean service times of the store, 1/μ: if it takes 20 ms for a put, 50 are a second.

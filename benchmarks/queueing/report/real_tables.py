@@ -1,4 +1,4 @@
-"""What was measured of a real store, for the terminal."""
+"""The measurements of a real store as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def _runs(measurement: Measurement, puts: PutTimes) -> Table:
             "p99 wait",
             "blobs lost if killed",
         ),
-        "Beside the real puts, what the recursion R says of the same arrivals. By the run's own times: what is left of "
-        "a difference is the event loop's. By the times alone: 5 % to 95 % of 40 outcomes; too low where the store is "
+        "Below the real puts, the recursion R for the same arrivals. With the run's own times: any difference "
+        "left is the event loop's. With the times alone: 5 % to 95 % of 40 outcomes; too low where the store is "
         "slower in use than alone, by the factor shown, the event loop included, or its slow moments come together. "
         f"Of the puts 99 % were called at most {_time(late)} late, which is in no wait.",
     )

@@ -1,4 +1,4 @@
-"""What the page looks like: on a wide screen, on a phone, in the dark and on paper."""
+"""The style of the page: on a wide screen, on a phone, in the dark and on paper."""
 
 from __future__ import annotations
 

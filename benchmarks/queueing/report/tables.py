@@ -1,4 +1,4 @@
-"""What the sweep found, for the terminal and as JSON. All figures of all points are in the JSON and on the page."""
+"""The results of the sweep for the terminal and as JSON. The JSON and the page have all figures of all points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the page writes numbers."""
+"""Numbers as the page writes them."""
 
 from __future__ import annotations
 
