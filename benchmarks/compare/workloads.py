@@ -122,7 +122,7 @@ async def rate(callers: int, call: Callable[[], Awaitable[object]], seconds: flo
 def puts(open_one: Opener, callers: int, size: int) -> Run:
     """Put new blobs."""
 
-    async def prepare(store: Store) -> Call:
+    async def prepare(store: Store) -> Call:  # noqa: ASYNC124  (others await)
         payload = payloads(size)
         return lambda: store.put(payload())
 
@@ -149,7 +149,7 @@ def puts_until_drained(open_one: Opener, callers: int, size: int) -> Run:
 def puts_of_many(open_one: Opener, batch: int, size: int) -> Run:
     """Put new blobs, some at once, one batch after another."""
 
-    async def prepare(store: Store) -> Call:
+    async def prepare(store: Store) -> Call:  # noqa: ASYNC124  (others await)
         payload = payloads(size)
         return lambda: store.put_many([payload() for _ in range(batch)])
 

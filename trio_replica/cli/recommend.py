@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
-UNITS: Final = {
+UNITS: Final[dict[str, int]] = {
     "": 1,
     "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
@@ -32,19 +32,14 @@ class RefusedError(CommandError, click.ClickException):
     """No queue will do. Both the library's command line and the benchmarks show it as one line."""
 
 
-class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
-    """A whole number of bytes above zero, such as 100, 64KiB or 1.5 GB."""
-
-    name = "bytes"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes."""
-        found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", str(value).strip())
-        number = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0.0
-        count = round(number) if number < math.inf else 0
-        if count == 0:
-            self.fail(f"{value!r} is no number of bytes above zero, such as 100, 64KiB or 1.5GB", param, ctx)
-        return count
+def _byte_count(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", text.strip())
+    number = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0.0
+    count = round(number) if number < math.inf else 0
+    if count == 0:
+        refusal = f"{text!r} is no number of bytes above zero, such as 100, 64KiB or 1.5GB"
+        raise click.BadParameter(refusal, context, parameter)
+    return count
 
 
 def promise_options(command: CommandT) -> CommandT:
@@ -66,12 +61,20 @@ def promise_options(command: CommandT) -> CommandT:
         ),
         click.option(
             "--memory",
-            type=Bytes(),
+            metavar="BYTES",
+            callback=_byte_count,
             default="256MiB",
             show_default=True,
             help="The bytes for blobs: queued, being written, and held by callers.",
         ),
-        click.option("--blob-size", type=Bytes(), default="64KiB", show_default=True, help="The bytes of a blob."),
+        click.option(
+            "--blob-size",
+            metavar="BYTES",
+            callback=_byte_count,
+            default="64KiB",
+            show_default=True,
+            help="The bytes of a blob.",
+        ),
     ):
         command = option(command)
     return command
