@@ -179,66 +179,52 @@ def comparisons(sizes: Sequence[str]) -> Iterator[Comparison]:
     """Return the comparisons, with those libraries that are there."""
     for size in sizes:
         length = workloads.SIZES[size]
-        sqlite, directory = partial(workloads.sqlite, durable=False), partial(workloads.directory, durable=False)
-        two = workloads.replicated(workloads.sqlite, 2)
-        yield Comparison(
-            "durable put",
-            size,
-            "blobs/s",
-            [
-                Variant("SQLite store, 64 callers", workloads.puts(workloads.sqlite, 64, length), note="all of it"),
-                Variant("SQLite store, 1 caller", workloads.puts(workloads.sqlite, 1, length), note="all of it"),
-                Variant(
-                    f"SQLite store, put_many of {BATCH}",
-                    workloads.puts_of_many(workloads.sqlite, BATCH, length),
-                    note="all of it",
-                ),
-                Variant(
-                    "directory store, 64 callers", workloads.puts(workloads.directory, 64, length), note="all of it"
-                ),
-                Variant(
-                    "replica of 2 SQLite stores, 64 callers", workloads.puts(two, 64, length), note="all of it, twice"
-                ),
-                *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in DURABLE if peer.is_there),
-            ],
-            notes=POWER_CUT,
-        )
-        yield Comparison(
-            "put without a promise",
-            size,
-            "blobs/s",
-            [
-                Variant(
-                    "SQLite store, durable=False, 64 callers",
-                    workloads.puts(sqlite, 64, length),
-                    note="perhaps nothing; the database is whole",
-                ),
-                Variant(
-                    "directory store, durable=False, 64 callers",
-                    workloads.puts(directory, 64, length),
-                    note="perhaps nothing, or a file cut short, which the next put repairs",
-                ),
-                *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in NOT_DURABLE if peer.is_there),
-            ],
-            notes=POWER_CUT,
-        )
-        yield Comparison(
-            "get",
-            size,
-            "blobs/s",
-            [
-                Variant("SQLite store, 64 callers", workloads.gets(workloads.sqlite, 64, length)),
-                Variant("SQLite store, 1 caller", workloads.gets(workloads.sqlite, 1, length)),
-                Variant(f"SQLite store, get_many of {BATCH}", workloads.gets_of_many(workloads.sqlite, BATCH, length)),
-                Variant("directory store, 64 callers", workloads.gets(workloads.directory, 64, length)),
-                Variant("replica of 2 SQLite stores, 64 callers", workloads.gets(two, 64, length)),
-                *(
-                    Variant(peer.package, _gets(peer, length))
-                    for peer in (DURABLE[1], DURABLE[3], *NOT_DURABLE[:2])
-                    if peer.is_there
-                ),
-            ],
-        )
+        yield Comparison("durable put", size, "blobs/s", _durable_puts(length), notes=POWER_CUT)
+        yield Comparison("put without a promise", size, "blobs/s", _other_puts(length), notes=POWER_CUT)
+        yield Comparison("get", size, "blobs/s", _all_gets(length))
+
+
+def _durable_puts(length: int) -> list[Variant]:
+    sqlite, directory, two = workloads.sqlite, workloads.directory, workloads.replicated(workloads.sqlite, 2)
+    of_many = workloads.puts_of_many(sqlite, BATCH, length)
+    return [
+        Variant("SQLite store, 64 callers", workloads.puts(sqlite, 64, length), note="all of it"),
+        Variant("SQLite store, 1 caller", workloads.puts(sqlite, 1, length), note="all of it"),
+        Variant(f"SQLite store, put_many of {BATCH}", of_many, note="all of it"),
+        Variant("directory store, 64 callers", workloads.puts(directory, 64, length), note="all of it"),
+        Variant("replica of 2 SQLite stores, 64 callers", workloads.puts(two, 64, length), note="all of it, twice"),
+        *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in DURABLE if peer.is_there),
+    ]
+
+
+def _other_puts(length: int) -> list[Variant]:
+    sqlite, directory = partial(workloads.sqlite, durable=False), partial(workloads.directory, durable=False)
+    return [
+        Variant(
+            "SQLite store, durable=False, 64 callers",
+            workloads.puts(sqlite, 64, length),
+            note="perhaps nothing; the database is whole",
+        ),
+        Variant(
+            "directory store, durable=False, 64 callers",
+            workloads.puts(directory, 64, length),
+            note="perhaps nothing, or a file cut short, which the next put repairs",
+        ),
+        *(Variant(peer.name, _puts(peer, length), note=peer.promise) for peer in NOT_DURABLE if peer.is_there),
+    ]
+
+
+def _all_gets(length: int) -> list[Variant]:
+    sqlite, directory, two = workloads.sqlite, workloads.directory, workloads.replicated(workloads.sqlite, 2)
+    shown = (DURABLE[1], DURABLE[3], *NOT_DURABLE[:2])
+    return [
+        Variant("SQLite store, 64 callers", workloads.gets(sqlite, 64, length)),
+        Variant("SQLite store, 1 caller", workloads.gets(sqlite, 1, length)),
+        Variant(f"SQLite store, get_many of {BATCH}", workloads.gets_of_many(sqlite, BATCH, length)),
+        Variant("directory store, 64 callers", workloads.gets(directory, 64, length)),
+        Variant("replica of 2 SQLite stores, 64 callers", workloads.gets(two, 64, length)),
+        *(Variant(peer.package, _gets(peer, length)) for peer in shown if peer.is_there),
+    ]
 
 
 def missing() -> list[str]:
