@@ -105,12 +105,15 @@ def recommend_queue_size(
     left. Then ``margin = (1 + I) / (1 + cv**2)``, at least 1. ``python -m benchmarks queue --store URL`` does so. If I
     never stops growing, the store has slow periods longer than the measurement: give their length as a `stall`.
 
-    The calculation takes well under a second for most workloads, and is the same each time. The sources: M/G/1 queues
-    by the recursion for their departures and the formula of Pollaczek and Khinchine (Kleinrock, *Queueing Systems* 1,
-    chapter 5); bursts and stalls by the ballot theorem of Takács (*Combinatorial Methods in the Theory of Stochastic
-    Processes*, 1967); batches by a Markov chain from batch to batch; the margin by the heavy-traffic limit for
-    dependent service times (Fendick, Saksena and Whitt, "Dependence in packet queues", *IEEE Transactions on
-    Communications* 37, 1989). ``docs/queue-size.md`` derives them and says how they were checked.
+    The result is the same each time. The calculation takes about 0.1 seconds, and up to a few seconds for a
+    `batch_cost` with a `burst_rate`. It is quickest with ``OPENBLAS_NUM_THREADS=1`` in the environment, because its
+    matrices are small.
+
+    The sources: M/G/1 queues by the recursion for their departures and the formula of Pollaczek and Khinchine
+    (Kleinrock, *Queueing Systems* 1, chapter 5); bursts and stalls by the ballot theorem of Takács (*Combinatorial
+    Methods in the Theory of Stochastic Processes*, 1967); batches by a Markov chain from batch to batch; the margin by
+    the heavy-traffic limit for dependent service times (Fendick, Saksena and Whitt, "Dependence in packet queues",
+    *IEEE Transactions on Communications* 37, 1989). ``docs/queue-size.md`` derives them and says how they were checked.
 
     Args:
       rate: puts a second.

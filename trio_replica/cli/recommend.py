@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import textwrap
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -128,6 +129,8 @@ def advice_text(**workload: Any) -> str:
       click.UsageError: if an argument is out of its bounds; it names the option.
 
     """
+    # NumPy's threads, which it starts when it is imported, wait for each other longer than its small matrices take.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         advice = recommend_queue_size(**workload)
     except NoQueueSizeError as refusal:
