@@ -38,7 +38,7 @@ async def _peak_bytes(blobs: int, size: int) -> int:
     try:
         before, _ = tracemalloc.get_traced_memory()
         async with (
-            replica.open([Sink()], [Sink(0.002)], queue_size=QUEUE_SIZE, batch_size=BATCH_SIZE) as store,
+            replica.open([Sink()], [Sink(0.02)], queue_size=QUEUE_SIZE, batch_size=BATCH_SIZE) as store,
             trio.open_nursery() as nursery,
         ):
             for _ in range(CALLERS):
