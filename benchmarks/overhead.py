@@ -254,7 +254,7 @@ def _unions_of_all(stores: Callable[[], tuple[Store, Store]]) -> Run:
         opened = stores()
         refs = 0
         began = perf_counter()
-        while perf_counter() < began + seconds:
+        while not refs or perf_counter() < began + seconds:
             one, other = [await all_refs(store) for store in opened]
             refs += len(sorted(set(one).union(other)))
         return refs / (perf_counter() - began)
