@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import threading
+import time
 from contextlib import AsyncExitStack, closing, contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -34,8 +35,9 @@ from trio_replica import (
     reconcile,
     scrub,
 )
-from trio_replica.stores import _postgres, _postgres_session, _postgres_sql, _postgres_table, postgres
-from trio_replica.stores._postgres_session import Session
+from trio_replica.stores import _postgres_sql, _postgres_table, postgres
+from trio_replica.stores._postgres import Database
+from trio_replica.stores._postgres_session import CANCEL_AFTER, Patience
 from trio_replica.testing import StoreContract
 
 from .common import Ended as Task
@@ -81,11 +83,37 @@ def server(running: PostgresServer) -> PostgresServer:
     return running
 
 
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have one writer and one reader, so that what waits is one batch."""
-    monkeypatch.setattr(postgres, "WRITERS", 1)
-    monkeypatch.setattr(postgres, "READERS", 1)
+class Clock:
+    """A clock that stands still unless the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.step = 0.0
+        """Seconds that pass whenever somebody looks at it."""
+        self._looks = threading.Semaphore(0)
+
+    def __call__(self) -> float:
+        self.now += self.step
+        self._looks.release()
+        return self.now
+
+    async def wait_looks(self, count: int) -> None:
+        """Wait until somebody has looked at it so many times from now on."""
+        self._looks = threading.Semaphore(0)
+        for _ in range(count):
+            assert await trio.to_thread.run_sync(self._looks.acquire, True, PATIENCE)
+
+
+def open_single(
+    conninfo: str, clock: Callable[[], float] = time.monotonic, *, cancel: float = 5.0, **options: Any
+) -> AbstractAsyncContextManager[PostgresStore]:
+    """Open a store with one writer and one reader, so that all that waits is one batch."""
+    database = Database(conninfo, patience=Patience(postgres.ANSWER_TIMEOUT, cancel, clock), **options)
+    return postgres.open_database(database, writers=1, readers=1)
+
+
+LATE = postgres.ANSWER_TIMEOUT + 1
+"""Seconds after which a store has waited for too long."""
 
 
 class TestPostgresStore(StoreContract):
@@ -533,9 +561,8 @@ async def test_a_store_that_becomes_read_only(server: PostgresServer) -> None:
         assert await store.get(REF) == DATA
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_session_that_becomes_read_only(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         await store._writers.run(lambda connection: connection.execute("SET default_transaction_read_only = on"))
         for operation in OPERATIONS[:4]:
             with pytest.raises(psycopg.Error) as info:
@@ -560,11 +587,8 @@ async def test_a_ref_of_31_bytes_fails_the_listing(server: PostgresServer) -> No
             await store.list_page(Ref.ZERO, 10)
 
 
-async def test_a_blob_that_no_row_can_hold_is_refused_alone(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_postgres, "SIZE_LIMIT", 1000)
-    async with open_postgres(server.conninfo()) as store:
+async def test_a_blob_that_no_row_can_hold_is_refused_alone(server: PostgresServer) -> None:
+    async with open_single(server.conninfo(), size_limit=1000) as store:
         for attempt in (store.put, store.replace, lambda blob: store.put_many([DATA, blob, b""])):
             with pytest.raises(psycopg.DataError) as info:
                 await attempt(bytes(1001))
@@ -585,7 +609,6 @@ async def read_in_one_batch(store: PostgresStore, *calls: Callable[[], Awaitable
     return await in_one_batch(readers, *calls)
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_what_waits_is_one_transaction_and_one_query(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,7 +620,7 @@ async def test_what_waits_is_one_transaction_and_one_query(
     select = _postgres_sql.select
     monkeypatch.setattr(_postgres_sql, "select", counted)
     blobs = [b"%d" % i for i in range(100)]
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         for ended, blob in zip(await put_in_one_batch(store, *blobs), blobs, strict=True):
             assert ended.unwrap() == (Ref.of(blob), True)
         assert server.query("SELECT count(*), count(DISTINCT xmin::text) FROM blobs") == [(100, 1)]
@@ -609,9 +632,8 @@ async def test_what_waits_is_one_transaction_and_one_query(
         assert counts == [101]
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_of_equal_puts_in_one_batch_one_is_added(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         await store.put(b"old")
         ended = await in_one_batch(
             store._writers,
@@ -654,13 +676,12 @@ async def test_puts_of_the_same_blobs_in_opposite_orders_do_not_lock_each_other_
         assert sorted(added) == [blob.ref for blob in blobs]
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("at", ["", "CONSTRAINT"])
 @pytest.mark.parametrize(("code", "kind"), [("23514", errors.CheckViolation), ("53100", errors.DiskFull)])
 async def test_a_bad_call_does_not_fail_its_neighbours(
     server: PostgresServer, at: str, code: str, kind: type[psycopg.Error]
 ) -> None:
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         server.query(REFUSAL.format(code, at, at and "DEFERRABLE INITIALLY DEFERRED"))
         before, bad, many, again, after = await in_one_batch(
             store._writers,
@@ -681,10 +702,9 @@ async def test_a_bad_call_does_not_fail_its_neighbours(
     assert {*(await read_all(server)).values()} == {b"before", b"first", b"after", b"next"}
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_put_of_many_is_undone_as_a_whole(server: PostgresServer) -> None:
     blobs = sorted([Blob(bytes([i]) * 600_000) for i in range(5)], key=lambda blob: blob.ref)
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         server.query(REFUSAL.format("23514", "", "").replace("NEW.data = 'bad'", f"NEW.ref = '\\x{blobs[-1].ref}'"))
         with pytest.raises(psycopg.Error) as info:
             await store.put_many(blobs)
@@ -693,9 +713,8 @@ async def test_a_put_of_many_is_undone_as_a_whole(server: PostgresServer) -> Non
         assert await store.put_many(blobs[:-1]) == [(blob.ref, True) for blob in blobs[:-1]]
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_puts_deletes_and_replacements_in_one_batch(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         await store.put_many([b"gone", b"kept"])
         ended = await in_one_batch(
             store._writers,
@@ -708,10 +727,9 @@ async def test_puts_deletes_and_replacements_in_one_batch(server: PostgresServer
     assert {*(await read_all(server)).values()} == {b"kept", b"new"}
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_damaged_row_does_not_fail_its_neighbours(server: PostgresServer) -> None:
     large = random.Random(3).randbytes(5000)
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         await store.put_many([large, b"good"])
         server.damage(*server.query("SELECT reltoastrelid::regclass::text FROM pg_class WHERE relname = 'blobs'")[0])
         good, damaged, missing = await read_in_one_batch(
@@ -756,45 +774,28 @@ async def test_a_cancelled_read_does_not_keep_the_block_open(server: PostgresSer
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_a_statement_goes_on_while_somebody_waits_for_it(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_statement_goes_on_while_somebody_waits_for_it(server: PostgresServer) -> None:
     async def get(scope: trio.CancelScope) -> None:
         with scope:
             results.append(await store.get(REF))
 
-    def captured(session: Session, request: Callable[[Any], Any], is_wanted: Callable[[], bool]) -> Ended:
-        def asked() -> bool:
-            answers.append(is_wanted())
-            looks.release()
-            return answers[-1]
-
-        return really(session, request, asked)
-
-    really = Session.captured
-    answers: list[bool] = []
-    looks = threading.Semaphore(0)
+    clock = Clock()
     results: list[bytes] = []
     scopes = [trio.CancelScope(), trio.CancelScope(), trio.CancelScope()]
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo(), clock) as store:
         await store.put(DATA)
-        monkeypatch.setattr(Session, "captured", captured)
         async with trio.open_nursery() as nursery:
             with locked(server) as other:
                 nursery.start_soon(read_in_one_batch, store, *[partial(get, scope) for scope in scopes])
                 await wait_until(server, waiting())
                 scopes[0].cancel()
                 scopes[2].cancel()
-                looks = threading.Semaphore(0)
-                for _ in range(3):
-                    assert await trio.to_thread.run_sync(looks.acquire, True, PATIENCE)
+                clock.now += 10 * CANCEL_AFTER
+                await clock.wait_looks(3)
                 other.execute("COMMIT")
         assert results == [DATA]
-        assert {*answers} == {True}
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServer) -> None:
     async def read(scope: trio.CancelScope) -> None:
         with scope:
@@ -802,7 +803,7 @@ async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServ
 
     ran: list[object] = []
     scopes = [trio.CancelScope(), trio.CancelScope()]
-    async with open_postgres(server.conninfo()) as store, trio.open_nursery() as nursery:
+    async with open_single(server.conninfo()) as store, trio.open_nursery() as nursery:
         with Held() as held:
             reads = [partial(store._read, held), *[partial(read, scope) for scope in scopes]]
             nursery.start_soon(read_in_one_batch, store, *reads)
@@ -813,20 +814,22 @@ async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServ
 
 
 async def test_a_call_that_waits_for_too_long_fails(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock) as store:
         await store.put(DATA)
         served_by = backends(server)
         with locked(server):
             for operation in OPERATIONS:
-                with pytest.raises(psycopg.Error) as info:
-                    await operation(store)
+                async with trio.open_nursery() as nursery:
+                    ended = Task(nursery, operation, store)
+                    await wait_until(server, waiting())
+                    clock.now += LATE
                 line = "canceling statement due to user request: ", "answer_timeout is how long to wait"
-                check_error(server, info.value, errors.QueryCanceled, *line)
+                check_error(server, ended.error, errors.QueryCanceled, *line)
         assert await store.put_many([DATA, b"new"]) == [(REF, False), (Ref.of(b"new"), True)]
         assert backends(server) == served_by
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_calls_that_waited_together_for_too_long_fail_together(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -837,7 +840,7 @@ async def test_calls_that_waited_together_for_too_long_fail_together(
     calls: list[Callable[..., Any]] = []
     monkeypatch.setattr(_postgres_sql, "insert_all", partial(counted, _postgres_sql.insert_all))
     monkeypatch.setattr(_postgres_sql, "select", partial(counted, _postgres_sql.select))
-    async with open_postgres(server.conninfo(options="-c lock_timeout=100")) as store:
+    async with open_single(server.conninfo(options="-c lock_timeout=100")) as store:
         await store.put(DATA)
         calls.clear()
         with locked(server):
@@ -851,13 +854,16 @@ async def test_calls_that_waited_together_for_too_long_fail_together(
 
 
 async def test_a_commit_that_a_standby_does_not_confirm_is_no_put(server: PostgresServer) -> None:
+    clock = Clock()
     server.query(SCHEMA)
     with server.restarted(synchronous_standby_names="absent"):
-        async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+        async with open_single(server.conninfo(), clock) as store:
             for _ in range(2):  # the second time it is there
-                with pytest.raises(psycopg.Error) as info:
-                    await store.put(DATA)
-                check_error(server, info.value, errors.QueryCanceled, "the statement was cancelled as it ended: ")
+                async with trio.open_nursery() as nursery:
+                    ended = Task(nursery, store.put, DATA)
+                    await wait_until(server, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+                    clock.now += LATE
+                check_error(server, ended.error, errors.QueryCanceled, "the statement was cancelled as it ended: ")
                 assert await store.get(REF) == DATA
 
 
@@ -873,45 +879,51 @@ def stopped(*processes: int) -> Generator[None, None, None]:
             os.kill(process, signal.SIGCONT)
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_a_server_that_does_not_answer_is_let_go(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_postgres_session, "CANCEL_SECONDS", 0.15)
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+async def test_a_server_that_does_not_answer_is_let_go(server: PostgresServer) -> None:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock) as store:
         for operation in OPERATIONS:
             await store.put(DATA)
             await store.contains(REF)
             with stopped(*backends(server)):
+                clock.step = LATE
                 with pytest.raises(psycopg.Error) as info:
                     await operation(store)
-            line = "no answer for 0.15 seconds, after the statement was cancelled: ", "the next call connects again"
+                clock.step = 0
+            line = "no answer for 5 seconds, after the statement was cancelled: ", "the next call connects again"
             check_error(server, info.value, psycopg.OperationalError, *line)
 
 
-async def test_a_server_that_takes_no_requests_is_let_go(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_postgres_session, "CANCEL_SECONDS", 0.15)
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+async def test_a_server_that_takes_no_requests_is_let_go(server: PostgresServer) -> None:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock, cancel=0.15) as store:
         await store.put(DATA)
-        with locked(server), stopped(server.pid):
-            with pytest.raises(psycopg.Error) as info:
-                await store.get(REF)
+        with locked(server):
+            async with trio.open_nursery() as nursery:
+                ended = Task(nursery, store.get, REF)
+                await wait_until(server, waiting())
+                with stopped(server.pid):
+                    clock.now += LATE
+                    await ended.done.wait()
         line = "no answer, and the statement could not be cancelled: ", "the next call connects again"
-        check_error(server, info.value, psycopg.OperationalError, *line)
+        check_error(server, ended.error, psycopg.OperationalError, *line)
         assert await store.get(REF) == DATA
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_libpq_that_would_wait_for_ever_cancels_nothing(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock) as store:
         await store.put(DATA)
-        with locked(server), pytest.raises(psycopg.Error) as info:
-            await store.get(REF)
+        with locked(server):
+            async with trio.open_nursery() as nursery:
+                ended = Task(nursery, store.get, REF)
+                await wait_until(server, waiting())
+                clock.now += LATE
         line = "no answer, and this libpq can't cancel a statement in a limited time: ", "the next call connects again"
-        check_error(server, info.value, psycopg.OperationalError, *line)
+        check_error(server, ended.error, psycopg.OperationalError, *line)
         assert await store.get(REF) == DATA
 
 
@@ -961,13 +973,12 @@ async def test_calls_under_way_fail_when_the_server_is_killed_and_the_next_ones_
         assert await store.get(Ref.of(b"before")) == b"before"
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_batch_whose_connection_is_lost_fails_with_that(server: PostgresServer) -> None:
     async def end_connection() -> object:
         end = "SELECT pg_terminate_backend(pg_backend_pid())"
         return await store._writers.run(lambda connection: connection.execute(end))
 
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         put, *ended = await in_one_batch(
             store._writers,
             partial(store.put, DATA),
