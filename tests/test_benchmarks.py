@@ -117,6 +117,7 @@ def test_some_work_is_done_even_if_the_machine_takes_all_the_time_to_begin(
     assert trio.run(work(), tmp_path, 0) > 0
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("comparison", [*peers.comparisons(["1 MiB"])], ids=lambda comparison: comparison.group)
 def test_every_peer_does_some_work_even_if_the_machine_takes_all_the_time_to_begin(
     comparison: Comparison, tmp_path: Path
@@ -207,6 +208,7 @@ def test_bad_arguments_are_refused(arguments: list[str], complaint: str) -> None
     assert complaint in ended.output
 
 
+@pytest.mark.deep
 def test_peers_that_are_not_installed_are_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.Peer, "is_there", False)
     with quick_folder() as folder:

@@ -107,6 +107,9 @@ def new_place() -> str:
 class TestOnMoto(StoreContract):
     is_persistent = True
 
+    DEEP = frozenset({"test_get_many", "test_like_a_dictionary", "test_many_tasks", "test_puts_during_a_listing"})
+    """Tests of hundreds of requests, each of which takes moto some milliseconds."""
+
     @pytest.fixture(autouse=True)
     def _keep_url(self, moto: S3Server) -> None:
         self.url = moto.url(new_place())
@@ -221,6 +224,7 @@ async def test_what_is_no_blob_is_left_alone(moto: S3Server, url: str, server: S
     assert client.head_object(Bucket=BUCKET, Key=f"{prefix}/b:{REF}/child")["ContentLength"] == 5
 
 
+@pytest.mark.deep
 async def test_a_bucket_with_nothing_but_other_objects(moto: S3Server) -> None:
     place = new_place()
     for number in range(2 * PAGE + 1):
@@ -230,6 +234,7 @@ async def test_a_bucket_with_nothing_but_other_objects(moto: S3Server) -> None:
         assert await list_all(store) == []
 
 
+@pytest.mark.deep
 async def test_many_refs_are_listed_in_order(server: S3Server, moto: S3Server, url: str) -> None:
     count = 1000 if server is moto else 5000
     refs = sorted(Ref.of(b"%d" % number) for number in range(count))

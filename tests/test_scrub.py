@@ -706,6 +706,7 @@ async def peak_of(count: int) -> int:
     return peak
 
 
+@pytest.mark.deep
 async def test_memory_does_not_grow_with_the_number_of_refs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_scrub_report, "FINDINGS", 100)
     few, many = await peak_of(2_000), await peak_of(10_000)
@@ -752,6 +753,7 @@ def flip_rows(folder: Path, some: list[Ref]) -> None:
             connection.execute("UPDATE blobs SET data = ? WHERE ref = ?", (changed, ref))
 
 
+@pytest.mark.deep
 async def test_a_thousand_flipped_bytes(tmp_path: Path) -> None:
     all_refs = await fill_real(tmp_path)
     async with AsyncExitStack() as stack:
