@@ -621,6 +621,7 @@ def test_sigint_ends_a_process_that_waits_for_its_input(tmp_path: Path) -> None:
     assert problem.startswith("interrupted: ")
 
 
+@pytest.mark.deep
 def test_sigint_ends_a_process_whose_output_nobody_reads(tmp_path: Path) -> None:
     for i in range(3000):
         (tmp_path / f"{i}{'long' * 50}").write_bytes(b"%d" % i)
@@ -636,6 +637,7 @@ def test_sigint_ends_a_process_whose_output_nobody_reads(tmp_path: Path) -> None
 # kill -9, and several processes at once
 
 
+@pytest.mark.deep
 def test_kill_9_and_again(tmp_path: Path, run: Run) -> None:
     printed = write({f"t/{i:03}": b"%d" % i * i for i in range(400)})
     process = start("put", "-r", "t", cwd=tmp_path, stdout=subprocess.PIPE)

@@ -107,7 +107,16 @@ def new_place() -> str:
 class TestOnMoto(StoreContract):
     is_persistent = True
 
-    DEEP = frozenset({"test_get_many", "test_like_a_dictionary", "test_many_tasks", "test_puts_during_a_listing"})
+    DEEP = frozenset(
+        {
+            "test_cancelled_on_the_way",
+            "test_get_many",
+            "test_like_a_dictionary",
+            "test_many_tasks",
+            "test_pages",
+            "test_puts_during_a_listing",
+        }
+    )
     """Tests of hundreds of requests, each of which takes moto some milliseconds."""
 
     @pytest.fixture(autouse=True)
@@ -246,6 +255,7 @@ async def test_many_refs_are_listed_in_order(server: S3Server, moto: S3Server, u
         assert await store.list_page(refs[700], 10**9) == refs[701:]
 
 
+@pytest.mark.deep
 async def test_large_blobs(url: str) -> None:
     blobs = [Blob(random.Random(seed).randbytes(16 * 1024 * 1024)) for seed in range(3)]
     async with open_object_store(url) as store:
@@ -736,6 +746,7 @@ async def test_a_get_that_hangs_does_not_hold_up_who_gives_it_up() -> None:
         assert threads_of_stores() == []
 
 
+@pytest.mark.deep
 async def test_a_put_that_hangs_fails_in_time() -> None:
     with scripted_server(hang_after_opening) as server:
         async with open_scripted(server, request_timeout=0.3, retries=3) as store:
@@ -744,6 +755,7 @@ async def test_a_put_that_hangs_fails_in_time() -> None:
         assert len(server.requests) == 3  # of opening, and one each: they are not repeated, for they took too long
 
 
+@pytest.mark.deep
 async def test_puts_that_wait_behind_hung_ones_are_withdrawn() -> None:
     async def put(store: ObjectStore, number: int) -> None:
         with suppress(ReplicaError):  # what it really came to, also when it is cancelled

@@ -195,6 +195,7 @@ async def test_a_server_that_hangs_up() -> None:
         )
 
 
+@pytest.mark.deep
 async def test_a_server_that_says_nothing() -> None:
     with answering(None) as port:
         await check_line(

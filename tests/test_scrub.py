@@ -785,6 +785,7 @@ async def test_a_thousand_flipped_bytes(tmp_path: Path) -> None:
     assert not any(Ref.of(data) == ref for ref, data in kept)
 
 
+@pytest.mark.deep
 async def test_real_copies_that_are_both_corrupt(tmp_path: Path) -> None:
     all_refs = await fill_real(tmp_path)
     flip_rows(tmp_path, all_refs[:1])
