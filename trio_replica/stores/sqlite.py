@@ -19,6 +19,7 @@ from ._sqlite import Database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike
     from .._deletable import Integrity
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from ._sqlite import Request
 
 
-@asynccontextmanager
-async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> AsyncGenerator[SqliteStore, None]:
+def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> AbstractAsyncContextManager[SqliteStore]:
     """Open a store in one SQLite database, in its table ``blobs``, for the block; create it if need be.
 
     Other tables are left alone. The database is put in WAL mode, and several processes may use it at once, if they run
@@ -47,7 +47,12 @@ async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> 
       ReplicaError: if it has another table ``blobs``, or can't be put in WAL mode.
 
     """
-    database = Database(os.path.abspath(os.fsdecode(path)), durable=durable)  # noqa: ASYNC240  (touches no disk)
+    return open_database(Database(os.path.abspath(os.fsdecode(path)), durable=durable))
+
+
+@asynccontextmanager
+async def open_database(database: Database) -> AsyncGenerator[SqliteStore, None]:
+    """Open the store that has this database."""
     async with (
         open_store_threads(f"writer of {database.path}", database.serve_writes) as writer,
         open_store_threads(f"reader of {database.path}", database.serve_reads) as reader,
