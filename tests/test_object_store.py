@@ -38,6 +38,8 @@ from trio_replica import (
     scrub,
 )
 from trio_replica.stores import _objects
+from trio_replica.stores._object_url import ClientLimits, parse_object_url
+from trio_replica.stores.object_store import open_objects
 from trio_replica.testing import StoreContract
 
 from .ceph_server import CephServer, ceph_server
@@ -377,10 +379,11 @@ def connections_to(port: int) -> int:
 
 
 @pytest.mark.ceph
-async def test_no_connection_is_kept_for_long(ceph: CephServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_objects, "IDLE_SECONDS", 0.5)
+async def test_no_connection_is_kept_for_long(ceph: CephServer) -> None:
     port = int(ceph.endpoint.rpartition(":")[2])
-    async with open_object_store(ceph.url(new_place())) as store:
+    ceph.client().close()  # it keeps its connections
+    place = parse_object_url(ceph.url(new_place()), ClientLimits(16, 30.0, 5.0, 3, 30.0), {})
+    async with open_objects(place.name, _objects.Objects(place, idle_seconds=0.5), 16) as store:
         await store.put_many(b"%d" % number for number in range(100))
         assert connections_to(port) > 0
     with trio.fail_after(PATIENCE):

@@ -83,12 +83,15 @@ class ScrubLog:
         names: Iterable[str],
         on_progress: Callable[[Mapping[str, ScrubCounts]], None] | None,
         on_finding: Callable[[ScrubFinding], None] | None,
+        *,
+        kept: int = FINDINGS,
     ) -> None:
         self.counts = dict.fromkeys(names, ScrubCounts())
         self.problems: dict[str, tuple[str, ...]] = {}
         self.mended: dict[str, tuple[str, ...]] = {}
         self.failures: dict[str, BaseException] = {}
         self._findings: list[ScrubFinding] = []
+        self._kept = kept
         self._on_progress = on_progress
         self._on_finding = on_finding
 
@@ -102,7 +105,7 @@ class ScrubLog:
         self.tell()
 
     def find(self, finding: ScrubFinding) -> None:
-        if len(self._findings) < FINDINGS:
+        if len(self._findings) < self._kept:
             self._findings.append(finding)
         if self._on_finding is not None:
             self._on_finding(finding)
