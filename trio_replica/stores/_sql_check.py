@@ -30,7 +30,7 @@ _DAMAGED: Final = "CREATE TABLE IF NOT EXISTS damaged_blobs (ref BLOB NOT NULL, 
 
 # With the same bytes only once, for it may be repeated.
 _KEEP: Final = """
-INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?1
+INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?
 AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
 """
 
