@@ -30,8 +30,7 @@ def runs_fast_gear(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the number of Hypothesis's examples, and assert the coverage only where all tests can run."""
-    if not config.option.hypothesis_profile:
-        settings.load_profile("fast" if runs_fast_gear(config) else "deep")
+    settings.load_profile(config.option.hypothesis_profile or ("fast" if runs_fast_gear(config) else "deep"))
     ask_for_no_coverage(config, MISSING)
     listen_to_interrupts()
 

@@ -42,16 +42,16 @@ PICTURES: Final = {byte: 0x2400 + byte for byte in range(32)}
 CHARACTERS: Final = {picture: byte for byte, picture in PICTURES.items()}
 
 
-def read_tapes() -> dict[str, Tape]:
+def read_tapes(file: Path = FILE) -> dict[str, Tape]:
     """Return what was recorded of all tests."""
-    tapes: dict[str, Tape] = json.loads(FILE.read_text(encoding="utf-8"))
+    tapes: dict[str, Tape] = json.loads(file.read_text(encoding="utf-8"))
     return tapes
 
 
-def write_tape(test: str, tape: Tape) -> None:
+def write_tape(test: str, tape: Tape, file: Path = FILE) -> None:
     """Keep what was recorded of a test."""
-    tapes = {**read_tapes(), test: tape}
-    FILE.write_text(json.dumps(tapes, indent=0, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    tapes = {**read_tapes(file), test: tape}
+    file.write_text(json.dumps(tapes, indent=0, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def requests_of(tape: Tape) -> list[list[str]]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import threading
 import time
 from contextlib import AsyncExitStack, closing, contextmanager
@@ -48,6 +49,7 @@ from .postgres_tape import OPTIONS, RECORD, Player, Recorder, read_tapes, reques
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
 DATA = b"blob"
 REF = Ref.of(DATA)
@@ -104,7 +106,7 @@ def either(request: pytest.FixtureRequest) -> Iterator[PostgresAddress]:
     recorder = Recorder(empty(request.getfixturevalue("running")).port)
     with recorder.run() as scripted:
         yield PostgresAddress(scripted.port, **OPTIONS)
-    if RECORD in os.environ:
+    if RECORD in os.environ:  # pragma: no cover  (a check only reads)
         write_tape(test, recorder.tape)
     assert requests_of(recorder.tape) == requests_of(read_tapes()[test])
 
@@ -239,6 +241,51 @@ OPERATIONS: list[Callable[[PostgresStore], Awaitable[object]]] = [
     lambda store: store.list_page(Ref.ZERO, 1),
 ]
 READS = OPERATIONS[4:]
+
+
+# What is played back
+
+START, QUERY, READY = b"\0\0\0\x08abcd", b"Q\0\0\0\x05x", b"Z\0\0\0\x05I"
+TAPE = [[["␀␀␀␈abcd", "Z␀␀␀␅I"], ["Q␀␀␀␅x", "Z␀␀␀␅I"]]]
+
+
+def ask(port: int, *requests: bytes) -> list[bytes]:
+    """Return what a server answers, request by request; nothing, once it has hung up."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        answers = []
+        for request in requests:
+            client.sendall(request)
+            answers.append(client.recv(1000))
+    return answers
+
+
+def test_what_is_played_back_can_be_recorded_again(tmp_path: Path) -> None:
+    player = Player(TAPE)
+    with player.run() as played:
+        recorder = Recorder(played.port)
+        with recorder.run() as recorded:
+            assert ask(recorded.port, START, QUERY) == [READY, READY]
+    assert (recorder.tape, player.problems) == (TAPE, [])
+    file = tmp_path / "tapes.json"
+    file.write_text("{}")
+    write_tape("one", TAPE, file)
+    write_tape("other", [], file)
+    assert read_tapes(file) == {"one": TAPE, "other": []}
+
+
+def test_what_was_not_recorded_is_not_answered() -> None:
+    player = Player(TAPE)
+    with player.run() as played:
+        assert ask(played.port, START, QUERY.replace(b"x", b"y")) == [READY, b""]
+        assert ask(played.port, START) == [b""]
+    assert player.problems == [
+        "asked 'Q␀␀␀␅y', where 'Q␀␀␀␅x' was recorded",
+        "there are more connections than were recorded",
+    ]
+    player = Player(TAPE)
+    with player.run() as played:
+        assert ask(played.port, START) == [READY]
+    assert player.problems == ["asked '', where 'Q␀␀␀␅x' was recorded"]
 
 
 # What is in the database
