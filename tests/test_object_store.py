@@ -733,10 +733,11 @@ def threads_of_stores() -> list[str]:
     return [thread.name for thread in threading.enumerate() if f"s3://{BUCKET}" in thread.name]
 
 
+@pytest.mark.deep
 async def test_a_get_that_hangs_does_not_hold_up_who_gives_it_up() -> None:
     with scripted_server(hang_after_opening) as server:
         begun = trio.current_time()
-        async with open_scripted(server, request_timeout=0.5) as store:
+        async with open_scripted(server, request_timeout=1) as store:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.get, REF)
                 nursery.start_soon(store.contains, REF)
@@ -752,7 +753,7 @@ async def test_a_get_that_hangs_does_not_hold_up_who_gives_it_up() -> None:
 @pytest.mark.deep
 async def test_a_put_that_hangs_fails_in_time() -> None:
     with scripted_server(hang_after_opening) as server:
-        async with open_scripted(server, request_timeout=0.3, retries=3) as store:
+        async with open_scripted(server, request_timeout=1, retries=3) as store:
             await assert_fails(line_of(server, HUNG), store.put, DATA)
             await assert_fails(line_of(server, HUNG), store.get, REF)
         assert len(server.requests) == 3  # of opening, and one each: they are not repeated, for they took too long
@@ -765,7 +766,7 @@ async def test_puts_that_wait_behind_hung_ones_are_withdrawn() -> None:
             await store.put(b"%d" % number)
 
     with scripted_server(hang_after_opening) as server:
-        async with open_scripted(server, requests=2, request_timeout=0.5) as store:
+        async with open_scripted(server, requests=2, request_timeout=1) as store:
             async with trio.open_nursery() as nursery:
                 for number in range(50):
                     nursery.start_soon(put, store, number)
