@@ -23,7 +23,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_replica as replica
-from trio_replica import Blob, Ref, __main__, _cli_check, _cli_files, _cli_put, cli
+from trio_replica import Blob, Ref, __main__, _cli_files, _cli_put, cli
 from trio_replica._cli_check import check_stores
 from trio_replica._cli_files import File, OwnFiles, find_files, read_files
 from trio_replica._cli_output import Display, describe, say, write_output
@@ -466,17 +466,15 @@ def test_poison_is_one_line_that_says_what_is_not_replicated(run: Run) -> None:
     assert run("put", *stores, "bad") == (0, line("bad", b"bad"), "")
 
 
-def test_poison_ends_all_batches(
-    run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
-) -> None:
-    monkeypatch.setattr(_cli_put, "BATCH_FILES", 1)
+def test_poison_ends_all_batches(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    count = 8 * _cli_put.BATCH_FILES
     broken = simulated["broken"] = SimulatedStore()
     broken.fail(OSError("disk\nfull"), after=1)
     good = simulated["good"] = SimulatedStore()
-    write({f"f{i}": b"%d" % i for i in range(100)})
+    write({f"f{i}": b"%d" % i for i in range(count)})
     ended = run(
         *("put", "--queue-size", "1", "--sync", "memory:", "--async", "dir:broken", "--async", "dir:good"),
-        *(f"f{i}" for i in range(100)),
+        *(f"f{i}" for i in range(count)),
     )
     assert ended.status == 1
     (problem,) = ended.problems
@@ -484,7 +482,7 @@ def test_poison_ends_all_batches(
         r"the replica is poisoned: dir:broken: OSError: disk full; dir:broken lacks [1-9]\d* accepted: ", problem
     )
     assert "dir:good lacks" not in problem
-    assert 0 < len(good.blobs) < 100
+    assert 0 < len(good.blobs) < count
 
 
 def test_the_log_says_nothing_more(tmp_path: Path) -> None:
@@ -1618,7 +1616,6 @@ def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, Si
 async def test_a_deletion_that_hangs_ends(
     simulated: dict[str, SimulatedStore],
     autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     async def note(line: str) -> None:  # without a thread, for which a mock clock does not wait
@@ -1626,15 +1623,14 @@ async def test_a_deletion_that_hangs_ends(
         await trio.lowlevel.checkpoint()
 
     lines: list[str] = []
-    monkeypatch.setattr(_cli_check, "_print", note)
     store = simulated["a"] = SimulatedStore()
     store.hang("delete")
-    assert not await check_stores({"a": parse_url("dir:a")})
+    assert not await check_stores({"a": parse_url("dir:a")}, tell=note)
     assert trio.current_time() == 10
     assert lines[1].split(maxsplit=1) == ["a", "failed: delete: took more than 10 seconds"]
     store.hang("get")
     with trio.move_on_after(5):
-        await check_stores({"a": parse_url("dir:a")})
+        await check_stores({"a": parse_url("dir:a")}, tell=note)
     assert trio.current_time() == 25
     assert capfd.readouterr().err.endswith(" may be left: delete: took more than 10 seconds\n")
 
