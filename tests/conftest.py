@@ -53,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skip_tests(items, MISSING)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """Say how to run what was asked for, if all of it is deep."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and "deselected" in terminalreporter.stats:
+        terminalreporter.write_line("all of these tests are deep: -m 'not exhaustive' runs them, too")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _small_heap() -> None:
     """Let tests that collect garbage look only at what they make: all that was imported before takes 0.2 s."""

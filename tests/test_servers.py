@@ -90,6 +90,16 @@ def test_the_fast_gear_says_nothing_of_servers_because_it_needs_none(expression:
     assert conftest.pytest_report_header(config) == ([] if is_fast else describe(conftest.MISSING))
 
 
+@pytest.mark.parametrize(("stats", "status", "is_said"), [({"deselected": [1]}, 5, True), ({"passed": [1]}, 0, False)])
+def test_where_all_tests_are_deep_it_is_said_how_to_run_them(
+    stats: dict[str, list[object]], status: int, *, is_said: bool
+) -> None:
+    lines: list[str] = []
+    reporter: Any = SimpleNamespace(stats=stats, write_line=lines.append)
+    conftest.pytest_terminal_summary(reporter, status)
+    assert bool(lines) == is_said
+
+
 def test_what_the_shell_started_in_the_background_can_be_interrupted() -> None:
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
