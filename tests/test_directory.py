@@ -351,7 +351,7 @@ async def test_more_puts_than_files_may_be_open_come_together(root: Path, monkey
         most = max(most, open_files() - before)
         really_fsync(file)
 
-    async with open_single(root, files_at_once=3) as store:
+    async with open_single(root, at_once=3) as store:
         before, really_fsync = open_files(), os.fsync
         monkeypatch.setattr(os, "fsync", counting_fsync)
         ended = await in_one_batch(store._writers, *[partial(store.put, b"%d" % i) for i in range(10)])
@@ -480,7 +480,7 @@ async def test_a_blob_that_is_there_is_synced_once(root: Path, disk: Disk) -> No
 
 
 async def test_a_session_that_forgets_what_it_synced_syncs_again(root: Path, disk: Disk) -> None:
-    async with open_single(root, synced_limit=2) as store:
+    async with open_single(root, remember=2) as store:
         for data in (b"1", b"2", b"3"):
             await store.put(data)
         disk.events.clear()

@@ -58,12 +58,9 @@ class _NewFile:
 class BlobFiles:
     """The files of one directory store."""
 
-    def __init__(
-        self, root: str, *, durable: bool, files_at_once: int = FILES_AT_ONCE, synced_limit: int = SYNCED_LIMIT
-    ) -> None:
+    def __init__(self, root: str, *, durable: bool, at_once: int = FILES_AT_ONCE, remember: int = SYNCED_LIMIT) -> None:
         self.root = root
-        self._files_at_once = files_at_once
-        self._synced_limit = synced_limit
+        self._at_once, self._remember = at_once, remember
         self._blobs = f"{root}/blobs"
         self._temporary = f"{root}/tmp"  # noqa: S108  (no system's)
         self._durable = durable
@@ -99,8 +96,7 @@ class BlobFiles:
         All are written, then all synced, then all named: the first fsync of several commits most of what the others
         have to. Of 4 KiB blobs, on ext4, for 64 callers, that is a fifth more puts a second than one after another.
         """
-        at_once = self._files_at_once
-        if len(blobs) > at_once:
+        if len(blobs) > (at_once := self._at_once):
             parts = [blobs[first : first + at_once] for first in range(0, len(blobs), at_once)]
             return [ended for part in parts for ended in self.put_all(part)]
         deletions = self._deletions
@@ -243,7 +239,7 @@ class BlobFiles:
         for file in files:
             self._made.update(file.folders)
             if self._durable and self._deletions == deletions:
-                if len(self._synced) >= self._synced_limit:
+                if len(self._synced) >= self._remember:
                     self._synced.clear()
                 self._synced.add(file.blob.ref)
 

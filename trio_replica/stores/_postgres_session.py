@@ -60,7 +60,7 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.patience = Patience(math.inf)
+        self.patience: Patience = Patience(math.inf)
         self._is_wanted = _always
         self._began = 0.0
 
