@@ -16,7 +16,7 @@ class S3Server:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self._client: Any = None
+        self._clients: dict[frozenset[tuple[str, Any]], Any] = {}
 
     def options(self, **options: str) -> dict[str, str]:
         """Return the options of a store that is there."""
@@ -34,11 +34,10 @@ class S3Server:
         return f"s3://{place}?{urlencode(self.options(**options))}"
 
     def client(self, **options: Any) -> Any:
-        """Return another client than ours. Without options there is one, because to make one takes 50 ms."""
-        if options or self._client is None:
+        """Return another client than ours. There is one for the same options, because to make one takes 50 ms."""
+        key = frozenset(options.items())
+        if key not in self._clients:
             keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
             made = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys, **options)
-            if options:
-                return made
-            self._client = made
-        return self._client
+            self._clients[key] = made
+        return self._clients[key]
