@@ -57,22 +57,12 @@ def missing() -> str | None:
     return None if find_programs() else "no PostgreSQL server is installed (apt-get install postgresql)"
 
 
-class PostgresServer:
-    """A server that can be killed and started again. What blocks, blocks for a second or less."""
+class PostgresAddress:
+    """Where a server is, or what answers as one."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs = programs
-        self._data = folder / "data"
-        self._process: subprocess.Popen[str] | None = None
-        self._drain = threading.Thread()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    def __init__(self, port: int, **options: str) -> None:
+        self.port = port
+        self._options = options
 
     @property
     def name(self) -> str:
@@ -86,8 +76,40 @@ class PostgresServer:
             dbname=more.pop("dbname", "postgres"),
             user=user,
             password=password,
+            **self._options,
             **more,
         )
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect as another program would."""
+        return psycopg.connect(self.conninfo(), autocommit=True)
+
+    def query(self, *statements: str) -> list[Any]:
+        """Execute statements as another program would, and return the rows of the last."""
+        rows: list[Any] = []
+        with self.connect() as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+
+class PostgresServer(PostgresAddress):
+    """A server that can be killed and started again. What blocks, blocks for a second or less."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            super().__init__(free.getsockname()[1])
+        self._programs = programs
+        self._data = folder / "data"
+        self._process: subprocess.Popen[str] | None = None
+        self._drain = threading.Thread()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def create(self) -> None:
         self._run(
@@ -177,19 +199,6 @@ class PostgresServer:
                 file.seek(page)
                 file.write(b"\xff" * 100)
         self.start()
-
-    def connect(self) -> psycopg.Connection[Any]:
-        """Connect as another program would."""
-        return psycopg.connect(self.conninfo(), autocommit=True)
-
-    def query(self, *statements: str) -> list[Any]:
-        """Execute statements as another program would, and return the rows of the last."""
-        rows: list[Any] = []
-        with self.connect() as connection:
-            for statement in statements:
-                cursor = connection.execute(statement.encode())
-                rows = cursor.fetchall() if cursor.description else []
-        return rows
 
     def _run(self, program: str, *arguments: object) -> None:
         subprocess.run(

@@ -11,6 +11,7 @@ from .powercut import recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
 SERVERS: Final[Mapping[str, Callable[[], str | None]]] = {
     "ceph": ceph_server.missing,
@@ -33,10 +34,18 @@ def skip_tests(items: Iterable[pytest.Item], missing: Mapping[str, str]) -> None
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def mark_deep(items: Iterable[pytest.Item]) -> None:
+    """Mark the tests as deep that need a server, and those that a class inherits and names in its set ``DEEP``."""
+    for item in items:
+        named: AbstractSet[str] = getattr(getattr(item, "cls", None), "DEEP", frozenset())
+        if item.name in named or any(item.get_closest_marker(marker) is not None for marker in SERVERS):
+            item.add_marker(pytest.mark.deep)
+
+
 def ask_for_no_coverage(config: pytest.Config, missing: Mapping[str, str]) -> None:
     """Have the coverage measured, but not asserted, where a server is missing: some code only its tests reach."""
-    if missing:
-        coverage: Any = config.pluginmanager.getplugin("_cov")  # pytest-cov, which has options of its own by now
+    coverage: Any = config.pluginmanager.getplugin("_cov")  # pytest-cov, which has options of its own by now
+    if missing and coverage is not None:
         coverage.options.cov_fail_under = 0
 
 

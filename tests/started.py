@@ -36,8 +36,11 @@ def start_call(call: Callable[[], Awaitable[object]], done: Done, *, interruptib
         with scope:
             await trio.lowlevel.checkpoint_if_cancelled()  # withdrawn before it ran
             ended = await outcome.acapture(call)
-            if not scope.cancel_called:
-                done(ended)
+            try:
+                if not scope.cancel_called:
+                    done(ended)
+            finally:
+                del ended  # since Python 3.12, the frames that its traceback leads to refer to this one
 
     def cancel() -> bool:
         if interruptible:

@@ -27,10 +27,8 @@ from trio_replica import Blob, Ref, __main__, cli
 from trio_replica._open import open_with
 from trio_replica._options import OPTIONS, Options
 from trio_replica._urls.parse import parse_url
-from trio_replica.cli import check as cli_check
 from trio_replica.cli import files as cli_files
 from trio_replica.cli import put as cli_put
-from trio_replica.cli import status as cli_status
 from trio_replica.cli.check import check_stores
 from trio_replica.cli.commands import commands
 from trio_replica.cli.files import File, OwnFiles, find_files, read_files
@@ -418,7 +416,7 @@ class SlowestFirst(SimulatedStore):
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         data = bytes(Blob(blob))
-        if data == b"0":
+        if data[:1] == b"0":
             await self.all_others.wait()
         result = await super().put(blob)
         self.done.append(data)
@@ -427,15 +425,12 @@ class SlowestFirst(SimulatedStore):
         return result
 
 
-def test_lines_are_in_order_however_the_puts_end(
-    run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
-) -> None:
-    monkeypatch.setattr(cli_put, "BATCH_FILES", 1)
+def test_lines_are_in_order_however_the_puts_end(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     count = cli_put.BATCHES
     store = simulated["store"] = SlowestFirst(count)
-    printed = write({f"f{i}": b"%d" % i for i in range(count)})
+    printed = write({f"f{i}": b"%d" % i + bytes(cli_put.BATCH_BYTES) for i in range(count)})  # each is a batch
     assert run("put", "--sync", "dir:store", *(f"f{i}" for i in range(count))) == (0, printed, "")
-    assert store.done[-1] == b"0"
+    assert store.done[-1][:1] == b"0"
 
 
 def test_many_files_are_put_in_batches(run: Run, simulated: dict[str, SimulatedStore]) -> None:
@@ -476,17 +471,15 @@ def test_poison_is_one_line_that_says_what_is_not_replicated(run: Run) -> None:
     assert run("put", *stores, "bad") == (0, line("bad", b"bad"), "")
 
 
-def test_poison_ends_all_batches(
-    run: Run, monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]
-) -> None:
-    monkeypatch.setattr(cli_put, "BATCH_FILES", 1)
+def test_poison_ends_all_batches(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    count = 8 * cli_put.BATCH_FILES
     broken = simulated["broken"] = SimulatedStore()
     broken.fail(OSError("disk\nfull"), after=1)
     good = simulated["good"] = SimulatedStore()
-    write({f"f{i}": b"%d" % i for i in range(100)})
+    write({f"f{i}": b"%d" % i for i in range(count)})
     ended = run(
         *("put", "--queue-size", "1", "--sync", "memory:", "--async", "dir:broken", "--async", "dir:good"),
-        *(f"f{i}" for i in range(100)),
+        *(f"f{i}" for i in range(count)),
     )
     assert ended.status == 1
     (problem,) = ended.problems
@@ -494,7 +487,7 @@ def test_poison_ends_all_batches(
         r"the replica is poisoned: dir:broken: OSError: disk full; dir:broken lacks [1-9]\d* accepted: ", problem
     )
     assert "dir:good lacks" not in problem
-    assert 0 < len(good.blobs) < 100
+    assert 0 < len(good.blobs) < count
 
 
 def test_the_log_says_nothing_more(tmp_path: Path) -> None:
@@ -627,6 +620,7 @@ def test_sigint_ends_a_process_that_waits_for_its_input(tmp_path: Path) -> None:
     assert problem.startswith("interrupted: ")
 
 
+@pytest.mark.deep
 def test_sigint_ends_a_process_whose_output_nobody_reads(tmp_path: Path) -> None:
     for i in range(3000):
         (tmp_path / f"{i}{'long' * 50}").write_bytes(b"%d" % i)
@@ -642,6 +636,7 @@ def test_sigint_ends_a_process_whose_output_nobody_reads(tmp_path: Path) -> None
 # kill -9, and several processes at once
 
 
+@pytest.mark.deep
 def test_kill_9_and_again(tmp_path: Path, run: Run) -> None:
     printed = write({f"t/{i:03}": b"%d" % i * i for i in range(400)})
     process = start("put", "-r", "t", cwd=tmp_path, stdout=subprocess.PIPE)
@@ -1205,9 +1200,7 @@ def test_status_shows_the_stores_that_work(run: Run, simulated: dict[str, Simula
     assert not Path("none.db").exists()
 
 
-def test_a_survey_of_many_pages(monkeypatch: pytest.MonkeyPatch, simulated: dict[str, SimulatedStore]) -> None:
-    monkeypatch.setattr(cli_status, "PAGE_SIZE", 3)
-
+def test_a_survey_of_many_pages(simulated: dict[str, SimulatedStore]) -> None:
     async def main() -> None:
         simulated.update(
             {name: SimulatedStore(page_size=size) for name, size in (("a", 1), ("b", 3), ("c", 2), ("d", 2))}
@@ -1630,7 +1623,6 @@ def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, Si
 async def test_a_deletion_that_hangs_ends(
     simulated: dict[str, SimulatedStore],
     autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     async def note(line: str) -> None:  # without a thread, for which a mock clock does not wait
@@ -1638,15 +1630,14 @@ async def test_a_deletion_that_hangs_ends(
         await trio.lowlevel.checkpoint()
 
     lines: list[str] = []
-    monkeypatch.setattr(cli_check, "_print", note)
     store = simulated["a"] = SimulatedStore()
     store.hang("delete")
-    assert not await check_stores({"a": parse_url("dir:a")})
+    assert not await check_stores({"a": parse_url("dir:a")}, tell=note)
     assert trio.current_time() == 10
     assert lines[1].split(maxsplit=1) == ["a", "failed: delete: took more than 10 seconds"]
     store.hang("get")
     with trio.move_on_after(5):
-        await check_stores({"a": parse_url("dir:a")})
+        await check_stores({"a": parse_url("dir:a")}, tell=note)
     assert trio.current_time() == 25
     assert capfd.readouterr().err.endswith(" may be left: delete: took more than 10 seconds\n")
 

@@ -85,6 +85,7 @@ async def kill_again_and_again(url: str, counts: Sequence[int]) -> None:
         seen = refs
 
 
+@pytest.mark.deep
 async def test_a_killed_process_leaves_no_torn_blob_and_all_that_it_acknowledged(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kill_again_and_again, f"dir:{tmp_path}/directory", range(1, 51, 2))
@@ -119,6 +120,7 @@ async def put_in_processes(url: str, seeds: Sequence[str], count: int) -> list[d
     return [ended[i] for i in range(len(seeds))]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("scheme", ["dir", "sqlite"])
 async def test_of_racing_processes_exactly_one_adds_each_blob(tmp_path: Path, scheme: str) -> None:
     ended = await put_in_processes(f"{scheme}:{tmp_path}/store", ["the same"] * 4, 200)
@@ -127,6 +129,7 @@ async def test_of_racing_processes_exactly_one_adds_each_blob(tmp_path: Path, sc
     assert sorted(added.values()) == [1] * 200
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("scheme", ["dir", "sqlite"])
 async def test_processes_that_put_different_blobs_do_not_hinder_each_other(tmp_path: Path, scheme: str) -> None:
     ended = await put_in_processes(f"{scheme}:{tmp_path}/store", ["one", "two", "three"], 500)

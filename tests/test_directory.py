@@ -21,6 +21,7 @@ import trio
 from trio_replica import Blob, BlobNotFoundError, DirectoryStore, PutResult, Ref, open_directory
 from trio_replica.stores import _files, directory
 from trio_replica.stores._directory import blob_files as _blob_files
+from trio_replica.stores._directory.blob_files import BlobFiles
 from trio_replica.testing import StoreContract
 
 from . import child
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 DATA = b"blob"
 REF = Ref.of(DATA)
 DAY = 24 * 60 * 60
+
+
+def open_single(root: Path, **options: Any) -> AbstractAsyncContextManager[DirectoryStore]:
+    """Open a store with one writer, so that all puts that wait are one batch."""
+    return directory.open_files(BlobFiles(str(root), durable=True, **options), writers=1)
 
 
 @pytest.fixture
@@ -307,13 +313,10 @@ async def test_a_blob_is_on_the_disk_before_it_has_its_name(root: Path, disk: Di
         ]
 
 
-async def test_puts_that_come_together_share_their_fsyncs(
-    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directory, "WRITERS", 1)
+async def test_puts_that_come_together_share_their_fsyncs(root: Path, disk: Disk) -> None:
     first, second = siblings()
     path, other = path_of(root, first.ref), path_of(root, second.ref)
-    async with open_directory(root) as store:
+    async with open_single(root) as store:
         disk.events.clear()
         puts = [partial(store.put, blob) for blob in (first, second, first)]
         one, two, again = await in_one_batch(store._writers, *puts)
@@ -342,8 +345,6 @@ async def test_puts_that_come_together_share_their_fsyncs(
 
 
 async def test_more_puts_than_files_may_be_open_come_together(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "WRITERS", 1)
-    monkeypatch.setattr(_blob_files, "FILES_AT_ONCE", 3)
     most = 0
 
     def counting_fsync(file: int) -> None:
@@ -351,7 +352,7 @@ async def test_more_puts_than_files_may_be_open_come_together(root: Path, monkey
         most = max(most, open_files() - before)
         really_fsync(file)
 
-    async with open_directory(root) as store:
+    async with open_single(root, at_once=3) as store:
         before, really_fsync = open_files(), os.fsync
         monkeypatch.setattr(os, "fsync", counting_fsync)
         ended = await in_one_batch(store._writers, *[partial(store.put, b"%d" % i) for i in range(10)])
@@ -374,9 +375,8 @@ async def test_a_put_that_fails_does_not_fail_its_neighbours(
         really = getattr(os, name)
         monkeypatch.setattr(os, name, call)
 
-    monkeypatch.setattr(directory, "WRITERS", 1)
     blobs = [b"1", b"2", b"3"]  # in three folders
-    async with open_directory(root) as store:
+    async with open_single(root) as store:
         for blob in blobs:
             path_of(root, Ref.of(blob)).parent.mkdir(parents=True)
         # Of three files opened, written, synced and named, the second; of nine folders synced, the last.
@@ -393,10 +393,9 @@ async def test_a_put_that_fails_does_not_fail_its_neighbours(
         assert [result.added for result in results] == [False, step != "folder", False]
 
 
-async def test_a_put_that_fails_keeps_no_blob_of_its_batch_alive(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "WRITERS", 1)
+async def test_a_put_that_fails_keeps_no_blob_of_its_batch_alive(root: Path) -> None:
     path_of(root).mkdir(parents=True)  # the name of one blob is taken
-    async with open_directory(root) as store:
+    async with open_single(root) as store:
         bodies = [b"%d of this batch" % i for i in range(5)]
         *_, bad = await in_one_batch(store._writers, *[partial(store.put, body) for body in (*bodies, DATA)])
         assert isinstance(bad, outcome.Error)
@@ -434,8 +433,7 @@ async def test_a_temporary_file_that_can_not_be_removed_fails_only_its_own_put(
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
         really_unlink(path)
 
-    monkeypatch.setattr(directory, "WRITERS", 1)
-    async with open_directory(root) as store:
+    async with open_single(root) as store:
         numbers, really_unlink = itertools.count(), os.unlink
         monkeypatch.setattr(os, "unlink", unlink)
         first, second, third = await in_one_batch(store._writers, *[partial(store.put, b"%d" % i) for i in range(3)])
@@ -446,10 +444,9 @@ async def test_a_temporary_file_that_can_not_be_removed_fails_only_its_own_put(
         assert await store.put(b"1") == (Ref.of(b"1"), False)
 
 
-async def test_a_put_of_many_that_fails_raises_once_all_have_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "WRITERS", 1)
+async def test_a_put_of_many_that_fails_raises_once_all_have_ended(root: Path) -> None:
     path_of(root).mkdir(parents=True)  # the name of one blob is taken
-    async with open_directory(root) as store:
+    async with open_single(root) as store:
         with pytest.raises(FileExistsError):
             await store.put_many([b"before", DATA, b"after"])
         assert await store.get_many([Ref.of(b"before"), REF, Ref.of(b"after")]) == {
@@ -483,11 +480,8 @@ async def test_a_blob_that_is_there_is_synced_once(root: Path, disk: Disk) -> No
         assert len(disk.events) == 4
 
 
-async def test_a_session_that_forgets_what_it_synced_syncs_again(
-    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_blob_files, "SYNCED_LIMIT", 2)
-    async with open_directory(root) as store:
+async def test_a_session_that_forgets_what_it_synced_syncs_again(root: Path, disk: Disk) -> None:
+    async with open_single(root, remember=2) as store:
         for data in (b"1", b"2", b"3"):
             await store.put(data)
         disk.events.clear()

@@ -93,7 +93,7 @@ def test_all_are_replica_errors() -> None:
     errors = [
         value for value in vars(trio_replica).values() if isinstance(value, type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 6
+    assert len(errors) == 7
     assert all(issubclass(error, ReplicaError) for error in errors)
 
 

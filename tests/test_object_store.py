@@ -38,6 +38,8 @@ from trio_replica import (
     scrub,
 )
 from trio_replica.stores._object_store import objects as _objects
+from trio_replica.stores._object_store.url import ClientLimits, parse_object_url
+from trio_replica.stores.object_store import open_objects
 from trio_replica.testing import StoreContract
 
 from .ceph_server import CephServer, ceph_server
@@ -106,6 +108,18 @@ def new_place() -> str:
 
 class TestOnMoto(StoreContract):
     is_persistent = True
+
+    DEEP = frozenset(
+        {
+            "test_cancelled_on_the_way",
+            "test_get_many",
+            "test_like_a_dictionary",
+            "test_many_tasks",
+            "test_pages",
+            "test_puts_during_a_listing",
+        }
+    )
+    """Tests of hundreds of requests, each of which takes moto some milliseconds."""
 
     @pytest.fixture(autouse=True)
     def _keep_url(self, moto: S3Server) -> None:
@@ -221,6 +235,7 @@ async def test_what_is_no_blob_is_left_alone(moto: S3Server, url: str, server: S
     assert client.head_object(Bucket=BUCKET, Key=f"{prefix}/b:{REF}/child")["ContentLength"] == 5
 
 
+@pytest.mark.deep
 async def test_a_bucket_with_nothing_but_other_objects(moto: S3Server) -> None:
     place = new_place()
     for number in range(2 * PAGE + 1):
@@ -230,6 +245,7 @@ async def test_a_bucket_with_nothing_but_other_objects(moto: S3Server) -> None:
         assert await list_all(store) == []
 
 
+@pytest.mark.deep
 async def test_many_refs_are_listed_in_order(server: S3Server, moto: S3Server, url: str) -> None:
     count = 1000 if server is moto else 5000
     refs = sorted(Ref.of(b"%d" % number) for number in range(count))
@@ -241,6 +257,7 @@ async def test_many_refs_are_listed_in_order(server: S3Server, moto: S3Server, u
         assert await store.list_page(refs[700], 10**9) == refs[701:]
 
 
+@pytest.mark.deep
 async def test_large_blobs(url: str) -> None:
     blobs = [Blob(random.Random(seed).randbytes(16 * 1024 * 1024)) for seed in range(3)]
     async with open_object_store(url) as store:
@@ -362,10 +379,11 @@ def connections_to(port: int) -> int:
 
 
 @pytest.mark.ceph
-async def test_no_connection_is_kept_for_long(ceph: CephServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_objects, "IDLE_SECONDS", 0.5)
+async def test_no_connection_is_kept_for_long(ceph: CephServer) -> None:
     port = int(ceph.endpoint.rpartition(":")[2])
-    async with open_object_store(ceph.url(new_place())) as store:
+    ceph.client().close()  # it keeps its connections
+    place = parse_object_url(ceph.url(new_place()), ClientLimits(16, 30.0, 5.0, 3, 30.0), {})
+    async with open_objects(place.name, _objects.Objects(place, idle_seconds=0.5), 16) as store:
         await store.put_many(b"%d" % number for number in range(100))
         assert connections_to(port) > 0
     with trio.fail_after(PATIENCE):
@@ -715,10 +733,11 @@ def threads_of_stores() -> list[str]:
     return [thread.name for thread in threading.enumerate() if f"s3://{BUCKET}" in thread.name]
 
 
+@pytest.mark.deep
 async def test_a_get_that_hangs_does_not_hold_up_who_gives_it_up() -> None:
     with scripted_server(hang_after_opening) as server:
         begun = trio.current_time()
-        async with open_scripted(server, request_timeout=0.5) as store:
+        async with open_scripted(server, request_timeout=1) as store:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.get, REF)
                 nursery.start_soon(store.contains, REF)
@@ -731,21 +750,23 @@ async def test_a_get_that_hangs_does_not_hold_up_who_gives_it_up() -> None:
         assert threads_of_stores() == []
 
 
+@pytest.mark.deep
 async def test_a_put_that_hangs_fails_in_time() -> None:
     with scripted_server(hang_after_opening) as server:
-        async with open_scripted(server, request_timeout=0.3, retries=3) as store:
+        async with open_scripted(server, request_timeout=1, retries=3) as store:
             await assert_fails(line_of(server, HUNG), store.put, DATA)
             await assert_fails(line_of(server, HUNG), store.get, REF)
         assert len(server.requests) == 3  # of opening, and one each: they are not repeated, for they took too long
 
 
+@pytest.mark.deep
 async def test_puts_that_wait_behind_hung_ones_are_withdrawn() -> None:
     async def put(store: ObjectStore, number: int) -> None:
         with suppress(ReplicaError):  # what it really came to, also when it is cancelled
             await store.put(b"%d" % number)
 
     with scripted_server(hang_after_opening) as server:
-        async with open_scripted(server, requests=2, request_timeout=0.5) as store:
+        async with open_scripted(server, requests=2, request_timeout=1) as store:
             async with trio.open_nursery() as nursery:
                 for number in range(50):
                     nursery.start_soon(put, store, number)

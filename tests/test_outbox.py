@@ -190,6 +190,7 @@ async def test_of_a_put_many_what_has_room_enters_the_queue(autojump_clock: Mock
     assert [call.refs for call in slow.calls] == [refs(0, 1, 2, 3), refs(4, 5, 6, 7), refs(8, 9)]
 
 
+@pytest.mark.deep
 @pytest.mark.no_cover
 async def test_an_hour_of_outage_loses_nothing_and_holds_up_nothing(autojump_clock: MockClock) -> None:
     far = SimulatedStore(put=0.1, put_many=Batched(0, 0.1))

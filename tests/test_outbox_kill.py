@@ -7,6 +7,7 @@ import random
 import shutil
 from typing import TYPE_CHECKING, Final
 
+import pytest
 import trio
 
 from .killing import KILLED, fork_server, quick_folder
@@ -78,6 +79,7 @@ async def kill_again_and_again(path: str, counts: Sequence[int]) -> None:
             shutil.rmtree(path)
 
 
+@pytest.mark.deep
 async def test_after_a_kill_all_that_was_acknowledged_comes_to_every_store() -> None:
     counts = list(range(1, KILLS + 1))
     random.Random(1).shuffle(counts)

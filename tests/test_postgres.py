@@ -7,8 +7,10 @@ import os
 import pickle
 import random
 import signal
+import socket
 import threading
-from contextlib import AsyncExitStack, closing, contextmanager
+import time
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -36,23 +38,22 @@ from trio_replica import (
 )
 from trio_replica._calls.start import ended_call
 from trio_replica.stores import postgres
-from trio_replica.stores._postgres import database as _postgres
-from trio_replica.stores._postgres import session as _postgres_session
 from trio_replica.stores._postgres import statements as _postgres_sql
 from trio_replica.stores._postgres import table as _postgres_table
-from trio_replica.stores._postgres.session import Session
+from trio_replica.stores._postgres.database import Database
+from trio_replica.stores._postgres.session import CANCEL_AFTER, Patience
 from trio_replica.stores._reads import start_read
 from trio_replica.testing import StoreContract
 
 from .common import Ended as Task
 from .held import PATIENCE, Ended, Held, in_one_batch
-from .postgres_server import PostgresServer, find_programs, postgres_server
+from .postgres_server import PostgresAddress, PostgresServer, find_programs, postgres_server
+from .postgres_tape import OPTIONS, RECORD, Player, Recorder, read_tapes, requests_of, write_tape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
     from contextlib import AbstractAsyncContextManager
-
-pytestmark = pytest.mark.postgres
+    from pathlib import Path
 
 DATA = b"blob"
 REF = Ref.of(DATA)
@@ -73,9 +74,8 @@ def running() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def server(running: PostgresServer) -> PostgresServer:
-    """The server, and nothing in it."""
+def empty(running: PostgresServer) -> PostgresServer:
+    """Leave nothing in the server."""
     running.query(
         "DROP SCHEMA public CASCADE",
         "CREATE SCHEMA public",
@@ -87,11 +87,65 @@ def server(running: PostgresServer) -> PostgresServer:
     return running
 
 
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have one writer and one reader, so that what waits is one batch."""
-    monkeypatch.setattr(postgres, "WRITERS", 1)
-    monkeypatch.setattr(postgres, "READERS", 1)
+@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.postgres)])
+def server(running: PostgresServer) -> PostgresServer:
+    """The server, and nothing in it."""
+    return empty(running)
+
+
+@pytest.fixture(params=["played back", pytest.param("real", marks=pytest.mark.postgres)])
+def either(request: pytest.FixtureRequest) -> Iterator[PostgresAddress]:
+    """What a server answered to a test that asks it the same each time, or the server itself.
+
+    After a change of what a store asks, ``TRIO_REPLICA_RECORD=1 python -m pytest -m postgres tests/test_postgres.py``
+    writes down the server's answers.
+    """
+    test = request.node.name.replace(f"{request.param}-", "").replace(f"[{request.param}]", "")
+    if request.param == "played back":
+        player = Player(read_tapes()[test])
+        with player.run() as scripted:
+            yield PostgresAddress(scripted.port, **OPTIONS)
+        assert player.problems == []
+        return
+    recorder = Recorder(empty(request.getfixturevalue("running")).port)
+    with recorder.run() as scripted:
+        yield PostgresAddress(scripted.port, **OPTIONS)
+    if RECORD in os.environ:  # pragma: no cover  (a check only reads)
+        write_tape(test, recorder.tape)
+    assert requests_of(recorder.tape) == requests_of(read_tapes()[test])
+
+
+class Clock:
+    """A clock that stands still unless the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.step = 0.0
+        """Seconds that pass whenever somebody looks at it."""
+        self._looks = threading.Semaphore(0)
+
+    def __call__(self) -> float:
+        self.now += self.step
+        self._looks.release()
+        return self.now
+
+    async def wait_looks(self, count: int) -> None:
+        """Wait until somebody has looked at it so many times from now on."""
+        self._looks = threading.Semaphore(0)
+        for _ in range(count):
+            assert await trio.to_thread.run_sync(self._looks.acquire, True, PATIENCE)
+
+
+def open_single(
+    conninfo: str, clock: Callable[[], float] = time.monotonic, *, cancel: float = 5.0, **options: Any
+) -> AbstractAsyncContextManager[PostgresStore]:
+    """Open a store with one writer and one reader, so that all that waits is one batch."""
+    database = Database(conninfo, patience=Patience(postgres.ANSWER_TIMEOUT, cancel, clock), **options)
+    return postgres.open_database(database, writers=1, readers=1)
+
+
+LATE = postgres.ANSWER_TIMEOUT + 1
+"""Seconds after which a store has waited for too long."""
 
 
 class TestPostgresStore(StoreContract):
@@ -114,7 +168,7 @@ class TestPostgresStoreThatIsNotDurable(TestPostgresStore):
 
 
 def check_error(
-    server: PostgresServer, ended: Ended | BaseException | None, kind: type[psycopg.Error], *parts: str
+    server: PostgresAddress, ended: Ended | BaseException | None, kind: type[psycopg.Error], *parts: str
 ) -> None:
     """Check that a call failed with a line that has the store's name and these parts, and survives pickle and copy."""
     error = ended.error if isinstance(ended, outcome.Error) else ended
@@ -134,17 +188,17 @@ def check_error(
 
 async def open_and_close(conninfo: str, **options: Any) -> None:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_postgres(conninfo, **options))
+        await stack.enter_async_context(open_single(conninfo, **options))
 
 
-async def check_opening(server: PostgresServer, conninfo: str, kind: type[psycopg.Error], *parts: str) -> None:
+async def check_opening(server: PostgresAddress, conninfo: str, kind: type[psycopg.Error], *parts: str) -> None:
     with pytest.raises(psycopg.Error) as info:
         await open_and_close(conninfo)
     check_error(server, info.value, kind, *parts)
 
 
-async def read_all(server: PostgresServer) -> dict[Ref, bytes]:
-    async with open_postgres(server.conninfo()) as store:
+async def read_all(server: PostgresAddress) -> dict[Ref, bytes]:
+    async with open_single(server.conninfo()) as store:
         found = await store.get_many([ref async for ref in store.list_refs()])
     assert all(Ref.of(data) == ref for ref, data in found.items())
     return found
@@ -193,32 +247,80 @@ OPERATIONS: list[Callable[[PostgresStore], Awaitable[object]]] = [
 READS = OPERATIONS[4:]
 
 
+# What is played back
+
+START, QUERY, READY = b"\0\0\0\x08abcd", b"Q\0\0\0\x05x", b"Z\0\0\0\x05I"
+TAPE = [[["␀␀␀␈abcd", "Z␀␀␀␅I"], ["Q␀␀␀␅x", "Z␀␀␀␅I"]]]
+
+
+def ask(port: int, *requests: bytes) -> list[bytes]:
+    """Return what a server answers, request by request; nothing, once it has hung up."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        answers = []
+        for request in requests:
+            answer = b""
+            with suppress(ConnectionError):  # it has hung up without reading all that was sent
+                client.sendall(request)
+                answer = client.recv(1000)
+            answers.append(answer)
+    return answers
+
+
+def test_what_is_played_back_can_be_recorded_again(tmp_path: Path) -> None:
+    player = Player(TAPE)
+    with player.run() as played:
+        recorder = Recorder(played.port)
+        with recorder.run() as recorded:
+            assert ask(recorded.port, START, QUERY) == [READY, READY]
+    assert (recorder.tape, player.problems) == (TAPE, [])
+    file = tmp_path / "tapes.json"
+    file.write_text("{}")
+    write_tape("one", TAPE, file)
+    write_tape("other", [], file)
+    assert read_tapes(file) == {"one": TAPE, "other": []}
+
+
+def test_what_was_not_recorded_is_not_answered() -> None:
+    player = Player(TAPE)
+    with player.run() as played:
+        assert ask(played.port, START, QUERY.replace(b"x", b"y")) == [READY, b""]
+        assert ask(played.port, START) == [b""]
+    assert player.problems == [
+        "asked 'Q␀␀␀␅y', where 'Q␀␀␀␅x' was recorded",
+        "there are more connections than were recorded",
+    ]
+    player = Player(TAPE)
+    with player.run() as played:
+        assert ask(played.port, START) == [READY]
+    assert player.problems == ["asked '', where 'Q␀␀␀␅x' was recorded"]
+
+
 # What is in the database
 
 
-async def test_the_format_of_the_database(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+async def test_the_format_of_the_database(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
         assert await store.put_many([DATA, b""]) == [(REF, True), (Ref.of(b""), True)]
-        assert repr(store) == f"<PostgresStore {server.name!r}>"
-    assert server.query("SELECT ref, data FROM blobs ORDER BY ref") == [(Ref.of(b""), b""), (REF, DATA)]
+        assert repr(store) == f"<PostgresStore {either.name!r}>"
+    assert either.query("SELECT ref, data FROM blobs ORDER BY ref") == [(Ref.of(b""), b""), (REF, DATA)]
     shape = "SELECT attname, attstorage FROM pg_attribute WHERE attrelid = 'blobs'::regclass AND attnum > 0"
-    made = server.query(shape)
-    assert server.query("DROP TABLE blobs", SCHEMA, shape) == made
+    made = either.query(shape)
+    assert either.query("DROP TABLE blobs", SCHEMA, shape) == made
 
 
-async def test_a_database_of_another_program_is_used(server: PostgresServer) -> None:
-    server.query(SCHEMA, "CREATE TABLE other (a int)", "INSERT INTO other VALUES (1)")
-    server.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x{DATA.hex()}')")
-    async with open_postgres(server.conninfo()) as store:
+async def test_a_database_of_another_program_is_used(either: PostgresAddress) -> None:
+    either.query(SCHEMA, "CREATE TABLE other (a int)", "INSERT INTO other VALUES (1)")
+    either.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x{DATA.hex()}')")
+    async with open_single(either.conninfo()) as store:
         assert await store.put_many([DATA, b"new"]) == [(REF, False), (Ref.of(b"new"), True)]
-        assert server.query("SELECT data FROM blobs ORDER BY length(data)") == [(b"new",), (DATA,)]
+        assert either.query("SELECT data FROM blobs ORDER BY length(data)") == [(b"new",), (DATA,)]
         assert await store.get(REF) == DATA
-    assert server.query("SELECT a FROM other") == [(1,)]
+    assert either.query("SELECT a FROM other") == [(1,)]
 
 
-async def test_replace_and_delete(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
-        server.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
+async def test_replace_and_delete(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
+        either.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
         assert await store.put(DATA) == (REF, False)
         assert await store.get(REF) == b"\0"
         await store.replace(DATA)
@@ -229,16 +331,16 @@ async def test_replace_and_delete(server: PostgresServer) -> None:
         assert await store.get(REF) == DATA
 
 
-async def test_a_row_is_set_aside_once(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+async def test_a_row_is_set_aside_once(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
         place = f"table damaged_blobs of {store._database.name}"
         assert await store.set_aside(REF) is None
-        server.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
+        either.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
         assert [await store.set_aside(REF) for _ in range(2)] == [place] * 2
         await store.replace(DATA)
         assert await store.set_aside(REF) == place
-        assert server.query("SELECT ref, data FROM damaged_blobs ORDER BY data") == [(REF, b"\0"), (REF, DATA)]
-        assert server.query("SELECT count(*) FROM damaged_blobs WHERE at > now() - interval '1 hour'") == [(2,)]
+        assert either.query("SELECT ref, data FROM damaged_blobs ORDER BY data") == [(REF, b"\0"), (REF, DATA)]
+        assert either.query("SELECT count(*) FROM damaged_blobs WHERE at > now() - interval '1 hour'") == [(2,)]
         assert [ref async for ref in store.list_refs()] == [REF]
         with pytest.raises(TypeError):
             await store.set_aside(bytes(REF))  # type: ignore[arg-type]
@@ -260,7 +362,7 @@ async def test_a_table_is_reconciled_and_scrubbed(server: PostgresServer) -> Non
         assert (await scrub(stores)).findings == ()
 
 
-def test_two_processes_create_the_table_of_what_is_set_aside(server: PostgresServer) -> None:
+def test_two_processes_create_the_table_of_what_is_set_aside(either: PostgresAddress) -> None:
     class Late:
         """A connection to which it looks as if the table were not there, until it creates it."""
 
@@ -272,10 +374,10 @@ def test_two_processes_create_the_table_of_what_is_set_aside(server: PostgresSer
                 return SimpleNamespace(fetchall=lambda: [(True,)])
             return self.connection.execute(query)
 
-    with closing(psycopg.connect(server.conninfo(), autocommit=True)) as connection:
+    with closing(psycopg.connect(either.conninfo(), autocommit=True)) as connection:
         for _ in range(2):
             _postgres_table.create_damaged_table(Late(connection))  # type: ignore[arg-type]
-    assert server.query("SELECT count(*) FROM damaged_blobs") == [(0,)]
+    assert either.query("SELECT count(*) FROM damaged_blobs") == [(0,)]
 
 
 async def test_5000_refs_are_listed_in_order(server: PostgresServer) -> None:
@@ -329,37 +431,37 @@ OTHER_TABLES = [
 
 
 @pytest.mark.parametrize("table", OTHER_TABLES)
-async def test_another_table_blobs_is_left_alone(server: PostgresServer, table: str) -> None:
-    server.query(table)
+async def test_another_table_blobs_is_left_alone(either: PostgresAddress, table: str) -> None:
+    either.query(table)
     with pytest.raises(ReplicaError, match=r"^the database has another table blobs than a store's") as info:
-        await open_and_close(server.conninfo())
+        await open_and_close(either.conninfo())
     assert SCHEMA in str(info.value)
-    assert str(info.value).endswith(f": {server.name}")
+    assert str(info.value).endswith(f": {either.name}")
 
 
-async def test_a_partitioned_table_is_one_too(server: PostgresServer) -> None:
-    server.query(f"{SCHEMA} PARTITION BY HASH (ref)")
-    server.query("CREATE TABLE part PARTITION OF blobs FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
-    async with open_postgres(server.conninfo()) as store:
+async def test_a_partitioned_table_is_one_too(either: PostgresAddress) -> None:
+    either.query(f"{SCHEMA} PARTITION BY HASH (ref)")
+    either.query("CREATE TABLE part PARTITION OF blobs FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    async with open_single(either.conninfo()) as store:
         assert await store.put_many([DATA, b"new"]) == [(REF, True), (Ref.of(b"new"), True)]
         assert await store.put(DATA) == (REF, False)
 
 
-async def test_a_table_that_was_changed_into_the_right_shape(server: PostgresServer) -> None:
-    server.query(
+async def test_a_table_that_was_changed_into_the_right_shape(either: PostgresAddress) -> None:
+    either.query(
         "CREATE TABLE blobs (id int, ref bytea, data bytea NOT NULL)",
         "ALTER TABLE blobs DROP COLUMN id",
         "ALTER TABLE blobs ADD PRIMARY KEY (ref)",
     )
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(either.conninfo()) as store:
         assert await store.put(DATA) == (REF, True)
 
 
-async def test_an_unlogged_table_is_not_durable(server: PostgresServer) -> None:
-    server.query(SCHEMA.replace("TABLE", "UNLOGGED TABLE"))
-    with pytest.raises(ReplicaError, match=f"^the table blobs is UNLOGGED, .*: {server.name}: ALTER TABLE blobs SET L"):
-        await open_and_close(server.conninfo())
-    async with open_postgres(server.conninfo(), durable=False) as store:
+async def test_an_unlogged_table_is_not_durable(either: PostgresAddress) -> None:
+    either.query(SCHEMA.replace("TABLE", "UNLOGGED TABLE"))
+    with pytest.raises(ReplicaError, match=f"^the table blobs is UNLOGGED, .*: {either.name}: ALTER TABLE blobs SET L"):
+        await open_and_close(either.conninfo())
+    async with open_single(either.conninfo(), durable=False) as store:
         assert await store.put(DATA) == (REF, True)
 
 
@@ -488,9 +590,9 @@ async def test_no_password(server: PostgresServer, monkeypatch: pytest.MonkeyPat
     await check_opening(server, server.conninfo("guest"), psycopg.OperationalError, "no password supplied", "~/.pgpass")
 
 
-async def test_no_such_database(server: PostgresServer) -> None:
+async def test_no_such_database(either: PostgresAddress) -> None:
     line = 'database "nowhere" does not exist: ', "createdb"
-    await check_opening(server, server.conninfo(dbname="nowhere"), psycopg.OperationalError, *line)
+    await check_opening(either, either.conninfo(dbname="nowhere"), psycopg.OperationalError, *line)
 
 
 async def test_tls_that_the_server_does_not_offer(server: PostgresServer) -> None:
@@ -539,44 +641,40 @@ async def test_a_store_that_becomes_read_only(server: PostgresServer) -> None:
         assert await store.get(REF) == DATA
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_a_session_that_becomes_read_only(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+async def test_a_session_that_becomes_read_only(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
         await store._writers.run(lambda connection: connection.execute("SET default_transaction_read_only = on"))
         for operation in OPERATIONS[:4]:
             with pytest.raises(psycopg.Error) as info:
                 await operation(store)
             line = " in a read-only transaction: ", "target_session_attrs=read-write"
-            check_error(server, info.value, errors.ReadOnlySqlTransaction, *line)
+            check_error(either, info.value, errors.ReadOnlySqlTransaction, *line)
 
 
-async def test_a_table_that_has_been_dropped_is_never_one_that_lacks_a_blob(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
-        server.query("DROP TABLE blobs")
+async def test_a_table_that_has_been_dropped_is_never_one_that_lacks_a_blob(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
+        either.query("DROP TABLE blobs")
         for operation in OPERATIONS:
             with pytest.raises(psycopg.Error) as info:
                 await operation(store)
-            check_error(server, info.value, errors.UndefinedTable, 'relation "blobs" does not exist: ', "dropped")
+            check_error(either, info.value, errors.UndefinedTable, 'relation "blobs" does not exist: ', "dropped")
 
 
-async def test_a_ref_of_31_bytes_fails_the_listing(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
-        server.query(rf"INSERT INTO blobs VALUES ('\x{REF[:31].hex()}', '')")
-        with pytest.raises(ReplicaError, match=f"^a ref is exactly 32 bytes, not 31: {server.name}$"):
+async def test_a_ref_of_31_bytes_fails_the_listing(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
+        either.query(rf"INSERT INTO blobs VALUES ('\x{REF[:31].hex()}', '')")
+        with pytest.raises(ReplicaError, match=f"^a ref is exactly 32 bytes, not 31: {either.name}$"):
             await store.list_page(Ref.ZERO, 10)
 
 
-async def test_a_blob_that_no_row_can_hold_is_refused_alone(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_postgres, "SIZE_LIMIT", 1000)
-    async with open_postgres(server.conninfo()) as store:
+async def test_a_blob_that_no_row_can_hold_is_refused_alone(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo(), size_limit=1000) as store:
         for attempt in (store.put, store.replace, lambda blob: store.put_many([DATA, blob, b""])):
             with pytest.raises(psycopg.DataError) as info:
                 await attempt(bytes(1001))
-            check_error(server, info.value, psycopg.DataError, "a blob of 1001 bytes, where a row holds at most 1000: ")
+            check_error(either, info.value, psycopg.DataError, "a blob of 1001 bytes, where a row holds at most 1000: ")
         assert await store.put_many([bytes(1000)]) == [(Ref.of(bytes(1000)), True)]
-    assert len(await read_all(server)) == 1
+    assert len(await read_all(either)) == 1
 
 
 # One transaction for all that wait, and each caller's own true outcome
@@ -596,9 +694,8 @@ async def read_in_one_batch(store: PostgresStore, *calls: Callable[[], Awaitable
     return await in_one_batch(readers, *calls)
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_what_waits_is_one_transaction_and_one_query(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    either: PostgresAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def counted(refs: list[Ref], connection: psycopg.Connection[Any]) -> dict[Ref, bytes]:
         counts.append(len(refs))
@@ -608,10 +705,10 @@ async def test_what_waits_is_one_transaction_and_one_query(
     select = _postgres_sql.select
     monkeypatch.setattr(_postgres_sql, "select", counted)
     blobs = [b"%d" % i for i in range(100)]
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(either.conninfo()) as store:
         for ended, blob in zip(await put_in_one_batch(store, *blobs), blobs, strict=True):
             assert ended.unwrap() == (Ref.of(blob), True)
-        assert server.query("SELECT count(*), count(DISTINCT xmin::text) FROM blobs") == [(100, 1)]
+        assert either.query("SELECT count(*), count(DISTINCT xmin::text) FROM blobs") == [(100, 1)]
         gets = [partial(store.get, Ref.of(blob)) for blob in [*blobs, b"0", b"missing"]]
         *ended_gets, missing = await read_in_one_batch(store, *gets)
         assert [one.unwrap() for one in ended_gets] == [*blobs, b"0"]
@@ -620,9 +717,8 @@ async def test_what_waits_is_one_transaction_and_one_query(
         assert counts == [101]
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_of_equal_puts_in_one_batch_one_is_added(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+async def test_of_equal_puts_in_one_batch_one_is_added(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
         await store.put(b"old")
         ended = await in_one_batch(
             store._writers,
@@ -665,14 +761,13 @@ async def test_puts_of_the_same_blobs_in_opposite_orders_do_not_lock_each_other_
         assert sorted(added) == [blob.ref for blob in blobs]
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("at", ["", "CONSTRAINT"])
 @pytest.mark.parametrize(("code", "kind"), [("23514", errors.CheckViolation), ("53100", errors.DiskFull)])
 async def test_a_bad_call_does_not_fail_its_neighbours(
-    server: PostgresServer, at: str, code: str, kind: type[psycopg.Error]
+    either: PostgresAddress, at: str, code: str, kind: type[psycopg.Error]
 ) -> None:
-    async with open_postgres(server.conninfo()) as store:
-        server.query(REFUSAL.format(code, at, at and "DEFERRABLE INITIALLY DEFERRED"))
+    async with open_single(either.conninfo()) as store:
+        either.query(REFUSAL.format(code, at, at and "DEFERRABLE INITIALLY DEFERRED"))
         before, bad, many, again, after = await in_one_batch(
             store._writers,
             partial(store.put, b"before"),
@@ -685,17 +780,16 @@ async def test_a_bad_call_does_not_fail_its_neighbours(
         assert again.unwrap() == (Ref.of(b"first"), True)  # that of the many was undone
         assert after.unwrap() == (Ref.of(b"after"), True)
         for one in (bad, many):
-            check_error(server, one, kind, "refused: ")
+            check_error(either, one, kind, "refused: ")
             assert isinstance(one, outcome.Error)
             assert "at length" not in str(one.error)
         assert await store.put(b"next") == (Ref.of(b"next"), True)
-    assert {*(await read_all(server)).values()} == {b"before", b"first", b"after", b"next"}
+    assert {*(await read_all(either)).values()} == {b"before", b"first", b"after", b"next"}
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_put_of_many_is_undone_as_a_whole(server: PostgresServer) -> None:
     blobs = sorted([Blob(bytes([i]) * 600_000) for i in range(5)], key=lambda blob: blob.ref)
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         server.query(REFUSAL.format("23514", "", "").replace("NEW.data = 'bad'", f"NEW.ref = '\\x{blobs[-1].ref}'"))
         with pytest.raises(psycopg.Error) as info:
             await store.put_many(blobs)
@@ -704,9 +798,8 @@ async def test_a_put_of_many_is_undone_as_a_whole(server: PostgresServer) -> Non
         assert await store.put_many(blobs[:-1]) == [(blob.ref, True) for blob in blobs[:-1]]
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_puts_deletes_and_replacements_in_one_batch(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+async def test_puts_deletes_and_replacements_in_one_batch(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
         await store.put_many([b"gone", b"kept"])
         ended = await in_one_batch(
             store._writers,
@@ -716,13 +809,12 @@ async def test_puts_deletes_and_replacements_in_one_batch(server: PostgresServer
             partial(store.replace, b"kept"),
         )
         assert [one.unwrap() for one in ended] == [True, (Ref.of(b"new"), True), False, None]
-    assert {*(await read_all(server)).values()} == {b"kept", b"new"}
+    assert {*(await read_all(either)).values()} == {b"kept", b"new"}
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_damaged_row_does_not_fail_its_neighbours(server: PostgresServer) -> None:
     large = random.Random(3).randbytes(5000)
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo()) as store:
         await store.put_many([large, b"good"])
         server.damage(*server.query("SELECT reltoastrelid::regclass::text FROM pg_class WHERE relname = 'blobs'")[0])
         good, damaged, missing = await read_in_one_batch(
@@ -767,53 +859,36 @@ async def test_a_cancelled_read_does_not_keep_the_block_open(server: PostgresSer
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_a_statement_goes_on_while_somebody_waits_for_it(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_statement_goes_on_while_somebody_waits_for_it(server: PostgresServer) -> None:
     async def get(scope: trio.CancelScope) -> None:
         with scope:
             results.append(await store.get(REF))
 
-    def captured(session: Session, request: Callable[[Any], Any], is_wanted: Callable[[], bool]) -> Ended:
-        def asked() -> bool:
-            answers.append(is_wanted())
-            looks.release()
-            return answers[-1]
-
-        return really(session, request, asked)
-
-    really = Session.captured
-    answers: list[bool] = []
-    looks = threading.Semaphore(0)
+    clock = Clock()
     results: list[bytes] = []
     scopes = [trio.CancelScope(), trio.CancelScope(), trio.CancelScope()]
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(server.conninfo(), clock) as store:
         await store.put(DATA)
-        monkeypatch.setattr(Session, "captured", captured)
         async with trio.open_nursery() as nursery:
             with locked(server) as other:
                 nursery.start_soon(read_in_one_batch, store, *[partial(get, scope) for scope in scopes])
                 await wait_until(server, waiting())
                 scopes[0].cancel()
                 scopes[2].cancel()
-                looks = threading.Semaphore(0)
-                for _ in range(3):
-                    assert await trio.to_thread.run_sync(looks.acquire, True, PATIENCE)
+                clock.now += 10 * CANCEL_AFTER
+                await clock.wait_looks(3)
                 other.execute("COMMIT")
         assert results == [DATA]
-        assert {*answers} == {True}
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServer) -> None:
+async def test_what_is_abandoned_before_it_runs_is_not_read(either: PostgresAddress) -> None:
     async def read(scope: trio.CancelScope) -> None:
         with scope:
             await read_with(store, ran.append)
 
     ran: list[object] = []
     scopes = [trio.CancelScope(), trio.CancelScope()]
-    async with open_postgres(server.conninfo()) as store, trio.open_nursery() as nursery:
+    async with open_single(either.conninfo()) as store, trio.open_nursery() as nursery:
         with Held() as held:
             reads = [partial(read_with, store, held), *[partial(read, scope) for scope in scopes]]
             nursery.start_soon(read_in_one_batch, store, *reads)
@@ -824,20 +899,22 @@ async def test_what_is_abandoned_before_it_runs_is_not_read(server: PostgresServ
 
 
 async def test_a_call_that_waits_for_too_long_fails(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock) as store:
         await store.put(DATA)
         served_by = backends(server)
         with locked(server):
             for operation in OPERATIONS:
-                with pytest.raises(psycopg.Error) as info:
-                    await operation(store)
+                async with trio.open_nursery() as nursery:
+                    ended = Task(nursery, operation, store)
+                    await wait_until(server, waiting())
+                    clock.now += LATE
                 line = "canceling statement due to user request: ", "answer_timeout is how long to wait"
-                check_error(server, info.value, errors.QueryCanceled, *line)
+                check_error(server, ended.error, errors.QueryCanceled, *line)
         assert await store.put_many([DATA, b"new"]) == [(REF, False), (Ref.of(b"new"), True)]
         assert backends(server) == served_by
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_calls_that_waited_together_for_too_long_fail_together(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -848,7 +925,7 @@ async def test_calls_that_waited_together_for_too_long_fail_together(
     calls: list[Callable[..., Any]] = []
     monkeypatch.setattr(_postgres_sql, "insert_all", partial(counted, _postgres_sql.insert_all))
     monkeypatch.setattr(_postgres_sql, "select", partial(counted, _postgres_sql.select))
-    async with open_postgres(server.conninfo(options="-c lock_timeout=100")) as store:
+    async with open_single(server.conninfo(options="-c lock_timeout=100")) as store:
         await store.put(DATA)
         calls.clear()
         with locked(server):
@@ -862,13 +939,16 @@ async def test_calls_that_waited_together_for_too_long_fail_together(
 
 
 async def test_a_commit_that_a_standby_does_not_confirm_is_no_put(server: PostgresServer) -> None:
+    clock = Clock()
     server.query(SCHEMA)
     with server.restarted(synchronous_standby_names="absent"):
-        async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+        async with open_single(server.conninfo(), clock) as store:
             for _ in range(2):  # the second time it is there
-                with pytest.raises(psycopg.Error) as info:
-                    await store.put(DATA)
-                check_error(server, info.value, errors.QueryCanceled, "the statement was cancelled as it ended: ")
+                async with trio.open_nursery() as nursery:
+                    ended = Task(nursery, store.put, DATA)
+                    await wait_until(server, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+                    clock.now += LATE
+                check_error(server, ended.error, errors.QueryCanceled, "the statement was cancelled as it ended: ")
                 assert await store.get(REF) == DATA
 
 
@@ -884,45 +964,51 @@ def stopped(*processes: int) -> Generator[None, None, None]:
             os.kill(process, signal.SIGCONT)
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_a_server_that_does_not_answer_is_let_go(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_postgres_session, "CANCEL_SECONDS", 0.15)
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+async def test_a_server_that_does_not_answer_is_let_go(server: PostgresServer) -> None:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock) as store:
         for operation in OPERATIONS:
             await store.put(DATA)
             await store.contains(REF)
             with stopped(*backends(server)):
+                clock.step = LATE
                 with pytest.raises(psycopg.Error) as info:
                     await operation(store)
-            line = "no answer for 0.15 seconds, after the statement was cancelled: ", "the next call connects again"
+                clock.step = 0
+            line = "no answer for 5 seconds, after the statement was cancelled: ", "the next call connects again"
             check_error(server, info.value, psycopg.OperationalError, *line)
 
 
-async def test_a_server_that_takes_no_requests_is_let_go(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_postgres_session, "CANCEL_SECONDS", 0.15)
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+async def test_a_server_that_takes_no_requests_is_let_go(server: PostgresServer) -> None:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock, cancel=0.15) as store:
         await store.put(DATA)
-        with locked(server), stopped(server.pid):
-            with pytest.raises(psycopg.Error) as info:
-                await store.get(REF)
+        with locked(server):
+            async with trio.open_nursery() as nursery:
+                ended = Task(nursery, store.get, REF)
+                await wait_until(server, waiting())
+                with stopped(server.pid):
+                    clock.now += LATE
+                    await ended.done.wait()
         line = "no answer, and the statement could not be cancelled: ", "the next call connects again"
-        check_error(server, info.value, psycopg.OperationalError, *line)
+        check_error(server, ended.error, psycopg.OperationalError, *line)
         assert await store.get(REF) == DATA
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_a_libpq_that_would_wait_for_ever_cancels_nothing(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
-    async with open_postgres(server.conninfo(), answer_timeout=0.15) as store:
+    clock = Clock()
+    async with open_single(server.conninfo(), clock) as store:
         await store.put(DATA)
-        with locked(server), pytest.raises(psycopg.Error) as info:
-            await store.get(REF)
+        with locked(server):
+            async with trio.open_nursery() as nursery:
+                ended = Task(nursery, store.get, REF)
+                await wait_until(server, waiting())
+                clock.now += LATE
         line = "no answer, and this libpq can't cancel a statement in a limited time: ", "the next call connects again"
-        check_error(server, info.value, psycopg.OperationalError, *line)
+        check_error(server, ended.error, psycopg.OperationalError, *line)
         assert await store.get(REF) == DATA
 
 
@@ -972,13 +1058,12 @@ async def test_calls_under_way_fail_when_the_server_is_killed_and_the_next_ones_
         assert await store.get(Ref.of(b"before")) == b"before"
 
 
-@pytest.mark.usefixtures("one_thread")
-async def test_a_batch_whose_connection_is_lost_fails_with_that(server: PostgresServer) -> None:
+async def test_a_batch_whose_connection_is_lost_fails_with_that(either: PostgresAddress) -> None:
     async def end_connection() -> object:
         end = "SELECT pg_terminate_backend(pg_backend_pid())"
         return await store._writers.run(lambda connection: connection.execute(end))
 
-    async with open_postgres(server.conninfo()) as store:
+    async with open_single(either.conninfo()) as store:
         put, *ended = await in_one_batch(
             store._writers,
             partial(store.put, DATA),
@@ -988,7 +1073,7 @@ async def test_a_batch_whose_connection_is_lost_fails_with_that(server: Postgres
         )
         assert put.unwrap() == (REF, True)
         for one in ended:
-            check_error(server, one, errors.AdminShutdown, "terminating connection due to administrator command: ")
+            check_error(either, one, errors.AdminShutdown, "terminating connection due to administrator command: ")
         assert await store.put(DATA) == (REF, False)
 
 
@@ -1028,8 +1113,8 @@ async def test_every_acknowledged_blob_is_there_after_the_server_was_killed(serv
 # The end
 
 
-async def test_another_trio_run_is_refused(server: PostgresServer) -> None:
-    async with open_postgres(server.conninfo()) as store:
+async def test_another_trio_run_is_refused(either: PostgresAddress) -> None:
+    async with open_single(either.conninfo()) as store:
         for operation in OPERATIONS:
             with pytest.raises(RuntimeError, match=r"belongs to the trio\.run that opened it"):
                 await trio.to_thread.run_sync(partial(trio.run, operation, store))

@@ -195,6 +195,7 @@ async def test_a_server_that_hangs_up() -> None:
         )
 
 
+@pytest.mark.deep
 async def test_a_server_that_says_nothing() -> None:
     with answering(None) as port:
         await check_line(
@@ -268,11 +269,11 @@ def test_another_error_stays_as_it_is() -> None:
 # Statements
 
 
-def test_no_insert_of_many_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_postgres_sql, "BYTES_AT_ONCE", 10 * 164)
+def test_no_insert_of_many_is_large() -> None:
     blobs = [Blob(b"%100d" % i) for i in range(25)]
     large = Blob(bytes(5000))
-    sizes = [[len(blob) for blob in part] for part in _postgres_sql._parts([*blobs, large, *blobs[:3]])]
+    parts = _postgres_sql.parts_of([*blobs, large, *blobs[:3]], 10 * 164)
+    sizes = [[len(blob) for blob in part] for part in parts]
     assert sizes == [[100] * 10, [100] * 10, [100] * 5, [5000], [100] * 3]
 
 

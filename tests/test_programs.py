@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import trio_replica as replica
@@ -264,7 +264,6 @@ A_PUT_FAILS = Program([FAILING], [], "awaited", {}, [PUT], 5, "normally")
 @example(program=NOBODY_IS_TOLD, _=None)
 @example(program=SOMEBODY_IS_TOLD, _=None)
 @example(program=A_PUT_FAILS, _=None)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_programs(program: Program, _: object) -> None:
     trio.run(Run(program).main, clock=trio.testing.MockClock(autojump_threshold=0))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_replica as replica
@@ -467,7 +467,6 @@ class Model:
     concurrency=st.integers(1, 4),
     _=st.random_module(),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_stores(given_plans: list[Plan], after: Ref, dry_run: bool, concurrency: int, _: object) -> None:
     async def main() -> None:
         stores = [Planned(plan) for plan in given_plans]
@@ -543,6 +542,7 @@ async def peak_of(count: int) -> int:
     return peak
 
 
+@pytest.mark.deep
 async def test_memory_does_not_grow_with_the_number_of_refs() -> None:
     few, many = await peak_of(10_000), await peak_of(100_000)
     assert many < 1.25 * few < 4_000_000
@@ -563,6 +563,7 @@ async def test_a_page_is_listed_when_the_one_before_is_taken(
     assert len(called(one, "list_page")) == pages
 
 
+@pytest.mark.deep
 async def test_as_many_blobs_as_said_are_in_memory(autojump_clock: MockClock) -> None:
     size, count, concurrency = 256 * 1024, 40, 3
 

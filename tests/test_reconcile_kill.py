@@ -6,9 +6,12 @@ import os
 import random
 import shutil
 
+import pytest
+
 from .killing import KILLED, fork_server, quick_folder
 
 
+@pytest.mark.deep
 async def test_after_a_kill_reconcile_copies_all_that_was_acknowledged_to_every_store() -> None:
     copied = 0
     with quick_folder() as folder:

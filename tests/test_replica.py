@@ -222,6 +222,7 @@ async def test_a_blob_is_hashed_once_and_a_large_one_in_a_thread(monkeypatch: py
     assert len([size for size, _ in hashed if size == 64 * 2**20]) >= 1
 
 
+@pytest.mark.deep
 @pytest.mark.no_cover
 async def test_ten_thousand_concurrent_puts() -> None:
     stores = [MemoryStore() for _ in range(3)]

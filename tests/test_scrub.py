@@ -30,7 +30,8 @@ from trio_replica import (
     open_sqlite,
     scrub,
 )
-from trio_replica._upkeep import scrub_report as _scrub_report
+from trio_replica._upkeep.scrub import scrub_into
+from trio_replica._upkeep.scrub_report import ScrubLog
 from trio_replica.testing import SimulatedStore
 
 from .common import PlainStore, put_numbers, refs
@@ -329,11 +330,8 @@ async def test_an_answer_that_is_no_bytes_is_a_failed_read(autojump_clock: MockC
     assert [one.problem.partition("Error")[0] for one in report.findings] == ["it can't be read: Type"]
 
 
-async def test_a_listing_that_fails_is_a_failure_of_its_store(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trio_replica._upkeep.scrub.PAGE_SIZE", 4)
-    broken, good = [await filled(SimulatedStore(), *range(10)) for _ in range(2)]
+async def test_a_listing_that_fails_is_a_failure_of_its_store(autojump_clock: MockClock) -> None:
+    broken, good = [await filled(SimulatedStore(page_size=4), *range(10)) for _ in range(2)]
     broken.fail(AWAY, "list_page", after=1)
     report = await scrub({"broken": broken, "good": good})
     assert report.failures == {"broken": AWAY}
@@ -575,9 +573,8 @@ async def test_copies_for_a_repair_count_for_the_pace_too(autojump_clock: MockCl
 # What is told
 
 
-async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_replica._upkeep.scrub.PAGE_SIZE", 2)
-    store = await filled(SimulatedStore(get=chain([1.0, 2.0, 1.0], repeat(0.0))), *range(3))
+async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock) -> None:
+    store = await filled(SimulatedStore(page_size=2, get=chain([1.0, 2.0, 1.0], repeat(0.0))), *range(3))
     ascending = sorted(refs(*range(3)))
     store.corrupt(ascending[1])
     told: list[tuple[float, Mapping[str, ScrubCounts]]] = []
@@ -604,16 +601,15 @@ async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock, m
     assert (report.stores["one"].refs, report.is_sound) == (1, True)
 
 
-async def test_a_report_keeps_some_findings_and_counts_all(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_scrub_report, "FINDINGS", 3)
+async def test_a_report_keeps_some_findings_and_counts_all(autojump_clock: MockClock) -> None:
     store = await filled(SimulatedStore(), *range(10))
     for ref in store.blobs:
         store.corrupt(ref)
     told: list[ScrubFinding] = []
-    report = await scrub([store], on_finding=told.append)
-    assert report.stores["store-0"].corrupt == len(told) == 10
+    log = ScrubLog(["one"], None, told.append, kept=3)
+    await scrub_into(log, {"one": store})
+    report = log.report()
+    assert report.stores["one"].corrupt == len(told) == 10
     assert report.findings == tuple(told[:3])
 
 
@@ -698,16 +694,17 @@ async def peak_of(count: int) -> int:
     gc.collect()
     tracemalloc.start()
     try:
-        report = await scrub([Numbers(count)])
+        log = ScrubLog(["one"], None, None, kept=100)
+        await scrub_into(log, {"one": Numbers(count)})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert report.stores["store-0"].corrupt == count
+    assert log.report().stores["one"].corrupt == count
     return peak
 
 
-async def test_memory_does_not_grow_with_the_number_of_refs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scrub_report, "FINDINGS", 100)
+@pytest.mark.deep
+async def test_memory_does_not_grow_with_the_number_of_refs() -> None:
     few, many = await peak_of(2_000), await peak_of(10_000)
     assert many < 1.25 * few < 2_000_000
 
@@ -752,6 +749,7 @@ def flip_rows(folder: Path, some: list[Ref]) -> None:
             connection.execute("UPDATE blobs SET data = ? WHERE ref = ?", (changed, ref))
 
 
+@pytest.mark.deep
 async def test_a_thousand_flipped_bytes(tmp_path: Path) -> None:
     all_refs = await fill_real(tmp_path)
     async with AsyncExitStack() as stack:
@@ -783,6 +781,7 @@ async def test_a_thousand_flipped_bytes(tmp_path: Path) -> None:
     assert not any(Ref.of(data) == ref for ref, data in kept)
 
 
+@pytest.mark.deep
 async def test_real_copies_that_are_both_corrupt(tmp_path: Path) -> None:
     all_refs = await fill_real(tmp_path)
     flip_rows(tmp_path, all_refs[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +56,7 @@ def pytest_configure(config):
 """
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("missing", "status"), [({"postgres": "not there"}, 0), ({}, 1)])
 def test_where_a_server_is_missing_the_coverage_is_not_asserted(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, missing: dict[str, str], status: int
@@ -64,6 +66,8 @@ def test_where_a_server_is_missing_the_coverage_is_not_asserted(
     config: Any = SimpleNamespace(pluginmanager=plugins)
     ask_for_no_coverage(config, missing)
     assert options.cov_fail_under == 100 * status
+    config.pluginmanager = SimpleNamespace(getplugin=lambda _: None)  # nothing is measured
+    ask_for_no_coverage(config, missing)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     pytester.makeconftest(CONFTEST.replace("{}", repr(missing)))
     pytester.makepyfile("def test_that_runs():\n    pass\n\n\ndef never_run():\n    pass\n")
@@ -76,7 +80,51 @@ def test_what_is_missing_is_said() -> None:
         "tests marked postgres are skipped: not there",
         "so the coverage is not asserted",
     ]
-    assert conftest.pytest_report_header() == describe(conftest.MISSING)
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_fast"), [("not deep and not exhaustive", True), ("not exhaustive", False), ("postgres", False)]
+)
+def test_the_fast_gear_says_nothing_of_servers_because_it_needs_none(expression: str, is_fast: bool) -> None:
+    config: Any = SimpleNamespace(option=SimpleNamespace(markexpr=expression))
+    assert conftest.pytest_report_header(config) == ([] if is_fast else describe(conftest.MISSING))
+
+
+@pytest.mark.parametrize(("stats", "status", "is_said"), [({"deselected": [1]}, 5, True), ({"passed": [1]}, 0, False)])
+def test_where_all_tests_are_deep_it_is_said_how_to_run_them(
+    stats: dict[str, list[object]], status: int, *, is_said: bool
+) -> None:
+    lines: list[str] = []
+    reporter: Any = SimpleNamespace(stats=stats, write_line=lines.append)
+    conftest.pytest_terminal_summary(reporter, status)
+    assert bool(lines) == is_said
+
+
+def test_what_the_shell_started_in_the_background_can_be_interrupted() -> None:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        conftest.listen_to_interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        conftest.listen_to_interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+class TestThatInheritsDeepTests:
+    DEEP = frozenset({"test_this_one"})
+
+    def test_this_one(self, request: pytest.FixtureRequest) -> None:
+        assert request.node.get_closest_marker("deep") is not None
+
+    def test_not_this_one(self, request: pytest.FixtureRequest) -> None:
+        assert request.node.get_closest_marker("deep") is None
+
+
+@pytest.mark.postgres
+def test_what_needs_a_server_is_deep(request: pytest.FixtureRequest) -> None:
+    assert request.node.get_closest_marker("deep") is not None
 
 
 def test_the_tests_that_need_a_missing_server_are_skipped(pytester: pytest.Pytester) -> None:

@@ -17,7 +17,8 @@ import trio.testing
 
 from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, open_sqlite
 from trio_replica._async import outbox_file as _sqlite_outbox
-from trio_replica.stores._sqlite import database as _sqlite
+from trio_replica.stores import sqlite
+from trio_replica.stores._sqlite.database import ROW_OVERHEAD, Database
 from trio_replica.testing import StoreContract
 
 from . import child
@@ -35,6 +36,10 @@ REFUSAL = (
     "CREATE TRIGGER refusal BEFORE INSERT ON blobs WHEN NEW.data = x'626164' BEGIN SELECT RAISE({}, 'refused'); END"
 )
 BAD = b"bad"
+
+
+def open_limited(path: Path, **limits: Any) -> AbstractAsyncContextManager[SqliteStore]:
+    return sqlite.open_database(Database(str(path), durable=True, **limits))
 
 
 @pytest.fixture
@@ -271,12 +276,11 @@ async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> No
     assert error.endswith(f"/{path.name}")
 
 
-async def test_a_symbolic_link_to_a_database(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 100_000)
+async def test_a_symbolic_link_to_a_database(path: Path, tmp_path: Path) -> None:
     real = tmp_path / "real" / "real.db"
     real.parent.mkdir()
     path.symlink_to(real)
-    async with open_sqlite(path) as store:
+    async with open_limited(path, log_limit=100_000) as store:
         for i in range(20):
             await store.put(bytes([i]) * 30_000)
         assert (real.parent / "real.db-wal").stat().st_size < 200_000
@@ -509,19 +513,13 @@ FAULTS: list[tuple[list[tuple[str, str]], list[str]]] = [
 
 @pytest.mark.parametrize(("told", "names"), FAULTS)
 async def test_each_call_is_told_the_truth_whatever_fails(
-    path: Path,
-    told: list[tuple[str, str]],
-    names: list[str],
-    faults: list[tuple[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
+    path: Path, told: list[tuple[str, str]], names: list[str], faults: list[tuple[str, str]]
 ) -> None:
     async def tell() -> None:  # noqa: ASYNC124  (called as the puts and gets are)
         faults.extend([("COMMIT", "SQLITE_OK"), *told])
 
-    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", -1)
-    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 0)
     blobs = [b"first", b"second", b"third"]
-    async with open_sqlite(path) as store:
+    async with open_limited(path, busy_seconds=-1, log_limit=0) as store:
         _, *ended = await in_one_batch(store._writer, tell, *[partial(store.put, blob) for blob in blobs])
         for one, blob, name in zip(ended, blobs, names, strict=True):
             if name:
@@ -547,9 +545,8 @@ async def test_a_call_that_fails_alone_is_not_tried_again(path: Path, faults: li
 # Other processes
 
 
-async def test_a_database_that_another_process_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
-    async with open_sqlite(path) as store:
+async def test_a_database_that_another_process_holds(path: Path) -> None:
+    async with open_limited(path, busy_seconds=0.01) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             execute(other, "BEGIN IMMEDIATE")
             for operation in (store.put, store.replace):
@@ -576,26 +573,20 @@ async def test_a_put_and_an_open_wait_for_another_process(path: Path, monkeypatc
             assert naps == []
 
 
-async def test_a_database_that_another_process_holds_can_not_be_opened(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.01)
+async def test_a_database_that_another_process_holds_can_not_be_opened(path: Path) -> None:
     query(path, SCHEMA)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         execute(other, "BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError) as info:
-            await open_and_put(path, DATA)
+            await open_limited(path, busy_seconds=0.01).__aenter__()
         check_error(outcome.Error(info.value), sqlite3.OperationalError, "SQLITE_BUSY", path)
 
 
-async def test_reads_of_a_busy_database_fail_together(
-    path: Path, faults: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_of_a_busy_database_fail_together(path: Path, faults: list[tuple[str, str]]) -> None:
     async def tell() -> None:  # noqa: ASYNC124  (called as the puts and gets are)
         faults.append(("SELECT", "SQLITE_BUSY"))
 
-    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", -1)
-    async with open_sqlite(path) as store:
+    async with open_limited(path, busy_seconds=-1) as store:
         await store.put(DATA)
         _, *ended = await in_one_batch(
             store._reader,
@@ -616,10 +607,9 @@ def log_size(path: Path) -> int:
     return path.with_name(f"{path.name}-wal").stat().st_size
 
 
-async def test_the_log_is_truncated_when_it_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 200_000)
+async def test_the_log_is_truncated_when_it_is_too_large(path: Path) -> None:
     sizes = []
-    async with open_sqlite(path) as store:
+    async with open_limited(path, log_limit=200_000) as store:
         for i in range(20):
             await store.put(bytes([i]) * 50_000)
             sizes.append(log_size(path))
@@ -628,10 +618,9 @@ async def test_the_log_is_truncated_when_it_is_too_large(path: Path, monkeypatch
     assert len(await read_all(path)) == 20
 
 
-async def test_a_log_that_a_reader_keeps_is_not_tried_each_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite, "LOG_LIMIT", 200_000)
+async def test_a_log_that_a_reader_keeps_is_not_tried_each_time(path: Path) -> None:
     statements: list[str] = []
-    async with open_sqlite(path) as store:
+    async with open_limited(path, log_limit=200_000) as store:
         await store.put(DATA)
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             execute(reader, "BEGIN", "SELECT * FROM blobs")
@@ -674,7 +663,7 @@ class Small(sqlite3.Connection):
 
 async def test_a_blob_that_no_row_can_hold_is_refused_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Small))
-    largest, too_large = bytes(1000 - _sqlite.ROW_OVERHEAD), bytes(1001 - _sqlite.ROW_OVERHEAD)
+    largest, too_large = bytes(1000 - ROW_OVERHEAD), bytes(1001 - ROW_OVERHEAD)
     async with open_sqlite(path) as store:
         for attempt in (store.put, store.replace, lambda blob: store.put_many([DATA, blob])):
             with pytest.raises(sqlite3.DataError, match="a blob of 937 bytes, where a row holds at most 936") as info:

@@ -86,12 +86,8 @@ async def test_a_sound_database(path: Path) -> None:
         assert not any(thread.name.startswith("check of") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 7, 10_000])
 @pytest.mark.parametrize("number", [0, 250, 499])
-async def test_a_flipped_bit_in_the_index_hides_a_row(
-    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, rows_at_once: int
-) -> None:
-    monkeypatch.setattr(_sql_check, "ROWS_AT_ONCE", rows_at_once)
+async def test_a_flipped_bit_in_the_index_hides_a_row(path: Path, number: int) -> None:
     ref = BLOBS[number].ref
     flip_in_index(path, ref)
     async with open_sqlite(path) as store:
@@ -100,6 +96,8 @@ async def test_a_flipped_bit_in_the_index_hides_a_row(
         found = await store.check_integrity()
         assert found == Integrity((f"row {number + 1} missing from index {INDEX}",), (ref,), 1)
         assert await store.check_integrity() == found  # it has changed nothing
+        for rows_at_once in (1, 7):
+            assert checked(path, rows_at_once=rows_at_once) == found
         await store.repair_integrity()
         assert await store.check_integrity() == Integrity()
         assert await store.get(ref) == BLOBS[number].data
@@ -139,17 +137,18 @@ async def test_a_blob_that_was_put_again_while_its_row_was_hidden(path: Path, *,
     assert kept == ([(REF, b"\0")] if is_corrupt else [])
 
 
-async def test_many_hidden_rows_are_counted_and_some_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sql_check, "HIDDEN", 3)
+def checked(path: Path, **limits: int) -> Integrity:
+    with closing(sqlite3.connect(path)) as connection:
+        return _sql_check.check_integrity(connection, **limits)
+
+
+async def test_many_hidden_rows_are_counted_and_some_named(path: Path) -> None:  # noqa: ASYNC124  (for its fixture)
     for blob in BLOBS[:5]:
         flip_in_index(path, blob.ref)
-    async with open_sqlite(path) as store:
-        found = await store.check_integrity()
+    found = checked(path, hidden=3)
     assert (found.hidden, found.hidden_count) == (tuple(blob.ref for blob in BLOBS[:3]), 5)
     assert len(found.problems) == 5
-    monkeypatch.setattr(_sql_check, "PROBLEMS", 2)
-    async with open_sqlite(path) as store:
-        assert len((await store.check_integrity()).problems) == 2
+    assert len(checked(path, problems=2).problems) == 2
 
 
 # What is not repaired

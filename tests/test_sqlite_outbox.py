@@ -354,13 +354,12 @@ async def test_a_transaction_that_fails_is_undone_even_if_that_fails(path: str) 
         assert connection.execute("SELECT name FROM stores").fetchall() == [("a",)]
 
 
-async def test_what_is_pending_can_be_looked_at_and_forgotten(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "_REFS_AT_ONCE", 2)
+async def test_what_is_pending_can_be_looked_at_and_forgotten(path: str) -> None:
     async with open_sqlite_outbox(path, ["a", "b"]) as (storage, _):
         await commit(storage, range(1, 6), refs(0, 1, 2, 1, 3), [1, 2])
     with opened_outbox(path) as outbox:
         assert outbox.pending() == {"a": 5, "b": 5}
-        assert list(outbox.refs("b")) == [*refs(0, 1, 2, 1, 3)]
+        assert list(outbox.refs("b", at_once=2)) == [*refs(0, 1, 2, 1, 3)]
         assert outbox.forget("a", refs(1)[0]) == 2
         assert outbox.forget("a", refs(9)[0]) == 0
         assert outbox.forget("b") == 5

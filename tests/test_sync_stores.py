@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_replica as replica
@@ -377,7 +377,6 @@ NUMBERS = st.sets(st.integers(1, 40), max_size=30)
     after=st.integers(0, 41),
     _=st.random_module(),
 )
-@settings(max_examples=300, deadline=None)
 @pytest.mark.no_cover
 def test_the_union_is_exact(contents: list[tuple[set[int], int | None]], limit: int, after: int, _: object) -> None:
     expected = numbered(*sorted(number for number in set().union(*(refs for refs, _ in contents)) if number > after))

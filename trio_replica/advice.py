@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, final
 
+from ._errors import ReplicaError
+
 if TYPE_CHECKING:
     from ._advice.search import Plan, Workload
 
@@ -28,7 +30,7 @@ ALMOST_ALWAYS: Final = 0.9995
 
 
 @final
-class NoQueueSizeError(ValueError):
+class NoQueueSizeError(ReplicaError, ValueError):
     """Raised when no queue size keeps the promise: the message says why, and `remedy` which changes would help."""
 
     def __init__(self, reason: str, remedy: str) -> None:

@@ -122,7 +122,7 @@ def puts_with_boto3(ceph: Ceph, threads: int, size: int) -> Run:
 
         def put_some(_: int) -> int:
             blobs = 0
-            while perf_counter() < end:
+            while not blobs or perf_counter() < end:
                 data = payload()
                 client.put_object(Bucket=BUCKET, Key=f"{prefix}/b:{Ref.of(data)}", Body=data, IfNoneMatch="*")
                 blobs += 1
@@ -154,7 +154,7 @@ def _write_files(root: str, size: int, seconds: float, *, durable: bool) -> floa
     os.mkdir(f"{root}/blobs")
     os.mkdir(f"{root}/tmp")
     began = perf_counter()
-    while perf_counter() < began + seconds:
+    while not blobs or perf_counter() < began + seconds:
         data = payload()
         name = str(Ref.of(data))
         top = f"{root}/blobs/{name[:2]}"

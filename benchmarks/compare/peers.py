@@ -238,7 +238,7 @@ def _puts(peer: Peer, size: int) -> Run:
         blobs = 0
         with peer.open(folder) as store:
             began = perf_counter()
-            while perf_counter() < began + seconds:
+            while not blobs or perf_counter() < began + seconds:
                 store.put([payload() for _ in range(peer.batch)])
                 blobs += peer.batch
             result = blobs / (perf_counter() - began)
@@ -255,7 +255,7 @@ def _gets(peer: Peer, size: int) -> Run:
             blobs = [payload() for _ in range(workloads.number_to_read(size))]
             keys = cycle([key for first in range(0, len(blobs), 256) for key in store.put(blobs[first : first + 256])])
             began = perf_counter()
-            while perf_counter() < began + seconds:
+            while not gets or perf_counter() < began + seconds:
                 store.get(next(keys))
                 gets += 1
             result = gets / (perf_counter() - began)

@@ -97,15 +97,20 @@ def payloads(size: int) -> Callable[[], bytes]:
 
 
 async def make(callers: int, call: Callable[[], Awaitable[object]], seconds: float) -> int:
-    """Let so many callers make calls, each one after another, for at least so many seconds. Returns how many."""
+    """Let so many callers make calls, each one after another, for at least so many seconds. Returns how many.
+
+    Each makes at least one, however late the machine lets it begin: a rate of 0 has no ratio to another.
+    """
     calls = 0
     end = perf_counter() + seconds
 
     async def make_calls() -> None:
         nonlocal calls
-        while perf_counter() < end:
+        while True:
             await call()
             calls += 1
+            if perf_counter() >= end:
+                break
 
     async with trio.open_nursery() as nursery:
         for _ in range(callers):
@@ -210,7 +215,7 @@ def drains(open_one: Opener, batch: int, size: int, *, through_replica: bool) ->
                 store = await stack.enter_async_context(replica.open([MemoryStore()], [store], queue_size=batch))
             blobs = 0
             began = perf_counter()
-            while perf_counter() < began + seconds:
+            while not blobs or perf_counter() < began + seconds:
                 await store.put_many([payload() for _ in range(batch)])
                 blobs += batch
             if isinstance(store, replica.ReplicaStore):
@@ -228,7 +233,7 @@ def listings(open_one: Opener) -> Run:
         async with open_one(folder) as store:
             refs = 0
             began = perf_counter()
-            while perf_counter() < began + seconds:
+            while not refs or perf_counter() < began + seconds:
                 async for _ref in store.list_refs():
                     refs += 1
             result = refs / (perf_counter() - began)

@@ -35,6 +35,12 @@ def many() -> list[str]:
     return simulation("--seeds", "0:2000")
 
 
+@pytest.mark.exhaustive  # a quarter of an hour
+def test_20_000_seeds() -> None:
+    assert ", 0 failed; " in simulation("--seeds", "0:20000")[1]
+
+
+@pytest.mark.deep
 def test_seeds(many: list[str]) -> None:
     assert many[1].startswith("2000 seeds in ")
     assert ", 0 failed; " in many[1]
@@ -45,11 +51,13 @@ def test_seeds_that_are_measured() -> None:
     assert (results.seeds, results.failures) == (150, [])
 
 
+@pytest.mark.deep
 def test_what_happens_depends_on_the_seed_alone() -> None:
     hashes = {simulation("--seeds", "0:60", hash_seed=seed)[1].rpartition("; ")[2] for seed in ("1", "2")}
     assert len(hashes) == 1
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "kind",
     [
@@ -67,7 +75,7 @@ def test_what_is_said_to_happen_happens(many: list[str], kind: str) -> None:
 
 
 def test_a_seed_that_fails_prints_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "0:200", "--bug", "a_listing_ends_at_the_shorter_store", "--jobs", "1"]) == 1
+    assert main(["--seeds", "0:10", "--bug", "a_listing_ends_at_the_shorter_store", "--jobs", "1"]) == 1
     printed = capsys.readouterr().out
     assert "Violation: a listing is complete as of its start" in printed
     (seed,) = (line.partition(": ")[0] for line in printed.splitlines() if line.startswith("seed "))

@@ -241,7 +241,7 @@ class OutboxFile:
         with _explaining(self._path):
             return _read_state(self._connection).pending
 
-    def refs(self, name: str) -> Iterator[Ref]:
+    def refs(self, name: str, *, at_once: int = _REFS_AT_ONCE) -> Iterator[Ref]:
         """Return the refs that are pending for a store, in the order of their puts; one for each put."""
         after = 0
         while True:
@@ -249,7 +249,7 @@ class OutboxFile:
                 rows = self._connection.execute(
                     "SELECT seq, ref FROM debts JOIN stores ON id = store WHERE name = ? AND seq > ?"
                     " ORDER BY seq LIMIT ?",
-                    (name, after, _REFS_AT_ONCE),
+                    (name, after, at_once),
                 ).fetchall()
             if not rows:
                 return

@@ -101,7 +101,7 @@ class Operation(Generic[MemberT]):
                 self._is_parked = True
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
             else:
-                await trio.lowlevel.cancel_shielded_checkpoint()  # every call has ended at once
+                await trio.lowlevel.checkpoint()  # every call has ended at once
             if self._raised is not None:
                 raise self._raised
             if self._was_interrupted:

@@ -64,7 +64,7 @@ async def ended_call(start: Callable[[Done], Cancel]) -> Any:
             is_parked = True
             await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
         else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await trio.lowlevel.checkpoint()
         assert ended is not None
         if isinstance(ended, Unfinished):
             return await ended.call()

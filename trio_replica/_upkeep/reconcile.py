@@ -353,7 +353,9 @@ class _Reconciliation:
 
     def _progress(self) -> None:
         if self._on_progress is not None:
-            self._on_progress(self.report())
+            on_progress, self._on_progress = self._on_progress, None  # not to be called again once it has raised
+            on_progress(self.report())
+            self._on_progress = on_progress
 
 
 async def _run(call: Callable[[], Awaitable[None]]) -> None:

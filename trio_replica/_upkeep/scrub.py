@@ -78,6 +78,19 @@ async def scrub(
     if repair:
         _check_repairable(named)
     log = ScrubLog(list(named), on_progress, on_finding)
+    await scrub_into(log, named, repair=repair, after=after, bytes_per_second=bytes_per_second)
+    return log.report()
+
+
+async def scrub_into(
+    log: ScrubLog,
+    named: Mapping[str, Store],
+    *,
+    repair: bool = False,
+    after: Ref = Ref.ZERO,
+    bytes_per_second: float | None = None,
+) -> None:
+    """Scrub stores whose arguments have been checked, as `scrub` does, and note all of it in `log`."""
     await trio.lowlevel.checkpoint()
     scrubbed = [_ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items()]
     raised: list[BaseException] = []
@@ -96,7 +109,6 @@ async def scrub(
             raise raised[0]
         finally:
             del raised
-    return log.report()
 
 
 @final

@@ -83,12 +83,15 @@ class ScrubLog:
         names: Iterable[str],
         on_progress: Callable[[Mapping[str, ScrubCounts]], None] | None,
         on_finding: Callable[[ScrubFinding], None] | None,
+        *,
+        kept: int = FINDINGS,
     ) -> None:
         self.counts = dict.fromkeys(names, ScrubCounts())
         self.problems: dict[str, tuple[str, ...]] = {}
         self.repaired: dict[str, tuple[str, ...]] = {}
         self.failures: dict[str, BaseException] = {}
         self._findings: list[ScrubFinding] = []
+        self._kept = kept
         self._on_progress = on_progress
         self._on_finding = on_finding
 
@@ -102,14 +105,18 @@ class ScrubLog:
         self.tell()
 
     def find(self, finding: ScrubFinding) -> None:
-        if len(self._findings) < FINDINGS:
+        if len(self._findings) < self._kept:
             self._findings.append(finding)
         if self._on_finding is not None:
-            self._on_finding(finding)
+            on_finding, self._on_finding = self._on_finding, None  # not to be called again once it has raised
+            on_finding(finding)
+            self._on_finding = on_finding
 
     def tell(self) -> None:
         if self._on_progress is not None:
-            self._on_progress(MappingProxyType(dict(self.counts)))
+            on_progress, self._on_progress = self._on_progress, None  # likewise
+            on_progress(MappingProxyType(dict(self.counts)))
+            self._on_progress = on_progress
 
     def report(self) -> ScrubReport:
         return ScrubReport(

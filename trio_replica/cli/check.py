@@ -15,7 +15,7 @@ from .running import FAILED, run
 from .stores import chosen_stores, store_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from .._deletable import DeletableStore
     from .._urls.store_url import StoreUrl
@@ -37,13 +37,18 @@ def check(context: click.Context) -> int:
     return 0 if run(check_stores, stores.all()) else FAILED
 
 
-async def check_stores(urls: Mapping[str, StoreUrl]) -> bool:
-    """Write, read and delete a blob in each store, by itself, print how that went, and return whether all went well.
+async def print_line(line: str) -> None:
+    """Print a line; being cancelled does not wait for whoever reads it."""
+    await trio.to_thread.run_sync(write_output, f"{printable(line)}\n".encode(), abandon_on_cancel=True)
+
+
+async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Awaitable[None]] = print_line) -> bool:
+    """Write, read and delete a blob in each store, by itself, tell how that went, and return whether all went well.
 
     Being cancelled ends it after the deletion.
     """
     width = max(map(len, (*urls, "STORE")))
-    await _print(f"{'STORE':{width}}  {'ROUND TRIP':>12}  OUTCOME")
+    await tell(f"{'STORE':{width}}  {'ROUND TRIP':>12}  OUTCOME")
     all_went_well = True
     for name, url in urls.items():
         seconds = None
@@ -53,7 +58,7 @@ async def check_stores(urls: Mapping[str, StoreUrl]) -> bool:
         except Exception as error:  # a store may raise anything
             problem = describe(error)
         time = "" if seconds is None or problem else f"{seconds * 1000:.1f} ms"
-        await _print(f"{name:{width}}  {time:>12}  {f'failed: {problem}' if problem else 'ok'}")
+        await tell(f"{name:{width}}  {time:>12}  {f'failed: {problem}' if problem else 'ok'}")
         all_went_well = all_went_well and not problem
     return all_went_well
 
@@ -93,7 +98,3 @@ async def _delete(store: DeletableStore, ref: Ref, *, was_written: bool) -> str:
     except Exception as error:  # likewise
         return f"delete: {describe(error)}"  # noqa: ASYNC910  (likewise)
     return "delete: the blob was not there any more" if was_written and not was_there else ""
-
-
-async def _print(line: str) -> None:
-    await trio.to_thread.run_sync(write_output, f"{printable(line)}\n".encode(), abandon_on_cancel=True)

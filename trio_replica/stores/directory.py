@@ -22,6 +22,7 @@ from ._started import StartedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from .._blob import BytesLike, Ref
     from .._calls.start import Cancel, Done
@@ -43,8 +44,9 @@ READERS: Final = 2
 callers, one made 66k gets of 4 KiB a second, 2 made 48k, 4 made 28k; of 1 MiB, 1.9k, 4.0k and 4.6k."""
 
 
-@asynccontextmanager
-async def open_directory(root: str | os.PathLike[str], *, durable: bool = True) -> AsyncGenerator[DirectoryStore, None]:
+def open_directory(
+    root: str | os.PathLike[str], *, durable: bool = True
+) -> AbstractAsyncContextManager[DirectoryStore]:
     """Open a store of one file a blob, ``ROOT/blobs/aa/aabb/<64 hex>``, for the block; create it if need be.
 
     Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
@@ -61,14 +63,19 @@ async def open_directory(root: str | os.PathLike[str], *, durable: bool = True) 
       OSError: if `root` is no folder, or can't be created, or can't be written.
 
     """
-    files = BlobFiles(os.path.abspath(os.fsdecode(root)), durable=durable)  # noqa: ASYNC240  (touches no disk)
-    threads = WRITERS if durable else WRITERS_WITHOUT_FSYNC
+    files = BlobFiles(os.path.abspath(os.fsdecode(root)), durable=durable)
+    return open_files(files, writers=WRITERS if durable else WRITERS_WITHOUT_FSYNC)
+
+
+@asynccontextmanager
+async def open_files(files: BlobFiles, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
+    """Open the store that has these files, with so many threads that write."""
     async with (
-        open_store_threads(f"writers of {files.root}", partial(_serve, files), threads=threads) as writers,
-        open_store_threads(f"readers of {files.root}", partial(_serve, files), threads=READERS) as readers,
+        open_store_threads(f"writers of {files.root}", partial(_serve, files), threads=writers) as writing,
+        open_store_threads(f"readers of {files.root}", partial(_serve, files), threads=READERS) as reading,
     ):
-        await writers.run(files.prepare)
-        yield DirectoryStore(files, writers, readers)
+        await writing.run(files.prepare)
+        yield DirectoryStore(files, writing, reading)
 
 
 @final

@@ -111,11 +111,12 @@ def open_object_store(
         raise ModuleNotFoundError(
             "an object store takes more: pip install 'trio-replica[cloud]'", name="obstore"
         ) from None
-    return _opened(place.name, Objects(place), place.limits.requests)
+    return open_objects(place.name, Objects(place), place.limits.requests)
 
 
 @asynccontextmanager
-async def _opened(name: str, objects: Objects, requests: int) -> AsyncGenerator[ObjectStore, None]:
+async def open_objects(name: str, objects: Objects, requests: int) -> AsyncGenerator[ObjectStore, None]:
+    """Open the store that has these objects, with so many threads that write, and as many that read."""
     async with (
         open_store_threads(f"writers of {name}", _serve, threads=requests) as writers,
         open_store_threads(f"readers of {name}", _serve, threads=requests) as readers,

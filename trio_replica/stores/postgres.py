@@ -77,23 +77,28 @@ def open_postgres(
 
     """
     try:
-        from ._postgres.database import Database  # noqa: PLC0415  (an extra: without it the other stores still work)
+        # An extra: without it the other stores still work.
+        from ._postgres.database import Database  # noqa: PLC0415
+        from ._postgres.session import Patience  # noqa: PLC0415
     except ImportError as error:
         reason = "PostgreSQL stores need psycopg and libpq: pip install 'trio-replica[postgres]'"
         kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
         raise kind(reason, name="psycopg") from error
     if not answer_timeout > 0:
         raise ValueError(f"answer_timeout is more than 0 seconds, not {answer_timeout}")
-    return _opened(Database(conninfo, durable=durable, answer_timeout=answer_timeout))
+    return open_database(Database(conninfo, durable=durable, patience=Patience(answer_timeout)))
 
 
 @asynccontextmanager
-async def _opened(database: Database) -> AsyncGenerator[PostgresStore, None]:
+async def open_database(
+    database: Database, *, writers: int = WRITERS, readers: int = READERS
+) -> AsyncGenerator[PostgresStore, None]:
+    """Open the store in `database` with so many threads of each kind."""
     async with (
-        open_store_threads(f"writers of {database.name}", database.serve_writes, threads=WRITERS) as writers,
-        open_store_threads(f"readers of {database.name}", database.serve_reads, threads=READERS) as readers,
+        open_store_threads(f"writers of {database.name}", database.serve_writes, threads=writers) as writing,
+        open_store_threads(f"readers of {database.name}", database.serve_reads, threads=readers) as reading,
     ):
-        yield PostgresStore(database, writers, readers)
+        yield PostgresStore(database, writing, reading)
 
 
 @final

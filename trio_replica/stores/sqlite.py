@@ -21,6 +21,7 @@ from ._started import StartedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from .._blob import Blob, BytesLike
     from .._calls.start import Cancel, Done
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from ._sqlite.database import Request
 
 
-@asynccontextmanager
-async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> AsyncGenerator[SqliteStore, None]:
+def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> AbstractAsyncContextManager[SqliteStore]:
     """Open a store in one SQLite database, in its table ``blobs``, for the block; create it if need be.
 
     Other tables are left alone. The database is put in WAL mode, and several processes may use it at once, if they run
@@ -49,7 +49,12 @@ async def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> 
       ReplicaError: if it has another table ``blobs``, or can't be put in WAL mode.
 
     """
-    database = Database(os.path.abspath(os.fsdecode(path)), durable=durable)  # noqa: ASYNC240  (touches no disk)
+    return open_database(Database(os.path.abspath(os.fsdecode(path)), durable=durable))
+
+
+@asynccontextmanager
+async def open_database(database: Database) -> AsyncGenerator[SqliteStore, None]:
+    """Open the store that has this database."""
     async with (
         open_store_threads(f"writer of {database.path}", database.serve_writes) as writer,
         open_store_threads(f"reader of {database.path}", database.serve_reads) as reader,

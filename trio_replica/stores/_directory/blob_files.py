@@ -58,8 +58,9 @@ class _NewFile:
 class BlobFiles:
     """The files of one directory store."""
 
-    def __init__(self, root: str, *, durable: bool) -> None:
+    def __init__(self, root: str, *, durable: bool, at_once: int = FILES_AT_ONCE, remember: int = SYNCED_LIMIT) -> None:
         self.root = root
+        self._at_once, self._remember = at_once, remember
         self._blobs = f"{root}/blobs"
         self._temporary = f"{root}/tmp"  # noqa: S108  (no system's)
         self._durable = durable
@@ -95,8 +96,8 @@ class BlobFiles:
         All are written, then all synced, then all named: the first fsync of several commits most of what the others
         have to. Of 4 KiB blobs, on ext4, for 64 callers, that is a fifth more puts a second than one after another.
         """
-        if len(blobs) > FILES_AT_ONCE:
-            parts = [blobs[first : first + FILES_AT_ONCE] for first in range(0, len(blobs), FILES_AT_ONCE)]
+        if len(blobs) > (at_once := self._at_once):
+            parts = [blobs[first : first + at_once] for first in range(0, len(blobs), at_once)]
             return [ended for part in parts for ended in self.put_all(part)]
         deletions = self._deletions
         files = [_NewFile(blob, self._new_path()) for blob in blobs]
@@ -238,7 +239,7 @@ class BlobFiles:
         for file in files:
             self._made.update(file.folders)
             if self._durable and self._deletions == deletions:
-                if len(self._synced) >= SYNCED_LIMIT:
+                if len(self._synced) >= self._remember:
                     self._synced.clear()
                 self._synced.add(file.blob.ref)
 

@@ -52,12 +52,12 @@ logger: Final = logging.getLogger("trio_replica")
 class Objects:
     """The objects under one prefix of a bucket."""
 
-    def __init__(self, place: ObjectPlace) -> None:
+    def __init__(self, place: ObjectPlace, *, idle_seconds: float = IDLE_SECONDS) -> None:
         if os.getpid() != _imported_in:  # the client would wait for ever for threads of its own, which are gone
             raise RuntimeError("object stores don't work in a forked process: start one, as by spawn")
         self._place = place
         self._is_closing = False
-        made = outcome.capture(_client, place)
+        made = outcome.capture(_client, place, idle_seconds)
         if isinstance(made, outcome.Error):
             problem = explain(made.error, place.without_secrets)
             raise ValueError(self._line(problem))  # noqa: TRY004  (of an option, whatever the client raised)
@@ -206,13 +206,13 @@ def _name(ref: Ref) -> str:
     return f"b:{ref}"
 
 
-def _client(place: ObjectPlace) -> Client:
+def _client(place: ObjectPlace, idle_seconds: float) -> Client:
     limits, config = place.limits, dict(place.config)
     client_options: ClientConfig = {
         "allow_http": place.allow_http,
         "timeout": _seconds(limits.request_timeout),
         "connect_timeout": _seconds(limits.connect_timeout),
-        "pool_idle_timeout": _seconds(IDLE_SECONDS),
+        "pool_idle_timeout": _seconds(idle_seconds),
     }
     retry_config: RetryConfig = {
         "max_retries": limits.retries,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..._calls.threads import Call, Handler
     from .._reads import Read
-    from .session import Connection
+    from .session import Connection, Patience
 
     Write: TypeAlias = Blob | list[Blob] | Callable[[Connection], Any]
     """What the writers are given: a put, a put of many, or what a connection is called with."""
@@ -45,12 +45,15 @@ ResultT = TypeVar("ResultT")
 class Database:
     """One database. But for `check_size`, its methods block, and run in the store's threads."""
 
-    def __init__(self, conninfo: str, *, durable: bool, answer_timeout: float) -> None:
+    def __init__(
+        self, conninfo: str, *, durable: bool = True, patience: Patience, size_limit: int = SIZE_LIMIT
+    ) -> None:
         conninfo, name = parse(conninfo)
         self.name: str = name
         """Its URL without user and password."""
         self._durable = durable
-        self._session = partial(Session, conninfo, name, durable=durable, answer_timeout=answer_timeout)
+        self._session = partial(Session, conninfo, name, durable=durable, patience=patience)
+        self._size_limit = size_limit
 
     def check_size(self, blobs: Iterable[Blob]) -> None:
         """Refuse blobs of which no row can hold one, before they are part of any transaction.
@@ -60,8 +63,10 @@ class Database:
 
         """
         size = max(map(len, blobs), default=0)
-        if size > SIZE_LIMIT:
-            raise psycopg.DataError(f"a blob of {size} bytes, where a row holds at most {SIZE_LIMIT}: {self.name}")
+        if size > self._size_limit:
+            raise psycopg.DataError(
+                f"a blob of {size} bytes, where a row holds at most {self._size_limit}: {self.name}"
+            )
 
     # Writing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import select
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import outcome
@@ -26,9 +27,6 @@ CANCEL_AFTER: Final = 0.1
 """Seconds that a request runs at least before it is cancelled because nobody wants its result any more: to cancel one
 takes a connection of its own, so most of those that lose a race are better left to end."""
 
-CANCEL_SECONDS: Final = 5.0
-"""Seconds for the server to take that request, and then to end the statement, before the connection is let go."""
-
 _SET_UP: Final = """
 SELECT set_config('default_transaction_isolation', 'read committed', false),
        set_config('synchronous_commit', %s, false),
@@ -37,6 +35,19 @@ SELECT set_config('default_transaction_isolation', 'read committed', false),
 """
 """READ COMMITTED, for ON CONFLICT waits for another transaction then, where other levels fail. LZ4, if the server has
 it: blobs of text were put 2.5 to 8 times as fast as with PostgreSQL's own compression, and others at the same rate."""
+
+
+@final
+@dataclass(frozen=True)
+class Patience:
+    """How long a connection waits for its server."""
+
+    answer: float
+    """Seconds that the server may be silent while it is waited for."""
+    cancel: float = 5.0
+    """Seconds for the server to take the request to cancel a statement, and then to end it, before the connection is
+    let go."""
+    clock: Callable[[], float] = time.monotonic
 
 
 def _always() -> bool:
@@ -49,15 +60,14 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.answer_timeout: float = math.inf
-        """Seconds that the server may be silent while it is waited for."""
+        self.patience: Patience = Patience(math.inf)
         self._is_wanted = _always
         self._began = 0.0
 
     def begin(self, is_wanted: Callable[[], bool]) -> None:
         """Begin a request, whose result is waited for as long as ``is_wanted()`` says so."""
         self._is_wanted = is_wanted
-        self._began = time.monotonic()
+        self._began = self.patience.clock()
 
     def wait(self, gen: PQGen[ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """Have psycopg wait for the server, which it does from time to time with no event."""
@@ -68,7 +78,8 @@ class Connection(psycopg.Connection[Any]):
 
         A statement that is cancelled fails, even if it comes to its end: its COMMIT may not have waited for a standby.
         """
-        heard = time.monotonic()
+        clock = self.patience.clock
+        heard = clock()
         is_cancelled = False
         event: Any = None
         while True:
@@ -80,16 +91,16 @@ class Connection(psycopg.Connection[Any]):
                 result: ResultT = ended.value
                 return result
             event = yield expected
-            now = time.monotonic()
+            now = clock()
             if event:
                 heard = now
             if is_cancelled:
-                if now - heard > CANCEL_SECONDS:
-                    self._let_go(f"no answer for {CANCEL_SECONDS:g} seconds, after the statement was cancelled")
-            elif now - heard > self.answer_timeout or (now - self._began > CANCEL_AFTER and not self._is_wanted()):
+                if now - heard > self.patience.cancel:
+                    self._let_go(f"no answer for {self.patience.cancel:g} seconds, after the statement was cancelled")
+            elif now - heard > self.patience.answer or (now - self._began > CANCEL_AFTER and not self._is_wanted()):
                 is_cancelled = True
                 self._cancel()
-                heard = time.monotonic()
+                heard = clock()
 
     def _cancel(self) -> None:
         # It returns when the server has signalled the process that serves this connection, so a later statement, which
@@ -97,7 +108,7 @@ class Connection(psycopg.Connection[Any]):
         if not capabilities.has_cancel_safe():  # libpq before 17 waits for ever for that, and holds the interpreter
             self._let_go("no answer, and this libpq can't cancel a statement in a limited time")
         try:
-            self.cancel_safe(timeout=CANCEL_SECONDS)
+            self.cancel_safe(timeout=self.patience.cancel)
         except psycopg.Error:
             self._let_go("no answer, and the statement could not be cancelled")
 
@@ -121,11 +132,11 @@ class Connection(psycopg.Connection[Any]):
 class Session:
     """A connection that is made anew when it is lost: for one thread, which all its methods block."""
 
-    def __init__(self, conninfo: str, name: str, *, durable: bool, answer_timeout: float) -> None:
+    def __init__(self, conninfo: str, name: str, *, durable: bool, patience: Patience) -> None:
         self._conninfo = conninfo
         self._name = name
         self._durable = durable
-        self._answer_timeout = answer_timeout
+        self._patience = patience
         self._connection: Connection | None = None
 
     def connect(self) -> None:
@@ -141,7 +152,7 @@ class Session:
         self.close()
         try:
             self._connection = Connection.connect(self._conninfo, autocommit=True)
-            self._connection.answer_timeout = self._answer_timeout
+            self._connection.patience = self._patience
             self._set_up(self._connection)
         except Exception as error:
             self.close()

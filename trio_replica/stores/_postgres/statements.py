@@ -44,20 +44,20 @@ def insert_all(blobs: Iterable[Blob], connection: psycopg.Connection) -> set[Ref
     They go in the order of their refs: two transactions that put the same blobs in different orders would each wait for
     the other.
     """
-    parts = list(_parts(sorted(blobs, key=lambda blob: blob.ref)))
+    parts = list(parts_of(sorted(blobs, key=lambda blob: blob.ref)))
     if len(parts) == 1:
         return {*_insert(parts[0], connection)}
     with connection.transaction():
         return {ref for part in parts for ref in _insert(part, connection)}
 
 
-def _parts(blobs: list[Blob]) -> Iterator[list[Blob]]:
-    """Cut `blobs`, which are some, in parts of up to `BYTES_AT_ONCE`, or of one larger blob."""
+def parts_of(blobs: list[Blob], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[Blob]]:
+    """Cut `blobs`, which are some, in parts of up to so many bytes, or of one larger blob."""
     part: list[Blob] = []
     size = 0
     for blob in blobs:
         size += len(blob) + ROW_OVERHEAD
-        if part and size > BYTES_AT_ONCE:
+        if part and size > bytes_at_once:
             yield part
             part, size = [], len(blob) + ROW_OVERHEAD
         part.append(blob)

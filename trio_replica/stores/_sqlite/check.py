@@ -30,7 +30,7 @@ _DAMAGED: Final = "CREATE TABLE IF NOT EXISTS damaged_blobs (ref BLOB NOT NULL, 
 
 # With the same bytes only once, for it may be repeated.
 _KEEP: Final = """
-INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?1
+INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?
 AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
 """
 
@@ -49,26 +49,35 @@ class _Row(NamedTuple):
     ref: Ref
 
 
-def check_integrity(connection: sqlite3.Connection) -> Integrity:
+def check_integrity(
+    connection: sqlite3.Connection, *, problems: int = PROBLEMS, hidden: int = HIDDEN, rows_at_once: int = ROWS_AT_ONCE
+) -> Integrity:
     """Return what SQLite's own check says, and the refs of the rows that the index does not show.
 
     Memory is bounded; the second part is made of short statements.
+
+    Args:
+      connection: to the database.
+      problems: how many lines of SQLite's own check to return at most.
+      hidden: how many refs to return at most; all are counted.
+      rows_at_once: how many rows one of the short statements looks up.
+
     """
-    problems: list[str] = []
-    hidden: list[Ref] = []
+    lines: list[str] = []
+    refs: list[Ref] = []
     count = 0
     try:
-        for (text,) in connection.execute(f"PRAGMA integrity_check({PROBLEMS})"):
-            problems += [line for line in text.splitlines() if line not in {"ok", "*** in database main ***"}]
-        for row in _hidden_rows(connection):
+        for (text,) in connection.execute(f"PRAGMA integrity_check({problems})"):
+            lines += [line for line in text.splitlines() if line not in {"ok", "*** in database main ***"}]
+        for row in _hidden_rows(connection, rows_at_once):
             count += 1
-            if count <= HIDDEN:
-                hidden.append(row.ref)
+            if count <= hidden:
+                refs.append(row.ref)
     except sqlite3.DatabaseError as error:  # it is too damaged to be read through
         if _primary(error) not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise
-        problems.append(str(error))
-    return Integrity(tuple(problems[:PROBLEMS]), tuple(hidden), count)
+        lines.append(str(error))
+    return Integrity(tuple(lines[:problems]), tuple(refs), count)
 
 
 def find_twins(connection: sqlite3.Connection) -> list[Twins]:
@@ -150,7 +159,7 @@ def _keep(rowid: int, connection: sqlite3.Connection) -> None:
     connection.execute(_KEEP, (rowid,))
 
 
-def _hidden_rows(connection: sqlite3.Connection) -> Iterator[_Row]:
+def _hidden_rows(connection: sqlite3.Connection, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[_Row]:
     """Yield the rows of the table that the index does not show."""
     index = _index(connection)
     first: int | None = None
@@ -159,7 +168,7 @@ def _hidden_rows(connection: sqlite3.Connection) -> Iterator[_Row]:
         start = "" if first is None else f"WHERE rowid > {first}"
         low, high = connection.execute(
             f"SELECT min(rowid), max(rowid) FROM (SELECT rowid FROM blobs NOT INDEXED {start} ORDER BY rowid LIMIT ?)",  # noqa: S608  (a number)
-            (ROWS_AT_ONCE,),
+            (rows_at_once,),
         ).fetchone()
         if low is None:
             return

@@ -49,13 +49,17 @@ _COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type,
 class Database:
     """One database. But for `check_size`, its methods block, and run in the store's threads."""
 
-    def __init__(self, path: str, *, durable: bool) -> None:
+    def __init__(
+        self, path: str, *, durable: bool, busy_seconds: float = BUSY_SECONDS, log_limit: int = LOG_LIMIT
+    ) -> None:
         self.path = path
+        self._busy_seconds = busy_seconds
         self._durable = durable
         self._size_limit = 0
         self._identity: tuple[int, int] | None = None
         self._log = ""
-        self._log_limit = LOG_LIMIT
+        self._least_log_limit = log_limit
+        self._log_limit = log_limit
 
     def check_size(self, blob: Blob) -> None:
         """Refuse a blob that no row can hold, before it is part of any transaction.
@@ -75,7 +79,7 @@ class Database:
     def serve_writes(self) -> Generator[Handler[Request], None, None]:
         with self._connection() as connection:
             with self._naming():
-                _patiently(partial(self._set_up, connection))
+                self._patiently(partial(self._set_up, connection))
             yield partial(self._write, connection)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
@@ -84,7 +88,7 @@ class Database:
         if mode != "wal":
             raise ReplicaError(f"the database is in journal mode {mode} and can't be put in WAL mode: {self.path}")
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
+        connection.execute(f"PRAGMA journal_size_limit = {self._least_log_limit}")
         connection.execute("BEGIN IMMEDIATE")
         try:
             if not self._check_table(connection):
@@ -121,7 +125,7 @@ class Database:
         """Run `calls` as one transaction. Only once it is committed they have outcomes; else returns what undid it."""
         outcomes: list[outcome.Value[Any] | outcome.Error] = []
         try:
-            _patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+            self._patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
             changes = connection.total_changes
             for call in calls:
                 ended = self._captured(partial(call.request, connection))
@@ -146,7 +150,7 @@ class Database:
             with suppress(sqlite3.Error):  # what is wrong will show in the next transaction
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             # A reader may have kept some of it: do not try at once again.
-            self._log_limit = file_size(self._log) + LOG_LIMIT
+            self._log_limit = file_size(self._log) + self._least_log_limit
 
     # Reading
 
@@ -157,7 +161,7 @@ class Database:
 
     def _read(self, connection: sqlite3.Connection, batch: Sequence[Call[Ref | Request]]) -> None:
         def captured(request: Callable[[sqlite3.Connection], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
-            return self._captured(partial(_patiently, partial(request, connection)))
+            return self._captured(partial(self._patiently, partial(request, connection)))
 
         self._check_present()
         refs = [call.request for call in batch if isinstance(call.request, Ref)]
@@ -213,7 +217,7 @@ class Database:
         for call in batch:
             read = call.request
             connection.set_progress_handler(partial(getattr, read, "is_abandoned"), PROGRESS_STEPS)
-            call.outcome = self._captured(partial(_patiently, partial(read.what, connection)))
+            call.outcome = self._captured(partial(self._patiently, partial(read.what, connection)))
 
     # Both
 
@@ -223,6 +227,21 @@ class Database:
             connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, cached_statements=64)
         with closing(connection):
             yield connection
+
+    def _patiently(self, call: Callable[[], ResultT]) -> ResultT:
+        """Return what ``call()`` returns, repeating it while another process has the database.
+
+        SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy
+        process leaves.
+        """
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                return call()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
 
     def _captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
         """Return how ``call()`` ended; but raise if the database is busy, for then it is so for the whole batch."""
@@ -253,22 +272,6 @@ class Database:
         named = type(error)(f"{name}: {error}: {self.path}")
         named.__dict__.update(error.__dict__)
         return named.with_traceback(error.__traceback__)
-
-
-def _patiently(call: Callable[[], ResultT]) -> ResultT:
-    """Return what ``call()`` returns, repeating it while another process has the database.
-
-    SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy process
-    leaves.
-    """
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return call()
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
 
 
 def _is_busy(error: BaseException | None) -> bool:
