@@ -118,7 +118,7 @@ async def _run(operation: Operation[Any], stagger: float) -> None:
             nursery.start_soon(operation.hedges.watch)
         try:
             await operation.run({}, nursery)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103  (raised below, outside of the nursery)
             raised = exc
         if operation.hedges is not None:
             operation.hedges.stop()

@@ -149,7 +149,7 @@ class Caller:
         with self.scope:
             try:
                 self.what = await operation(store)
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103  (it is the outcome)
                 self.what = type(error)
                 self.at = trio.current_time()
                 if isinstance(error, trio.Cancelled):
@@ -170,7 +170,7 @@ async def test_the_outcome_is_the_same_for_all_kinds_of_stores(
     async with trio.open_nursery() as nursery:
         with trio.CancelScope(deadline=it.block_is_cancelled):
             async with replica.open(stores, **it.options) as store:
-                nursery.start_soon(caller.call, OPERATIONS[operation], store)
+                nursery.start_soon(caller.call, OPERATIONS[operation], store)  # noqa: ASYNC111  (it outlives the block)
                 await trio.sleep_until(min(it.block_ends, it.cancelled, 20))
                 if it.cancelled < math.inf:
                     caller.scope.cancel()

@@ -483,7 +483,7 @@ async def test_cancelled_while_a_value_is_finished_it_waits_for_what_can_not_be_
 
 
 async def test_a_task_that_is_cancelled_before_it_runs_does_nothing() -> None:
-    async def finish(value: str) -> None:
+    async def finish(value: str) -> None:  # noqa: ASYNC124  (what is handed to a task)
         pytest.fail("nobody waits for it")  # pragma: no cover
 
     told = Told()
@@ -496,7 +496,7 @@ async def test_a_task_that_is_cancelled_before_it_runs_does_nothing() -> None:
 
 
 async def test_the_context_of_a_call_is_that_of_its_caller(autojump_clock: MockClock) -> None:
-    async def finish(value: str) -> str:
+    async def finish(value: str) -> str:  # noqa: ASYNC124  (likewise)
         contexts[value.upper()] = variable.get()
         return value
 

@@ -22,6 +22,7 @@ from trio_replica import (
     BytesLike,
     ConfigError,
     CorruptBlobError,
+    NoQueueSizeError,
     PoisonedError,
     PutResult,
     Ref,
@@ -119,6 +120,7 @@ ERRORS: list[ReplicaError] = [
     StoreError("put", REF, {"a": OSError("x"), "b": ReplicaError("y")}),
     PoisonedError({"a": OSError("x")}, {"a": (REF,)}),
     ConfigError("a.toml", 5, "x"),
+    NoQueueSizeError("x", "y"),
 ]
 
 

@@ -107,7 +107,7 @@ class Life:
     """
 
     def __init__(self) -> None:
-        self.not_accepting = trio.Event()
+        self.not_accepting: trio.Event = trio.Event()
         """Set when it is poisoned or closed."""
         self.ended_at: float | None = None
         self._failures: dict[str, BaseException] = {}  # of the async stores, in the order of their failing
@@ -221,7 +221,7 @@ class Life:
                 for part in self._parts:
                     part.stop(grace)
             try:
-                with trio.CancelScope(shield=interruption is not None):
+                with trio.CancelScope(shield=interruption is not None):  # noqa: ASYNC912  (all may have ended)
                     for part in self._parts:
                         await part.ended()
             except BaseException as exc:  # noqa: ASYNC103  (Cancelled, or KeyboardInterrupt: raised once all is quiet)
@@ -229,7 +229,7 @@ class Life:
                     grace = 0.0
                 interruption = exc
             else:
-                return interruption
+                return interruption  # noqa: ASYNC910  (likewise)
 
     def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
         """Report what is left, and return the one exception that the block has to raise, if any."""

@@ -318,10 +318,10 @@ class Outbox:
     def stop(self, grace: float) -> None:
         """Go on: the last commit has a deadline of its own."""
 
-    async def ended(self) -> None:
+    async def ended(self) -> None:  # noqa: ASYNC910  (it may have before)
         """Commit the last acknowledgements, within `END_SECONDS`. Nothing else of the replica may still run."""
         if self._has_ended:
-            return  # noqa: ASYNC910  (waiting was interrupted after that)
+            return
         self._commits.stop()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):

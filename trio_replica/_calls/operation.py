@@ -162,7 +162,7 @@ class Operation(Generic[MemberT]):
             cancel = self.start_call(member, partial(self._done, member))
         except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which is settled as any other)
             self._done(member, outcome.Error(exc))
-            return
+            return  # noqa: ASYNC104  (likewise)
         if self._pending.get(member) is never:
             self._pending[member] = cancel
             if self._over:

@@ -86,7 +86,7 @@ class Operations:
         if scope.cancel_called:
             raise closed_error()
 
-    async def _wait_quiet(self) -> None:
+    async def _wait_quiet(self) -> None:  # noqa: ASYNC910  (likewise)
         # One after another, because whoever of them has ended need not be waited for any more. A read that goes on to
         # the fallback is another operation, which has begun in the step in which the one before it has ended.
         while under_way := self._writes or self._reads:
