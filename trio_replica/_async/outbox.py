@@ -171,7 +171,7 @@ class Outbox:
         seqs = intent.seqs
         if not intent.was_started:
             self._end(seqs.start)
-            return
+            return  # noqa: ASYNC910  (likewise)
         for backlog in self.backlogs.values():
             backlog.acknowledge(seqs)
         self._abandoned.add(seqs.start)
@@ -321,7 +321,7 @@ class Outbox:
     async def ended(self) -> None:  # noqa: ASYNC910  (it may have before)
         """Commit the last acknowledgements, within `END_SECONDS`. Nothing else of the replica may still run."""
         if self._has_ended:
-            return
+            return  # noqa: ASYNC910  (likewise)
         self._commits.stop()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
