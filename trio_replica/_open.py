@@ -13,16 +13,15 @@ from ._async.delivery import OutboxDelivery, QueueDelivery
 from ._async.outbox import NAME, Outbox
 from ._async.outbox_file import open_sqlite_outbox
 from ._async.queue import BlobQueue
-from ._calls.operations import Operations
+from ._calls.operation import Operations
 from ._checks import fallback_stores, named_stores
 from ._life import Life
 from ._options import Options, with_options
 from ._replica import ReplicaStore
 from ._sync.fallback import ReadRepair
-from ._sync.member import Member
 from ._sync.readers import Readers
 from ._sync.repairs import Repairs
-from ._sync.sync_stores import SyncStores
+from ._sync.sync_stores import Member, SyncStores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -120,14 +119,15 @@ async def _open_named(
     operations = Operations(options.hedge_delay)
     batch_size = options.batch_size or options.queue_size
     queues = [BlobQueue(name, store, options.queue_size, batch_size) for name, store in named_async.items()]
-    sync = SyncStores(_members(named_sync), operations, verify=options.verify)
+    sync = SyncStores(_members(named_sync), operations)
+    sync_reads = Readers(sync.members, operations, verify=options.verify)
     repairs = [Repairs(member, life) for member in sync.members] if options.repair_reads else []
-    reads: SyncStores | ReadRepair = sync
+    reads: Readers | ReadRepair = sync_reads
     fallback: Readers | None = None
     if asked_last := fallback_stores(options.fallback, named_async):
         fallback = Readers(_members(asked_last), operations, verify=options.verify)
     if fallback is not None or repairs:
-        reads = ReadRepair(sync, fallback, repairs)
+        reads = ReadRepair(sync_reads, fallback, repairs)
     async with AsyncExitStack() as stack:
         delivery: Delivery
         parts: list[Part]
@@ -137,7 +137,7 @@ async def _open_named(
         else:
             storage, state = await stack.enter_async_context(open_outbox(list(named_async)))
             outbox = Outbox(storage, state, list(named_async), life)
-            delivery = OutboxDelivery(life, queues, outbox, sync, batch_size)
+            delivery = OutboxDelivery(life, queues, outbox, sync_reads, batch_size)
             # The outbox ends last, because its last commit has what all the others have left to it.
             parts = [*repairs, delivery, operations, outbox]
         async with life.block(delivery, parts, options.grace):

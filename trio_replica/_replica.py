@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._errors import PoisonedError
     from ._life import Life
     from ._sync.fallback import ReadRepair
+    from ._sync.readers import Readers
     from ._sync.sync_stores import SyncStores
 
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class ReplicaStore(Store):
     """A store that keeps every blob in several: see `open`, which makes it."""
 
-    def __init__(self, life: Life, sync_stores: SyncStores, reads: SyncStores | ReadRepair, delivery: Delivery) -> None:
+    def __init__(self, life: Life, sync_stores: SyncStores, reads: Readers | ReadRepair, delivery: Delivery) -> None:
         self._life = life
         self._sync_stores = sync_stores
         self._reads = reads

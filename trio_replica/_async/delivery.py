@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .._blob import Blob, Ref
     from .._life import Life
     from .._statistics import AsyncStoreStatistics
-    from .._sync.sync_stores import Participant, SyncStores
+    from .._sync.readers import Readers
+    from .._sync.sync_stores import Participant
     from .outbox import Outbox
     from .queue import BlobQueue
 
@@ -152,7 +153,7 @@ class OutboxDelivery(Delivery):
     """Queues with an outbox: no put waits for room, and what no put queues is read back by the relay of its store."""
 
     def __init__(
-        self, life: Life, queues: Sequence[BlobQueue], outbox: Outbox, sync_stores: SyncStores, batch_size: int
+        self, life: Life, queues: Sequence[BlobQueue], outbox: Outbox, sync_stores: Readers, batch_size: int
     ) -> None:
         super().__init__(life, queues)
         self.outbox = outbox

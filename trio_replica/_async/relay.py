@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._blob import Blob, Ref
     from .._life import Life
-    from .._sync.sync_stores import SyncStores
+    from .._sync.readers import Readers
     from .backlog import Backlog
     from .outbox import Outbox
     from .queue import BlobQueue
@@ -36,7 +36,7 @@ ENTRIES_LOGGED: Final = 10
 class Relay:
     """The relay of one async store: it delivers the backlog in the order of the puts."""
 
-    def __init__(self, outbox: Outbox, queue: BlobQueue, sync_stores: SyncStores, batch_size: int, life: Life) -> None:
+    def __init__(self, outbox: Outbox, queue: BlobQueue, sync_stores: Readers, batch_size: int, life: Life) -> None:
         self.failure: BaseException | None = None
         """The failure that ended it early: the outbox could not be read."""
         self._outbox = outbox

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .._calls.attempt import Ended
-    from .._calls.operations import Operations
+    from .._calls.operation import Operations
     from .._calls.start import Cancel, Done
-    from .member import Member
+    from .sync_stores import Member
 
 
 class Lack(NamedTuple):

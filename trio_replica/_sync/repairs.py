@@ -22,8 +22,8 @@ from .._store import check_results
 if TYPE_CHECKING:
     from .._blob import Blob, Ref
     from .._life import Life
-    from .member import Member
     from .readers import Lack
+    from .sync_stores import Member
 
 BLOBS: Final = 64
 """Blobs that wait for one store or are being written to it, at most: enough for its transactions to be full ones."""

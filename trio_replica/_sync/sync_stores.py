@@ -1,4 +1,4 @@
-"""The sync stores of a replica: a put goes to all, a get to all or one after another, and a listing is their union."""
+"""The sync stores of a replica: where a put is written to all of them, and a listing is made of their union."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._blob import hashed, takes_thread, to_blobs
 from .._calls.operation import Operation
 from .._errors import ReplicaError, StoreError
 from .._statistics import SyncStoreStatistics
-from .readers import Readers
+from .._store import results_error, startable
 from .union import check_page, union
 
 if TYPE_CHECKING:
@@ -18,9 +18,48 @@ if TYPE_CHECKING:
 
     from .._blob import Blob, BytesLike, Ref
     from .._calls.attempt import Ended
+    from .._calls.operation import Operations
     from .._calls.start import Cancel, Done
-    from .._store import PutResult
-    from .member import Member
+    from .._store import PutResult, Store
+
+
+@final
+class Member:
+    """A store with its name and its counts.
+
+    The ``start_…`` methods start its calls, of a store whose calls can be started and of any other. Nobody else asks
+    which of the two it is.
+    """
+
+    def __init__(self, name: str, store: Store) -> None:
+        self.name = name
+        self.store = store
+        self.puts = 0
+        self.put_failures = 0
+        self.gets_won = 0
+        self.get_failures = 0
+        self.repaired = 0
+        self.unrepairable = 0
+        started = startable(store)
+        self.start_put = started.start_put
+        self.start_put_many = started.start_put_many
+        self.start_get = started.start_get
+        self.start_get_many = started.start_get_many
+        self.start_contains = started.start_contains
+        self.start_list_page = started.start_list_page
+
+    def note_put(self, blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
+        """Count a write that has returned, and return what is wrong with its results, if anything."""
+        error = results_error(blobs, results)
+        if error is None:
+            self.puts += len(blobs)
+        else:
+            self.put_failures += 1
+        return error
+
+    def note_put_failure(self) -> None:
+        """Count a write that has failed."""
+        self.put_failures += 1
 
 
 class Participant(Protocol):
@@ -81,7 +120,7 @@ class _Put(_PutMany):
         return super().settle(participant, ended)
 
 
-class _ListPage(Operation["Member"]):
+class _ListPage(Operation[Member]):
     """One page of each store: the first failure settles it."""
 
     def __init__(self, members: list[Member], after: Ref, limit: int) -> None:
@@ -105,8 +144,12 @@ class _ListPage(Operation["Member"]):
 
 
 @final
-class SyncStores(Readers):
-    """The sync stores of one replica, in the order in which they are preferred."""
+class SyncStores:
+    """The sync stores of one replica, in the order in which they are preferred: they are written to, and listed."""
+
+    def __init__(self, members: list[Member], operations: Operations) -> None:
+        self.members = members
+        self._operations = operations
 
     @property
     def names(self) -> list[str]:
