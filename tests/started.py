@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import outcome
+import pytest
 import trio
 import trio.testing
 
-from trio_replica import DeletableStore, StartableStore
+from trio_replica import DeletableStore
 from trio_replica._calls.hedges import Hedges
 from trio_replica._calls.operation import Operation
 from trio_replica._calls.start import start_in_task
+from trio_replica.stores._started import StartedStore as AllStartedStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_replica import Blob, Ref, Store
+    from trio_replica import Blob, BytesLike, Ref, Store
     from trio_replica._calls.attempt import Ended
     from trio_replica._calls.start import Cancel, Done, Unfinished
 
@@ -129,33 +131,56 @@ async def _run(operation: Operation[Any], stagger: float) -> None:
         del raised
 
 
-class StartedStore(StartableStore):
-    """Any store, such as a `SimulatedStore`, with its puts and gets started; without `interruptible` they run on."""
+class StartedStore(AllStartedStore):
+    """Any store, such as a `SimulatedStore`, with its calls started; without `interruptible` they run on."""
 
     def __init__(self, store: Store, *, interruptible: bool = True) -> None:
         self._store = store
         self._start = partial(start_call, interruptible=interruptible)
-        self.put_many = store.put_many  # type: ignore[method-assign]
-        self.get_many = store.get_many  # type: ignore[method-assign]
-        self.contains = store.contains  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return repr(self._store)
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         return self._start(partial(self._store.put, blob), done)
 
+    def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
+        return self._start(partial(self._store.put_many, blobs), done)
+
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         return self._start(partial(self._store.get, ref), done)
 
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        return await self._store.list_page(after, limit)
+    def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
+        return self._start(partial(self._store.get_many, refs), done)
+
+    def start_contains(self, ref: Ref, done: Done) -> Cancel:
+        return self._start(partial(self._store.contains, ref), done)
+
+    def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
+        return self._start(partial(self._store.list_page, after, limit), done)
 
 
-@final
 class StartedDeletableStore(StartedStore, DeletableStore):
-    """The same for a store that can let go of a blob."""
-
-    delete: Any = None  # that of the store, which is no method of this class
+    """The same for a store that can delete a blob."""
 
     def __init__(self, store: DeletableStore, *, interruptible: bool = True) -> None:
         super().__init__(store, interruptible=interruptible)
-        self.replace = store.replace  # type: ignore[method-assign]
-        self.delete = store.delete
+        self._deletable = store
+
+    async def delete(self, ref: Ref) -> bool:
+        return await self._deletable.delete(ref)
+
+    async def replace(self, blob: Blob | BytesLike) -> None:
+        await self._deletable.replace(blob)
+
+
+def as_it_is(store: Store) -> Store:
+    return store
+
+
+def started(store: Store) -> Store:
+    return StartedDeletableStore(store) if isinstance(store, DeletableStore) else StartedStore(store)
+
+
+KINDS: Final = [pytest.param(as_it_is, id="awaited"), pytest.param(started, id="started")]
+"""What makes of a store one whose calls are awaited, and one whose calls are started."""

@@ -39,7 +39,7 @@ from trio_replica import (
 from trio_replica.testing import SimulatedStore, StoreContract
 
 from .common import Ended, PlainStore, put_numbers, refs
-from .starting import KINDS, Started, started
+from .started import KINDS, StartedStore, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -518,7 +518,7 @@ def test_a_store_that_deletes_stays_one() -> None:
     plain = RetryingStore(inner)
     assert type(plain) is RetryingStore
     assert not isinstance(plain, DeletableStore)
-    for one in (retrying, plain, RetryingStore(Started(MemoryStore()))):
+    for one in (retrying, plain, RetryingStore(StartedStore(MemoryStore()))):
         assert isinstance(one, StartableStore)
     assert repr(plain) == f"<RetryingStore of {inner!r}, 0 calls, 0 retries, 0 given up>"
 

@@ -31,7 +31,7 @@ from trio_replica._calls.start import Unfinished, never
 from trio_replica.testing import SimulatedStore
 
 from .common import DATA, REF, Ended, PlainStore
-from .starting import KINDS, Started, StartedDeletable
+from .started import KINDS, StartedDeletableStore, StartedStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -73,7 +73,7 @@ class Told(StartableStore):
     list_page: Any = None  # no test lists it
 
 
-class Failing(Started):
+class Failing(StartedStore):
     """A store whose first attempts to put fail as the test says, then those of another follow."""
 
     def __init__(self, store: Store, *fail: Callable[[Done], Cancel]) -> None:
@@ -352,7 +352,7 @@ async def test_a_first_attempt_that_can_not_be_withdrawn_is_the_last_of_one_that
 ) -> None:
     inner = SimulatedStore(put=5)
     inner.fail(OSError(AWAY))
-    retrying = RetryingStore(StartedDeletable(inner, interruptible=False))
+    retrying = RetryingStore(StartedDeletableStore(inner, interruptible=False))
     async with replica.open([retrying]) as store:
         with trio.move_on_after(2) as scope:
             await (store if in_replica else retrying).put(BLOB)
@@ -479,7 +479,7 @@ class Noting(SimulatedStore):
         return await super().get(ref)
 
 
-class NotingStarts(Started):
+class NotingStarts(StartedStore):
     """It notes for whom its calls are started."""
 
     def __init__(self, store: Store, seen: list[str]) -> None:
