@@ -79,8 +79,6 @@ class MemoryOutbox(OutboxStorage):
         """How the next requests end."""
         self.is_full = False
         """Whether commits fail."""
-        self.is_closed = False
-        """Whether it takes no more requests."""
         self.is_stuck = False
         """Whether requests are left waiting."""
         self.commits = 0
@@ -94,8 +92,6 @@ class MemoryOutbox(OutboxStorage):
         return self._start((store, after, before, limit), done)
 
     def _start(self, request: object, done: Done) -> Cancel:
-        if self.is_closed:
-            raise trio.ClosedResourceError
         call = object()
         self._waiting[call] = request, done
         self._asked.unpark_all()
@@ -130,13 +126,11 @@ class MemoryOutbox(OutboxStorage):
 @asynccontextmanager
 async def _served(storage: MemoryOutbox, names: list[str]) -> AsyncGenerator[tuple[OutboxStorage, OutboxState], None]:
     await trio.lowlevel.checkpoint()
-    storage.is_closed = False
     serving = trio.CancelScope()
     trio.lowlevel.spawn_system_task(storage.serve, serving)  # the last commit of a block that is cancelled is made too
     try:
         yield storage, storage.disk.state(names)
     finally:
-        storage.is_closed = True
         serving.cancel()
 
 

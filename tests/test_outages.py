@@ -182,8 +182,11 @@ async def test_a_remote_store_that_hangs_holds_up_no_get_and_the_end_only_while_
             with trio.fail_after(HANG / 2):
                 async with replica.open_store(url) as remote:  # which retries, as it is not told otherwise
                     async with replica.open([remote, local]) as store:
+                        async with trio.open_nursery() as asking:
+                            asking.start_soon(store.get, Ref.ZERO)  # which the local store lacks
+                            await wait_for(server.was_asked)
+                            asking.cancel_scope.cancel()
                         assert await store.get(ref) == b"blob"
-                        await wait_for(server.was_asked)
                         assert await store.contains(ref)
                     nursery.start_soon(hang_up)
         assert server.ended.is_set()

@@ -97,6 +97,24 @@ async def test_the_entry_of_a_put_that_a_store_fails_is_withdrawn_at_once(autoju
     assert outbox.disk.watermark == 2
 
 
+async def test_a_put_that_fails_leaves_the_acknowledgements_that_its_commit_carried_to_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    outbox, failing = MemoryOutbox(Disk()), SimulatedStore(put=1)
+    failing.fail(BROKEN, "put", after=1)
+    async with open_with_outbox([failing], {"copy": SimulatedStore()}, outbox) as store:
+        await put_numbers(store, [0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert of(store, "copy").pending == 1, "it is delivered, and its acknowledgement waits for a commit"
+        outbox.is_stuck = True
+        with pytest.raises(StoreError):  # its commit, which carries the acknowledgement, is withdrawn
+            await put_numbers(store, [1])
+        outbox.is_stuck = False
+        await store.flush()
+        assert of(store, "copy").pending == 0
+    assert outbox.disk.entries == {}
+
+
 async def test_the_entry_of_a_cancelled_put_is_withdrawn(autojump_clock: MockClock) -> None:
     sync = SimulatedStore(put=2)
     outbox = MemoryOutbox(Disk(), 1)

@@ -23,10 +23,10 @@ from trio_replica import (
     MemoryStore,
     Ref,
     ReplicaError,
-    StartableStore,
     StoreError,
 )
 from trio_replica._sync import sync_stores as _sync_stores
+from trio_replica.stores._started import StartedStore
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, DATA, REF, Ended, open_answering
@@ -305,6 +305,21 @@ async def test_answers_that_were_not_asked_for_are_ignored(autojump_clock: MockC
         assert await store.get_many([REF, Ref.ZERO]) == {REF: DATA}
 
 
+async def test_an_answer_to_get_many_with_what_is_no_bytes(autojump_clock: MockClock) -> None:
+    class Odd(SimulatedStore):
+        async def get_many(self, refs: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            return dict.fromkeys(refs, bytearray(DATA)) if self.blobs else dict.fromkeys(refs, "text")
+
+    good, odd = Odd(), Odd()
+    await good.put(DATA)
+    async with replica.open([good]) as store:
+        assert await store.get_many([REF]) == {REF: DATA}
+    async with replica.open([odd]) as store:
+        with pytest.raises(StoreError, match="get_many failed: sync-0: TypeError"):
+            await store.get_many([REF])
+
+
 @pytest.mark.parametrize("verify", [True, False])
 async def test_an_answer_to_get_many_that_is_no_mapping(autojump_clock: MockClock, verify: bool) -> None:
     class Odd(SimulatedStore):
@@ -511,7 +526,7 @@ async def test_a_get_of_one_store_that_fails_leaves_no_cycle(answer: str) -> Non
             gc.enable()
 
 
-class Refusing(StartableStore):
+class Refusing(StartedStore):
     """A store whose calls can't even be started."""
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
@@ -523,9 +538,6 @@ class Refusing(StartableStore):
     start_put_many = start_get_many = start_contains = start_get  # type: ignore[assignment]
 
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
-        raise ArithmeticError
-
-    async def list_page(self, after: Ref, limit: int) -> list[Ref]:
         raise ArithmeticError
 
 

@@ -79,8 +79,7 @@ def a_put_returns_before_its_entries_are_committed(right: Right, self: Intent, b
 @_planted(_PutMany, "settle")
 def a_put_returns_although_a_store_has_failed(right: Right, self: _PutMany, member: Any, ended: Ended[Any]) -> bool:
     has_failed: bool = right(self, member, ended)
-    if self.results:
-        self.failures = {}
+    self.failures = {} if self.results else self.failures
     return has_failed
 
 

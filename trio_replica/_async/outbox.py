@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
@@ -116,7 +115,6 @@ class Outbox:
         self._to_commit = trio.Event()
         self._committed = state.next_seq  # the watermark of the last commit that was started
         self._commits = BackgroundTask("replica outbox", self._commit_in_time, life)
-        self._has_ended = False
         for name, count in state.pending.items():
             if count and name not in self.backlogs:
                 log(
@@ -263,8 +261,7 @@ class Outbox:
 
     def _commit_unawaited(self) -> None:
         """Start to commit the acknowledgements that wait, without waiting for the outcome."""
-        with suppress(trio.ClosedResourceError):
-            self._start_commit(_ignore)
+        self._start_commit(_ignore)
 
     async def commit(self, before: int = 0) -> None:
         """Commit the acknowledgements that wait, until those of all entries with numbers below `before` are committed.
@@ -318,10 +315,8 @@ class Outbox:
     def stop(self, grace: float) -> None:
         """Go on: the last commit has a deadline of its own."""
 
-    async def ended(self) -> None:  # noqa: ASYNC910  (it may have before)
+    async def ended(self) -> None:
         """Commit the last acknowledgements, within `END_SECONDS`. Nothing else of the replica may still run."""
-        if self._has_ended:
-            return  # noqa: ASYNC910  (likewise)
         self._commits.stop()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
@@ -331,7 +326,6 @@ class Outbox:
                     await self.commit(self._next)
         except ReplicaError as error:
             log(logging.ERROR, f"delivered blobs can't be acknowledged, so they will be delivered again: {error}")
-        self._has_ended = True
 
     # Reading
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -29,7 +30,7 @@ UnderWay: TypeAlias = "dict[Operation[Any], None]"
 """Operations that are under way, in the order in which they began, so that they end in the same order each time."""
 
 
-class Operation(Generic[MemberT]):
+class Operation(ABC, Generic[MemberT]):
     """One operation: a call to each of several members, which `start_call` starts and whose end `settle` is told.
 
     The task that runs the operation parks once and is woken once: when no call is left. Everything between happens in
@@ -64,17 +65,17 @@ class Operation(Generic[MemberT]):
         """Note the failure of a member."""
         self.failures = {**self.failures, name: failure}
 
+    @abstractmethod
     def start_call(self, member: MemberT, done: Done) -> Cancel:
         """Start the call to one member."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self, member: MemberT, ended: Ended[Any]) -> bool | Unfinished:
         """Note the outcome of a call, in the step in which it ends, and return whether the operation needs no more.
 
         If so, the calls under way are cancelled, and no more are started. `Unfinished` says that it has to wait before
         it can tell: that is awaited in a task, and its outcome is settled in turn.
         """
-        raise NotImplementedError
 
     @enable_ki_protection
     async def run(self, under_way: UnderWay, nursery: trio.Nursery | None = None) -> None:
