@@ -125,6 +125,7 @@ def test_more_is_advised_where_more_is_asked_for(store: dict[str, Any], name: st
     assert held == sorted(set(held))
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "store", [STORES[1], *(pytest.param(store, marks=pytest.mark.deep) for store in (STORES[0], STORES[2]))]
 )
@@ -185,6 +186,7 @@ def test_a_long_burst_that_the_store_keeps_up_with_is_like_a_steady_load() -> No
     assert 10 < batched.worst_loss < by_formula
 
 
+@pytest.mark.deep
 def test_the_rarest_failures_of_a_burst_are_found_from_its_moments() -> None:
     sizes = [advice(rate=50, burst=500, burst_rate=200, wait_share=share).queue_size for share in (1e-2, 1e-3, 1e-6)]
     assert sizes == sorted(sizes)
@@ -319,6 +321,7 @@ def test_the_result_is_public_and_frozen() -> None:
         advised.queue_size = 1  # type: ignore[misc]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "asked",
     [

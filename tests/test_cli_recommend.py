@@ -28,6 +28,7 @@ def test_the_sizes_are_on_a_line_of_their_own_before_reason_and_assumptions(capf
     assert max(map(len, others)) <= 100
 
 
+@pytest.mark.deep
 def test_every_option_reaches_the_advice(capfd: pytest.CaptureFixture[str]) -> None:
     store = {"service_cv": 0.5, "batch_cost": (0.02, 0.002), "callers": 3, "margin": 2, "wait_share": 0.02}
     disturbed = {"burst": 50, "burst_rate": 200, "stall": 0.1, "blob_size": 1024, "memory": 2_000_000}

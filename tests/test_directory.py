@@ -57,6 +57,7 @@ class TestDirectoryStore(StoreContract):
         return open_directory(self.root)
 
 
+@pytest.mark.deep
 class TestDirectoryStoreThatIsNotDurable(TestDirectoryStore):
     def open_store(self) -> AbstractAsyncContextManager[DirectoryStore]:
         return open_directory(self.root, durable=False)

@@ -665,6 +665,7 @@ def store_threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio")}
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("hedge_delay", [0, math.inf])
 def test_cancelled_at_any_step_real_stores_keep_what_was_put(tmp_path: Path, hedge_delay: float) -> None:
     before, interrupted, after = b"before", b"interrupted", b"after"

@@ -43,6 +43,7 @@ async def make_outbox(path: Path) -> None:
 WRITABLE_FOLDER, READABLE_FOLDER = 0o777, 0o555
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("mode", "folder_mode", "message"),
     [

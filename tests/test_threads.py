@@ -606,6 +606,7 @@ async def test_an_exception_that_is_kept_does_not_keep_the_payloads_of_others(*,
 # Opening
 
 
+@pytest.mark.deep
 async def test_many_opens_and_closes_leave_no_thread() -> None:
     for _ in range(100):
         await open_and_close(Serving(), threads=3)
