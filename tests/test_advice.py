@@ -125,7 +125,6 @@ def test_more_is_advised_where_more_is_asked_for(store: dict[str, Any], name: st
     assert held == sorted(set(held))
 
 
-@pytest.mark.deep
 @pytest.mark.parametrize(
     "store", [STORES[1], *(pytest.param(store, marks=pytest.mark.deep) for store in (STORES[0], STORES[2]))]
 )
