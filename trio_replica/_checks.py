@@ -1,4 +1,4 @@
-"""The checks at the doors of `open`, `reconcile` and `scrub`."""
+"""The checks of the arguments of `open`, `reconcile` and `scrub`."""
 
 from __future__ import annotations
 

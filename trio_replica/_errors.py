@@ -1,4 +1,4 @@
-"""The errors, and what of an exception that a store raised is that store's failure."""
+"""The errors, and how an exception that a store raised is split into its failure and a cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of what happens in the background."""
+"""Logging of events in the background."""
 
 from __future__ import annotations
 

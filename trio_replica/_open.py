@@ -1,4 +1,4 @@
-"""Opening a replica: the checks, and its parts."""
+"""`open`: the checks of its arguments, and the parts of a replica put together."""
 
 from __future__ import annotations
 

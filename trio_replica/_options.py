@@ -1,4 +1,4 @@
-"""The options of a replica: the one list of them, and the frozen object that every door builds of what it is given."""
+"""The options of a replica: the one list of them, and the frozen `Options` that is built from it."""
 
 # No postponed annotations here: those of the list are read at run time.
 import os

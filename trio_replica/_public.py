@@ -1,4 +1,4 @@
-"""Public names: the package that they say they are from, and annotations that can be looked up at run time."""
+"""Public names: each says that it is from this package, and its annotations can be looked up at run time."""
 
 from __future__ import annotations
 

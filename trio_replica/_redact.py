@@ -1,4 +1,4 @@
-"""Secrets, taken out of whatever is shown."""
+"""Removing secrets from text that is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replica: one store that keeps every blob in several."""
+"""`ReplicaStore`: a store that keeps every blob in several. Its methods, and what each promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replica counts."""
+"""The statistics of a replica and of its stores."""
 
 from __future__ import annotations
 

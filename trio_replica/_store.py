@@ -1,4 +1,4 @@
-"""What every store implements."""
+"""`Store`, the class of all stores, and `StartableStore`, for stores whose calls need no task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replica that a file describes."""
+"""`open_config`: a replica that a TOML file describes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Delivery in the background: queues and workers, the outbox with its file, and the relays of stores with a backlog."""
+"""Delivery in the background: the queue where a put waits for room, and the outbox and relay that replay a crash."""

@@ -1,4 +1,4 @@
-"""How accepted blobs reach the async stores: through queues alone, or through queues with an outbox behind them."""
+"""Accepting a put, and delivering its blobs to the async stores: through queues, with an outbox behind them or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outbox in a SQLite database of its own."""
+"""The file of an outbox, a SQLite database: entries are committed to it, and found in it after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One async store's queue, the puts that wait for room in it, and the worker that drains it."""
+"""The queue of one async store: a put waits here when it is full, and a worker drains it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay of an async store with a backlog: it reads blobs back from the sync stores and queues them.
+"""The relay of an async store: it replays what a crash, a failed store or a full queue has left in the outbox.
 
 The backlog is what no put brings to the queue: entries of earlier sessions, and of puts that found the queue full.
 """

@@ -1,4 +1,4 @@
-"""The storage of an outbox: a small interface. `outbox_file` implements it with a database."""
+"""The interface of an outbox to its file, which `outbox_file` implements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store raised, taken apart: its failure, a cancellation, and a request to exit."""
+"""Splitting an exception that a store raised into its failure, a cancellation, and a request to exit."""
 
 from __future__ import annotations
 

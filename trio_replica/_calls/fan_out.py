@@ -1,4 +1,4 @@
-"""One call to each of several members at once, in a nursery: for what runs outside of any replica."""
+"""Calling several members at once in a nursery of their own, for code that runs outside of any replica."""
 
 from __future__ import annotations
 

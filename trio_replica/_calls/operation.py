@@ -1,4 +1,4 @@
-"""An operation of a replica, which is a call to each of several stores, and all the operations that are under way."""
+"""`Operation`: one call to each of several stores, how the calls are started and cancelled, and when all have ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dedicated threads that serve one blocking store in batches."""
+"""Dedicated threads for a store that blocks: they serve its calls in batches."""
 
 from __future__ import annotations
 

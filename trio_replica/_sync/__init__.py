@@ -1,1 +1,1 @@
-"""What a put waits for and what a get reads: the sync stores, their union, the fallback, and read repair."""
+"""The stores that a put waits for and a get reads. Here a get is decided, and a missing copy is repaired."""

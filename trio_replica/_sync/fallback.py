@@ -1,4 +1,4 @@
-"""Reads that go on where the sync stores have no good answer, and read repair."""
+"""Reads that go on to the fallback when no sync store has a good answer, and that offer what they found for repair."""
 
 from __future__ import annotations
 

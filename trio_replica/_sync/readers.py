@@ -1,4 +1,4 @@
-"""Stores that are read: a get takes the first good answer."""
+"""Reads: where the answer of a get is chosen, from several stores, with verification and hedges."""
 
 from __future__ import annotations
 

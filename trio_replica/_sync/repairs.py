@@ -1,4 +1,4 @@
-"""Writing back to a sync store what a get found missing or corrupt there."""
+"""Read repair: writing a blob back to a sync store in which a get found it missing or corrupt."""
 
 from __future__ import annotations
 

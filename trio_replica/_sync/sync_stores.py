@@ -1,4 +1,4 @@
-"""The sync stores of a replica: where a put is written to all of them, and a listing is made of their union."""
+"""The sync stores of a replica: a put goes to all of them, and a listing is their union."""
 
 from __future__ import annotations
 

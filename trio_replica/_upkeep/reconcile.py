@@ -1,4 +1,4 @@
-"""Reconciling stores: what some have and others lack is copied to these."""
+"""Reconciling stores: copying blobs from stores that have them to stores that lack them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding blobs that have become corrupt in a store, and repairing them from another."""
+"""Scrubbing stores: finding corrupt blobs in one, and repairing them from another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scrub counts, finds and reports."""
+"""The report of a scrub: its counts and its findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of values that a file, or the query of a URL, may give an option, by the option's type."""
+"""The types of values that a file, or the query of a URL, may give an option."""
 
 from __future__ import annotations
 

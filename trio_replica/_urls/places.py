@@ -1,4 +1,4 @@
-"""Whether two URLs, or a URL and an outbox, name one place."""
+"""The check that no two URLs, and no URL and outbox, name one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of URL schemes: those of this package, and those that other packages give in entry points."""
+"""The registry of URL schemes: this package's own, and those of other packages' entry points."""
 
 from __future__ import annotations
 

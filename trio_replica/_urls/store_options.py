@@ -1,4 +1,4 @@
-"""The options of a store: which there are, of what kind, and those that stand in the query of its URL."""
+"""The options of a store: their names and types, and the values that the query of its URL gives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of the keys of a TOML document, which `tomllib` does not tell."""
+"""The lines of the keys in a TOML document, which `tomllib` does not report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that show, flush and mend an outbox."""
+"""The commands that show an outbox, flush it, and forget entries in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line writes: results, problems, and how far a put is."""
+"""The output of the command line: results, problems, and the progress of a command."""
 
 from __future__ import annotations
 

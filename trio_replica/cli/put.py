@@ -1,4 +1,4 @@
-"""The command that puts files: found first, read ahead, put concurrently, reported in their order."""
+"""The command that puts files: it finds them, reads ahead, puts concurrently, and reports in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that copies to stores what they lack."""
+"""The command that copies blobs to the stores that lack them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that reads every blob again: findings as they come, then a table."""
+"""The command that reads every blob again. It prints findings as they come, then a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that counts what each store holds, and what it lacks of that which the others hold."""
+"""The command that counts the blobs that each store holds, and those that it lacks and others hold."""
 
 from __future__ import annotations
 

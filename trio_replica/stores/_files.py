@@ -1,4 +1,4 @@
-"""What the stores ask of the file system. All of it blocks."""
+"""File system calls that several stores make. All of them block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads of a blocking store that are told, while they run, that nobody waits for them any more."""
+"""Reads of a blocking store, which can see while they run that nobody waits for them any more."""
 
 from __future__ import annotations
 

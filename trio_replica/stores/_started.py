@@ -1,4 +1,4 @@
-"""A store all of whose calls are started: its methods are made of them."""
+"""`StartedStore`: a base for stores that can start all of their calls. It makes the methods from these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store of one file a blob."""
+"""A store in a directory: one file for each blob."""
 
 from __future__ import annotations
 

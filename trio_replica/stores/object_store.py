@@ -1,4 +1,4 @@
-"""A store of one object a blob, in a bucket of S3, Google Cloud Storage, Azure, or what speaks like these."""
+"""A store in a bucket of S3, Google Cloud Storage, Azure, or of a server like these: one object for each blob."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that repeats what fails in another one."""
+"""`RetryingStore`: it repeats failed calls of another store, after pauses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests that every store passes that can delete a blob."""
+"""The tests that every store passes that can delete blobs."""
 
 from __future__ import annotations
 

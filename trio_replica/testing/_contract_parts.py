@@ -1,4 +1,4 @@
-"""What the tests of stores are made of."""
+"""The base class and the blobs that the tests of stores share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store on Trio's clock, whose times and faults are told to it."""
+"""`SimulatedStore`: a store on Trio's clock, with the service times and faults that a test gives it."""
 
 from __future__ import annotations
 

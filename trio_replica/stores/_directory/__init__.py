@@ -1,1 +1,1 @@
-"""What is behind the directory store."""
+"""The parts of the directory store."""

@@ -1,1 +1,1 @@
-"""What is behind the object store."""
+"""The parts of the object store."""

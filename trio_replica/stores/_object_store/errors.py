@@ -1,4 +1,4 @@
-"""What the errors of an object store's client mean, in one line each, with what to do about it.
+"""One line for each error of an object store's client: what it means, and what to do about it.
 
 The client has one class for most errors; what happened stands in its text (obstore 0.12).
 """

@@ -1,4 +1,4 @@
-"""Where an object store is, as its URL says it, and how long its client tries."""
+"""The options of an object store in its URL: where it is, and how long its client tries."""
 
 from __future__ import annotations
 

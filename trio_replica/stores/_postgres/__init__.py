@@ -1,1 +1,1 @@
-"""What is behind the PostgreSQL store."""
+"""The parts of the PostgreSQL store."""

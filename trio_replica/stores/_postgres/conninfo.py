@@ -1,4 +1,4 @@
-"""What names a PostgreSQL database: libpq's connection strings, taken apart without showing a password."""
+"""libpq's connection strings, taken apart without showing a password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the threads of a PostgreSQL store do."""
+"""The work of the threads of a PostgreSQL store: transactions of puts, and reads."""
 
 from __future__ import annotations
 

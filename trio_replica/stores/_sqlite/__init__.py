@@ -1,1 +1,1 @@
-"""What is behind the SQLite store."""
+"""The parts of the SQLite store."""

@@ -1,4 +1,4 @@
-"""A SQLite database as a store has it: transactions of puts, and reads, in the threads of the store. It all blocks."""
+"""The work of the threads of a SQLite store: transactions of puts, and reads."""
 
 from __future__ import annotations
 
