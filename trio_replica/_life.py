@@ -26,17 +26,17 @@ class Part(Protocol):
         """Start its tasks, which never raise."""
 
     def close(self) -> None:
-        """Begin nothing more. It ends by itself once what it has to do is done."""
+        """Begin nothing new. The part ends by itself once its work is done."""
 
     def stop(self, grace: float) -> None:
-        """Give it `grace` more seconds at most, because the block was cancelled or interrupted; may come again."""
+        """End within `grace` seconds, because the block was cancelled or interrupted. May be called again."""
 
     async def ended(self) -> None:
         """Wait until nothing of it runs. Being cancelled changes nothing."""
 
 
 class AsyncSide(Protocol):
-    """What the life of a replica has to know of its async stores."""
+    """The async stores, as far as the life of a replica depends on them."""
 
     def fail(self) -> None:
         """Accept nothing more, and wake everybody who waits for room or for a flush."""
@@ -45,16 +45,16 @@ class AsyncSide(Protocol):
         """Return the refs that each async store has not confirmed."""
 
     def report(self) -> StoreError | None:
-        """Log what is left at the end. Returns the error of what could not be delivered, if it was not raised yet."""
+        """Log what is left at the end. Returns the error for undeliverable blobs, if it was not raised yet."""
 
 
 @final
 class BackgroundTask:
     """One task of a part.
 
-    It runs in the nursery of the block, under a cancel scope of its own that is shielded: a cancelled block reaches its
-    body and not this task, which ends by itself or when `stop` says so. A `KeyboardInterrupt` or `SystemExit` that a
-    store raises in it is passed on to end the block.
+    It runs in the nursery of the block, under a shielded cancel scope of its own. So a cancellation from outside
+    reaches the body of the block but not this task, which ends by itself or because of `stop`. A `KeyboardInterrupt` or
+    `SystemExit` that a store raises in it is passed on to end the block.
     """
 
     def __init__(self, name: str, run: Callable[[], Awaitable[None]], life: Life) -> None:
@@ -102,8 +102,8 @@ class Life:
         └──────────────────────────────────────────────────▲
                              block ends
 
-    Every change is one synchronous step: the state is noted first, and then everybody who waits is woken. So whoever
-    runs next finds the new state, and no operation is accepted that nobody will finish.
+    Every change is one synchronous step: the state is noted first, and then everybody who waits is woken. So the task
+    that runs next finds the new state, and no operation is accepted that nobody would finish.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Life:
         """The state in one word."""
         return "closed" if self._closed else "poisoned" if self._failures else "open"
 
-    # Who may call
+    # Checks of callers
 
     def check_here(self) -> None:
         """Check that this is the `trio.run` of the block."""
@@ -132,7 +132,7 @@ class Life:
             raise RuntimeError("a replica belongs to the trio.run that opened it")
 
     def check_open(self) -> None:
-        """Check that the block has not ended; for what goes on when the replica is poisoned."""
+        """Check that the block has not ended. This is for operations that go on in a poisoned replica."""
         self.check_here()
         if self._closed:
             raise self.error()
@@ -145,7 +145,7 @@ class Life:
             raise self.error()
 
     def error(self) -> PoisonedError | trio.ClosedResourceError:
-        """Return the error of a replica that accepts nothing more, for a caller who raises it."""
+        """Return the error of a replica that accepts nothing more. The caller has to raise it."""
         if self._closed:
             return closed_error()
         self._reported.update(self._failures)
@@ -188,7 +188,7 @@ class Life:
     @asynccontextmanager
     @enable_ki_protection
     async def block(self, async_side: AsyncSide, parts: Sequence[Part], grace: float) -> AsyncGenerator[None, None]:
-        """Run the `parts` of a replica for a block. Their ends are waited for in their order."""
+        """Run the `parts` of a replica for a block. At its end they are waited for in their order."""
         ended: BaseException | None = None
         interruption: BaseException | None = None
         raised: BaseException | None = None
@@ -211,9 +211,10 @@ class Life:
             del ended, interruption, raised  # their tracebacks refer to this frame
 
     async def _shut_down(self, interruption: BaseException | None, grace: float) -> BaseException | None:
-        """Close the parts and wait for them. Returns the last thing that interrupted the block or this, if any did.
+        """Close the parts and wait for them. Returns the last exception that interrupted the block or this, if any.
 
-        After an interruption the waiting is shielded, because the parts have their grace; a second one ends that.
+        After an interruption the waiting is shielded, because the parts have their grace. A second interruption ends
+        that.
         """
         self._close()
         while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)

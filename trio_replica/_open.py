@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ._store import Store
 
 OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, OutboxState]]]"
-"""What opens an outbox for a block, given the names of the async stores."""
+"""A function that opens an outbox for a block, given the names of the async stores."""
 
 
 @with_options
@@ -47,10 +47,11 @@ def open(  # noqa: A001  (read as replica.open)
 
     The block runs the workers that drain the queues of the async stores. It does not open or close the stores.
 
-    When the block ends normally or with an `Exception`, nothing is accepted any more and the workers write what is
-    queued, without a limit: to bound that, set the deadline of the enclosing cancel scope. When it is cancelled or
-    interrupted, also while it drains, the workers get `grace` seconds, and any write that can't be interrupted ends.
-    What an async store was not given is then in `ReplicaStore.unreplicated`, and logged.
+    When the block ends normally or with an `Exception`, nothing more is accepted. The workers write what is queued, and
+    reads under way are waited for, without a limit. To bound that, set the deadline of the enclosing cancel scope. When
+    the block is cancelled or interrupted, also while it drains, the workers and the reads get `grace` seconds. A write
+    that can't be interrupted is waited for in any case, so no call outlives the block. Blobs that an async store was
+    not given are then in `ReplicaStore.unreplicated`, and logged.
 
     The body's exception comes out as itself. Leaving the block raises `PoisonedError` if an async store has failed
     and no `PoisonedError` has said so yet, also instead of a cancellation; if the body is raising, its exception
@@ -64,8 +65,8 @@ def open(  # noqa: A001  (read as replica.open)
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
-        given twice, the async stores have no names for the outbox, one is called ``outbox`` beside it, that is no path
-        or looks like a URL, or `fallback` has what is no name of one.
+        given twice, or `fallback` has a name that no async store has. With an outbox, also if the async stores have no
+        names, a store is called ``outbox``, or the path can't be that of a file.
       TypeError: if there is no such option, a size is no `int`, a time no number, a flag no `bool`, a store no `Store`,
         or `fallback` no iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
@@ -85,7 +86,7 @@ def open(  # noqa: A001  (read as replica.open)
 def open_with(
     sync_stores: Stores, async_stores: Stores, options: Options, open_outbox: OpenOutbox | None = None
 ) -> AbstractAsyncContextManager[ReplicaStore]:
-    """Open what `open` opens, with an outbox of the caller's own if it gives what opens one."""
+    """Open what `open` opens, with an outbox of the caller's own if `open_outbox` is given."""
     if open_outbox is None and options.outbox is not None:
         open_outbox = partial(open_sqlite_outbox, options.outbox)
     has_outbox = open_outbox is not None

@@ -37,11 +37,11 @@ class Option:
     check: Callable[[str, Any], Any]
     """Called with the name and a value. Returns the value to keep, or raises `TypeError` or `ValueError`."""
     text: str
-    """What it is. The first sentence stands alone in the example of a file, and in the help of a command."""
+    """Its description. The first sentence stands alone in the example of a file, and in the help of a command."""
     example: str
     """A value as a file would have it."""
     flag: str = ""
-    """What the help of a command calls a value; empty if commands have no such option."""
+    """The name of a value in the help of a command; empty if commands have no such option."""
     is_for_reading: bool = False
     """Whether a command that only reads has a use for it."""
 
@@ -163,7 +163,7 @@ TYPES: Final[dict[str, Any]] = {name: hint.__origin__ for name, hint in _HINTS.i
 """The type of each option, by its name."""
 
 OPTIONS: Final[dict[str, Option]] = {name: hint.__metadata__[0] for name, hint in _HINTS.items()}
-"""All that else there is to know of each option, by its name."""
+"""The other properties of each option, by its name."""
 
 
 def _with_fields(kind: type[AnyT]) -> type[AnyT]:

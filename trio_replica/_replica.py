@@ -38,15 +38,15 @@ class ReplicaStore(Store):
         shown = [", ".join(self._sync_stores.names), *map(str, self._delivery.shown())]
         return f"<ReplicaStore {self._life.state}, {'; '.join(shown)}>"
 
-    # What a store does
+    # The methods of every store
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Write a blob to all sync stores, then queue it for every async store. Repeating it is harmless.
 
-        Returning means that every sync store has the blob, and that every async store is going to be given it: it was
-        queued for each, after waiting for room where there was none; with an outbox it is durably pending for each, and
-        there is no waiting. `PutResult.added` is that of the sync store that finished first. Being cancelled means that
-        some stores may have the blob, or get it; repeat it to be sure.
+        Returning means that every sync store has the blob, and that every async store will be given it. It was queued
+        for each, after waiting for room where there was none. With an outbox it is durably pending for each instead,
+        without waiting. `PutResult.added` is that of the sync store that finished first. Being cancelled means that
+        some stores may have the blob, or will get it; repeat the put to be sure.
 
         Raises:
           TypeError: if `blob` is neither a `Blob` nor bytes-like.
@@ -85,15 +85,17 @@ class ReplicaStore(Store):
     async def get(self, ref: Ref) -> bytes:
         """Ask the sync stores, and return the first answer that is right.
 
-        If none gives one, the async stores that `open` was given as `fallback` are asked likewise; others are never
-        read. An answer whose hash is not `ref` is a failure of that store. Being cancelled changes nothing.
+        If none gives one, the async stores that the `fallback` of `open` names are asked in the same way. Other async
+        stores are never read. An answer whose hash is not `ref` is a failure of that store. Being cancelled changes
+        nothing.
 
         Raises:
           BlobNotFoundError: if every store that is read is sure that it has no such blob.
           StoreError: if none of them gave the blob and at least one failed.
           TypeError: if `ref` is no `Ref`.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended.
+          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
+            was cancelled, until the `grace` is over.
 
         """
         check_ref(ref)
@@ -103,14 +105,15 @@ class ReplicaStore(Store):
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
         """Ask the `Store.get_many` of the sync stores, and return for each ref the first answer that is right.
 
-        For what none of them gives, those of the `fallback` of `open` are asked. A ref is absent only if every store
-        that is read lacks it. Being cancelled changes nothing.
+        The stores of the `fallback` of `open` are asked for the rest. A ref is absent only if every store that is read
+        lacks it. Being cancelled changes nothing.
 
         Raises:
-          StoreError: if there is a ref that no store gave and that at least one failed to tell of.
+          StoreError: if no store gave the blob of a ref and at least one failed.
           TypeError: if one is no `Ref`.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended.
+          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
+            was cancelled, until the `grace` is over.
 
         """
         wanted = check_refs(refs)
@@ -129,7 +132,8 @@ class ReplicaStore(Store):
           StoreError: if none said yes and at least one failed.
           TypeError: if `ref` is no `Ref`.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended.
+          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
+            was cancelled, until the `grace` is over.
 
         """
         check_ref(ref)
@@ -146,7 +150,8 @@ class ReplicaStore(Store):
           TypeError: if `after` is no `Ref` or `limit` no `int`.
           ValueError: if `limit` is less than 1.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended.
+          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
+            was cancelled, until the `grace` is over.
 
         """
         check_page_request(after, limit)
@@ -169,7 +174,7 @@ class ReplicaStore(Store):
         self._life.check_accepting()
         return RefIterator(self._next_page, after)
 
-    # What a replica does
+    # The methods of a replica
 
     async def flush(self) -> None:
         """Wait until every blob that was queued before this call is in every async store.
@@ -203,9 +208,10 @@ class ReplicaStore(Store):
     def unreplicated(self) -> Mapping[str, tuple[Ref, ...]]:
         """The refs that each async store has not confirmed, by its name; each ref once, in queue order.
 
-        While the replica is open, what is queued and being written; later, what was left. It has every accepted ref
-        that the store lacks. It may also have refs whose put raised, or that the store has without having said so. With
-        an outbox, what waits there for room in the queue is not in it: the statistics count it as pending.
+        While the replica is open, these are the refs queued and being written; later, those that were left. It has
+        every accepted ref that the store lacks. It may also have refs whose put raised, or that the store has without
+        having said so. With an outbox, blobs that wait there for room in the queue are not in it; the statistics count
+        them as pending.
         """
         return MappingProxyType(self._delivery.unreplicated())
 
@@ -218,6 +224,6 @@ class ReplicaStore(Store):
         )
 
     async def _next_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return a page for a listing under way, which a poisoned replica does not end."""
+        """Return a page for a listing under way, which goes on when the replica is poisoned."""
         self._life.check_open()
         return await self._sync_stores.union_page(after, limit)

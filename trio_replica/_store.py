@@ -25,7 +25,7 @@ PAGE_SIZE: Final = 1000
 
 
 class PutResult(NamedTuple):
-    """What a put returns."""
+    """The result of a put."""
 
     ref: Ref
     """The ref of the blob."""
@@ -84,8 +84,8 @@ class Store(ABC):
     def list_refs(self, after: Ref = Ref.ZERO) -> AsyncIterator[Ref]:
         """Return an asynchronous iterator over all refs greater than `after`, ascending.
 
-        It shows every blob that is there from the beginning of the iteration to its end; one that comes or goes
-        meanwhile may be shown. It has a checkpoint for each page, so not for each ref, and leaving it early leaves
+        It shows every blob that is there from the beginning of the iteration to its end; one that comes or goes in the
+        meantime may be shown. It has a checkpoint for each page, so not for each ref, and leaving it early leaves
         nothing behind. When a page raises or is cancelled, iterating again goes on where it stopped.
 
         Raises:
@@ -156,21 +156,23 @@ class Store(ABC):
 
 
 class StartableStore(Store):
-    """A store whose puts and gets can be started without a task that waits for each, as `open_store_threads` can.
+    """A store whose calls can be started without a task that waits for each, as those of `open_store_threads` can.
 
-    A replica of such stores writes to all, and reads from the first that answers, for a fraction of what tasks cost.
-    `put` and `get` are made of `start_put` and `start_get`, which report the end of a call by calling ``done`` with
-    its outcome, an `outcome.Value` or `outcome.Error` (that of a missing blob is ``Error(BlobNotFoundError(ref))``):
-    once, in Trio's thread, at once or later. A call that can't go on without waiting ends with ``Unfinished(call)``;
-    whoever has started it then gives ``await call()`` a task, and takes its outcome. They return what cancels the call:
-    a function that returns True if ``done`` will not be called, and False if the call can't be interrupted any more.
-    `StoreThreads.start` does all that.
+    A replica of such stores writes to all, and reads from the first that answers, for a fraction of the cost of tasks.
+
+    `put` and `get` are made of `start_put` and `start_get`. Each calls ``done`` once with the outcome of the call: an
+    `outcome.Value` or an `outcome.Error`, which is ``Error(BlobNotFoundError(ref))`` for a missing blob. It does so in
+    Trio's thread, at once or later. A call that can't go on without waiting ends with ``Unfinished(call)`` instead; its
+    caller then gives ``await call()`` a task, and takes the outcome of that.
+
+    Each returns a function that cancels the call. It returns True if ``done`` will not be called, and False if the call
+    can no longer be interrupted. `StoreThreads.start` does all of this.
 
     The other four ``start_…`` methods do the same for calls on many blobs and on listings. A store overrides them where
-    it can do without a task; a store that does so makes the method itself of it, too, with `ended_call`.
+    it needs no task, and then overrides the method itself as well.
 
-    A replica calls these six, not the methods themselves: outside of the cancel scopes of its caller, and in its
-    caller's context, so that context variables reach the store.
+    A replica calls these six, not the methods themselves. The calls are outside of the cancel scopes of the replica's
+    caller, but in its context, so that context variables reach the store.
     """
 
     @abstractmethod
@@ -227,7 +229,7 @@ def startable(store: Store) -> StartableStore:
 
 @final
 class _InTasks(StartableStore):
-    """A store whose calls can only be awaited: each that is started takes a task."""
+    """A store whose calls can only be awaited, so each that is started takes a task."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -345,7 +347,7 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
 
 
 def are_put_results(results: Sequence[PutResult]) -> bool:
-    """Whether all are what they are said to be, and nothing that is only equal to it."""
+    """Whether all are exactly of these types, and none is only equal to one that is."""
     return all(type(result) is PutResult and type(result.ref) is Ref for result in results)
 
 

@@ -26,8 +26,8 @@ class Backlog:
 
     An entry is *in hand* while its blob is in the store's queue, or being written. Then it is in `acknowledging` until
     its acknowledgement is committed, and so are the entries of puts that failed, which are withdrawn. The relay skips
-    both. The store is *catching up* when there are other entries, which no put brings to the queue any more: all of
-    these have numbers above `cursor`.
+    both. The store is *catching up* when there are other entries, which no put will queue. All of these have numbers
+    above `cursor`.
     """
 
     def __init__(self, name: str, number: int, pending: int) -> None:

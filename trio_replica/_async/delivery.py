@@ -71,7 +71,7 @@ class Delivery(ABC):
         return {queue.name: queue.statistics(now, **self.backlog_counts(queue.name)) for queue in self.queues}
 
     def backlog_counts(self, _: str) -> dict[str, int]:
-        """Return what the statistics of one async store have of its backlog; without an outbox there is none."""
+        """Return the counts of one store's backlog for its statistics; without an outbox there are none."""
         return {}
 
     def shown(self) -> list[str]:
@@ -150,7 +150,7 @@ class QueueDelivery(Delivery):
 
 @final
 class OutboxDelivery(Delivery):
-    """Queues with an outbox: no put waits for room, and what no put queues is read back by the relay of its store."""
+    """Queues with an outbox: no put waits for room. The relay of a store reads back the blobs that found none."""
 
     def __init__(
         self, life: Life, queues: Sequence[BlobQueue], outbox: Outbox, sync_stores: Readers, batch_size: int
@@ -249,7 +249,7 @@ class OutboxDelivery(Delivery):
             relay.close()
 
     def stop(self, grace: float) -> None:
-        """Stop the relays at once, and give the workers `grace` more seconds. What is not queued stays pending."""
+        """Stop the relays at once, and give the workers `grace` more seconds. Blobs not yet queued stay pending."""
         for relay in self._relays.values():
             relay.stop()
         super().stop(grace)
@@ -264,7 +264,7 @@ class OutboxDelivery(Delivery):
         try:
             await super()._work(queue)
         finally:
-            self._relays[queue.name].stop()  # nobody writes any more what it queues
+            self._relays[queue.name].stop()  # nobody would write the blobs that it queues
 
     def _problems(self) -> dict[str, BaseException]:
         problems = {name: relay.problem() for name, relay in self._relays.items()}

@@ -43,7 +43,7 @@ END_SECONDS: Final = 5.0
 """Seconds for the last commit. Blobs whose acknowledgement it does not make are delivered again, which is harmless."""
 
 UNCOMMITTED_LIMIT: Final = 10_000
-"""Acknowledgements that may wait for a commit. If there are more, because the disk is full say, workers wait."""
+"""Acknowledgements that may wait for a commit. If there are more, on a full disk for example, workers wait."""
 
 
 class _Uncommitted(NamedTuple):
@@ -60,7 +60,7 @@ class _Uncommitted(NamedTuple):
 
 @final
 class Intent:
-    """The entries of one put: beside the sync stores, one more member of its write."""
+    """The entries of one put: beside the sync stores, one more participant of its write."""
 
     __slots__ = ("_outbox", "_refs", "seqs", "was_started")
 
@@ -89,7 +89,7 @@ class Intent:
     start_put_many = start_put
 
     def note_put(self, *_: object) -> None:
-        """Say that nothing is wrong: a commit has no results, and nobody counts it."""
+        """Return None, because a commit has no results that could be wrong, and nobody counts it."""
 
     def note_put_failure(self) -> None:
         """Count nothing: the log tells why an outbox fails."""
@@ -138,7 +138,7 @@ class Outbox:
         return self._next
 
     def is_in_doubt(self, seq: int) -> bool:
-        """Whether an entry may be that of a put of an earlier session that never returned: no store may have it."""
+        """Whether the put of an entry may never have returned, in an earlier session: then perhaps no store has it."""
         return any(seq in seqs for seqs in self._in_doubt)
 
     # Puts
@@ -152,7 +152,7 @@ class Outbox:
 
     @enable_ki_protection
     def give(self, intent: Intent, blobs: Sequence[Blob], queues: Iterable[BlobQueue]) -> None:
-        """End a put whose blobs are in every sync store: queue them where there is room, and leave the others."""
+        """End a put whose blobs are in every sync store: queue them where there is room; leave the rest to relays."""
         seqs = intent.seqs
         for queue in queues:
             backlog = self.backlogs[queue.name]
@@ -286,7 +286,7 @@ class Outbox:
 
     @enable_ki_protection
     async def _commit_in_time(self) -> None:
-        """Commit, until it is stopped, the acknowledgements and the end of puts that no put takes along."""
+        """Until it is stopped, commit the acknowledgements and the ends of puts that no later put has carried."""
         was_logged = False
         while True:
             await self._to_commit.wait()
@@ -306,7 +306,7 @@ class Outbox:
     # The life of a part
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start to commit what no put takes along."""
+        """Start to commit what no later put carries."""
         self._commits.start(nursery)
 
     def close(self) -> None:
@@ -331,6 +331,8 @@ class Outbox:
 
     async def page(self, backlog: Backlog, limit: int) -> tuple[Page, int]:
         """Return the next entries that are left to the relay, and the bound below which they are all there are."""
+        # Entries of a put that is under way may be committed after this page is read. The page must not go past them,
+        # because the relay never looks at numbers below its cursor again.
         before = self.bound
 
         def start(done: Done) -> Cancel:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .._calls.threads import Call, Handler, StoreThreads
 
 APPLICATION_ID: Final = 0x74724F42
-"""What SQLite's header says the file is: ``trOB``."""
+"""The application ID in SQLite's header: ``trOB``."""
 
 VERSION: Final = 1
 """The version of the format, in the header as well. Another one is refused."""
@@ -47,7 +47,7 @@ _REFS_AT_ONCE: Final = 1000
 """Refs that a listing has in memory."""
 
 _ROWS_AT_ONCE: Final = 128
-"""Rows in one statement. SQLite's module lets go of the interpreter, and takes it back, for each.
+"""Rows in one statement. Python's SQLite module releases the interpreter lock, and takes it again, for each.
 
 The statements for all numbers of rows stay parsed.
 """
@@ -63,7 +63,7 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR_LOCK: "the outbox can't be written: permit it, in its folder too",  # only read
     sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
-"""What to do, by SQLite's codes; the primary ones are for all that have none of their own."""
+"""The remedies, by SQLite's codes; a primary code covers all extended ones that have no remedy of their own."""
 
 
 class _Page(NamedTuple):
@@ -150,9 +150,9 @@ class _Database:
             return _read_state(connection)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Count the opening, and note which entries are in doubt; a disk that is full, or read-only, says so here.
+        """Count the opening, and note which entries are in doubt. A full or read-only disk shows here.
 
-        Of a database that was closed after an error, check that nobody has used it in the meantime.
+        For a database that was closed after an error, check that nobody has used it in the meantime.
         """
         ((openings,),) = connection.execute("SELECT openings FROM meta").fetchall()
         if self._openings is None:
@@ -175,7 +175,7 @@ class _Database:
         self._commit(waiting)
 
     def _commit(self, calls: Sequence[Call[_Request]]) -> None:
-        """Make the changes of `calls`. Only once they are committed, the calls have outcomes."""
+        """Make the changes of `calls`. The calls get outcomes only once these are committed."""
         if not calls:
             return
         ended = outcome.capture(self._transact, [cast("Changes", call.request) for call in calls])
@@ -230,7 +230,7 @@ class _Database:
 
 @final
 class OutboxFile:
-    """An outbox that no replica uses, to look at and to change by hand. All of it blocks."""
+    """An outbox that no replica uses, to be inspected and changed by hand. All of it blocks."""
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -286,7 +286,7 @@ def opened_outbox(path: str) -> Generator[OutboxFile, None, None]:
 
 
 def _connected(path: str) -> sqlite3.Connection:
-    """Return a connection to a file that is an outbox, or empty, and to which nobody else has one."""
+    """Return the only connection to a file that is an outbox, or empty."""
     connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, cached_statements=3 * _ROWS_AT_ONCE)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
@@ -365,7 +365,7 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
 
 @contextmanager
 def _explaining(path: str) -> Generator[None, None, None]:
-    """Say what SQLite's errors mean, with the path."""
+    """Turn SQLite's errors into a `ReplicaError` that names the path and the remedy."""
     try:
         yield
     except sqlite3.Error as error:

@@ -37,7 +37,12 @@ class Acknowledge(Protocol):
 
 
 class _Wait:
-    """A put that waits for room in some queues."""
+    """A put that waits for room in some queues.
+
+    Its task parks once, however many queues are full. `queues` has those that some of its blobs have not entered yet,
+    and it stands in the line of each of these. The step that empties `queues` wakes the task, and so does closing a
+    queue. Both take it out of every line first, so it is woken exactly once.
+    """
 
     __slots__ = ("queues", "since", "task")
 
@@ -47,7 +52,7 @@ class _Wait:
         self.since = trio.current_time()
 
     def end(self) -> None:
-        """Leave all queues: what has not entered one does not enter it any more."""
+        """Leave all queues: blobs that have not entered one by now never will."""
         for queue in tuple(self.queues):
             queue.leave(self)
 
@@ -56,8 +61,9 @@ class _Wait:
 class BlobQueue:
     """The queue of one async store.
 
-    The blobs stand in a memory channel. A put that finds it full joins the waiting ones, and whoever makes room lets
-    them in, first come first served. All state changes in synchronous methods, so nobody sees half of one.
+    The blobs are in a memory channel. A put that finds it full joins the line of the waiting ones. The worker lets them
+    in as it makes room, first come, first served. All state changes in synchronous methods, so no task sees a change
+    half made.
     """
 
     def __init__(self, name: str, store: Store, capacity: int, batch_size: int) -> None:
@@ -125,13 +131,13 @@ class BlobQueue:
         self._blocked_puts += 1
 
     def leave(self, wait: _Wait) -> None:
-        """Let `wait` wait here no more."""
+        """End the waiting of `wait` in this queue."""
         del self._waiting[wait]
         wait.queues.remove(self)
         self._blocked_seconds += trio.current_time() - wait.since
 
     def close(self) -> None:
-        """Accept nothing any more except from a relay, and wake all who wait for room or for blobs to be written."""
+        """Accept nothing more, except from a relay, and wake all that wait for room or for blobs to be written."""
         self._closed = True
         if not self._has_relay:
             self._send.close()
@@ -150,7 +156,7 @@ class BlobQueue:
         self._has_relay = True
 
     def remove_relay(self) -> None:
-        """Let the worker end when the queue is closed and empty, because no relay fills it any more."""
+        """Let the worker end once the queue is closed and empty, because there is no relay left to fill it."""
         self._has_relay = False
         if self._closed:
             self._send.close()
@@ -194,7 +200,7 @@ class BlobQueue:
           KeyboardInterrupt, SystemExit: if the store raised one.
 
         """
-        with self._receive:  # which lets go of what is not written
+        with self._receive:  # closing it drops the blobs that are not written
             async for blob in self._receive:
                 try:
                     await self._write(self._take(blob))
@@ -249,8 +255,8 @@ async def enqueue(queues: Sequence[BlobQueue], blobs: Sequence[Blob]) -> bool:
     """Queue `blobs` in all `queues`, each in their order, and wait where there is no room.
 
     Every queue that has room is entered at once, and if all have there is no checkpoint. Returns whether all blobs
-    entered all queues: False if the queues were closed in the meantime. Being cancelled, too, means that some blobs may
-    have entered some queues; the rest won't.
+    entered all queues: False if the queues were closed in the meantime. Then, and after a cancellation, some blobs may
+    have entered some queues, and the rest will not.
     """
     wait: _Wait | None = None
     for queue in queues:

@@ -1,6 +1,7 @@
 """The relay of an async store: it replays what a crash, a failed store or a full queue has left in the outbox.
 
-The backlog is what no put brings to the queue: entries of earlier sessions, and of puts that found the queue full.
+Its backlog is the entries whose blobs no put will queue: those of earlier sessions, and of puts that found the queue
+full.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Relay:
         return self._queue.name
 
     def problem(self) -> BaseException | None:
-        """Return why entries can't be delivered in this session, if there are such."""
+        """Return why some entries can't be delivered in this session; None if all can."""
         backlog = self.backlog
         if self.failure is None and backlog.deferred:
             return ReplicaError(
@@ -110,6 +111,7 @@ class Relay:
                 self._defer_unreadable(entry, failures[entry.ref])
             else:
                 self._withdraw_or_defer(entry)
+            # Not before the entry is in hand, deferred or withdrawn: a flush takes all up to the cursor as dealt with.
             self.backlog.cursor = entry.seq
         self.backlog.cursor = page.last
         self.backlog.changed.unpark_all()
@@ -151,7 +153,7 @@ class Relay:
             log(logging.WARNING, f"{entry.ref} is deferred for {self.name}, because it can't be read: {why}")
 
     def _withdraw_or_defer(self, entry: Entry) -> None:
-        """Withdraw an entry in doubt whose blob every sync store says that it has not; defer any other."""
+        """Withdraw an entry in doubt, because every sync store says that it lacks the blob; defer any other."""
         if self._outbox.is_in_doubt(entry.seq):
             why = "its put may never have returned, and no sync store has it"
             log(logging.INFO, f"{entry.ref} is not pending for {self.name} any more: {why}")

@@ -30,7 +30,7 @@ async def fan_out(
     """Make ``call(member)`` for all `members` concurrently, and hand each outcome to `settle` as it comes.
 
     Once `settle` returns True, the calls still under way are cancelled and no more are made. Returning means that no
-    task is left. The operations of a replica do without a nursery: see `Operation`.
+    task is left. The operations of a replica need no nursery: see `Operation`.
 
     Raises:
       trio.Cancelled, KeyboardInterrupt, SystemExit: bare, never in a group.
@@ -62,14 +62,15 @@ async def fan_out(
 async def concurrently(call: Callable[[ItemT], Awaitable[None]], items: list[ItemT]) -> None:
     """Make ``call(item)`` for all `items`, 16 at a time.
 
-    Being cancelled, or the first failure, which is raised as it is, cancels the calls under way, and no more are made.
+    Being cancelled cancels the calls under way, and no more are made. So does the first failure, which is raised as it
+    is.
     """
     remaining = iter(items)
     failures: list[BaseException] = []
 
     async def lane(_: int) -> None:  # noqa: ASYNC910  (the calls' own are enough)
         for item in remaining:
-            await trio.lowlevel.checkpoint_if_cancelled()  # for a call that has ended in spite of it
+            await trio.lowlevel.checkpoint_if_cancelled()  # a call may have ended in spite of it
             await call(item)
 
     def settle(_: int, ended: Ended[None]) -> bool:

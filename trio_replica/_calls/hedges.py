@@ -17,12 +17,12 @@ class Hedged(Protocol):
 
 @final
 class Hedges:
-    """The operations that start their next call when the last one is late: by `delay` seconds, the same for all.
+    """The schedule of hedges: each operation in it starts its next call `delay` seconds after its last one.
 
-    Since the delay is the same, operations become late in the order in which they were added. So one dictionary in
-    that order is the whole schedule, and one task, `watch`, waits for its first entry. Every operation in it has a
-    call that was not started yet; an operation that needs no hedge any more is discarded at once, because otherwise
-    `watch` would start a call that nobody waits for.
+    Since the delay is the same, operations become late in the order in which they were added. So one dictionary in that
+    order is the whole schedule, and one task, `watch`, waits for its first entry. Every operation in it has a call that
+    was not started yet. An operation that no longer needs a hedge is discarded at once; otherwise `watch` would start a
+    call that nobody waits for.
     """
 
     def __init__(self, delay: float) -> None:
@@ -33,7 +33,7 @@ class Hedges:
 
     def add(self, operation: Hedged) -> None:
         """Have the next call of `operation` started after the delay."""
-        if self._scope.cancel_called:  # nobody watches any more, so the others are not waited for
+        if self._scope.cancel_called:  # `watch` has ended, so no call waits for its hedge
             operation.start_next()
             return
         self._due[operation] = trio.current_time() + self.delay
@@ -45,10 +45,10 @@ class Hedges:
         self._due.pop(operation, None)
 
     def stop(self) -> None:
-        """Start what waits, at once, and let `watch` end. From now on no operation waits before its next call.
+        """Start the hedges that wait, and end `watch`. From now on no operation waits before its next call.
 
-        A replica that is closed must not leave an operation waiting for a call that nobody will start: with a delay of
-        `math.inf` and a first store that hangs, it would wait for ever although the second store has the answer.
+        A closed replica must not leave an operation waiting for a call that nobody will start. With a delay of
+        `math.inf` and a first store that hangs, it would wait forever although the second store has the answer.
         """
         self._scope.cancel()
         for operation in tuple(self._due):
@@ -56,7 +56,7 @@ class Hedges:
 
     @enable_ki_protection
     async def watch(self) -> None:
-        """Start what is late, until `stop`. Being cancelled has no effect: gets that are shielded need their hedges."""
+        """Start hedges when they are due, until `stop`. Being cancelled has no effect, as shielded gets need them."""
         with self._scope:
             while True:  # noqa: ASYNC913  (to start a call takes no waiting)
                 operation, due = next(iter(self._due.items()), (None, 0.0))

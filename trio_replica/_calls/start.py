@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Unfinished(NamedTuple):
     """The end of a call that can't go on without waiting: the rest is `call`, which is awaited in a task.
 
-    The call then ends as ``await call()`` does. That is how a store whose methods are coroutines, a retry after a
-    pause, and the hash of a large answer become part of a call that was started without a task.
+    The call then ends as ``await call()`` does. In this way a store whose methods are coroutines, a retry after a
+    pause, and the hashing of a large answer become part of a call that was started without a task.
     """
 
     call: Callable[[], Awaitable[Any]]
@@ -45,7 +45,7 @@ def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
 async def ended_call(start: Callable[[Done], Cancel]) -> Any:
     """Start a call with ``start(done)``, and return what it returns, or raise what it raises.
 
-    Being cancelled cancels the call. If it can't be cancelled any more, its outcome is waited for.
+    Being cancelled cancels the call. If it can no longer be cancelled, its outcome is waited for.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     ended: outcome.Value[Any] | outcome.Error | Unfinished | None = None

@@ -29,7 +29,8 @@ BATCH_CALLS: Final = 256
 """The most calls in one batch. At 256 callers one transaction a batch puts 6 times as fast as one a put (DESIGN.md)."""
 
 BATCH_BYTES: Final = 64 * 1024 * 1024
-"""The bytes at which a batch ends; a larger call is a batch of its own. What a read will bring, nobody knows before."""
+"""The bytes at which a batch ends; a larger call is a batch of its own. A read counts as 0, as its size is not known in
+advance."""
 
 
 @final
@@ -45,7 +46,7 @@ class Call(Generic[RequestT]):
         self.size: int = size
         self.outcome: outcome.Value[Any] | outcome.Error | None = None
         self._threads = threads
-        self._done: Done | None = done  # None when nobody waits for the outcome any more
+        self._done: Done | None = done  # None once nobody waits for the outcome
         self._abandon_on_cancel = abandon_on_cancel
 
     def fail(self, failure: BaseException) -> None:
@@ -72,8 +73,8 @@ async def open_store_threads(
     The handler gives every call of the batch its outcome. When it raises, each call that has none gets an exception
     like that one, and the thread goes on.
 
-    When the block ends, calls that still wait raise `trio.ClosedResourceError`; those that run come to their end,
-    which the block waits for, even if it is cancelled. No thread outlives it. The threads do not survive a fork.
+    When the block ends, calls that still wait raise `trio.ClosedResourceError`. The block waits for those that run,
+    even if it is cancelled. No thread outlives it. The threads do not survive a fork.
 
     Raises:
       ValueError: if `threads` is less than 1.
@@ -148,8 +149,8 @@ class StoreThreads(Generic[RequestT]):
     def start(self, request: RequestT, done: Done, *, size: int = 0, abandon_on_cancel: bool = False) -> Cancel:
         """Do what `run` does, without a task that waits: when the call has ended, ``done(outcome)`` is called.
 
-        That happens in Trio's thread, later, and must not raise. Returns what cancels the call: a function that returns
-        whether it is cancelled, so that `done` will not be called. A call that runs is not, unless it is abandoned.
+        `done` is called later, in Trio's thread, and must not raise. Returns a function that cancels the call. It
+        returns True if `done` will not be called, and False for a call that runs and is not abandoned.
 
         Raises:
           trio.ClosedResourceError: if the block has ended.
@@ -166,7 +167,7 @@ class StoreThreads(Generic[RequestT]):
             if self._idle:
                 self._idle -= 1
                 self._changed.notify()
-        return call._cancel  # for which a closure would be five objects
+        return call._cancel  # a closure would be five objects
 
     # In the Trio thread
 
@@ -216,7 +217,8 @@ class StoreThreads(Generic[RequestT]):
             if call._done is not None:
                 assert call.outcome is not None
                 call._done(call.outcome)
-            # A thread that idles still has its last batch, and so has the traceback of what one of its calls raised.
+            # An idle thread still refers to its last batch, and so does the traceback of an exception that one of its
+            # calls raised.
             del call._done, call.outcome, call.request
 
     def _count_start(self) -> None:
@@ -256,7 +258,8 @@ class StoreThreads(Generic[RequestT]):
             while not self._waiting and not self._refusing:
                 self._idle += 1
                 self._changed.wait()
-            # Of all calls, also those that other threads run: else a thread that is free would take them one by one.
+            # A share of all calls, including those that other threads run. Otherwise a free thread would take calls one
+            # by one.
             share = -(-(len(self._waiting) + self._taken) // len(self._threads))
             share = min(share, len(self._waiting), BATCH_CALLS)
             while len(batch) < share:
@@ -280,7 +283,7 @@ class StoreThreads(Generic[RequestT]):
         self._tell_trio(self._deliver, batch)
 
     def _tell_trio(self, callback: Callable[..., None], *args: object) -> None:
-        with suppress(trio.RunFinishedError):  # then nobody is left to be told
+        with suppress(trio.RunFinishedError):  # the run has ended, so nobody waits
             self._token.run_sync_soon(callback, *args)
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @final
 class ReadRepair:
-    """The reads of a replica that has a fallback or repairs reads, instead of those of its sync stores alone.
+    """The reads of a replica that has a fallback or repairs reads.
 
     Args:
       sync_stores: the stores that are asked first.
       fallback: those that are asked when none of these has given the blob, if there are any.
-      repairs: those of the sync stores, if a blob that was found is to be written back to those that lack it.
+      repairs: the repairs of the sync stores, if blobs that were found are to be written back to those that lack them.
 
     """
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Lack(NamedTuple):
-    """That a store said, when it was read, that it has no such blob, or had other bytes under its ref."""
+    """A store that answered a read with "not found" or with corrupt bytes."""
 
     member: Member
     ref: Ref
@@ -36,7 +36,7 @@ class _Verified(NamedTuple):
 
 
 class _Answers(NamedTuple):
-    """What one store answered to a `get_many`."""
+    """The answers of one store to a `get_many`."""
 
     good: dict[Ref, bytes]
     corrupt: dict[Ref, CorruptBlobError]
@@ -44,12 +44,12 @@ class _Answers(NamedTuple):
 
 @final
 class Found:
-    """What stores have of many blobs that they were asked for."""
+    """The blobs that some stores gave for many refs, and the failures of these stores."""
 
     def __init__(self) -> None:
         self.blobs: dict[Ref, bytes] = {}
         self.failures: dict[str, BaseException] = {}
-        """The failures of stores that did not tell of any blob, by their names."""
+        """The failures of stores that answered for no ref, by their names."""
         self._corrupt: dict[Ref, dict[str, BaseException]] = {}
 
     def note_corrupt(self, name: str, error: CorruptBlobError, ref: Ref) -> None:
@@ -57,7 +57,7 @@ class Found:
         self._corrupt.setdefault(ref, {})[name] = error
 
     def include(self, found: Found) -> None:
-        """Add what other stores have."""
+        """Add the blobs and failures of other stores."""
         self.blobs |= found.blobs
         self.failures |= found.failures
         for ref, failures in found._corrupt.items():
@@ -67,7 +67,7 @@ class Found:
         """Return the blobs in the order in which they are `wanted`; those that every store lacks are absent.
 
         Raises:
-          StoreError: if there is none for a ref of which a store failed to tell.
+          StoreError: if a ref has no blob and a store failed to say whether it has one.
 
         """
         for ref in wanted:
@@ -85,7 +85,10 @@ class Readers:
         self._verify = verify
 
     async def get(self, ref: Ref, lacks: list[Lack] | None = None) -> bytes:
-        """Return the first good answer; the other calls are cancelled. To `lacks` is added who had none before that."""
+        """Return the first good answer; the other calls are cancelled.
+
+        The stores that answered before it without the blob are added to `lacks`.
+        """
         get = _Get(self.members, ref, lacks, self._verify)
         await self._operations.read(get)
         if get.answer is not None:
@@ -99,7 +102,7 @@ class Readers:
         return (await self.find_many(wanted)).in_order(wanted)
 
     async def find_many(self, wanted: list[Ref], lacks: list[Lack] | None = None) -> Found:
-        """Return the first good answer for each ref, and what failed. For `lacks` see `get`."""
+        """Return the first good answer for each ref, and the failures. For `lacks` see `get`."""
         get_many = _GetMany(self.members, wanted, lacks, self._verify)
         await self._operations.read(get_many)
         found, get_many.found = get_many.found, Found()  # for the same reason as `Operation.take_failures`
@@ -152,7 +155,7 @@ class _Get(Operation["Member"]):
 
 
 class _GetMany(Operation["Member"]):
-    """One get of many blobs: a good answer for each settles it. Each store is asked for what was missing then."""
+    """One get of many blobs: a good answer for each ref settles it. A store is asked for the refs still missing."""
 
     def __init__(self, members: list[Member], wanted: list[Ref], lacks: list[Lack] | None, verify: bool) -> None:
         super().__init__(members)
@@ -212,7 +215,7 @@ class _Contains(Operation["Member"]):
 
 
 def _is_right(ref: Ref, answer: bytes) -> bool:
-    """Whether `answer` is small and what `ref` names, as nearly all are; if not, `_verified` says more."""
+    """Whether `answer` is small and has the right hash, as nearly all have. If not, `_verified` decides."""
     return type(answer) is bytes and len(answer) <= HASH_INLINE_LIMIT and sha256(answer) == ref
 
 
@@ -225,7 +228,7 @@ async def _verified(ref: Ref, answer: bytes) -> _Verified:
 
 
 def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
-    """Return what is good and corrupt of the answer to a `get_many`; None if to hash it takes long, or it is odd."""
+    """Divide the answer to a `get_many` into good and corrupt; None if hashing it takes long, or it is malformed."""
     if type(answer) is not dict:
         return None
     if not verify:

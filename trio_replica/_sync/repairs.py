@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from .sync_stores import Member
 
 BLOBS: Final = 64
-"""Blobs that wait for one store or are being written to it, at most: enough for its transactions to be full ones."""
+"""The most blobs that wait for one store or are being written to it: enough to fill its transactions."""
 
 BYTES: Final = 16 * 1024 * 1024
-"""Bytes of these, at most, but for one blob that is larger by itself."""
+"""The most bytes of these blobs; a single blob may be larger."""
 
 REFS_REMEMBERED: Final = 10_000
-"""Refs that are not tried again, for each store: about 2 MB. When there are more, the oldest is forgotten."""
+"""Refs of each store that are remembered and not tried again: about 2 MB. Beyond that, the oldest is forgotten."""
 
 END_SECONDS: Final = 5.0
-"""Seconds that what is being written is given when the replica is closed. What is cut off is found missing again."""
+"""Seconds that repairs under way get when the replica is closed. A later get finds again what was cut off."""
 
 
 @final
 class Repairs:
-    """The repairs of one sync store. They delay nobody: what is too much is dropped, and may be offered again."""
+    """The repairs of one sync store. They delay nobody: a blob beyond the bounds is dropped, and may come again."""
 
     def __init__(self, member: Member, life: Life) -> None:
         self.member = member
         self._waiting: deque[tuple[Lack, bytes]] = deque()
         self._blobs = 0  # waiting and being written
         self._bytes = 0  # of these
-        self._tried: dict[Ref, None] = {}  # in the order in which they were
+        self._tried: dict[Ref, None] = {}  # in the order in which they were tried
         self._has_failed = False
         self._closed = False
         self._life = life
@@ -55,7 +55,7 @@ class Repairs:
         self._task = BackgroundTask(f"replica repairs of {member.name}", self._work, life)
 
     def offer(self, lack: Lack, data: bytes) -> None:
-        """Have a blob written back to the store, which lacks it; unless it was before, or there is too much to do."""
+        """Have a blob written back to the store that lacks it, unless it was tried before or too many wait."""
         if self._closed or lack.ref in self._tried or not isinstance(data, bytes):
             return
         if lack.is_corrupt and not isinstance(self.member.store, DeletableStore):
@@ -69,18 +69,18 @@ class Repairs:
             self._offered.unpark_all()
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start to write back what is offered."""
+        """Start to write back the blobs that are offered."""
         self._task.start(nursery)
 
     def close(self) -> None:
-        """Drop what waits, and give what is being written `END_SECONDS`."""
+        """Drop the repairs that wait, and give those under way `END_SECONDS`."""
         self._closed = True
         self._waiting.clear()
         self._offered.unpark_all()
         self._task.stop(END_SECONDS)
 
     def stop(self, grace: float) -> None:
-        """Give what is being written no more than `grace` more seconds; 0 for what can't be interrupted."""
+        """Give the repairs under way at most `grace` more seconds; a write that can't be interrupted still ends."""
         self._task.stop(grace)
 
     async def ended(self) -> None:

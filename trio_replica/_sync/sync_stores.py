@@ -63,7 +63,7 @@ class Member:
 
 
 class Participant(Protocol):
-    """One of those that a write is complete with: a sync store, or the outbox with the entries of the put."""
+    """A sync store, or the outbox with the entries of the put. A write is complete when all have done their part."""
 
     @property
     def name(self) -> str:

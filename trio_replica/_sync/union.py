@@ -42,5 +42,5 @@ def union(pages: Sequence[list[Ref]]) -> list[Ref]:
         return filled[0][:]
     end = min((page[-1] for page in filled), default=Ref.ZERO)
     refs = [ref for page in filled for ref in page[: bisect_right(page, end)]]
-    refs.sort()  # a merge, for what it sorts are ascending runs
+    refs.sort()  # a merge, because it sorts ascending runs
     return list(dict.fromkeys(refs))
