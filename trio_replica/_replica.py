@@ -94,8 +94,7 @@ class ReplicaStore(Store):
           StoreError: if none of them gave the blob and at least one failed.
           TypeError: if `ref` is no `Ref`.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
-            was cancelled, until the `grace` is over.
+          trio.ClosedResourceError: if the block has ended, or was cancelled during the call and its `grace` is over.
 
         """
         check_ref(ref)
@@ -112,8 +111,7 @@ class ReplicaStore(Store):
           StoreError: if no store gave the blob of a ref and at least one failed.
           TypeError: if one is no `Ref`.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
-            was cancelled, until the `grace` is over.
+          trio.ClosedResourceError: if the block has ended, or was cancelled during the call and its `grace` is over.
 
         """
         wanted = check_refs(refs)
@@ -132,8 +130,7 @@ class ReplicaStore(Store):
           StoreError: if none said yes and at least one failed.
           TypeError: if `ref` is no `Ref`.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
-            was cancelled, until the `grace` is over.
+          trio.ClosedResourceError: if the block has ended, or was cancelled during the call and its `grace` is over.
 
         """
         check_ref(ref)
@@ -150,8 +147,7 @@ class ReplicaStore(Store):
           TypeError: if `after` is no `Ref` or `limit` no `int`.
           ValueError: if `limit` is less than 1.
           PoisonedError: if an async store has failed.
-          trio.ClosedResourceError: if the block has ended. A call under way goes on until the end of the block; if that
-            was cancelled, until the `grace` is over.
+          trio.ClosedResourceError: if the block has ended, or was cancelled during the call and its `grace` is over.
 
         """
         check_page_request(after, limit)

@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
 Kinds = tuple[type, ...]
-"""Types of values, the one that the option is called after first."""
+"""Types of values. The query of a URL is read as the first."""
 
 _KINDS: Final[dict[Any, Kinds]] = {
     bool: (bool,),
@@ -23,7 +23,7 @@ _KINDS: Final[dict[Any, Kinds]] = {
 def kinds_of(hint: Any) -> Kinds:
     """Return the types of the values that a file may have for an option whose annotation is `hint`.
 
-    There are none for a type that TOML has no value for. ``None`` is what is not said.
+    There are none for a type that TOML has no value for. ``None`` is given by leaving the option out.
     """
     if get_origin(hint) in {Union, UnionType}:
         return tuple(dict.fromkeys(kind for part in get_args(hint) for kind in kinds_of(part)))

@@ -40,7 +40,7 @@ def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
 
     ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` and ``az://CONTAINER/PREFIX`` are what `open_object_store` opens, and
     ``postgresql://USER@HOST/DATABASE`` what `open_postgres` opens; with ``?OPTION=VALUE&…`` these take their options.
-    Such a store is a `RetryingStore`; ``retry=false`` among the options says that it is not, and ``retry_attempts`` and
+    Such a store is a `RetryingStore`, unless ``retry=false`` is among the options; ``retry_attempts`` and
     ``retry_seconds`` are its budget.
 
     Other packages may have more stores: see `StoreScheme`.

@@ -23,8 +23,8 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None, *, folder: str
 
     Args:
       url: the URL.
-      options: keyword arguments of the function that opens the store, and those of `RETRY_OPTIONS`; what the URL says
-        counts more.
+      options: keyword arguments of the function that opens the store, and those of `RETRY_OPTIONS`; those in the URL
+        win.
       folder: the folder that a path is relative to; empty for the current one.
 
     Raises:
@@ -53,7 +53,7 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None, *, folder: str
 
 def _unknown(url: str) -> str:
     name, colon, rest = url.partition(":")
-    shown = f"{name}:…" if colon and "@" in rest else redacted(url)  # that may be a password before an address
+    shown = f"{name}:…" if colon and "@" in rest else redacted(url)  # it may be a password before an address
     if similar := registry.nearest_form(name):
         return f"unknown store {shown!r}; did you mean {similar}?"
     return f"unknown store {shown!r}: a store's URL is one of {', '.join(registry.forms())}"
@@ -77,7 +77,7 @@ def _check_path(scheme: str, kind: StoreScheme, path: str) -> None:
 
 
 def _check_address(form: str, rest: str) -> None:
-    """Check what names a remote store, without showing it, for what is wrong may be that it has a secret in it."""
+    """Check the address of a remote store. The errors do not show it, because a bad one may contain a secret."""
     if not rest.startswith("//"):
         raise ValueError(f"the URL of such a store is {form}")
     if re.search(r"[\s\x00-\x1f\x7f]", rest):

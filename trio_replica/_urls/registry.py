@@ -29,14 +29,14 @@ OURS: Final[Mapping[str, str]] = {
     "postgresql": "trio_replica.stores.postgres:SCHEME",
     "postgres": "trio_replica.stores.postgres:SCHEME",
 }
-"""Where the schemes of this package are, as an entry point says it."""
+"""The places of this package's schemes, written as in an entry point."""
 
 
 @cache
 def find_scheme(name: str) -> StoreScheme | None:
-    """Return what there is to know of a scheme, which imports it at its first use; None if there is no such scheme.
+    """Return a scheme, which is imported at its first use; None if there is no such scheme.
 
-    A scheme of this package is never another's. One that several other packages claim is nobody's.
+    No other package can replace a scheme of this package. One that several other packages claim is refused.
 
     Raises:
       ValueError: if several packages claim it.
@@ -58,7 +58,7 @@ def find_scheme(name: str) -> StoreScheme | None:
 
 
 def forms() -> list[str]:
-    """Return the forms of the URLs of all stores; of other packages' stores just the schemes, to import none."""
+    """Return the forms of the URLs of all stores; for those of other packages only the schemes, to import none."""
     ours = [f"{name}:{scheme.form}" for name in OURS if (scheme := find_scheme(name))]
     return [*ours, *(f"{name}:…" for name in claims())]
 
@@ -72,7 +72,7 @@ def nearest_form(name: str) -> str | None:
 
 @cache
 def claims() -> Mapping[str, list[EntryPoint]]:
-    """Return the entry points of other packages, by their schemes. Reads what is installed, at the first call."""
+    """Return the entry points of other packages, by their schemes. The first call looks through what is installed."""
     from importlib.metadata import entry_points  # noqa: PLC0415  (it takes 10 ms, which most programs do not need)
 
     found: dict[str, list[EntryPoint]] = {}

@@ -25,10 +25,10 @@ _SHAPES: Final = {bool: "true or false", int: "a whole number", float: "a number
 
 
 def option_kinds(scheme: StoreScheme) -> tuple[dict[str, Kinds], Kinds | None]:
-    """Return what options the stores of a scheme have, each with the types of its values.
+    """Return the options of the stores of a scheme, each with the types of its values.
 
-    And the types of the values of all others; None if there are no others. They are the keyword-only parameters of the
-    function that opens the store, and `RETRY_OPTIONS`.
+    They are the keyword-only parameters of the function that opens the store, and `RETRY_OPTIONS`. The second value has
+    the types for options of any other name; it is None if the function takes no others.
     """
     known, others = dict(RETRY_OPTIONS), None
     for parameter in inspect.signature(scheme.open).parameters.values():
@@ -40,11 +40,11 @@ def option_kinds(scheme: StoreScheme) -> tuple[dict[str, Kinds], Kinds | None]:
 
 
 def take_options(scheme: StoreScheme, url: str) -> tuple[str, dict[str, Any]]:
-    """Return a URL without the options that the function which opens the store does not read itself, and these.
+    """Take the options out of a URL. Returns the URL with those that the store reads itself, and the others.
 
     Raises:
-      ValueError: if one is given twice or without a value, or has a bad value, or is unknown. What may be a secret is
-        not shown.
+      ValueError: if one is given twice or without a value, or has a bad value, or is unknown. No value is shown,
+        because it may be a secret.
 
     """
     address, query = split_query(url)
@@ -67,7 +67,7 @@ def take_options(scheme: StoreScheme, url: str) -> tuple[str, dict[str, Any]]:
 
 
 def misspelt_hint(given: Collection[str], known: Collection[str]) -> str:
-    """Return the end of a message that names the option which is nearest to an unknown one; empty if none is."""
+    """Return the end of a message that names the option nearest to an unknown one; empty if none is near."""
     return next((hint for name in given if name not in known and (hint := did_you_mean(name, known))), "")
 
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, repr=False)
 class StoreUrl:
-    """A URL taken apart, and what is said of its store beside it."""
+    """A URL taken apart, with the options that were given beside it."""
 
     scheme: str
     path: str
-    """What comes after the scheme and the colon, without the options that were taken out of it."""
+    """The part after the scheme and the colon, without the options that were taken out of it."""
     kind: StoreScheme
-    """What there is to know of the scheme."""
+    """The scheme."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the function that opens the store. Some may be secrets."""
     retry: Mapping[str, Any] | None = None
@@ -57,18 +57,18 @@ class StoreUrl:
 
     @property
     def place(self) -> Hashable:
-        """What is the same for two URLs of one store; None if each is a store of its own."""
+        """A value that is equal for two URLs of one store; None if each is a store of its own."""
         if self.kind.place is None:
             return None
         place = self.kind.place(self._address, self.options)
         return (self.scheme, place) if self.kind.has_path else place
 
     def open(self, *, retry: bool = True) -> OpeningStore:
-        """Open the store for a block; one that repeats nothing if not `retry`.
+        """Open the store for a block; without `retry`, nothing is repeated.
 
         Raises:
           TypeError, ValueError: at once, if an option is bad.
-          ModuleNotFoundError: at once, if a package is missing: the store's first, then that of the repetitions.
+          ModuleNotFoundError: at once, if a package that the store needs is missing.
 
         """
         try:
@@ -79,7 +79,7 @@ class StoreUrl:
             raise ValueError(f"{str(error).removesuffix('.')}{hint}") from None
         if self.retry is None or not retry:
             return opening
-        RetryingDeletableStore(MemoryStore(), **self.retry)  # what it takes is missing now, not when it is too late
+        RetryingDeletableStore(MemoryStore(), **self.retry)  # which checks the budget now, before the block
         return _open_retrying(opening, self.retry)
 
     @property
@@ -87,7 +87,7 @@ class StoreUrl:
         return f"{self.scheme}:{self.path}" if self.kind.is_remote else self.path
 
     def _misspelt(self) -> str:
-        """Return what names an option that one of this URL may have been meant to be; empty if there is none."""
+        """Return a hint at the option that a misspelt one of this URL may mean; empty if there is none."""
         in_query = [name for name, _ in options_in(split_query(self.path)[1])] if self.kind.is_remote else []
         return misspelt_hint([*in_query, *self.options], [*option_kinds(self.kind)[0], *(self.kind.query or ())])
 

@@ -15,7 +15,7 @@ Key: TypeAlias = tuple[str, ...]
 
 _BLANK: Final = re.compile(r"[ \t]*")
 _GAP: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
-"""What may stand between lines, and between the elements of an array."""
+"""The text that may stand between lines, and between the elements of an array."""
 
 _HEADER: Final = re.compile(r"\[\[?")
 _HEADER_END: Final = re.compile(r"\]\]?")
@@ -41,7 +41,7 @@ def key_lines(text: str) -> Mapping[Key, int]:
     A table has that of its header, or of the first key in it. Keys within arrays are left out.
 
     Args:
-      text: a document that `tomllib` has parsed, for nothing is checked here. Its lines end with ``\n``.
+      text: a document that `tomllib` has parsed, because nothing is checked here. Its lines end with ``\n``.
 
     """
     return _Scanner(text).lines

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .._urls.store_url import StoreUrl
 
 BLOB_BYTES: Final = 64
-"""Bytes of a test blob. They are random, so that it is nobody else's."""
+"""Bytes of a test blob. They are random, so that nobody else has the same blob."""
 
 DELETE_SECONDS: Final = 10.0
 """Seconds that the deletion of a test blob is given once the command has been interrupted."""
@@ -38,12 +38,12 @@ def check(context: click.Context) -> int:
 
 
 async def print_line(line: str) -> None:
-    """Print a line; being cancelled does not wait for whoever reads it."""
+    """Print a line. Being cancelled does not wait for a slow reader."""
     await trio.to_thread.run_sync(write_output, f"{printable(line)}\n".encode(), abandon_on_cancel=True)
 
 
 async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Awaitable[None]] = print_line) -> bool:
-    """Write, read and delete a blob in each store, by itself, tell how that went, and return whether all went well.
+    """Write, read and delete a blob in each store, one by one. Tell how that went, and return whether all went well.
 
     Being cancelled ends it after the deletion.
     """
@@ -64,7 +64,7 @@ async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Aw
 
 
 async def _check(store: DeletableStore) -> tuple[float, str]:
-    """Return the seconds of a round trip, and what went wrong; the blob is deleted whatever happens."""
+    """Return the seconds of a round trip, and the problem, if any. The blob is deleted whatever happens."""
     blob = Blob(secrets.token_bytes(BLOB_BYTES))
     began = trio.current_time()
     problem: str | None = None

@@ -24,23 +24,23 @@ _READ_SIZE: Final = 1024 * 1024
 
 
 class File(NamedTuple):
-    """A file to be put, or what is wrong with it."""
+    """A file to be put, or the problem with it."""
 
     path: str
     size: int | None = None
-    """Bytes; None if only reading it can tell."""
+    """Bytes; None if they are known only once it is read."""
     walked: bool = False
-    """Whether it was found in a folder; else somebody named it."""
+    """Whether it was found in a folder; otherwise it was named."""
     problem: str = ""
 
 
 @final
 class OwnFiles:
-    """The files of the stores that are put to, and of what is printed: no files to be put, where they are found.
+    """The files of the stores, and those that the output goes to. They are not put when they are found.
 
     Args:
-      folders: folders of the stores, theirs with all that is in them.
-      databases: SQLite's. Nothing else may open their files, for to close one again would drop SQLite's locks.
+      folders: folders of the stores, with everything in them.
+      databases: SQLite databases. Nothing else may open their files, because closing one drops SQLite's locks.
       outputs: descriptors that are written to while the put goes on.
 
     """
@@ -73,8 +73,8 @@ class OwnFiles:
 def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recursive: bool) -> None:
     """Add the files that `paths` name to `found`, in order.
 
-    A folder, with `recursive`, stands for the regular files in it and in the folders in it, ordered as paths are by
-    ``LC_ALL=C sort``. Symbolic links within it are not followed, and `own` files are passed over.
+    With `recursive`, a folder stands for every regular file under it, in the order of ``LC_ALL=C sort``. Symbolic links
+    in it are not followed, and `own` files are skipped.
     """
     for path in paths:
         if path == STANDARD_INPUT:
@@ -102,12 +102,12 @@ def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recurs
 
 
 def read_files(files: Iterable[File]) -> list[Blob | str]:
-    """Read `files`; return, for each, the blob with its ref, or what is wrong."""
+    """Read `files`, and return for each the blob with its ref, or the problem."""
     return [file.problem or _read(file) for file in files]
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write `data` to a file, which has its former content, if any, until it has all of `data`; or to a device or pipe.
+    """Write `data` to a file, which keeps its old content until it has all of `data`; or to a device or pipe.
 
     Raises:
       CommandError: if the system refuses.
@@ -124,7 +124,7 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def write_new_file(path: str, data: bytes) -> None:
-    """Write `data` to a file that is not there yet, and that nobody else may read.
+    """Write `data` to a new file that nobody else may read.
 
     Raises:
       CommandError: if it is there, or the system refuses.
@@ -153,7 +153,7 @@ def sum_line(path: str, ref: Ref) -> bytes:
 
 
 def _walk(top: str, real_top: str, own: OwnFiles, found: list[File]) -> None:
-    # What is still to come, the next one last. Not a recursion: folders nest deeper than calls.
+    # The paths still to come, the next one last. This is no recursion, because folders nest deeper than calls.
     remaining = [(top, real_top, True)]
     while remaining:
         path, real_path, is_folder = remaining.pop()

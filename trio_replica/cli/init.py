@@ -54,7 +54,7 @@ copy = "dir:trio-replica-copy"  # on the same disk: a demonstration and no backu
 
 
 def _line(name: str, option: Option) -> str:
-    """Return an option of the replica with a comment, and commented out itself if it is not the command line's own."""
+    """Return an option of the replica with a comment. The option is commented out, unless the commands set it."""
     mark = "" if name in DEFAULTS else "#"
     text = textwrap.fill(f"{option.summary}.", 120, initial_indent="# ", subsequent_indent="# ")
     return f"{text}\n{mark}{name} = {option.example}\n\n"

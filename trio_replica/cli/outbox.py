@@ -48,7 +48,7 @@ def flush(context: click.Context) -> int:
     """
     stores = chosen_stores(context)
     path = stores.outbox()
-    left_entries(path, stores.async_)  # where there is no outbox, this says so; a replica would create one
+    left_entries(path, stores.async_)  # raises if there is no outbox; a replica would create one
     run(_flush, stores)
     left = left_entries(path, stores.async_)
     for line in left:
@@ -70,7 +70,7 @@ def forget(context: click.Context, name: str, ref: Ref | None, *, yes: bool) -> 
 
 
 def entry_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
-    """Return what an outbox has for each store, and the refs, at most `shown` for each. Blocks.
+    """Return lines with the number of entries of each store, and at most `shown` of its refs. Blocks.
 
     Args:
       path: the file.
@@ -105,7 +105,7 @@ def left_entries(path: str, names: Container[str]) -> list[str]:
 
 
 def pending_summary(path: str, names: Container[str]) -> Iterator[str]:
-    """Return one line for each store with entries, or what is wrong with the outbox. Blocks."""
+    """Return one line for each store with entries, or the problem with the outbox. Blocks."""
     try:
         for line in left_entries(path, names) or [NOTHING]:
             yield f"outbox: {line}"
@@ -131,7 +131,7 @@ async def flush_outbox(store: ReplicaStore, display: Display) -> None:
         drawing.start_soon(display.run)
         try:
             await store.flush()
-        except ReplicaError as error:  # raised out here it would come out in a group
+        except ReplicaError as error:  # kept, because raised here it would come out in a group
             failures.append(error)
         drawing.cancel_scope.cancel()
     if failures:
@@ -142,7 +142,7 @@ async def flush_outbox(store: ReplicaStore, display: Display) -> None:
 
 
 def forget_entries(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
-    """Drop the entries of a store, or those of one ref, after asking. Returns what says so. Blocks.
+    """Drop the entries of a store, or those of one ref, after asking. Returns the line to print. Blocks.
 
     Raises:
       CommandError: if there is no such entry, or the answer is no.

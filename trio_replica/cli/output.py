@@ -25,24 +25,24 @@ DRAW_SECONDS: Final = 0.1
 """Seconds between two drawings of the display."""
 
 BAR_WIDTH: Final = 16
-"""Columns of the bar: with all that is said beside it, it fits in 80."""
+"""Columns of the bar. With the text beside it, it fits in 80."""
 
 _ERASE: Final = "\r\x1b[2K"
 
 
 class CommandError(Exception):
-    """What ends a command, in one line for its user."""
+    """An error that ends a command. Its message is one line for the user."""
 
 
 class OutputError(CommandError):
-    """Standard output takes no more. The cause, if there is one, is the system's error."""
+    """Standard output can't be written. The cause, if there is one, is the system's error."""
 
 
 def write_output(data: bytes) -> None:
     """Write all of `data` to standard output. Blocks.
 
-    It goes past Python's own buffer: a thread that is abandoned in here would hold the lock of the buffer when the
-    interpreter, at its exit, wants to flush it.
+    It bypasses Python's own buffer, because a thread that is abandoned in here would hold the buffer's lock when the
+    interpreter flushes it at its exit.
 
     Raises:
       OutputError: if the system refuses, or standard output has been closed all along.
@@ -80,17 +80,17 @@ def say(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return `text` with escapes for what can't be printed. The name of a file may have anything in it."""
+    """Return `text` with escapes for characters that can't be printed; the name of a file may have any."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def describe(error: BaseException) -> str:
-    """Return what `error` says, without secrets, for somebody who sees nothing else of it."""
+    """Return the message of `error` without secrets, for a user who sees nothing else of it."""
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
-    if isinstance(error, (ConfigError, CommandError)):  # these have none
+    if isinstance(error, (ConfigError, CommandError)):  # these have no secrets
         return str(error)
     text = redacted(str(error))
     if isinstance(error, (ReplicaError, ImportError)):
@@ -100,9 +100,9 @@ def describe(error: BaseException) -> str:
 
 @final
 class Display:
-    """One line on standard error, if that is a terminal, which shows how far a command is.
+    """One line on standard error that shows the progress of a command, if that is a terminal.
 
-    `run` draws it again and again. It is taken away while something else is written.
+    `run` draws it again and again. It is erased while something else is written.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Display:
         return trio.current_time() - self._began
 
     def begin(self, saying: Callable[[], str], total: int | None = None) -> None:
-        """Show what ``saying()`` returns, and a bar that is full after `total` steps, or with None just moves."""
+        """Show the text of ``saying()``, and a bar that is full after `total` steps; with None the bar just moves."""
         self._say = saying
         self._total = total
         self._done = 0
@@ -139,7 +139,7 @@ class Display:
             say(message)
 
     async def write(self, data: bytes) -> None:
-        """Write `data` as `write_output` does, in a thread, which being cancelled abandons.
+        """Write `data` as `write_output` does, in a thread. Being cancelled abandons it.
 
         Raises:
           OutputError: if standard output takes no more.
@@ -149,7 +149,7 @@ class Display:
             await trio.to_thread.run_sync(write_output, data, abandon_on_cancel=True)
 
     async def run(self) -> None:
-        """Draw the line until cancelled; then it is gone."""
+        """Draw the line until cancelled, and then erase it."""
         try:
             while True:
                 self._draw()
@@ -191,5 +191,5 @@ class Display:
 
 def _write_error(text: str) -> None:
     if sys.stderr is not None:
-        with suppress(OSError):  # of a pipe that nobody reads any more: then there is nobody to be told
+        with suppress(OSError):  # of a pipe without a reader: nobody would see it
             write_all(sys.stderr.fileno(), text.encode(sys.stderr.encoding, "backslashreplace"))

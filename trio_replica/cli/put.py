@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .stores import Stores
 
 MEMORY_LIMIT: Final = 256 * 1024 * 1024
-"""Bytes of files in memory: being read, being put, or queued for an async store. A larger file is there alone."""
+"""Bytes of files in memory: being read, being put, or queued for an async store. A larger file is alone in it."""
 
 BATCH_FILES: Final = 64
 """Files that are read by one call to a thread and put together."""
@@ -38,10 +38,10 @@ BATCHES: Final = 4
 """Batches that are read or put at once."""
 
 FILE_STEPS: Final = 32 * 1024
-"""Bytes that take as long as what a file takes beside its bytes. Only the estimate of the time left depends on it."""
+"""Bytes that take as long as the fixed cost of a file. Only the estimate of the time left depends on it."""
 
-_NAMED: Final = 5  # refs that a message names of many
-_DIGITS: Final = 12  # that it gives of each
+_NAMED: Final = 5  # refs that a message names, if there are more
+_DIGITS: Final = 12  # of each of these refs
 
 
 @click.command()
@@ -62,10 +62,9 @@ async def put_files(
 ) -> bool:
     """Put the files that `paths` name, printing what ``sha256sum`` prints for them, until all stores have them.
 
-    A file that can't be read or put is one line on standard error, and the rest go on. Returning tells whether all
-    files were put, and all entries of an outbox acknowledged; every async store then has every blob whose line was
-    printed, except those that can't be delivered. Being cancelled means that files may have been put whose line was
-    not printed.
+    A file that can't be read or put is one line on standard error, and the rest go on. Returns whether all files were
+    put and all entries of an outbox acknowledged. Every async store then has every blob whose line was printed, except
+    blobs that can't be delivered. Being cancelled means that files may have been put whose line was not printed.
 
     Raises:
       PoisonedError: if an async store failed.
@@ -102,7 +101,7 @@ class _Memory:
         self._released = trio.lowlevel.ParkingLot()
 
     async def take(self, size: int) -> int:
-        """Wait for room for `size` bytes, at most for all of it, and return how much has been taken."""
+        """Wait for room for `size` bytes, or for all the room if that is less. Returns the bytes taken."""
         taken = min(size, self._size)
         await trio.lowlevel.checkpoint()
         while self._free < taken:
@@ -223,7 +222,7 @@ def _batches(files: Iterable[File]) -> Iterator[list[File]]:
 
 
 def _size(file: File) -> int:
-    """Return the bytes of memory to keep for a file: all, if nobody knows how long it is."""
+    """Return the bytes of memory to reserve for a file: all, if its length is not known."""
     return MEMORY_LIMIT if file.size is None else file.size
 
 
@@ -235,7 +234,7 @@ async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
             async with stores.open() as store:
                 all_are_put = await put_files(store, paths, stores.own_files(), Display(), recursive=recursive)
         except PoisonedError:
-            pass  # told below: only now it is known what each async store has
+            pass  # reported below, once it is known what each store has
         except OutputError as error:
             say(describe(error))
     queues = {} if store is None else store.statistics().async_stores
@@ -254,7 +253,7 @@ async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
 
 
 def _lacking(store: ReplicaStore) -> list[str]:
-    """Return, for each async store that has not got all, what says so."""
+    """Return a line for each async store that does not have all blobs."""
     lines: list[str] = []
     for name, refs in store.unreplicated.items():
         if refs:

@@ -44,7 +44,7 @@ def _byte_count(context: click.Context, parameter: click.Parameter, text: str) -
 
 
 def promise_options(command: CommandT) -> CommandT:
-    """Add the options for what is asked of the queue, whatever is known of the store."""
+    """Add the options for the requirements on the queue, which do not depend on the store."""
     for option in (
         click.option(
             "--wait-share",

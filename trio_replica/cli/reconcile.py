@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .stores import Stores
 
 STEPS: Final = 2**32
-"""Steps of the bar. Refs are spread evenly, so the first bytes of the one that is reached tell how far it is."""
+"""Steps of the bar. Refs are spread evenly, so the first bytes of the one that is reached show the progress."""
 
 _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
 
@@ -46,7 +46,7 @@ def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
 
 @final
 class Reconciling:
-    """A reconciliation of stores, and what has come of it."""
+    """A reconciliation of stores, and its results."""
 
     def __init__(self, urls: Mapping[str, StoreUrl], display: Display) -> None:
         self._urls = urls
@@ -60,10 +60,10 @@ class Reconciling:
         return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
 
     async def run(self, *, dry_run: bool) -> None:
-        """Copy what some stores have and others lack; in a dry run just count it.
+        """Copy the blobs that some stores have and others lack; in a dry run only count them.
 
-        A problem with a blob is one line on standard error, and the rest goes on, as it does without a store that can't
-        be opened. Being cancelled means that some blobs have been copied.
+        A problem with a blob is one line on standard error, and the rest goes on. A store that can't be opened does not
+        hold up the others. Being cancelled means that some blobs have been copied.
         """
         self._display.begin(self._progress, STEPS)
         async with AsyncExitStack() as stack:
@@ -77,7 +77,7 @@ class Reconciling:
                     self._display.problem(f"and {more} more such problems")
 
     def table(self, kinds: Mapping[str, str]) -> Iterator[str]:
-        """Return the lines that tell what has come of each store; `kinds` are what they are in the replica."""
+        """Return the lines of the table of results; `kinds` says of each store whether it is sync or async."""
         width = max(map(len, (*self._urls, "STORE")))
         yield f"{'STORE':{width}}  KIND   {'REFS':>10}  {'MISSING':>10}  {'COPIED':>10}  {'FAILED':>10}  {'BYTES':>14}"
         for name in self._urls:

@@ -22,7 +22,7 @@ def run(call: Callable[..., Awaitable[ResultT]], *arguments: object) -> ResultT:
     """Return what ``await call(*arguments)`` returns, in a run of its own, which SIGINT cancels.
 
     Raises:
-      KeyboardInterrupt: then.
+      KeyboardInterrupt: if it was cancelled by SIGINT.
 
     """
 
@@ -36,9 +36,9 @@ def run(call: Callable[..., Awaitable[ResultT]], *arguments: object) -> ResultT:
 
 @contextmanager
 def cancelled_by_sigint() -> Generator[trio.CancelScope, None, None]:
-    """Let SIGINT cancel the block, where a KeyboardInterrupt could come between any two steps of the program.
+    """Let SIGINT cancel the block, instead of a KeyboardInterrupt between any two steps of the program.
 
-    A process that ignores SIGINT, one in the background of a script for example, goes on to ignore it.
+    A process that ignores SIGINT, for example in the background of a script, still ignores it.
     """
     token = trio.lowlevel.current_trio_token()
     with trio.CancelScope() as scope:

@@ -44,7 +44,7 @@ def scrub_command(context: click.Context, *, repair: bool, bytes_per_second: int
 
 
 async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_per_second: int | None) -> bool:
-    """Scrub the stores, print a line for each finding as it comes, and at last a table; return whether all is well.
+    """Scrub the stores, print a line for each finding as it comes, then a table, and return whether all is well.
 
     A store that can't be opened does not hold up the others. None is created. Being cancelled means that some blobs
     may have been repaired whose line was not printed.
@@ -76,7 +76,7 @@ class _Scrubbing:
 
     async def run(self, *, repair: bool, bytes_per_second: int | None) -> ScrubReport:
         report: ScrubReport | None = None
-        # Without a bound, for a scrub does not wait for whoever reads what is printed: a finding is less than 1 kB.
+        # Without a bound, because a scrub does not wait for the reader of its output. A finding is less than 1 kB.
         sender, receiver = trio.open_memory_channel[ScrubFinding](math.inf)
         async with trio.open_nursery() as drawing:
             drawing.start_soon(self._display.run)

@@ -54,13 +54,13 @@ def status(context: click.Context, *, keep_all: bool) -> int:
 
 @final
 class Holdings:
-    """What has been found out about one store. A context manager, for what is kept may be in a temporary file.
+    """The counts of one store. It is a context manager, because the refs that it keeps may be in a temporary file.
 
     Args:
-      name: what it is called.
+      name: the name of the store.
       url: the store.
-      kind: what it is in the replica.
-      problem: why it can't be opened, if that is known already.
+      kind: whether it is sync or async.
+      problem: why it can't be opened, if that is known already; otherwise empty.
       keep_all: whether to keep every ref that it lacks.
 
     """
@@ -114,7 +114,7 @@ class Holdings:
         if self.page:
             self._after = self.page[-1]
         else:
-            self._store = None  # no more is to be asked
+            self._store = None  # it has shown all of its refs
 
     def count(self, refs: list[Ref]) -> None:
         """Count which of `refs`, the next refs of all stores, this one has."""
@@ -128,7 +128,7 @@ class Holdings:
 
 
 async def survey(holdings: Sequence[Holdings]) -> None:
-    """Find out what each store holds and lacks, in one pass over the pages of all.
+    """Count the refs that each store holds and lacks, in one pass over the pages of all.
 
     A store that fails does not hold up the others: its `Holdings.problem` tells.
     """

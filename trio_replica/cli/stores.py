@@ -56,7 +56,7 @@ CONFIG_VARIABLE: Final = "TRIO_REPLICA_CONFIG"
 
 @dataclass
 class Given:
-    """The stores and options that were given so far: these may stand before the name of a command and after it."""
+    """The stores and options that were given so far, before the name of the command and after it."""
 
     sync: list[StoreUrl] = field(default_factory=list)
     async_: list[StoreUrl] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Stores(NamedTuple):
         return open_opening(_opening(self.sync), _opening(self.async_), Options(**self.options))
 
     def prepare(self) -> None:
-        """Create the folder of the default stores, if they are that. Blocks.
+        """Create the folder of the default stores, if these are used. Blocks.
 
         Raises:
           OSError: if the folder can't be created.
@@ -110,7 +110,7 @@ class Stores(NamedTuple):
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
         """Open a replica of those sync stores, and of its `fallback`, that can be opened; none is created.
 
-        What is wrong with each other is said. If there is no sync store, those of the fallback take their place.
+        The problems of the others are printed. If no sync store can be opened, those of the fallback are read instead.
 
         Raises:
           CommandError: if none can be opened.
@@ -140,7 +140,7 @@ class Stores(NamedTuple):
         return {name: parse_url("memory:") if absence(url) else url for name, url in self.all().items()}
 
     def kinds(self) -> dict[str, str]:
-        """Return what each store is in the replica."""
+        """Return whether each store is sync or async, by its name."""
         return {**dict.fromkeys(self.sync, "sync"), **dict.fromkeys(self.async_, "async")}
 
     def own_files(self) -> OwnFiles:
@@ -171,9 +171,9 @@ class Stores(NamedTuple):
 async def open_each(
     urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
 ) -> tuple[dict[str, Store], dict[str, str]]:
-    """Open stores until `stack` is left. Return those that open, and of the others what is wrong, by their names.
+    """Open stores until `stack` is left. Return those that open, and the problems of the others, by their names.
 
-    What is not there is created only if that is `to_create`.
+    A store that is not there is created only with `to_create`.
     """
     stores: dict[str, Store] = {}
     problems: dict[str, str] = {}
@@ -189,9 +189,9 @@ async def open_each(
 
 
 def absence(url: StoreUrl) -> str:
-    """Return what says that a store is not there, so that opening it would create it; empty if it is. Blocks.
+    """Return the message that a store is not there and opening would create it; empty if it is there. Blocks.
 
-    One on another machine is taken to be there: to open it does not create it, or no more than a table.
+    A store on another machine counts as there, because opening it creates at most a table.
     """
     if url.landmark:
         try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class MemoryStore(DeletableStore, StartedStore):
     """Blobs in the memory of this process, which end with it. For tests, and as a small fast sync store.
 
-    It has nothing to open or close, and needs no Trio but for its checkpoints.
+    It has nothing to open or close, and needs Trio only for its checkpoints.
     """
 
     def __init__(self) -> None:
@@ -100,9 +100,9 @@ class MemoryStore(DeletableStore, StartedStore):
 class _RefIndex:
     """Distinct refs in order, without sorting all of them for each page.
 
-    They stand in a large sorted list and a small one of those that came since; those that were removed are in a set,
-    too. Once the small list, or the set, is an eighth as long as the large list, all are merged into one, so that a
-    ref is moved a few times, however puts, deletions and pages alternate.
+    They are in a large sorted list, and in a small list of those that came since. Removed refs are also in a set. Once
+    the small list or the set is an eighth as long as the large list, all are merged into one list. So each ref is moved
+    only a few times, in whatever order puts, deletions and pages come.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class _RefIndex:
 
     def add(self, ref: Ref) -> None:
         """Add `ref`, which is not there."""
-        if ref in self._removed:  # it still stands in its place
+        if ref in self._removed:  # it is still in its list
             self._removed.remove(ref)
         else:
             self._recent.append(ref)

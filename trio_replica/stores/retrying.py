@@ -43,23 +43,23 @@ ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
 
 ATTEMPTS: Final = 20
-"""Times that an operation is tried. With the delays below they take longer than `SECONDS`, so that the time decides,
-unless each attempt takes long itself."""
+"""The most attempts of an operation. With the delays below they take longer than `SECONDS`, so the time decides, unless
+each attempt itself takes long."""
 
 SECONDS: Final = 60.0
 """Seconds after the first failure: longer than a server takes to start again."""
 
 FIRST_DELAY: Final = 0.1
-"""Seconds before the first repetition: a connection that was lost is there again at once."""
+"""Seconds before the first repetition. It is short because a lost connection can usually be made again at once."""
 
 LONGEST_DELAY: Final = 10.0
-"""Seconds between two attempts in the end: a server that is up again is noticed that soon."""
+"""The longest pause, in seconds: a server that is up again is noticed within it."""
 
-_DOUBLINGS: Final = 64  # more would be more than a float holds, and than anybody waits
+_DOUBLINGS: Final = 64  # more would overflow a float, and nobody waits that long
 
 _NEVER: Final = (
     BlobNotFoundError,  # an answer, and no failure
-    CorruptBlobError,  # the blob is not another one the next time
+    CorruptBlobError,  # the bytes will be the same the next time
     PoisonedError,  # a replica that is poisoned stays so
     trio.ClosedResourceError,  # as does a store that is closed
     TypeError,  # bad input
@@ -77,7 +77,7 @@ class RetryingStatistics:
     """The counts of a `RetryingStore` since it was made."""
 
     calls: int
-    """Operations that were called; for a listing, pages."""
+    """Operations that were called; each page of a listing counts as one."""
     retries: int
     """Repetitions of these."""
     gave_up: int
@@ -101,14 +101,15 @@ class RetryingStore(StartedStore):
     `seconds` is survived if the store fails at once while it lasts, and the attempts suffice. An attempt is never cut
     short.
 
-    Not repeated are `BlobNotFoundError`, `CorruptBlobError`, `trio.ClosedResourceError`, `PoisonedError`, errors of the
-    program (`TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's ``DataError``,
+    These errors are not repeated: `BlobNotFoundError`, `CorruptBlobError`, `trio.ClosedResourceError`, `PoisonedError`,
+    errors of the program (`TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's ``DataError``,
     ``IntegrityError``, ``NotSupportedError``, ``ProgrammingError``), and whatever is no `Exception`. Each repetition is
     logged at WARNING under ``trio_replica``. Being cancelled ends a pause at once.
 
-    A write that failed may have been done, so that its repetition finds it done: then a put's ``added`` is False, and
-    so is the answer of a `delete`, although it was this call that did it. `put_many` and `get_many` are repeated whole.
-    `DeletableStore.repair_integrity` is not repeated: a store that refuses to repair itself would only refuse again.
+    A failed write may have been done all the same, and then its repetition finds it done. So a put's ``added``, or the
+    answer of a `delete`, may be False although it was this call that did it. `put_many` and `get_many` are repeated
+    whole. `DeletableStore.repair_integrity` is not repeated: a store that refuses to repair itself would only refuse
+    again.
 
     The first attempt of a call is started: see `StartableStore`. It takes no task if `store` is startable, too. The
     pauses and the other attempts are awaited in a task. All of them run in the caller's context.
@@ -120,7 +121,7 @@ class RetryingStore(StartedStore):
         last.
       first_delay: the pause before the first repetition, in seconds.
       longest_delay: the longest pause, in seconds.
-      seed: what the pauses are drawn with; None takes one from the system.
+      seed: the seed of the random pauses; None takes one from the system.
 
     Raises:
       TypeError: if `store` is no `Store`, `attempts` no `int`, or a time no number.
@@ -202,10 +203,10 @@ class RetryingStore(StartedStore):
     def _start(
         self, operation: str, start: Callable[[ArgumentT, Done], Cancel], argument: ArgumentT, done: Done
     ) -> Cancel:
-        """Start a call, each of whose attempts ``start(argument, …)`` starts.
+        """Start a call; ``start(argument, …)`` starts each of its attempts.
 
-        The first attempt is under way when this returns, and the `Cancel` of the store withdraws it. A call that goes
-        on after it ends as an `Unfinished` one, so whoever awaits the rest can cancel that.
+        The first attempt is under way when this returns, and the `Cancel` of the store withdraws it. If the call goes
+        on after it, the call ends as `Unfinished`, and the task that awaits the rest can cancel that.
         """
         self._calls += 1
         first = _FirstAttempt(self, operation, start, argument, done)
@@ -258,7 +259,7 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
 
 @final
 class _FirstAttempt(Generic[ArgumentT]):
-    """The first attempt of one call. Nearly all calls end with it, and nothing else is made for these."""
+    """The first attempt of one call. Nearly all calls end with it, so it is the only object that is made for them."""
 
     __slots__ = ("_argument", "_done", "_operation", "_start", "_store")
 
@@ -287,9 +288,8 @@ class _FirstAttempt(Generic[ArgumentT]):
 class _Repetitions:
     """The pauses and further attempts of one call, whose first attempt has failed or needs a task.
 
-    It refers neither to a failure nor to who waits for the call. The traceback of a failure leads to the frames of
-    this class, so otherwise each failure would be part of a cycle of references, and keep its blobs until that is
-    collected.
+    It refers neither to a failure nor to the waiter of the call. The traceback of a failure leads to frames of this
+    class, so otherwise each failure would be in a cycle of references, which keeps its blobs until it is collected.
     """
 
     def __init__(self, store: RetryingStore, operation: str, start: Callable[[Done], Cancel]) -> None:
@@ -364,10 +364,10 @@ async def _awaited(call: Callable[[], Awaitable[ResultT]]) -> ResultT:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether a failure may not come again."""
+    """Whether the operation may succeed after this failure, when it is repeated."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_may_pass, error.exceptions))
-    if isinstance(error, StoreError):  # of a replica within: any of its stores may get well
+    if isinstance(error, StoreError):  # of a replica: any of its stores may recover
         return any(map(_may_pass, error.failures.values()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, Exception) and not isinstance(error, _NEVER) and not kinds & _NEVER_OF_DATABASES
