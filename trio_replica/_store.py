@@ -354,7 +354,7 @@ def are_put_results(results: Sequence[PutResult]) -> bool:
 def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
     """Return what is wrong with the results with which a store answered a put of `blobs`.
 
-    That is a `ReplicaError` if there are more or fewer results than blobs, or one is no result; a `CorruptBlobError` if
+    It is a `ReplicaError` if there are more or fewer results than blobs, or one is no result; a `CorruptBlobError` if
     one names another ref than that of its blob.
     """
     if not isinstance(results, Sequence):

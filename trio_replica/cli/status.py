@@ -35,7 +35,7 @@ PAGE_SIZE: Final = 10_000
 def status(context: click.Context, *, keep_all: bool) -> int:
     """Print how many refs each store holds, and which it lacks of those that the others hold.
 
-    The exit status is 1 if a store can't be read. What one lacks is only printed, and what is wrong with the outbox.
+    The exit status is 1 if a store can't be read. Refs that one lacks, and problems with the outbox, are only printed.
     """
     stores = chosen_stores(context)
     kinds = (("sync", stores.sync), ("async", stores.async_))
