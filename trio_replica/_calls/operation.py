@@ -1,4 +1,4 @@
-"""`Operation`: one call to each of several stores, how the calls are started and cancelled, and when all have ended."""
+"""An operation of a replica, which is a call to each of several stores, and all the operations that are under way."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ UnderWay: TypeAlias = "dict[Operation[Any], None]"
 """Operations that are under way, in the order in which they began, so that they end in the same order each time."""
 
 
-class Operation(Generic[MemberT]):
-    """One operation: a call to each of several members. `start_call` starts a call, and `settle` is told its outcome.
+class Operation(ABC, Generic[MemberT]):
+    """One operation: a call to each of several members, which `start_call` starts and whose end `settle` is told.
 
-    The task that runs the operation parks once, and is woken once, when no call is left. Everything in between happens
-    in synchronous steps, in the task or callback in which a call ends. The invariant behind this: `_pending` has every
-    call that was started and that can still reach `_done`. The task is parked only while `_pending` is not empty, and
-    the step that empties it wakes the task. If a step removed a call without checking whether it was the last one, the
-    operation would wait forever.
+    The task that runs the operation parks once and is woken once: when no call is left. Everything between happens in
+    synchronous steps, in whatever task or callback a call ends. The invariant behind it: `_pending` has every call that
+    was started and that can still come to `_done`. The task is parked only while `_pending` is not empty, and whoever
+    empties it wakes the task. If a path removed a call without looking whether it was the last one, the operation would
+    wait for ever.
 
     Calls run outside of the cancel scopes of the operation's task, and in its context. A call that has to be awaited
     (`Unfinished`) gets a task in the nursery of `run`.
     """
 
-    # These are class attributes because most operations never change them, and setting them for each takes time.
+    # The state that most operations never change stands here: to set it for each of them would take longer.
     hedges: Hedges | None = None
-    """The schedule that starts the calls one after another; None starts all of them at once."""
+    """What starts the calls one after another; without it all are started at once."""
     _nursery: trio.Nursery | None = None
-    _started = 0  # members called so far, if there are hedges
+    _started = 0  # of the members, if there are hedges
     _over = False  # no more calls are started
     _is_parked = False
     _was_interrupted = False  # the task was cancelled while a call could not be
-    _raised: BaseException | None = None  # an exit request, or the error of a `cancel` that came first
+    _raised: BaseException | None = None  # an exit, or that `cancel` came before `settle` had enough
     _ended: trio.Event | None = None
 
     failures: Mapping[str, BaseException] = MappingProxyType({})
@@ -71,20 +71,20 @@ class Operation(Generic[MemberT]):
 
     @abstractmethod
     def settle(self, member: MemberT, ended: Ended[Any]) -> bool | Unfinished:
-        """Note the outcome of a call, in the step in which it ends, and return whether the operation has enough.
+        """Note the outcome of a call, in the step in which it ends, and return whether the operation needs no more.
 
-        If so, the calls under way are cancelled, and no more are started. `Unfinished` says that deciding takes
-        waiting: it is awaited in a task, and its outcome is settled in turn.
+        If so, the calls under way are cancelled, and no more are started. `Unfinished` says that it has to wait before
+        it can tell: that is awaited in a task, and its outcome is settled in turn.
         """
 
     @enable_ki_protection
     async def run(self, under_way: UnderWay, nursery: trio.Nursery | None = None) -> None:
         """Start the calls, and return when none is left. The operation stands in `under_way` until then.
 
-        Being cancelled cancels the calls, and waits for those that can no longer be cancelled.
+        Being cancelled cancels the calls, and waits for those that can't be cancelled any more.
 
         Raises:
-          trio.ClosedResourceError: if `cancel` was called before `settle` had enough.
+          trio.ClosedResourceError: if `cancel` was called before `settle` said that no more is needed.
           KeyboardInterrupt, SystemExit: bare, if a call raised one, also within a group.
 
         """
@@ -116,10 +116,10 @@ class Operation(Generic[MemberT]):
             self._raised = None  # its traceback refers to this frame, and so to this operation
 
     def take_failures(self) -> dict[str, BaseException]:
-        """Return the failures, and drop them.
+        """Return the failures, and keep them no longer.
 
-        The traceback of a call that could not be started refers to this operation, so keeping them would make a cycle
-        that keeps the blob of a put alive.
+        The traceback of a call that could not be started refers to this operation, so they would be a cycle, which
+        keeps the blob of a put alive.
         """
         failures, self.failures = dict(self.failures), {}
         return failures
@@ -131,7 +131,7 @@ class Operation(Generic[MemberT]):
         await self._ended.wait()
 
     def cancel(self) -> None:
-        """Cancel the calls, and start no more. Those that can no longer be cancelled still end."""
+        """Cancel the calls, and start no more. Those that can't be cancelled any more still end."""
         if not self._over and self._raised is None:
             self._raised = closed_error()
         self._withdraw()
@@ -141,9 +141,8 @@ class Operation(Generic[MemberT]):
     def start_next(self) -> None:
         """Start the next call, if there is one, of an operation with hedges.
 
-        `Hedges` and the end of another call also come here, in other tasks. The call still runs in the context of the
-        operation's own task, so that a trace, for example, belongs to the caller and not to the task that started the
-        call.
+        Hedges and the end of another call come here, too, from other tasks. The call runs in the context of the
+        operation's own task all the same, so that a trace, say, belongs to the caller and not to whoever was late.
         """
         assert self.hedges is not None
         self.hedges.discard(self)
@@ -159,8 +158,8 @@ class Operation(Generic[MemberT]):
             self.hedges.add(self)
 
     def _start(self, member: MemberT) -> None:
-        # A call may end, or turn out to need a task, before `start_call` has returned. Then `never` has been replaced
-        # already, and the `Cancel` that `start_call` returns cancels nothing.
+        # A call may end, or turn out to need a task, before its start has returned. Then `never` does not stand for it
+        # any more, and what the start returns cancels nothing.
         self._pending[member] = never
         try:
             cancel = self.start_call(member, partial(self._done, member))
@@ -191,12 +190,12 @@ class Operation(Generic[MemberT]):
             if not self._over:
                 self._pending[member] = self._start_task(member, verdict)
         elif self.hedges is not None and member is self.members[self._started - 1]:
-            self.start_next()  # it gave no answer, so its hedge is not waited for
+            self.start_next()  # the last one that was started makes way for the next
         if self._is_parked and not self._pending:
             self._wake()
 
     def _verdict(self, member: MemberT, ended: outcome.Error | Unfinished | None) -> bool | Unfinished:
-        """Settle the end of a call that has no value."""
+        """Return what follows from an end that is no value."""
         if ended is None:
             return False
         if isinstance(ended, Unfinished):
@@ -329,8 +328,8 @@ async def all_ended(
 ) -> dict[MemberT, Any]:
     """Start a call for each of `members`, outside of any replica, and return their values.
 
-    A member whose call raises an `absent` is left out. Being cancelled cancels the calls that can be cancelled. So does
-    the first other failure, which is raised as it is.
+    A member whose call raises an `absent` is left out. Being cancelled, or the first other failure, which is raised as
+    it is, cancels the calls that can be cancelled.
     """
     calls = _All(members, start, absent)
     await calls.run({})
@@ -370,7 +369,7 @@ class _All(Operation[MemberT]):
 
 def _cancel_task(scope: trio.CancelScope) -> bool:
     scope.cancel()
-    return False  # the task reports its end itself
+    return False  # the task tells when it has ended
 
 
 async def _rest(unfinished: Unfinished) -> Any:
