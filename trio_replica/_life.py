@@ -217,20 +217,23 @@ class Life:
         that.
         """
         self._close()
-        while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
-            if interruption is not None:
-                for part in self._parts:
-                    part.stop(grace)
-            try:
-                with trio.CancelScope(shield=interruption is not None):  # noqa: ASYNC912  (all may have ended)
-                    for part in self._parts:
-                        await part.ended()
-            except BaseException as exc:  # noqa: ASYNC103  (Cancelled, or KeyboardInterrupt: raised once all is quiet)
+        try:
+            while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
                 if interruption is not None:
-                    grace = 0.0
-                interruption = exc
-            else:
-                return interruption  # noqa: ASYNC910  (likewise)
+                    for part in self._parts:
+                        part.stop(grace)
+                try:
+                    with trio.CancelScope(shield=interruption is not None):  # noqa: ASYNC912  (all may have ended)
+                        for part in self._parts:
+                            await part.ended()
+                except BaseException as exc:  # noqa: ASYNC103  (Cancelled, KeyboardInterrupt: raised once all is quiet)
+                    if interruption is not None:
+                        grace = 0.0
+                    interruption = exc
+                else:
+                    return interruption  # noqa: ASYNC910  (likewise)
+        finally:
+            del interruption  # its traceback may refer to this frame
 
     def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
         """Report what is left, and return the one exception that the block has to raise, if any."""

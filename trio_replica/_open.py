@@ -117,7 +117,7 @@ async def _open_named(
 ) -> AsyncGenerator[ReplicaStore, None]:
     """Put the parts of a replica together, and run it for a block."""
     life = Life()
-    operations = Operations(options.hedge_delay)
+    operations = Operations(options.hedge_delay, life)
     batch_size = options.batch_size or options.queue_size
     queues = [BlobQueue(name, store, options.queue_size, batch_size) for name, store in named_async.items()]
     sync = SyncStores(_members(named_sync), operations)

@@ -113,7 +113,7 @@ class Store(ABC):
         async def put(blob: Blob) -> None:
             result = await self.put(blob)
             check_results([blob], [result])
-            added[blob.ref] = result.added
+            added[blob.ref] = result[1]
 
         await concurrently(put, list(dict.fromkeys(blobs)))
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
@@ -166,13 +166,16 @@ class StartableStore(Store):
     caller then gives ``await call()`` a task, and takes the outcome of that.
 
     Each returns a function that cancels the call. It returns True if ``done`` will not be called, and False if the call
-    can no longer be interrupted. `StoreThreads.start` does all of this.
+    can no longer be interrupted, or has ended. It may be called several times, and must not raise. `StoreThreads.start`
+    does all of this.
 
     The other four ``start_…`` methods do the same for calls on many blobs and on listings. A store overrides them where
     it needs no task, and then overrides the method itself as well.
 
     A replica calls these six, not the methods themselves. The calls are outside of the cancel scopes of the replica's
-    caller, but in its context, so that context variables reach the store.
+    caller, but in its context, so that context variables reach the store. A start must not set any: whether its caller
+    then sees that depends on when it was started. The methods of a subclass that overrides `put` or `get` are called in
+    tasks, so that they are not passed over.
     """
 
     @abstractmethod
@@ -223,8 +226,23 @@ class StartableStore(Store):
 
 
 def startable(store: Store) -> StartableStore:
-    """Return `store` if its calls can be started; else one that gives each call of `store` a task."""
-    return store if isinstance(store, StartableStore) else _InTasks(store)
+    """Return `store` if its calls can be started; else one that gives each call of `store` a task.
+
+    Those of a subclass that overrides a method, and not the start of it, can't: its own method would be passed over.
+    """
+    if not isinstance(store, StartableStore):
+        return _InTasks(store)
+    return _InTasks(store) if any(_is_overridden(type(store), name) for name in _STARTED) else store
+
+
+_STARTED: Final = ("put", "put_many", "get", "get_many", "contains", "list_page")
+
+
+def _is_overridden(kind: type[StartableStore], name: str) -> bool:
+    """Whether a class has a method of its own that the start of it, in a class above, does not call."""
+    start = next(one for one in kind.__mro__ if f"start_{name}" in vars(one))
+    method = next(one for one in kind.__mro__ if name in vars(one))
+    return start is not StartableStore and method is not start and issubclass(method, start)
 
 
 @final

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import outcome
 import trio
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from .._blob import Blob, Ref
-    from .._calls.start import Cancel, Done, Unfinished
+    from .._calls.start import CallEnd, Cancel, Done
     from .._life import Life
     from .queue import BlobQueue
     from .storage import OutboxState, OutboxStorage
@@ -65,6 +65,7 @@ class Intent:
     __slots__ = ("_outbox", "_refs", "seqs", "was_started")
 
     name = NAME
+    has_results = False
 
     def __init__(self, outbox: Outbox, seqs: range, refs: Sequence[Ref]) -> None:
         self.seqs = seqs
@@ -227,7 +228,7 @@ class Outbox:
         carried, self._uncommitted, self._uncommitted_count = self._uncommitted, [], 0
         acknowledgements = [one for uncommitted in carried for one in uncommitted.acknowledgements]
 
-        def ended(how: outcome.Value[Any] | outcome.Error | Unfinished) -> None:
+        def ended(how: CallEnd) -> None:
             self.is_failing = isinstance(how, outcome.Error)
             if isinstance(how, outcome.Value):
                 for uncommitted in carried:
@@ -326,6 +327,7 @@ class Outbox:
                     await self.commit(self._next)
         except ReplicaError as error:
             log(logging.ERROR, f"delivered blobs can't be acknowledged, so they will be delivered again: {error}")
+        await self._commits.ended()
 
     # Reading
 
@@ -336,7 +338,7 @@ class Outbox:
         before = self.bound
 
         def start(done: Done) -> Cancel:
-            def arrived(ended: outcome.Value[Any] | outcome.Error | Unfinished) -> None:
+            def arrived(ended: CallEnd) -> None:
                 done(outcome.Value(backlog.take(ended.value)) if isinstance(ended, outcome.Value) else ended)
 
             return self._storage.start_page(backlog.number, backlog.cursor, before, limit, arrived)

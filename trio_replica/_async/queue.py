@@ -208,8 +208,11 @@ class BlobQueue:
                     self.failure, cancelled = split_failure(raised)
                     if self.failure is not None:
                         poison(self.failure)
-                    if cancelled is not None:
-                        raise cancelled from None  # noqa: ASYNC104  (it is the one that was raised)
+                    try:
+                        if cancelled is not None:
+                            raise cancelled from None  # noqa: ASYNC104  (it is the one that was raised)
+                    finally:
+                        del cancelled  # its traceback refers to this frame
                     break  # noqa: ASYNC104  (it was no cancellation)
                 finally:
                     del blob  # not to be kept alive while waiting for the next

@@ -1,4 +1,4 @@
-"""An operation of a replica, which is a call to each of several stores, and all the operations that are under way."""
+"""`Operation`: one call to each of several stores, and `Operations`: those that a replica has under way."""
 
 from __future__ import annotations
 
@@ -7,63 +7,64 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, final
 
 import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
-from .._errors import closed_error, exit_request_in, failure_of_started
+from .._errors import ReplicaError, closed_error, exit_request_in, failure_of_started
+from .._life import BackgroundTask
 from .attempt import attempt
 from .hedges import Hedges
-from .start import Unfinished, never
+from .start import Unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Generator, Mapping, Sequence
 
+    from trio.lowlevel import RaiseCancelT
+
+    from .._life import Life
     from .attempt import Ended
-    from .start import Cancel, Done
+    from .start import CallEnd, Cancel, Done
 
 MemberT = TypeVar("MemberT")
 
 UnderWay: TypeAlias = "dict[Operation[Any], None]"
 """Operations that are under way, in the order in which they began, so that they end in the same order each time."""
 
+_BEING_STARTED: Final[Cancel] = partial(bool)
+"""Stands for the `Cancel` of a call that is being started: it can't be cancelled yet."""
+
 
 class Operation(ABC, Generic[MemberT]):
-    """One operation: a call to each of several members, which `start_call` starts and whose end `settle` is told.
+    """One operation: a call to each of several members. `start_call` starts a call, and `settle` is told its outcome.
 
-    The task that runs the operation parks once and is woken once: when no call is left. Everything between happens in
-    synchronous steps, in whatever task or callback a call ends. The invariant behind it: `_pending` has every call that
-    was started and that can still come to `_done`. The task is parked only while `_pending` is not empty, and whoever
-    empties it wakes the task. If a path removed a call without looking whether it was the last one, the operation would
-    wait for ever.
+    The task that runs the operation parks once, and is woken once, when no call is left. Everything in between happens
+    in synchronous steps, in the task or callback in which a call ends. The invariant behind this: `_pending` has every
+    call that was started and that can still reach `_done`. The task is parked only while `_pending` is not empty, and
+    the step that empties it wakes the task. If a step removed a call without checking whether it was the last one, the
+    operation would wait forever.
 
     Calls run outside of the cancel scopes of the operation's task, and in its context. A call that has to be awaited
     (`Unfinished`) gets a task in the nursery of `run`.
     """
 
-    # The state that most operations never change stands here: to set it for each of them would take longer.
+    # These are class attributes because most operations never change them, and setting them for each takes time.
     hedges: Hedges | None = None
-    """What starts the calls one after another; without it all are started at once."""
-    _nursery: trio.Nursery | None = None
-    _started = 0  # of the members, if there are hedges
+    """The schedule that starts the calls one after another; None starts all of them at once."""
+    failures: Mapping[str, BaseException] = MappingProxyType({})
+    """The failures that `settle` has noted, by the names of the members. `run` returns them and drops them."""
+    _started = 0  # members called so far, if there are hedges
     _over = False  # no more calls are started
     _is_parked = False
-    _was_interrupted = False  # the task was cancelled while a call could not be
-    _raised: BaseException | None = None  # an exit, or that `cancel` came before `settle` had enough
+    _raise_cancel: RaiseCancelT | None = None  # Trio's, if the task was cancelled before the operation was over
+    _raised: BaseException | None = None  # an exit request, or the error of a `cancel` that came first
     _ended: trio.Event | None = None
-
-    failures: Mapping[str, BaseException] = MappingProxyType({})
-    """The failures that `settle` has noted, by the names of the members."""
 
     def __init__(self, members: Sequence[MemberT]) -> None:
         self.members = members
         self._pending: dict[MemberT, Cancel] = {}
-
-    def fail(self, name: str, failure: BaseException) -> None:
-        """Note the failure of a member."""
-        self.failures = {**self.failures, name: failure}
 
     @abstractmethod
     def start_call(self, member: MemberT, done: Done) -> Cancel:
@@ -71,20 +72,27 @@ class Operation(ABC, Generic[MemberT]):
 
     @abstractmethod
     def settle(self, member: MemberT, ended: Ended[Any]) -> bool | Unfinished:
-        """Note the outcome of a call, in the step in which it ends, and return whether the operation needs no more.
+        """Note the outcome of a call, in the step in which it ends, and return whether the operation has enough.
 
-        If so, the calls under way are cancelled, and no more are started. `Unfinished` says that it has to wait before
-        it can tell: that is awaited in a task, and its outcome is settled in turn.
+        If so, the calls under way are cancelled, and no more are started. `Unfinished` says that deciding takes
+        waiting: it is awaited in a task, and its outcome is settled in turn. An exception that this raises because of
+        a value is settled as the failure of the call.
         """
 
-    @enable_ki_protection
-    async def run(self, under_way: UnderWay, nursery: trio.Nursery | None = None) -> None:
-        """Start the calls, and return when none is left. The operation stands in `under_way` until then.
+    def fail(self, name: str, failure: BaseException) -> None:
+        """Note the failure of a member."""
+        self.failures = {**self.failures, name: failure}
 
-        Being cancelled cancels the calls, and waits for those that can't be cancelled any more.
+    @enable_ki_protection
+    async def run(self, under_way: UnderWay, nursery: trio.Nursery | None = None) -> Mapping[str, BaseException]:
+        """Start the calls, and return the failures that `settle` has noted when none is left.
+
+        The operation stands in `under_way` until then. Being cancelled cancels the calls, and waits for those that can
+        no longer be cancelled. If `settle` had enough before the cancellation came, its verdict is not lost: this then
+        returns, and the next checkpoint raises.
 
         Raises:
-          trio.ClosedResourceError: if `cancel` was called before `settle` said that no more is needed.
+          trio.ClosedResourceError: if `cancel` was called before `settle` had enough.
           KeyboardInterrupt, SystemExit: bare, if a call raised one, also within a group.
 
         """
@@ -103,26 +111,23 @@ class Operation(ABC, Generic[MemberT]):
             if self._pending:
                 self._is_parked = True
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
-            else:
+            elif self._raised is None:
                 await trio.lowlevel.checkpoint()  # every call has ended at once
             if self._raised is not None:
                 raise self._raised
-            if self._was_interrupted:
-                await trio.lowlevel.checkpoint_if_cancelled()
+            if self._raise_cancel is not None:
+                # Trio's own, because the cancellation need not be in effect any more: a scope within the cancelled one
+                # may have been shielded in the meantime. The calls that it has withdrawn are gone all the same.
+                self._raise_cancel()
+            return self.failures
         finally:
             del under_way[self]
             if self._ended is not None:
                 self._ended.set()
-            self._raised = None  # its traceback refers to this frame, and so to this operation
-
-    def take_failures(self) -> dict[str, BaseException]:
-        """Return the failures, and keep them no longer.
-
-        The traceback of a call that could not be started refers to this operation, so they would be a cycle, which
-        keeps the blob of a put alive.
-        """
-        failures, self.failures = dict(self.failures), {}
-        return failures
+            # The traceback of an exit refers to this frame, and that of a call that could not be started to frames that
+            # have its `Done`. Both lead to this operation: to keep them here would make a cycle that keeps blobs alive.
+            self._raised = None
+            self.failures = MappingProxyType({})
 
     async def wait_ended(self) -> None:
         """Wait until no call is left of an operation that is under way."""
@@ -131,7 +136,7 @@ class Operation(ABC, Generic[MemberT]):
         await self._ended.wait()
 
     def cancel(self) -> None:
-        """Cancel the calls, and start no more. Those that can't be cancelled any more still end."""
+        """Cancel the calls, and start no more. Those that can no longer be cancelled still end."""
         if not self._over and self._raised is None:
             self._raised = closed_error()
         self._withdraw()
@@ -141,8 +146,9 @@ class Operation(ABC, Generic[MemberT]):
     def start_next(self) -> None:
         """Start the next call, if there is one, of an operation with hedges.
 
-        Hedges and the end of another call come here, too, from other tasks. The call runs in the context of the
-        operation's own task all the same, so that a trace, say, belongs to the caller and not to whoever was late.
+        `Hedges` and the end of another call also come here, in other tasks. The call still runs in the context of the
+        operation's own task, so that a trace, for example, belongs to the caller and not to the task that started the
+        call.
         """
         assert self.hedges is not None
         self.hedges.discard(self)
@@ -158,29 +164,37 @@ class Operation(ABC, Generic[MemberT]):
             self.hedges.add(self)
 
     def _start(self, member: MemberT) -> None:
-        # A call may end, or turn out to need a task, before its start has returned. Then `never` does not stand for it
-        # any more, and what the start returns cancels nothing.
-        self._pending[member] = never
+        # A call may end, or turn out to need a task, before `start_call` has returned. Then it is no longer marked as
+        # being started, and the `Cancel` that `start_call` returns cancels nothing.
+        self._pending[member] = _BEING_STARTED
         try:
             cancel = self.start_call(member, partial(self._done, member))
         except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which is settled as any other)
-            self._done(member, outcome.Error(exc))
+            if self._pending.get(member) is _BEING_STARTED:
+                self._done(member, outcome.Error(exc))
+            else:  # it had reported its end, or has a task: only a request to exit still counts
+                self._raised = self._raised or exit_request_in(exc)
             return  # noqa: ASYNC104  (likewise)
-        if self._pending.get(member) is never:
+        if self._pending.get(member) is _BEING_STARTED:
             self._pending[member] = cancel
             if self._over:
                 self._withdraw()
 
-    def _done(self, member: MemberT, ended: Ended[Any] | Unfinished | None) -> None:
-        """Settle the end of a call; None says that it was cancelled."""
-        verdict: bool | Unfinished
+    def _done(self, member: MemberT, ended: CallEnd, task: _Task | None = None) -> None:
+        """Take the end of a call, which the store reports, or the `task` of the call.
+
+        An end that comes twice, or after the call was withdrawn, or from the store once the call has a task, is not
+        the end of a call under way, and is dropped. The call is pending until it has been settled. So whatever `settle`
+        causes, the operation is not taken for done before that.
+        """
+        current = self._pending.get(member)
+        if current is None or (task is not current and isinstance(current, _Task)):
+            return
         try:
-            verdict = self.settle(member, ended) if isinstance(ended, outcome.Value) else self._verdict(member, ended)
+            verdict = self._verdict(member, ended)
         except BaseException as exc:  # noqa: ASYNC103  (a defect of `settle`, raised in the operation's task)
             self._raised = exc
             verdict = True
-        finally:
-            del ended
         del self._pending[member]
         if verdict is True:
             self._over = True
@@ -190,43 +204,53 @@ class Operation(ABC, Generic[MemberT]):
             if not self._over:
                 self._pending[member] = self._start_task(member, verdict)
         elif self.hedges is not None and member is self.members[self._started - 1]:
-            self.start_next()  # the last one that was started makes way for the next
+            self.start_next()  # it gave no answer, so its hedge is not waited for
         if self._is_parked and not self._pending:
             self._wake()
 
-    def _verdict(self, member: MemberT, ended: outcome.Error | Unfinished | None) -> bool | Unfinished:
-        """Return what follows from an end that is no value."""
-        if ended is None:
-            return False
+    def _verdict(self, member: MemberT, ended: CallEnd) -> bool | Unfinished:
+        """Settle an end. Returns whether the operation has enough, or what has to be awaited before the call ends."""
+        if isinstance(ended, outcome.Value):
+            try:
+                return self.settle(member, ended)
+            except Exception as exc:  # of a value that is not what it should be
+                ended = outcome.Error(exc)
         if isinstance(ended, Unfinished):
             return ended
+        if not isinstance(ended, outcome.Error):
+            ended = outcome.Error(ReplicaError(f"the store ended a call with {ended!r}, which is no outcome"))
         if (request := exit_request_in(ended.error)) is not None:
             self._raised = request
             return True
         return self.settle(member, outcome.Error(failure_of_started(ended.error)))
 
-    def _start_task(self, member: MemberT, unfinished: Unfinished) -> Cancel:
+    def _start_task(self, member: MemberT, unfinished: Unfinished) -> _Task:
         assert self._nursery is not None
-        scope = trio.CancelScope(shield=True)
+        task = _Task()
+        spawn = partial(self._nursery.start_soon, self._finish, member, unfinished, task)
         if self._is_parked:
-            spawn = self._task.context.copy().run
-            spawn(self._nursery.start_soon, self._finish, member, unfinished, scope)
+            self._task.context.copy().run(spawn)
         else:
-            self._nursery.start_soon(self._finish, member, unfinished, scope)
-        return partial(_cancel_task, scope)
+            spawn()
+        return task
 
     @enable_ki_protection
     async def _finish(  # noqa: ASYNC910  (a task of its own)
-        self, member: MemberT, unfinished: Unfinished, scope: trio.CancelScope
+        self, member: MemberT, unfinished: Unfinished, task: _Task
     ) -> None:
-        ended: Ended[Any] | None = None
-        with scope:
+        ended: CallEnd | None = None
+        with task.scope:
             try:
-                if not scope.cancel_called:
+                if not task.scope.cancel_called:  # else the store would be called although nobody waits for it
                     ended = await attempt(_rest, unfinished)
             except (KeyboardInterrupt, SystemExit) as request:
                 ended = outcome.Error(request)
-        self._done(member, ended)
+        if ended is not None:
+            self._done(member, ended, task)
+        else:  # it was cancelled
+            del self._pending[member]
+            if self._is_parked and not self._pending:
+                self._wake()
         del ended
 
     def _withdraw(self) -> None:
@@ -235,12 +259,13 @@ class Operation(ABC, Generic[MemberT]):
             self.hedges.discard(self)
         for member, cancel in tuple(self._pending.items()):
             if cancel():
-                del self._pending[member]
+                self._pending.pop(member, None)
 
-    def _abort(self, _: object) -> Abort:
+    def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
+        if not self._over:
+            self._raise_cancel = raise_cancel
         self._withdraw()
-        if self._pending:
-            self._was_interrupted = True
+        if self._pending or not self._is_parked:  # a store may report the end of a call while it is cancelled
             return Abort.FAILED
         self._is_parked = False
         return Abort.SUCCEEDED
@@ -248,6 +273,24 @@ class Operation(ABC, Generic[MemberT]):
     def _wake(self) -> None:
         self._is_parked = False
         trio.lowlevel.reschedule(self._task)
+
+
+@final
+class _Task:
+    """The `Cancel` of a call that has a task."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope(shield=True)
+
+    def __call__(self) -> bool:
+        self.scope.cancel()
+        return False  # the task reports its end itself
+
+
+async def _rest(unfinished: Unfinished) -> Any:
+    return await unfinished.call()
 
 
 @final
@@ -259,8 +302,9 @@ class Operations:
     when it has ended, no call of it is left in any store, so the stores can be closed.
     """
 
-    def __init__(self, hedge_delay: float) -> None:
+    def __init__(self, hedge_delay: float, life: Life) -> None:
         self._hedges = Hedges(hedge_delay) if hedge_delay > 0 else None
+        self._watch = None if self._hedges is None else BackgroundTask("replica hedges", self._hedges.watch, life)
         self._nursery: trio.Nursery | None = None
         self._writes: UnderWay = {}
         self._reads: UnderWay = {}
@@ -270,8 +314,8 @@ class Operations:
     def start(self, nursery: trio.Nursery) -> None:
         """Run the calls that take a task in `nursery`."""
         self._nursery = nursery
-        if self._hedges is not None:
-            nursery.start_soon(self._hedges.watch, name="replica hedges")
+        if self._watch is not None:
+            self._watch.start(nursery)
 
     def close(self) -> None:
         """Cancel the writes, and let no read wait for its hedge any more."""
@@ -287,18 +331,21 @@ class Operations:
         self._deadline = min(self._deadline, trio.current_time() + grace)
 
     async def ended(self) -> None:  # noqa: ASYNC910  (nothing may be under way)
-        """Wait until nothing is under way; what still is when `stop` says so is cancelled."""
+        """Wait until no operation is under way. Those left at the deadline that `stop` has set are cancelled."""
+        # The deadline is read once: `stop` changes it only between two of these, when the first was interrupted.
         with trio.CancelScope(deadline=self._deadline):
             await self._wait_quiet()
         for operation in (*self._writes, *self._reads):
             operation.cancel()
         await self._wait_quiet()
+        if self._watch is not None:
+            await self._watch.ended()
 
-    def write(self, operation: Operation[Any]) -> Awaitable[None]:
+    def write(self, operation: Operation[Any]) -> Awaitable[Mapping[str, BaseException]]:
         """Run an operation that is cancelled when the replica is closed: see `Operation.run`."""
         return operation.run(self._writes, self._nursery)
 
-    def read(self, operation: Operation[Any], *, hedged: bool = True) -> Awaitable[None]:
+    def read(self, operation: Operation[Any], *, hedged: bool = True) -> Awaitable[Mapping[str, BaseException]]:
         """Run an operation that goes on when the replica is closed, until its grace is over: see `Operation.run`."""
         if hedged and self._hedges is not None and len(operation.members) > 1:
             operation.hedges = self._hedges
@@ -321,56 +368,3 @@ class Operations:
         # the fallback is another operation, which has begun in the step in which the one before it has ended.
         while under_way := self._writes or self._reads:
             await next(iter(under_way)).wait_ended()
-
-
-async def all_ended(
-    members: Sequence[MemberT], start: Callable[[MemberT, Done], Cancel], *, absent: type[Exception] | None = None
-) -> dict[MemberT, Any]:
-    """Start a call for each of `members`, outside of any replica, and return their values.
-
-    A member whose call raises an `absent` is left out. Being cancelled, or the first other failure, which is raised as
-    it is, cancels the calls that can be cancelled.
-    """
-    calls = _All(members, start, absent)
-    await calls.run({})
-    if calls.failure is not None:
-        try:
-            raise calls.failure
-        finally:
-            del calls
-    return calls.values
-
-
-class _All(Operation[MemberT]):
-    """Calls that are all needed: the first failure settles them."""
-
-    def __init__(
-        self,
-        members: Sequence[MemberT],
-        start: Callable[[MemberT, Done], Cancel],
-        absent: type[Exception] | None,
-    ) -> None:
-        super().__init__(members)
-        self._start_call = start
-        self._absent = absent
-        self.values: dict[MemberT, Any] = {}
-        self.failure: BaseException | None = None
-
-    def start_call(self, member: MemberT, done: Done) -> Cancel:
-        return self._start_call(member, done)
-
-    def settle(self, member: MemberT, ended: Ended[Any]) -> bool:
-        if isinstance(ended, outcome.Value):
-            self.values[member] = ended.value
-        elif self._absent is None or not isinstance(ended.error, self._absent):
-            self.failure = self.failure or ended.error
-        return self.failure is not None
-
-
-def _cancel_task(scope: trio.CancelScope) -> bool:
-    scope.cancel()
-    return False  # the task tells when it has ended
-
-
-async def _rest(unfinished: Unfinished) -> Any:
-    return await unfinished.call()

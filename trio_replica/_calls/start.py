@@ -23,7 +23,10 @@ class Unfinished(NamedTuple):
     call: Callable[[], Awaitable[Any]]
 
 
-Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error | Unfinished], None]"
+CallEnd: TypeAlias = "outcome.Value[Any] | outcome.Error | Unfinished"
+"""The end of a call: its outcome, or that it goes on in a task."""
+
+Done: TypeAlias = "Callable[[CallEnd], None]"
 """A callback with the outcome of a call. It is called once, in Trio's thread, also before the start has returned."""
 
 Cancel: TypeAlias = "Callable[[], bool]"
@@ -48,11 +51,11 @@ async def ended_call(start: Callable[[Done], Cancel]) -> Any:
     Being cancelled cancels the call. If it can no longer be cancelled, its outcome is waited for.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    ended: outcome.Value[Any] | outcome.Error | Unfinished | None = None
+    ended: CallEnd | None = None
     task = trio.lowlevel.current_task()
     is_parked = False
 
-    def done(how: outcome.Value[Any] | outcome.Error | Unfinished) -> None:
+    def done(how: CallEnd) -> None:
         nonlocal ended
         ended = how
         if is_parked:

@@ -90,11 +90,11 @@ class Readers:
         The stores that answered before it without the blob are added to `lacks`.
         """
         get = _Get(self.members, ref, lacks, self._verify)
-        await self._operations.read(get)
+        failures = await self._operations.read(get)
         if get.answer is not None:
             return get.answer
-        if get.failures:
-            raise StoreError("get", ref, get.take_failures())
+        if failures:
+            raise StoreError("get", ref, failures)
         raise BlobNotFoundError(ref)
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
@@ -104,16 +104,15 @@ class Readers:
     async def find_many(self, wanted: list[Ref], lacks: list[Lack] | None = None) -> Found:
         """Return the first good answer for each ref, and the failures. For `lacks` see `get`."""
         get_many = _GetMany(self.members, wanted, lacks, self._verify)
-        await self._operations.read(get_many)
-        found, get_many.found = get_many.found, Found()  # for the same reason as `Operation.take_failures`
-        found.failures = get_many.take_failures()
+        failures = await self._operations.read(get_many)
+        found, get_many.found = get_many.found, Found()  # the tracebacks of failures may lead to the operation
+        found.failures = dict(failures)
         return found
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any store says that it has the blob."""
         contains = _Contains(self.members, ref)
-        await self._operations.read(contains)
-        failures = contains.take_failures()
+        failures = await self._operations.read(contains)
         if failures and not contains.answer:
             raise StoreError("contains", ref, failures)
         return contains.answer

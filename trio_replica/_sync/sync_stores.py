@@ -31,6 +31,8 @@ class Member:
     which of the two it is.
     """
 
+    has_results = True
+
     def __init__(self, name: str, store: Store) -> None:
         self.name = name
         self.store = store
@@ -64,6 +66,9 @@ class Member:
 
 class Participant(Protocol):
     """A sync store, or the outbox with the entries of the put. A write is complete when all have done their part."""
+
+    has_results: bool
+    """Whether the value of its part is a result for each blob. That of the outbox is None."""
 
     @property
     def name(self) -> str:
@@ -103,7 +108,7 @@ class _PutMany(Operation[Participant]):
         if error is not None:
             self.fail(participant.name, error)
             return True
-        if ended.value is not None and not self.results:
+        if participant.has_results and not self.results:
             self.results = ended.value
         return False
 
@@ -115,7 +120,7 @@ class _Put(_PutMany):
         return participant.start_put(self._blobs[0], done)
 
     def settle(self, participant: Participant, ended: Ended[Any]) -> bool:
-        if isinstance(ended, outcome.Value) and ended.value is not None:
+        if participant.has_results and isinstance(ended, outcome.Value):
             ended = outcome.Value([ended.value])
         return super().settle(participant, ended)
 
@@ -176,25 +181,25 @@ class SyncStores:
         Returning means that all `others` have done their part as well.
         """
         put = _Put((*self.members, *others) if others else self.members, [blob])
-        await self._operations.write(put)
-        if put.failures:
-            raise StoreError("put", blob.ref, put.take_failures())
+        failures = await self._operations.write(put)
+        if failures:
+            raise StoreError("put", blob.ref, failures)
         return put.results[0]
 
     async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant] = ()) -> Sequence[PutResult]:
         """Put blobs, which are hashed, to all stores, and return the results of the one that finished first."""
         put_many = _PutMany((*self.members, *others), blobs)
-        await self._operations.write(put_many)
-        if put_many.failures:
-            raise StoreError("put_many", None, put_many.take_failures())
+        failures = await self._operations.write(put_many)
+        if failures:
+            raise StoreError("put_many", None, failures)
         return put_many.results
 
     async def union_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return the union of one page of each store: all that these prove, which may be more than `limit`."""
         listing = _ListPage(self.members, after, limit)
-        await self._operations.read(listing, hedged=False)
-        if listing.failures:
-            raise StoreError("list_page", None, listing.take_failures())
+        failures = await self._operations.read(listing, hedged=False)
+        if failures:
+            raise StoreError("list_page", None, failures)
         return union(listing.pages)
 
 

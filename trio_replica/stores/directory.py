@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import outcome
 
 from .._blob import Blob, hashed
+from .._calls.all_ended import all_ended
 from .._calls.fan_out import concurrently
-from .._calls.operation import all_ended
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore

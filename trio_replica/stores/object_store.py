@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 import outcome
 
 from .._blob import hashed
-from .._calls.operation import all_ended
+from .._calls.all_ended import all_ended
 from .._calls.start import start_in_task
 from .._calls.threads import BATCH_BYTES, open_store_threads
 from .._deletable import DeletableStore
