@@ -188,13 +188,12 @@ class Operation(ABC, Generic[MemberT]):
         causes, the operation is not taken for done before that.
         """
         current = self._pending.get(member)
-        if current is None or (task is not current and isinstance(current, _Task)):
+        if current is None or (type(current) is _Task and current is not task):
             return
         try:
-            verdict = self._verdict(member, ended)
-        except BaseException as exc:  # noqa: ASYNC103  (a defect of `settle`, raised in the operation's task)
-            self._raised = exc
-            verdict = True
+            verdict = self.settle(member, ended) if isinstance(ended, outcome.Value) else self._verdict(member, ended)
+        except BaseException as exc:  # noqa: ASYNC103  (of a value that is not what it should be)
+            verdict = self._verdict_of_error(member, exc)
         del self._pending[member]
         if verdict is True:
             self._over = True
@@ -208,21 +207,24 @@ class Operation(ABC, Generic[MemberT]):
         if self._is_parked and not self._pending:
             self._wake()
 
-    def _verdict(self, member: MemberT, ended: CallEnd) -> bool | Unfinished:
-        """Settle an end. Returns whether the operation has enough, or what has to be awaited before the call ends."""
-        if isinstance(ended, outcome.Value):
-            try:
-                return self.settle(member, ended)
-            except Exception as exc:  # of a value that is not what it should be
-                ended = outcome.Error(exc)
+    def _verdict(self, member: MemberT, ended: outcome.Error | Unfinished) -> bool | Unfinished:
+        """Settle an end that is no value."""
         if isinstance(ended, Unfinished):
             return ended
-        if not isinstance(ended, outcome.Error):
+        if not isinstance(ended, outcome.Error):  # what a store of somebody else's may say
             ended = outcome.Error(ReplicaError(f"the store ended a call with {ended!r}, which is no outcome"))
         if (request := exit_request_in(ended.error)) is not None:
             self._raised = request
             return True
         return self.settle(member, outcome.Error(failure_of_started(ended.error)))
+
+    def _verdict_of_error(self, member: MemberT, error: BaseException) -> bool | Unfinished:
+        """Settle the error of settling a value, as the failure of the call."""
+        try:
+            return self._verdict(member, outcome.Error(error))
+        except BaseException as exc:  # noqa: ASYNC103  (a defect of `settle`, raised in the operation's task)
+            self._raised = exc
+            return True
 
     def _start_task(self, member: MemberT, unfinished: Unfinished) -> _Task:
         assert self._nursery is not None

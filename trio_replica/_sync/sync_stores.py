@@ -104,13 +104,19 @@ class _PutMany(Operation[Participant]):
             participant.note_put_failure()
             self.fail(participant.name, ended.error)
             return True
-        error = participant.note_put(self._blobs, ended.value)
+        results = self.results_in(ended.value)
+        error = participant.note_put(self._blobs, results)
         if error is not None:
             self.fail(participant.name, error)
             return True
         if participant.has_results and not self.results:
-            self.results = ended.value
+            self.results = results
         return False
+
+    def results_in(self, value: Any) -> Sequence[PutResult]:
+        """Return the results in the value of a store's part."""
+        results: Sequence[PutResult] = value
+        return results
 
 
 class _Put(_PutMany):
@@ -119,10 +125,8 @@ class _Put(_PutMany):
     def start_call(self, participant: Participant, done: Done) -> Cancel:
         return participant.start_put(self._blobs[0], done)
 
-    def settle(self, participant: Participant, ended: Ended[Any]) -> bool:
-        if participant.has_results and isinstance(ended, outcome.Value):
-            ended = outcome.Value([ended.value])
-        return super().settle(participant, ended)
+    def results_in(self, value: Any) -> Sequence[PutResult]:
+        return [value]
 
 
 class _ListPage(Operation[Member]):
