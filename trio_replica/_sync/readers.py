@@ -121,13 +121,14 @@ class Readers:
 class _Get(Operation["Member"]):
     """One get: the first answer whose hash is right settles it."""
 
-    answer: bytes | None = None
+    __slots__ = ("_lacks", "_ref", "_verify", "answer")
 
     def __init__(self, members: list[Member], ref: Ref, lacks: list[Lack] | None, verify: bool) -> None:
         super().__init__(members)
         self._ref = ref
         self._lacks = lacks
         self._verify = verify
+        self.answer: bytes | None = None
 
     def start_call(self, member: Member, done: Done) -> Cancel:
         return member.start_get(self._ref, done)
