@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    import outcome
 
 
 class Unfinished(NamedTuple):
@@ -51,26 +50,25 @@ async def ended_call(start: Callable[[Done], Cancel]) -> Any:
     Being cancelled cancels the call. If it can no longer be cancelled, its outcome is waited for.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    ended: CallEnd | None = None
     task = trio.lowlevel.current_task()
+    ended: CallEnd | None = None
     is_parked = False
 
     def done(how: CallEnd) -> None:
         nonlocal ended
-        ended = how
         if is_parked:
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, outcome.Value(how) if isinstance(how, Unfinished) else how)
+        else:
+            ended = how
 
     try:
         cancel = start(done)
         if ended is None:
             is_parked = True
-            await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
+            value = await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
         else:
             await trio.lowlevel.checkpoint()
-        assert ended is not None
-        if isinstance(ended, Unfinished):
-            return await ended.call()
-        return ended.unwrap()
+            value = ended if isinstance(ended, Unfinished) else ended.unwrap()
+        return await value.call() if isinstance(value, Unfinished) else value
     finally:
         del ended, done  # a traceback that the outcome leads to may refer to this frame

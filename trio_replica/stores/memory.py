@@ -41,6 +41,19 @@ class MemoryStore(DeletableStore, StartedStore):
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} blobs>"
 
+    async def put(self, blob: Blob | BytesLike) -> PutResult:
+        """Store a blob: see `Store.put`."""
+        return self._add(await to_blob(blob))
+
+    async def get(self, ref: Ref) -> bytes:
+        """Return a blob: see `Store.get`."""
+        check_ref(ref)
+        await trio.lowlevel.checkpoint()
+        try:
+            return self._blobs[ref]
+        except KeyError:
+            raise BlobNotFoundError(ref) from None
+
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Store a blob at once: see `StartableStore.start_put`."""
         done(outcome.Value(self._add(blob)))
