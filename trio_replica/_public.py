@@ -15,7 +15,7 @@ import outcome
 from ._checks import Stores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _PACKAGE: Final = f"{__package__}."
 
@@ -55,17 +55,25 @@ def publish(package: str, public: Mapping[str, Any]) -> None:
     }
     # No functions: annotations name none, and `open` of a module is not to become ours.
     _NAMES.update({name: thing for name, thing in public.items() if not inspect.isfunction(thing)})
-    for module in {thing.__module__ for thing in ours.values()}:
+    classes = {kind for thing in ours.values() if inspect.isclass(thing) for kind in _ours_in(thing.__mro__)}
+    for module in {thing.__module__ for thing in (*ours.values(), *classes)}:
         names = vars(sys.modules[module])
         for name, thing in _NAMES.items():
+            # Not an assignment: a module may have a name of its own that is spelt the same, and its code uses that.
             names.setdefault(name, thing)
+    for kind in classes:
+        _look_up(kind)
+    for kind in classes:
+        for method in _methods(kind):
+            method.__module__ = package
     for name, thing in ours.items():
-        if inspect.isclass(thing):
-            _look_up(thing)
-            for method in _methods(thing):
-                method.__module__ = package
         thing.__module__ = package
         assert thing.__qualname__ == name, name
+
+
+def _ours_in(kinds: Iterable[type]) -> Iterator[type]:
+    """Yield the classes of this package that do not say yet that they are from it."""
+    yield from (kind for kind in kinds if kind.__module__.startswith(_PACKAGE))
 
 
 def _look_up(kind: type) -> None:
@@ -76,7 +84,7 @@ def _look_up(kind: type) -> None:
 
 
 def _methods(kind: type) -> Iterator[Any]:
-    """Yield the functions that a class of ours has as its own."""
+    """Yield the functions in the body of a class of ours."""
     for attribute in vars(kind).values():
         parts = [getattr(attribute, part, None) for part in ("fget", "__func__", "func")]
         for function in (attribute, *parts):
