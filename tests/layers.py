@@ -15,6 +15,7 @@ LAYERS: Final = [
     ["_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
     ["_errors", "_log"],
+    ["_frozen"],
     ["_calls"],
     ["_calls.attempt", "_calls.hedges", "_calls.start"],
     ["_life"],

@@ -9,6 +9,7 @@ from ._calls.start import Cancel, Done, Unfinished
 from ._calls.threads import Call, StoreThreads, open_store_threads
 from ._deletable import DeletableStore, Integrity
 from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
+from ._frozen import FrozenDict as FrozenDict  # for pickles, which name it; it is not exported
 from ._open import open  # noqa: A004  (read as replica.open)
 from ._options import ReplicaOptions
 from ._public import publish

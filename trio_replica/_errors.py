@@ -33,7 +33,7 @@ class ReplicaError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The last part is what the object's `__dict__` is updated with; the rest of it is what the constructor makes.
-        arguments = tuple(_picklable(argument) for argument in self._arguments())
+        arguments = tuple(picklable(argument) for argument in self._arguments())
         return type(self), arguments, {"__notes__": notes} if (notes := _notes(self)) else None
 
 
@@ -192,9 +192,10 @@ def _rebuild(kind: type[ReplicaError], arguments: tuple[Any, ...], notes: list[s
     return error
 
 
-def _picklable(argument: Any) -> Any:
+def picklable(argument: Any) -> Any:
+    """Return what stands for a value in a pickle: for an exception that can't be pickled, a `ReplicaError`."""
     if isinstance(argument, dict):
-        return {name: _picklable(value) for name, value in argument.items()}
+        return {name: picklable(value) for name, value in argument.items()}
     if isinstance(argument, BaseException):
         try:
             pickle.loads(pickle.dumps(argument))  # noqa: S301  (bytes made on this line)

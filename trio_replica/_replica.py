@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 import trio
 
 from ._blob import Blob, Ref
+from ._frozen import FrozenDict
 from ._statistics import ReplicaStatistics
 from ._store import PutResult, RefIterator, Store, are_put_results, check_page_request, check_ref, check_refs
 
@@ -209,14 +209,14 @@ class ReplicaStore(Store):
         having said so. With an outbox, blobs that wait there for room in the queue are not in it; the statistics count
         them as pending.
         """
-        return MappingProxyType(self._delivery.unreplicated())
+        return FrozenDict(self._delivery.unreplicated())
 
     def statistics(self) -> ReplicaStatistics:
         """Return what has been counted so far, in every state."""
         now = trio.current_time() if self._life.ended_at is None else self._life.ended_at
         return ReplicaStatistics(
-            sync_stores=MappingProxyType(self._sync_stores.statistics()),
-            async_stores=MappingProxyType(self._delivery.statistics(now)),
+            sync_stores=FrozenDict(self._sync_stores.statistics()),
+            async_stores=FrozenDict(self._delivery.statistics(now)),
         )
 
     async def _next_page(self, after: Ref, limit: int) -> list[Ref]:

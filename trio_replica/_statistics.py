@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ._errors import picklable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +62,10 @@ class AsyncStoreStatistics:
 
     Either no sync store has the blob any more, or every one failed to give it: the log has the reason.
     """
+
+    def __getstate__(self) -> list[Any]:
+        """Return what a pickle has: the values, in their order, and a `ReplicaError` if `failure` can't be pickled."""
+        return [picklable(getattr(self, one.name)) for one in fields(self)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import outcome
@@ -16,6 +15,7 @@ from .._calls.attempt import attempt
 from .._calls.fan_out import CONCURRENCY, fan_out
 from .._checks import check_size, named_peers
 from .._errors import CorruptBlobError, describe_failure
+from .._frozen import FrozenDict
 from .._store import PAGE_SIZE, check_ref, check_results
 from .._sync.union import check_page, union
 
@@ -204,8 +204,8 @@ class _Reconciliation:
 
     def report(self) -> ReconcileReport:
         return ReconcileReport(
-            stores=MappingProxyType({member.name: member.counts() for member in self._members}),
-            failures=MappingProxyType(
+            stores=FrozenDict({member.name: member.counts() for member in self._members}),
+            failures=FrozenDict(
                 {member.name: member.failure for member in self._members if member.failure is not None}
             ),
             problems=tuple(self._problems),

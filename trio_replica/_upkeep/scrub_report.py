@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, final
 
 from .._blob import Ref
+from .._frozen import FrozenDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -115,14 +115,14 @@ class ScrubLog:
     def tell(self) -> None:
         if self._on_progress is not None:
             on_progress, self._on_progress = self._on_progress, None  # likewise
-            on_progress(MappingProxyType(dict(self.counts)))
+            on_progress(FrozenDict(self.counts))
             self._on_progress = on_progress
 
     def report(self) -> ScrubReport:
         return ScrubReport(
-            stores=MappingProxyType(dict(self.counts)),
+            stores=FrozenDict(self.counts),
             findings=tuple(self._findings),
-            problems=MappingProxyType(self.problems),
-            repaired=MappingProxyType(self.repaired),
-            failures=MappingProxyType(self.failures),
+            problems=FrozenDict(self.problems),
+            repaired=FrozenDict(self.repaired),
+            failures=FrozenDict(self.failures),
         )
