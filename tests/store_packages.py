@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_replica._urls.registry import GROUP, claims, find_scheme
+from trio_replica._urls.registry import GROUP, claims, damage, find_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -23,8 +23,8 @@ class Site:
 
     folder: Path
 
-    def add(self, package: str, source: str, entries: Mapping[str, str], *, group: str = GROUP) -> None:
-        """Install a package of one module."""
+    def add(self, package: str, source: str, entries: Mapping[str, str], *, group: str = GROUP) -> Path:
+        """Install a package of one module, and return the folder of its metadata."""
         module = package.replace("-", "_")
         (self.folder / f"{module}.py").write_text(source)
         information = self.folder / f"{module}-1.0.dist-info"
@@ -32,6 +32,7 @@ class Site:
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         lines = [f"{name} = {value}\n" for name, value in entries.items()]
         (information / "entry_points.txt").write_text(f"[{group}]\n{''.join(lines)}")
+        return information
 
 
 @pytest.fixture
@@ -39,10 +40,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """Put a folder for packages on the path, and forget its packages in the end."""
     folder = tmp_path_factory.mktemp("site")
     monkeypatch.syspath_prepend(str(folder))
-    for cached in (claims, find_scheme):
+    for cached in (claims, damage, find_scheme):
         cached.cache_clear()
     yield Site(folder)
-    for cached in (claims, find_scheme):
+    for cached in (claims, damage, find_scheme):
         cached.cache_clear()
     for name in [path.stem for path in folder.glob("*.py")]:
         sys.modules.pop(name, None)

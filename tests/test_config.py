@@ -213,6 +213,10 @@ WRONG = [
         ":3: sync.a.x is unknown; known are url, retry, retry_attempts, retry_seconds",
     ),
     (
+        '[sync]\na = { url = "memory:", durable = true }',
+        ":2: sync.a.durable is unknown; known are url, retry, retry_attempts, retry_seconds",
+    ),
+    (
         '[async]\n[async.a]\n\nx.y = 1\nurl = "postgres://h"',
         ":4: async.a.x is unknown; known are url, retry, retry_attempts, retry_seconds, durable, answer_timeout",
     ),

@@ -25,9 +25,9 @@ site = store_packages.site
 
 NEAR = """
 from __future__ import annotations
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-import os
 import trio_replica
 from trio_replica import StoreScheme
 
@@ -37,14 +37,16 @@ if TYPE_CHECKING:
 OPENED = []
 
 @asynccontextmanager
-async def open_near(path: Unknown, *, durable: bool = True, size: int | None = None, odd: Unknown = None) -> Unknown:
+async def open_near(
+    path: Unknown, *, durable: bool = True, size: int | None = None, odd: Callable[[], int] | None = None
+) -> Unknown:
     OPENED.append((path, durable, size))
     async with trio_replica.open_directory(path + ".near", durable=durable) as store:
         yield store
 
 SCHEME = StoreScheme(open_near, "PATH", landmark=lambda path: path + ".near")
 """
-"""A store at a path. What its annotations name is not all there at run time."""
+"""A store at a path. Annotations that are not those of options name a class that is not there at run time."""
 
 FAR = """
 from contextlib import asynccontextmanager
@@ -175,9 +177,11 @@ def test_a_package_that_cannot_be_imported(site: Site, here: Path) -> None:
     with pytest.raises(ImportError, match="broken-stores"):
         replica.open_urls(["dir:a"], ["broken:x"])
     (here / "x.toml").write_text('[sync]\na = "broken:x"\n')
-    with pytest.raises(ImportError, match="broken-stores"):
+    located = f"x.toml:2: sync.a can't be used: {said}"
+    with pytest.raises(ImportError) as caught:
         replica.open_config("x.toml")
-    assert run_command(site, "ls", "--config", "x.toml").stderr == f"trio-replica: {said}\n"
+    assert str(caught.value) == located
+    assert run_command(site, "ls", "--config", "x.toml").stderr == f"trio-replica: {located}\n"
     ended = run_command(site, "ls", "--sync", "broken:x")
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
@@ -195,13 +199,185 @@ def test_an_object_that_is_no_scheme(site: Site, value: str) -> None:
     )
 
 
-def test_two_packages_that_have_one_scheme(site: Site) -> None:
-    for package in ("one-stores", "two-stores"):
+@pytest.mark.parametrize(
+    ("packages", "said"),
+    [
+        (
+            ["a-stores", "b-stores"],
+            "the packages a-stores and b-stores both have stores called near: uninstall all but ",
+        ),
+        (
+            ["a-stores", "b-stores", "c-stores"],
+            "the packages a-stores, b-stores and c-stores all have stores called near",
+        ),
+    ],
+)
+def test_packages_that_have_one_scheme(site: Site, packages: list[str], said: str) -> None:
+    for package in packages:
         site.add(package, NEAR, {"near": f"{package.replace('-', '_')}:SCHEME"})
-    with pytest.raises(ValueError, match=r"^the packages one-stores and two-stores both have stores called near: "):
+    with pytest.raises(ValueError) as caught:
         replica.open_store("near:x")
+    assert str(caught.value).startswith(said)
     replica.open_store("memory:")
-    assert "one_stores" not in sys.modules
+    assert "a_stores" not in sys.modules
+
+
+def test_a_package_that_has_one_scheme_twice(site: Site) -> None:
+    information = site.add("a-stores", NEAR, {"near": "a_stores:SCHEME"})
+    with (information / "entry_points.txt").open("a") as file:
+        file.write("near = a_stores:OTHER\n")
+    with pytest.raises(ValueError, match=r"^the package a-stores has several entry points for stores called near$"):
+        replica.open_store("near:x")
+
+
+@pytest.mark.parametrize("value", ["not a valid thing!!", "a_stores:", ":SCHEME", "a b:c"])
+async def test_an_entry_point_that_is_no_reference(site: Site, here: Path, value: str) -> None:
+    site.add("a-stores", NEAR, {"weird": value, "near": "a_stores:SCHEME"})
+    async with replica.open_store("near:x"):
+        pass
+    said = (
+        f"the stores called weird of the package a-stores can't be used: the entry point is MODULE:NAME, not {value!r}"
+    )
+    with pytest.raises(ImportError) as caught:
+        replica.open_store("weird:x")
+    assert str(caught.value) == said
+    (here / "x.toml").write_text('[sync]\na = { url = "weird:x", durable = true }\n')
+    with pytest.raises(ImportError) as caught:
+        replica.open_config("x.toml")
+    assert str(caught.value) == f"x.toml:2: sync.a.url can't be used: {said}"
+    with pytest.raises(ValueError, match="did you mean weird:…"):
+        replica.open_store("wierd:x")
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"[trio_replica.stores]\nbad = bad:S\xff\n", "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+        (b"[trio_replica.stores]\nbad = bad:S\n[console_scripts]\nno equals sign\n", "entry_points.txt is malformed"),
+    ],
+)
+async def test_entry_points_that_cannot_be_read(site: Site, here: Path, data: bytes, problem: str) -> None:
+    for package in ("a-stores", "z-stores"):
+        site.add(package, NEAR, {package[0]: f"{package[0]}_stores:SCHEME"})
+    (site.add("bad-stores", "", {}) / "entry_points.txt").write_bytes(data)
+    async with replica.open_store("a:x"), replica.open_store("z:y"):
+        pass
+    with pytest.raises(ValueError) as caught:
+        replica.open_store("bad:x")
+    start, _, end = str(caught.value).partition("; ")
+    assert start.startswith("unknown store 'bad:x': a store's URL is one of memory:, ")
+    assert end.startswith(f"the entry points of the package bad-stores can't be read: {problem}")
+    (here / "x.toml").write_text('[sync]\na = "bad:x"\n')
+    with pytest.raises(ConfigError, match=r"^x\.toml:2: sync\.a can't be used: unknown store .* package bad-stores "):
+        replica.open_config("x.toml")
+
+
+async def test_damage_that_has_nothing_to_do_with_stores(site: Site) -> None:
+    site.add("a-stores", NEAR, {"a": "a_stores:SCHEME"})
+    (site.add("other", "", {}) / "entry_points.txt").write_text("[console_scripts]\nno equals sign\n")
+    async with replica.open_store("a:x"):
+        pass
+    with pytest.raises(ValueError, match=r"^unknown store 'xyz:x': a store's URL is one of memory:, .*, a:…$"):
+        replica.open_store("xyz:x")
+
+
+async def test_the_first_package_of_a_name_on_the_path_counts_beside_damage(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site.add("bad-stores", "", {}) / "entry_points.txt").write_text("[trio_replica.stores]\nno equals sign\n")
+    site.add("a-stores", NEAR, {"near": "a_stores:SCHEME"})
+    (tmp_path / "later").mkdir()
+    type(site)(tmp_path / "later").add("a-stores", NEAR, {"near": "nowhere:SCHEME"})
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "later")])
+    async with replica.open_store("near:x"):
+        pass
+
+
+async def test_several_packages_without_metadata_beside_damage(site: Site) -> None:
+    (site.add("bad-stores", "", {}) / "entry_points.txt").write_text("[trio_replica.stores]\nno equals sign\n")
+    for package in ("a-stores", "z-stores"):
+        information = site.add(package, NEAR, {package[0]: f"{package[0]}_stores:SCHEME"})
+        (information / "METADATA").unlink()
+    async with replica.open_store("a:x"), replica.open_store("z:y"):
+        pass
+
+
+@pytest.mark.parametrize("data", [b"[trio_replica.stores]\nnear = a_stores:NOTHING\n", b"\xff"])
+def test_a_package_without_metadata(site: Site, data: bytes) -> None:
+    information = site.add("a-stores", NEAR, {})
+    (information / "METADATA").unlink()
+    (information / "entry_points.txt").write_bytes(data)
+    with pytest.raises((ValueError, ImportError)) as caught:
+        replica.open_store("near:x")
+    shown = (
+        "of the package a_stores can't" if b"near" in data else f"of a package without METADATA in {site.folder} can't"
+    )
+    assert shown in str(caught.value)
+
+
+def test_a_package_that_exits(site: Site) -> None:
+    site.add("a-stores", "raise SystemExit(3)", {"near": "a_stores:SCHEME"})
+    said = "the stores called near of the package a-stores can't be used: SystemExit: 3"
+    with pytest.raises(ImportError) as caught:
+        replica.open_store("near:x")
+    assert str(caught.value) == said
+    ended = run_command(site, "ls", "--sync", "near:x")
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
+
+
+def test_a_package_that_is_interrupted(site: Site) -> None:
+    site.add("a-stores", "raise KeyboardInterrupt", {"near": "a_stores:SCHEME"})
+    with pytest.raises(KeyboardInterrupt):
+        replica.open_store("near:x")
+
+
+@pytest.mark.parametrize(
+    ("form", "parameters", "problem"),
+    [
+        ("PATH", "path, *, size=5", "their option size has no annotation, such as size: int"),
+        (
+            "PATH",
+            "path, *, size: 'Unknown' = 5",
+            "the annotation of their option size can't be looked up: NameError: name 'Unknown' is not defined; import ",
+        ),
+        ("PATH", "path, **more: 'Unknown'", "the annotation of their option more can't be looked up: NameError: "),
+        ("PATH", "path, size: int = 5", "their option size is a positional parameter: make it keyword-only, after a *"),
+        (
+            "PATH",
+            "path, size: int = 5, /",
+            "their option size is a positional parameter: make it keyword-only, after a *",
+        ),
+        ("", "size: int = 5", "their option size is a positional parameter: make it keyword-only, after a *"),
+        ("PATH", "*, size: int = 5", "the function that opens them has no parameter for the PATH"),
+    ],
+)
+def test_an_option_that_is_not_declared(site: Site, here: Path, form: str, parameters: str, problem: str) -> None:
+    source = f"import trio_replica\ndef f({parameters}): ...\nSCHEME = trio_replica.StoreScheme(f, {form!r})\n"
+    site.add("a-stores", source, {"near": "a_stores:SCHEME"})
+    url = "near:x" if form else "near:"
+    said = f"the stores called near of the package a-stores can't be used: {problem}"
+    with pytest.raises(ImportError) as caught:
+        replica.open_store(url)
+    assert str(caught.value).startswith(said)
+    (here / "x.toml").write_text(f'[sync]\na = "{url}"\n')
+    with pytest.raises(ImportError) as caught:
+        replica.open_config("x.toml")
+    assert str(caught.value).startswith(f"x.toml:2: sync.a can't be used: {said}")
+
+
+@pytest.mark.parametrize("parameters", ["*addresses, **more", "path, *, size: int = 5, **more: str"])
+def test_more_options(site: Site, here: Path, parameters: str) -> None:
+    source = (
+        f"import trio_replica\ndef f({parameters}): return trio_replica.open_store('memory:')\n"
+        "SCHEME = trio_replica.StoreScheme(f, 'PATH')\n"
+    )
+    site.add("a-stores", source, {"near": "a_stores:SCHEME"})
+    replica.open_store("near:x")
+    (here / "x.toml").write_text('[sync]\na = { url = "near:x", extra = 3 }\n')
+    problem = "is unknown; known are url, retry" if "addresses" in parameters else "has to be a text in quotes, not a "
+    with pytest.raises(ConfigError, match=rf"^x\.toml:2: sync\.a\.extra {problem}"):
+        replica.open_config("x.toml")
 
 
 async def test_a_package_that_claims_a_scheme_of_ours(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -284,6 +460,29 @@ def test_the_extra_of_the_store_comes_first(monkeypatch: pytest.MonkeyPatch, url
     for opening in (replica.open_store, lambda url: replica.open_urls(["memory:"], [url])):
         with pytest.raises(ModuleNotFoundError, match=rf"pip install 'trio-replica\[{extra}\]'$"):
             opening(url)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"open": 3}, "open of a StoreScheme is a function, not 3"),
+        ({"form": 3}, "form of a StoreScheme is a str, such as PATH or //HOST/NAME, not 3"),
+        ({"place": 3}, "place of a StoreScheme is a function, not 3"),
+        ({"landmark": "x"}, "landmark of a StoreScheme is a function, not 'x'"),
+        ({"query": "size"}, "query of a StoreScheme is a collection of names, not 'size'"),
+        ({"query": 3}, "query of a StoreScheme is a collection of names, not 3"),
+    ],
+)
+def test_a_scheme_of_wrong_types(arguments: dict[str, Any], problem: str) -> None:
+    given: dict[str, Any] = {"open": replica.open_directory, "form": "PATH", **arguments}
+    with pytest.raises(TypeError) as caught:
+        StoreScheme(**given)
+    assert str(caught.value) == problem
+
+
+def test_a_path_that_looks_like_a_url_is_a_path() -> None:
+    with pytest.raises(ValueError, match=r"^one store is given twice: as 'dir:http://x' and as 'dir:http:/x'$"):
+        replica.open_urls(["dir:http://x", "dir:http:/x"])
 
 
 def test_a_scheme_is_what_it_says() -> None:

@@ -13,6 +13,10 @@ from ._store import Store
 
 Stores: TypeAlias = Iterable[Store] | Mapping[str, Store]
 
+NEAR: Final = 0.65
+"""How similar a name has to be to a misspelt one, from 0 to 1. The 0.6 of `difflib` takes "durable" for "url"; a name
+of four letters with two of them exchanged is 0.75."""
+
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|:memory:\Z")
 """How a text begins that may be meant as the URL of a store, or is SQLite's name of a database in memory."""
 
@@ -161,7 +165,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is nearest to a misspelt one; None if none is near."""
-    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+    return next(iter(difflib.get_close_matches(name, list(known), 1, NEAR)), None)
 
 
 def _check_once(named: Mapping[str, Store]) -> None:

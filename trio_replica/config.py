@@ -71,7 +71,7 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
         [async]
         offsite = { url = "s3://bucket/prefix", requests = 8, retry_seconds = 300 }
 
-    A table in place of a URL has the URL and options: keyword arguments of the function that opens the store
+    A table instead of a URL has the URL and options: keyword arguments of the function that opens the store
     (`open_directory`, `open_sqlite`, `open_object_store`, `open_postgres`), ``retry``, ``retry_attempts`` and
     ``retry_seconds``. What the URL says itself counts more. Credentials need not be in the file: the clients find them
     in the environment.
@@ -83,6 +83,7 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
       ConfigError: at once, if there is no such file, or it is no TOML, has an unknown key or a value of a wrong type,
         or describes no replica.
       ModuleNotFoundError: at once, if a store takes a package that is not installed.
+      ImportError: at once, if the package that has such stores can't be used.
       Exception: on entering the block, what opening a store raises; those opened before it have been closed.
       PoisonedError: when the block ends; see `open`.
 
@@ -110,7 +111,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """Return what a configuration file says, and that fits together. Blocks.
 
     Raises:
-      TypeError, ConfigError, ModuleNotFoundError: see `open_config`.
+      TypeError, ConfigError, ImportError: see `open_config`.
 
     """
     file = _File(os.fsdecode(path))
@@ -180,6 +181,9 @@ class _File:
             yield
         except (TypeError, ValueError) as error:
             raise self.error(key, f"can't be used: {redacted(str(error))}") from None
+        except ImportError as error:  # nothing in the file is wrong, so it stays what it is
+            kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+            raise kind(str(self.error(key, f"can't be used: {redacted(str(error))}")), name=error.name) from error
 
     def beside(self, path: str) -> str:
         """Return a path that is relative to the folder of the file."""

@@ -56,7 +56,8 @@ def _unknown(url: str) -> str:
     shown = f"{name}:…" if colon and "@" in rest else redacted(url)  # it may be a password before an address
     if similar := registry.nearest_form(name):
         return f"unknown store {shown!r}; did you mean {similar}?"
-    return f"unknown store {shown!r}: a store's URL is one of {', '.join(registry.forms())}"
+    known = ", ".join(registry.forms())
+    return "; ".join([f"unknown store {shown!r}: a store's URL is one of {known}", *registry.damage()])
 
 
 def _check_path(scheme: str, kind: StoreScheme, path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -11,10 +12,11 @@ from .._checks import nearest
 from .._errors import describe_failure
 from .._log import log
 from .._scheme import StoreScheme
+from .store_options import check_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from importlib.metadata import EntryPoint
+    from collections.abc import Iterator, Mapping
+    from importlib.metadata import Distribution, EntryPoint
 
 GROUP: Final = "trio_replica.stores"
 """The group of entry points. The name of one is a scheme, and its object is a `StoreScheme`."""
@@ -30,6 +32,9 @@ OURS: Final[Mapping[str, str]] = {
     "postgres": "trio_replica.stores.postgres:SCHEME",
 }
 """The places of this package's schemes, written as in an entry point."""
+
+_REFERENCE: Final = re.compile(r"[\w.]+\s*:\s*[\w.]+\s*(\[.*\])?|[\w.]+")
+"""A reference to an object, as the value of an entry point has to be."""
 
 
 @cache
@@ -53,8 +58,7 @@ def find_scheme(name: str) -> StoreScheme | None:
         case [entry]:
             return _loaded(entry)
         case entries:
-            packages = " and ".join(sorted(map(_package, entries)))
-            raise ValueError(f"the packages {packages} both have stores called {name}: uninstall all but one of them")
+            raise ValueError(_claimed_twice(name, sorted(set(map(_package, entries)))))
 
 
 def forms() -> list[str]:
@@ -76,7 +80,11 @@ def claims() -> Mapping[str, list[EntryPoint]]:
     from importlib.metadata import entry_points  # noqa: PLC0415  (it takes 10 ms, which most programs do not need)
 
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
+    try:
+        entries = list(entry_points(group=GROUP))
+    except Exception:  # one damaged package, whatever it has to do with stores, would hide all others
+        entries = [entry for part in _parts() if not isinstance(part, str) for entry in part]
+    for entry in entries:
         if entry.name in OURS:
             log(
                 logging.WARNING,
@@ -87,17 +95,72 @@ def claims() -> Mapping[str, list[EntryPoint]]:
     return found
 
 
+@cache
+def damage() -> list[str]:
+    """Return why the entry points of some packages can't be read. Their schemes are unknown."""
+    return [part for part in _parts() if isinstance(part, str)]
+
+
+def _parts() -> Iterator[list[EntryPoint] | str]:
+    """Yield the entry points of each package, or why they can't be read if they may be those of stores."""
+    from importlib.metadata import distributions  # noqa: PLC0415  (as above)
+
+    seen: set[str] = set()
+    for distribution in distributions():
+        text = ""
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            if GROUP not in text:
+                continue
+            part: list[EntryPoint] | str = list(distribution.entry_points.select(group=GROUP))
+        except Exception as error:  # the files of a package may be anything
+            problem = describe_failure(error) if GROUP not in text else "entry_points.txt is malformed"
+            part = f"the entry points of {_shown(distribution)} can't be read: {problem}"
+        name = _name(distribution)
+        if not name or name not in seen:  # the first one of a name on the path hides the others
+            seen.add(name)
+            yield part
+
+
+def _shown(distribution: Distribution) -> str:
+    name = _name(distribution)
+    return f"the package {name}" if name else f"a package without METADATA in {distribution.locate_file('')}"
+
+
+def _name(distribution: Distribution | None) -> str:
+    """Return the name of a package; empty if it does not say."""
+    try:
+        return (distribution and distribution.metadata["Name"]) or ""
+    except Exception:  # newer versions of Python raise where there is no METADATA
+        return ""
+
+
 def _package(entry: EntryPoint) -> str:
-    return entry.module if entry.dist is None else entry.dist.name
+    return _name(entry.dist) or entry.value.partition(":")[0].strip()
+
+
+def _claimed_twice(scheme: str, packages: list[str]) -> str:
+    if len(packages) == 1:
+        return f"the package {packages[0]} has several entry points for stores called {scheme}"
+    *others, last = packages
+    which = "both" if len(packages) == 2 else "all"  # noqa: PLR2004  (a pair)
+    listed = f"{', '.join(others)} and {last}"
+    return f"the packages {listed} {which} have stores called {scheme}: uninstall all but one of them"
 
 
 def _loaded(entry: EntryPoint) -> StoreScheme:
     where = f"the stores called {entry.name} of the package {_package(entry)} can't be used"
+    if not _REFERENCE.fullmatch(entry.value):
+        raise ImportError(f"{where}: the entry point is MODULE:NAME, not {entry.value!r}")
     try:
         scheme = entry.load()
-    except Exception as error:  # a module may raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         raise ImportError(f"{where}: {describe_failure(error)}", name=entry.module) from error
     if not isinstance(scheme, StoreScheme):
         problem = f"{entry.value} is of type {type(scheme).__name__}, not a StoreScheme"
         raise ImportError(f"{where}: {problem}", name=entry.module)  # noqa: TRY004  (of the package)
+    try:
+        check_options(scheme)
+    except (TypeError, ValueError) as error:
+        raise ImportError(f"{where}: {error}", name=entry.module) from None
     return scheme

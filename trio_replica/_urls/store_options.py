@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 from urllib.parse import unquote
 
 from .._checks import did_you_mean
+from .._errors import describe_failure
 from .._query import split_query
 from .kinds import kinds_of
 
@@ -35,8 +36,35 @@ def option_kinds(scheme: StoreScheme) -> tuple[dict[str, Kinds], Kinds | None]:
         if parameter.kind is parameter.KEYWORD_ONLY and (kinds := _kinds(scheme, parameter)):
             known[parameter.name] = kinds
         elif parameter.kind is parameter.VAR_KEYWORD:
-            others = _kinds(scheme, parameter)
+            others = _kinds(scheme, parameter) or None
     return known, others
+
+
+def check_options(scheme: StoreScheme) -> None:
+    """Check that the function of another package's scheme declares its options as `StoreScheme` says.
+
+    Raises:
+      TypeError: if a parameter is positional and not the path or URL, or an option has no annotation or one that can't
+        be looked up.
+      ValueError: if the function has no signature.
+
+    """
+    parameters = list(inspect.signature(scheme.open).parameters.values())
+    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    addresses = 1 if scheme.form else 0
+    if len(positional) < addresses and not any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        raise TypeError(f"the function that opens them has no parameter for the {scheme.form}")
+    for one in positional[addresses:]:
+        raise TypeError(f"their option {one.name} is a positional parameter: make it keyword-only, after a *")
+    for one in parameters:
+        if one.kind is one.KEYWORD_ONLY and one.annotation is one.empty:
+            raise TypeError(f"their option {one.name} has no annotation, such as {one.name}: int")
+        if one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD):
+            try:
+                _hint(scheme, one)
+            except Exception as error:  # an annotation may be anything
+                reason = f"{describe_failure(error)}; import what it names also at run time"
+                raise TypeError(f"the annotation of their option {one.name} can't be looked up: {reason}") from None
 
 
 def take_options(scheme: StoreScheme, url: str) -> tuple[str, dict[str, Any]]:
@@ -72,13 +100,14 @@ def misspelt_hint(given: Collection[str], known: Collection[str]) -> str:
 
 
 def _kinds(scheme: StoreScheme, parameter: inspect.Parameter) -> Kinds:
-    """Return the types of the values of a parameter; none if its annotation can't be looked up."""
+    """Return the types of the values of a parameter."""
+    return kinds_of(_hint(scheme, parameter))
+
+
+def _hint(scheme: StoreScheme, parameter: inspect.Parameter) -> Any:
+    """Return the annotation of a parameter. It may be text that can't be looked up, which raises anything."""
     names = getattr(inspect.unwrap(scheme.open), "__globals__", {})
-    try:
-        hints = get_type_hints(SimpleNamespace(__annotations__={"it": parameter.annotation}), names)
-    except Exception:  # another package's annotation may be anything
-        return ()
-    return kinds_of(hints["it"])
+    return get_type_hints(SimpleNamespace(__annotations__={"it": parameter.annotation}), names)["it"]
 
 
 def _value(option: str, text: str, kinds: Kinds) -> Any:
