@@ -1090,13 +1090,26 @@ def test_ls(run: Run) -> None:
     assert ls("--limit", "1100") == refs[:1100]
     assert ls("--after", refs[1000]) == refs[1001:]
     assert ls("--after", refs[3], "--limit", "2") == refs[4:6]
+    assert ls("--after", refs[3].upper(), "--limit", "2") == refs[4:6]
     assert ls("--after", refs[-1]) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["ls", "--after", "12"], "a ref is exactly 64 lowercase hexadecimal digits"),
+        (["ls", "--after", "12"], "'12' has 2 digits, but all 64 of the ref are needed here"),
+        (["ls", "--after", "xy"], "'xy' is not 1 to 64 hexadecimal digits"),
+        (["put", "--sync", "s3://b/p?reqests=3", "x"], "Invalid value for '--sync': s3://b/p: "),
+        (["put", "--sync", "s3://b/p?reqests=3", "x"], "'reqests' is not valid for store 'S3'; did you mean requests?"),
+        (["put", "--sync", "s3://b?retry_second=3", "x"], "did you mean retry_seconds?"),
+        (["put", "x", "--async", "s3://b?requests=0"], "Invalid value for '--async': requests is at least 1, not 0"),
+        (
+            ["put", "--sync", "postgresql://h/d?answer_timout=3", "x"],
+            (
+                "Invalid value for '--sync': the conninfo of a PostgreSQL database can't be parsed: invalid URI query "
+                'parameter: "…"; did you mean answer_timeout?'
+            ),
+        ),
         (["ls", "--limit", "0"], "0 is not in the range"),
         (["ls", "--limit", "many"], "not a valid integer"),
         (["ls", "more"], "unexpected extra argument"),
@@ -1280,6 +1293,32 @@ def test_a_data_folder_that_is_a_file(run: Run) -> None:
     assert problem.startswith("OperationalError: SQLITE_CANTOPEN: ")
 
 
+@pytest.mark.parametrize("paths", [["nofile"], ["nofile", "other"], ["folder"], ["-r", "nofile"]])
+@pytest.mark.parametrize("stores", [[], ["--sync", "dir:new"]])
+def test_a_put_of_nothing_creates_no_store(run: Run, paths: list[str], stores: list[str]) -> None:
+    Path("folder").mkdir()
+    ended = run("put", *paths, *stores)
+    assert (ended.status, ended.out) == (1, b"")
+    reason = "is a folder: -r puts what is in it" if paths == ["folder"] else "No such file or directory"
+    assert ended.problems == [f"{path}: {reason}" for path in paths if path != "-r"]
+    assert os.listdir() == ["folder"]
+
+
+def test_a_put_of_something_reports_the_rest(run: Run) -> None:
+    printed = write({"folder/file": b"data"})
+    ended = run("put", "-r", "nofile", "folder")
+    assert (ended.status, ended.out) == (1, printed)
+    assert ended.problems == ["nofile: No such file or directory"]
+
+
+def test_no_arguments(run: Run) -> None:
+    ended = run()
+    assert (ended.status, ended.out) == (2, b"")
+    assert ended.err.startswith("Usage: trio-replica [OPTIONS] COMMAND [ARGS]...\n\n  Keep files in several stores")
+    assert ended.err.count("Usage: ") == 1
+    assert "Error: " not in ended.err
+
+
 def test_help_and_version(run: Run) -> None:
     ended = run("--help")
     assert (ended.status, ended.err) == (0, "")
@@ -1437,10 +1476,21 @@ def test_stores_elsewhere_are_not_looked_for(run: Run, monkeypatch: pytest.Monke
         (["ls", "a://me:hunter2@b"], "unexpected extra argument (a://me:***@b)"),
         (["a://me:hunter2@b"], "No such command 'a://me:***@b'"),
         (
-            ["ls", "--sync", "s3://b?sig=hunter2", "--sync", "s3://b?sig=hunter3"],
-            "the store s3://b?sig=*** is given twice",
+            [
+                "ls",
+                *("--sync", "s3://b?secret_access_key=hunter2"),
+                *("--sync", "s3://b?secret_access_key=hunter3"),
+            ],
+            "the store s3://b?secret_access_key=*** is given twice",
         ),
-        (["ls", "--async", "s3://b?sig=hunter2"], "an --async store needs a --sync store beside it"),
+        (
+            ["ls", "--sync", "s3://b?sig=hunter2"],
+            "Invalid value for '--sync': s3://b: Configuration key: 'sig' is not ",
+        ),
+        (
+            ["ls", "--async", "s3://b?secret_access_key=hunter2"],
+            "an --async store needs a --sync store beside it",
+        ),
     ],
 )
 def test_what_is_wrong_with_arguments_shows_no_secrets(run: Run, arguments: list[str], problem: str) -> None:
@@ -1584,9 +1634,42 @@ def test_check_of_named_stores(run: Run) -> None:
 
 def test_check_says_what_a_bad_option_is(run: Run) -> None:
     ended = run("check", "--sync", "s3://b?requests=0", "--async", "memory:")
+    assert (ended.status, ended.out) == (2, b"")
+    assert ended.err.splitlines()[-1] == "Error: Invalid value for '--sync': requests is at least 1, not 0"
+
+
+def test_a_command_does_without_a_store_that_it_does_not_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    write({"x": b"data"})
+    assert run("put", "--sync", "dir:a", "x").status == 0
+    ref = Ref.of(b"data")
+    assert run("ls", "--sync", "dir:a", "--async", "s3://b") == (0, f"{ref}\n".encode(), "")
+    ended = run("put", "x", "--sync", "s3://b")
+    assert (ended.status, ended.out) == (1, b"")
+    assert ended.problems[0].startswith("s3://b: there are no credentials: ")
+
+    def open_object_store(url: str) -> NoReturn:
+        raise RuntimeError("not today")
+
+    open_with_function(monkeypatch, open_object_store, "s3")
+    ended = run("get", str(ref), "--sync", "dir:a", "--sync", "s3://b")
+    assert (ended.status, ended.out, ended.problems) == (0, b"data", ["RuntimeError: not today"])
+
+
+def test_check_says_why_a_store_does_not_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def open_directory(path: str) -> AsyncGenerator[SimulatedStore, None]:
+        await trio.lowlevel.checkpoint()
+        raise ValueError(*([f"{path} is no good"] if path == "a" else []))
+        yield SimulatedStore()
+
+    open_with_function(monkeypatch, open_directory, "dir")
+    ended = run("check", "--sync", "dir:a", "--sync", "dir:b", "--async", "memory:")
     assert (ended.status, ended.err) == (1, "")
-    _, bad, good = ended.out.decode().splitlines(keepends=True)
-    assert bad.endswith("failed: ValueError: requests is at least 1, not 0\n")
+    _, bad, odd, good = ended.out.decode().splitlines(keepends=True)
+    assert bad.endswith(" failed: a is no good\n")
+    assert odd.endswith(" failed: ValueError\n")
     assert re.fullmatch(f"memory: +{OK}", good)
 
 

@@ -234,7 +234,28 @@ def test_forgetting_one(run: Command) -> None:
     ]
     assert run("outbox", "forget", "copy", *options).status == 0
     assert run("outbox", "forget", "copy", *options).problems == ["nothing is pending for copy"]
-    assert run("outbox", "forget", "copy", "12", *options).status == 2
+    assert run("outbox", "forget", "copy", "xy", *options).status == 2
+
+
+def test_forgetting_one_by_its_first_digits(run: Command) -> None:
+    leave("copy", 40)  # more than 16, so that some begin with the same digit
+    options = ["--outbox", "outbox.db", "--yes"]
+    (first, second), *_ = [
+        pair
+        for digit in "0123456789abcdef"
+        if len(pair := [str(ref) for ref in refs(*range(40)) if str(ref)[0] == digit][:2]) == 2
+    ]
+    assert run("outbox", "forget", "copy", first[0], *options).problems == [
+        f"{first[0]} is ambiguous: {first} and {second} begin so"
+    ]
+    prefix = first[:16].upper()
+    assert run("outbox", "forget", "copy", prefix, *options).problems == [
+        "forgot 1 pending for copy; reconcile copies to it what it lacks"
+    ]
+    assert run("outbox", "forget", "copy", prefix, *options).problems == [f"{prefix.lower()} is not pending for copy"]
+    shown = run("outbox", "--all", "--outbox", "outbox.db").out.decode()
+    assert first not in shown
+    assert second in shown
 
 
 def test_entries_that_cant_be_delivered_are_told_and_the_files_are_put(

@@ -315,6 +315,13 @@ def test_a_package_without_metadata(site: Site, data: bytes) -> None:
     assert shown in str(caught.value)
 
 
+def test_a_package_with_damaged_metadata(site: Site) -> None:
+    information = site.add("a-stores", NEAR, {"near": "a_stores:NOTHING"})
+    (information / "METADATA").write_bytes(b"\xff")
+    with pytest.raises(ImportError, match=r"^the stores called near of the package a_stores can't be used: "):
+        replica.open_store("near:x")
+
+
 def test_a_package_that_exits(site: Site) -> None:
     site.add("a-stores", "raise SystemExit(3)", {"near": "a_stores:SCHEME"})
     said = "the stores called near of the package a-stores can't be used: SystemExit: 3"

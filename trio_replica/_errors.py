@@ -115,6 +115,13 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
         return dict(self.failures), dict(self.unreplicated)
 
 
+class MissingCredentialsError(ValueError):
+    """Nothing in the URL of a store is wrong, but it has no credentials, and the environment has none either.
+
+    Users see it as a `ValueError`. A command whose stores need not all be opened tells it from a bad URL.
+    """
+
+
 def closed_error() -> trio.ClosedResourceError:
     """Return what every operation of a closed replica raises."""
     return trio.ClosedResourceError("the replica is closed: its block has ended")

@@ -131,7 +131,7 @@ def _name(distribution: Distribution | None) -> str:
     """Return the name of a package; empty if it does not say."""
     try:
         return (distribution and distribution.metadata["Name"]) or ""
-    except Exception:  # newer versions of Python raise where there is no METADATA
+    except Exception:  # METADATA may be anything, and newer versions of Python raise if it is missing
         return ""
 
 

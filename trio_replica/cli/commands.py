@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("trio_replica").addHandler(_SILENCE)
     try:
         exit_status: int = commands.main(arguments, "trio-replica", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # this is the help, which begins with the usage
+        return error.exit_code
     except click.UsageError as error:
         click.UsageError(redacted(error.format_message()), error.ctx).show()
         return error.exit_code

@@ -101,6 +101,20 @@ def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recurs
             found.append(File(path, status.st_size if stat.S_ISREG(status.st_mode) else None))
 
 
+def nothing_to_put(paths: Iterable[str], *, recursive: bool) -> list[str]:
+    """Return the problem with each path, if there is nothing to put, so that no store is created; else an empty list.
+
+    Folders are not looked into.
+    """
+    found: list[File] = []
+    no_stores = OwnFiles((), (), ())
+    for path in paths:
+        if recursive and os.path.isdir(path):
+            return []
+        find_files([path], no_stores, found, recursive=False)
+    return [file.problem for file in found] if all(file.problem for file in found) else []
+
+
 def read_files(files: Iterable[File]) -> list[Blob | str]:
     """Read `files`, and return for each the blob with its ref, or the problem."""
     return [file.problem or _read(file) for file in files]

@@ -11,7 +11,7 @@ import trio
 from .._async.outbox_file import opened_outbox
 from .._errors import ReplicaError
 from .output import CommandError, Display, describe, say, write_lines
-from .refs import checked_ref
+from .refs import checked_prefix
 from .running import FAILED, run
 from .stores import SHOWN, chosen_stores, store_options
 
@@ -58,12 +58,15 @@ def flush(context: click.Context) -> int:
 
 @show_outbox.command()
 @click.argument("name")
-@click.argument("ref", required=False, callback=checked_ref)
+@click.argument("ref", required=False, callback=checked_prefix)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_options
 @click.pass_context
-def forget(context: click.Context, name: str, ref: Ref | None, *, yes: bool) -> int:
-    """Drop what is pending for the async store NAME, or only the blob that REF names. It will not be delivered."""
+def forget(context: click.Context, name: str, ref: str, *, yes: bool) -> int:
+    """Drop what is pending for the async store NAME, or only the blob that REF names. It will not be delivered.
+
+    The first digits of a ref will do, if no other that is pending for NAME begins with them.
+    """
     path = chosen_stores(context, to_create=True).outbox()
     say(forget_entries(path, name, ref, ask=not yes))
     return 0
@@ -141,8 +144,10 @@ async def flush_outbox(store: ReplicaStore, display: Display) -> None:
             del failures
 
 
-def forget_entries(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
-    """Drop the entries of a store, or those of one ref, after asking. Returns the line to print. Blocks.
+def forget_entries(path: str, name: str, prefix: str, *, ask: bool) -> str:
+    """Drop the entries of a store, or those of the ref that begins with `prefix`, after asking. Blocks.
+
+    Returns the line to print.
 
     Raises:
       CommandError: if there is no such entry, or the answer is no.
@@ -155,13 +160,25 @@ def forget_entries(path: str, name: str, ref: Ref | None, *, ask: bool) -> str:
             known = ", ".join(other for other, count in pending.items() if count)
             others = f"; something is for {known}" if known else ""
             raise CommandError(f"nothing is pending for {name}{others}")
+        ref = _pending_ref(outbox, name, prefix) if prefix else None
         what = f"all {pending[name]}" if ref is None else f"the entries of {ref}"
         if ask and not click.confirm(f"What is pending for {name} will not be delivered. Forget {what}?", err=True):
             raise CommandError("nothing is forgotten")
         dropped = outbox.forget(name, ref)
-    if dropped == 0:
-        raise CommandError(f"{ref} is not pending for {name}")
     return f"forgot {dropped} pending for {name}; reconcile copies to it what it lacks"
+
+
+def _pending_ref(outbox: OutboxFile, name: str, prefix: str) -> Ref:
+    """Return the one ref with entries that begins with `prefix`."""
+    found: Ref | None = None
+    for ref in outbox.refs(name):
+        if str(ref).startswith(prefix):
+            if found not in {None, ref}:
+                raise CommandError(f"{prefix} is ambiguous: {found} and {ref} begin so")
+            found = ref
+    if found is None:
+        raise CommandError(f"{prefix} is not pending for {name}")
+    return found
 
 
 def _pending(outbox: OutboxFile) -> dict[str, int]:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .._errors import ReplicaError
+from .._errors import MissingCredentialsError, ReplicaError
 from .._redact import redacted
 from ..config import ConfigError
 
@@ -93,8 +93,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (ConfigError, CommandError)):  # these have no secrets
         return str(error)
     text = redacted(str(error))
-    if isinstance(error, (ReplicaError, ImportError)):
-        return text
+    if isinstance(error, (ReplicaError, ImportError)) or (
+        type(error) in {ValueError, MissingCredentialsError} and text
+    ):
+        return text  # of a ValueError, because these say in full which value is bad
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

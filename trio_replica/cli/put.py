@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from .._blob import Blob
 from .._errors import PoisonedError, StoreError, describe_failures
-from .files import File, find_files, read_files, sum_line
+from .files import File, find_files, nothing_to_put, read_files, sum_line
 from .output import Display, OutputError, describe, printable, say
 from .running import FAILED, INTERRUPTED, cancelled_by_sigint
 from .stores import chosen_stores, store_options
@@ -46,7 +46,7 @@ _DIGITS: Final = 12  # of each of these refs
 
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
-@click.option("-r", "--recursive", is_flag=True, help="Put the regular files in folders, and in the folders in these.")
+@click.option("-r", "--recursive", is_flag=True, help="Put every regular file under each folder, recursively.")
 @store_options
 @click.pass_context
 def put(context: click.Context, paths: tuple[str, ...], *, recursive: bool) -> int:
@@ -54,7 +54,12 @@ def put(context: click.Context, paths: tuple[str, ...], *, recursive: bool) -> i
 
     A line is printed once every sync store has the file and every async store is going to be given it.
     """
-    return trio.run(partial(_put, chosen_stores(context, to_create=True), paths, recursive=recursive))
+    stores = chosen_stores(context, to_create=True)
+    if problems := nothing_to_put(paths, recursive=recursive):
+        for problem in problems:
+            say(problem)
+        return FAILED
+    return trio.run(partial(_put, stores, paths, recursive=recursive))
 
 
 async def put_files(

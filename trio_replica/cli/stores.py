@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
+from .._errors import MissingCredentialsError
 from .._open import open_with
 from .._options import OPTIONS, TYPES, Options
 from .._urls.kinds import kinds_of
@@ -280,7 +281,26 @@ def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable
             parsed = parse_url(url)
         except (ValueError, ImportError) as error:
             raise click.BadParameter(str(error), context, parameter) from None
+        if problem := _bad_options(parsed):
+            raise click.BadParameter(problem, context, parameter)
         (options.sync if parameter.name == "sync" else options.async_).append(parsed)
+
+
+def _bad_options(url: StoreUrl) -> str:
+    """Return what is wrong with the options of a URL; empty if nothing is.
+
+    The other reasons for which it can't be opened are left to the command, because some do without a store: the
+    credentials or the package may be missing.
+    """
+    try:
+        url.open()  # which opens nothing before the block is entered
+    except MissingCredentialsError:
+        return ""
+    except (TypeError, ValueError) as error:
+        return str(error)
+    except Exception:  # another package's function may raise anything
+        return ""
+    return ""
 
 
 def _set_config(context: click.Context, _: click.Parameter, path: str | None) -> None:

@@ -22,9 +22,7 @@ MISSING_CODES: Final = frozenset({"NoSuchKey", "BlobNotFound"})
 
 _NO_BUCKET = "there is no such bucket: create it, or correct the URL"
 _BAD_CREDENTIALS = "the server does not accept the credentials: correct them"
-_NO_CREDENTIALS = (
-    "there are no credentials: give them as options or in the environment, or skip_signature=true for none"
-)
+NO_CREDENTIALS = "there are no credentials: give them as options or in the environment, or skip_signature=true for none"
 _FORBIDDEN = "the server forbids this with these credentials: permit them to list, get, put and delete in the bucket"
 _WRONG_PLACE = "the bucket is elsewhere: correct the region or the endpoint"
 _TOO_LARGE = "the server takes no blob of this size in one request"
@@ -115,7 +113,7 @@ def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -
     text, _, debug = str(error).partition("\n\nDebug source:")
     status, code = _STATUS.search(text), _CODE.search(text)
     if _LOOKS_FOR_CREDENTIALS.search(text + debug):
-        return _NO_CREDENTIALS
+        return NO_CREDENTIALS
     if status is None:
         for pattern, line in _BEFORE_ANY_ANSWER:
             if re.search(pattern, text + debug):

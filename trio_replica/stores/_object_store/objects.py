@@ -16,9 +16,9 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from ..._blob import Ref
-from ..._errors import BlobNotFoundError, ReplicaError
+from ..._errors import BlobNotFoundError, MissingCredentialsError, ReplicaError
 from ..._store import PutResult
-from .errors import explain, says_missing
+from .errors import NO_CREDENTIALS, explain, says_missing
 from .url import MAX_SECONDS
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Objects:
         made = outcome.capture(_client, place, idle_seconds)
         if isinstance(made, outcome.Error):
             problem = explain(made.error, place.without_secrets)
-            raise ValueError(self._line(problem))  # noqa: TRY004  (of an option, whatever the client raised)
+            kind = MissingCredentialsError if problem == NO_CREDENTIALS else ValueError
+            raise kind(self._line(problem))  # of an option, whatever the client raised
         self._client = made.value
 
     def check(self) -> None:
