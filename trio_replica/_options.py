@@ -87,7 +87,8 @@ class ReplicaOptions(TypedDict, total=False):
         Option(
             default=0.0,
             check=check_seconds,
-            text="The seconds that the workers get after a cancellation. `math.inf` gives them as many as they need.",
+            text="The seconds that the workers and the reads under way get when the block is cancelled. `math.inf` "
+            "gives them as many as they need.",
             example="5",
         ),
     ]
@@ -184,6 +185,7 @@ class Options:
 
         def __init__(self, **options: Unpack[ReplicaOptions]) -> None: ...
 
+        # The fields are made of the list at run time, so type checkers cannot know their names.
         def __getattr__(self, name: str) -> Any: ...
 
     def __post_init__(self) -> None:
