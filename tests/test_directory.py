@@ -925,7 +925,7 @@ async def test_closed(root: Path) -> None:
             await operation(store)
 
 
-async def test_a_top_folder_that_is_removed_meanwhile_is_made_again(root: Path) -> None:
+async def test_a_top_folder_that_is_removed_while_it_is_open_is_made_again(root: Path) -> None:
     by_top: dict[bytes, Blob] = {}
     number = 0
     while True:

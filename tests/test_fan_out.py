@@ -398,7 +398,7 @@ def test_a_cancellation_comes_out_bare(
 
 @WAYS
 @pytest.mark.parametrize("members", [["a"], ["a", "b"]])
-def test_a_cancellation_goes_on_though_members_fail_meanwhile(run: Run, fan_out: FanOut, members: list[str]) -> None:
+def test_a_cancellation_goes_on_though_members_fail_too(run: Run, fan_out: FanOut, members: list[str]) -> None:
     async def call(member: str) -> None:
         await cancelled_in_a_nursery()
 

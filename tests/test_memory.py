@@ -186,4 +186,4 @@ def test_a_page_gets_past_many_that_were_removed() -> None:
     for ref in in_order[:1200]:
         index.remove(ref)
     assert index.page(Ref.ZERO, 1) == in_order[1200:1201]
-    assert index._removed  # which did not take sorting anew
+    assert index._removed  # so nothing was sorted again

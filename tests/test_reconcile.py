@@ -132,7 +132,7 @@ async def test_the_times_of_blobs_that_are_copied_together(autojump_clock: MockC
     two, three = SimulatedStore(put=2), SimulatedStore(put=3)
     trio_time = trio.current_time()
     await reconcile([one, two, three], concurrency=2)
-    # Twice two blobs, each read and then put to both stores at once; the last page is listed meanwhile.
+    # Twice two blobs, each read and then put to both stores at once; the last page is listed in the meantime.
     assert trio.current_time() - trio_time == 0.25 + 2 * (1 + 3)
 
 
@@ -147,7 +147,7 @@ async def test_a_replica_is_a_store_too() -> None:
     assert offsite.blobs.keys() == {*refs(1, 2, 3)}
 
 
-# Blobs that come meanwhile
+# Blobs that come while it runs
 
 
 class Receiving(SimulatedStore):
@@ -164,7 +164,7 @@ class Receiving(SimulatedStore):
         return page
 
 
-async def test_what_comes_meanwhile_is_not_missing() -> None:
+async def test_a_blob_that_comes_while_it_runs_is_not_missing() -> None:
     one, other = await filled([1, 2, 3]), Receiving(b"1", b"3")
     report = await reconcile([one, other])
     assert report.stores["store-1"] == ReconcileCounts(refs=2, missing=1, copied=1, failed=0, bytes=1)
@@ -175,7 +175,7 @@ async def test_what_comes_meanwhile_is_not_missing() -> None:
     assert called(one, "get") == []
 
 
-async def test_what_came_meanwhile_is_read_too_if_need_be() -> None:
+async def test_a_blob_that_came_while_it_runs_is_read_too_if_need_be() -> None:
     rotten, receiving, lacking = await filled([1]), Receiving(b"1"), SimulatedStore()
     rotten.corrupt(refs(1)[0])
     report = await reconcile([rotten, receiving, lacking])
@@ -215,7 +215,7 @@ async def test_a_blob_that_no_store_has_intact_is_failed_and_the_rest_goes_on() 
     assert [problem.store for problem in report.problems] == ["store-0", "store-1"]
 
 
-async def test_a_blob_that_is_deleted_meanwhile_is_failed() -> None:
+async def test_a_blob_that_is_deleted_while_it_runs_is_failed() -> None:
     class Gone(SimulatedStore):
         async def get(self, ref: Ref) -> bytes:
             await self.delete(ref)

@@ -107,7 +107,7 @@ class FlakyStore(DeletableStore):
 
 
 class Raising(SimulatedStore):
-    """Each put raises the next of some errors, made anew, until there are none left."""
+    """Each put raises the next of some errors, a fresh object each time, until there are none left."""
 
     def __init__(self, *errors: BaseException) -> None:
         super().__init__()

@@ -355,7 +355,7 @@ async def test_a_listing_of_nonsense_is_a_failure(autojump_clock: MockClock) -> 
 
 
 @pytest.mark.parametrize("repair", [False, True])
-async def test_a_blob_that_is_deleted_meanwhile_is_no_damage(autojump_clock: MockClock, *, repair: bool) -> None:
+async def test_a_blob_that_is_deleted_while_it_runs_is_no_damage(autojump_clock: MockClock, *, repair: bool) -> None:
     class Losing(SimulatedStore):
         async def get(self, ref: Ref) -> bytes:
             if ref == refs(1)[0]:

@@ -500,7 +500,7 @@ async def test_puts_during_a_listing(autojump_clock: MockClock) -> None:
         seen: list[Ref] = []
         async for ref in store.list_refs():
             seen.append(ref)
-            await store.put(b"meanwhile %d" % len(seen))
+            await store.put(b"later %d" % len(seen))
         assert set(before) <= set(seen)
         assert seen == sorted(set(seen))
 

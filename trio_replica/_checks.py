@@ -200,7 +200,7 @@ def _shown_name(name: str) -> str:
 
 
 def _hint(given: object) -> str:
-    """Return what whoever gave this in place of a store, or stores, may have meant."""
+    """Return a hint at what the caller may have meant by this instead of a store or stores."""
     if isinstance(given, str):
         return f": use open_store({redacted(given)!r})"
     if isinstance(given, Store):

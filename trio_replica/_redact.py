@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import unquote
 
 HIDDEN: Final = "***"
-"""What is shown in place of a secret."""
+"""The text that is shown instead of a secret."""
 
 LIMIT: Final = 1_000_000
 """Characters of values within values that are looked at; after them, all is hidden. That takes less than a second;

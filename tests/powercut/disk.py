@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .trace import Argument, Call
 
 NEVER_LEFT: Final = b"-shm"
-"""How the name of a file ends that SQLite makes anew when nobody has the database open."""
+"""The ending of the name of a file that SQLite makes again when nobody has the database open."""
 
 
 class Fate(Protocol):

@@ -228,18 +228,18 @@ class StoreContract(DeletableContract):
 
     async def test_puts_during_a_listing(self) -> None:
         """What was there before is listed, each ref once and in order."""
-        before, meanwhile = some_blobs(100), some_blobs(100, seed=3)
+        before, later = some_blobs(100), some_blobs(100, seed=3)
         async with self.open_store() as store:
             await store.put_many(before)
             listed: list[Ref] = []
-            for data in meanwhile:
+            for data in later:
                 page = await store.list_page(listed[-1] if listed else Ref.ZERO, 3)
                 listed += page
                 await store.put(data)
             listed += [ref async for ref in store.list_refs(listed[-1])]
             assert listed == sorted(set(listed))
             assert set(map(Ref.of, before)) <= set(listed)
-            assert set(listed) <= set(map(Ref.of, before + meanwhile))
+            assert set(listed) <= set(map(Ref.of, before + later))
 
     async def test_leaving_a_listing_early(self) -> None:
         """Leaves nothing behind: no warning, and the store goes on."""

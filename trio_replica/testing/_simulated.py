@@ -286,7 +286,7 @@ class SimulatedStore(DeletableStore):
         )
         return [PutResult(blob.ref, added[place]) for place, blob in enumerate(blobs)]
 
-    async def _serve(  # noqa: ASYNC910  (_pass has one: it is called for an effect, or in place of one)
+    async def _serve(  # noqa: ASYNC910  (_pass has one: it is called for an effect, or instead of one)
         self,
         operation: str,
         refs: tuple[Ref, ...],

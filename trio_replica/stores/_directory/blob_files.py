@@ -193,7 +193,7 @@ class BlobFiles:
         try:
             file.folders = self._make_parents(file.blob.ref)
             give(file.path, self._path(file.blob.ref))
-        except FileNotFoundError:  # a folder was removed meanwhile
+        except FileNotFoundError:  # a folder was removed in the meantime
             self._made.clear()
             file.folders = self._make_parents(file.blob.ref)
             give(file.path, self._path(file.blob.ref))
@@ -213,7 +213,7 @@ class BlobFiles:
         if self._durable and blob.ref not in self._synced:
             try:
                 sync(path)
-            except FileNotFoundError:  # deleted meanwhile
+            except FileNotFoundError:  # deleted in the meantime
                 return self._put(blob)
             made = self._make_parents(blob.ref)
             for folder in self._holders(blob.ref, made):

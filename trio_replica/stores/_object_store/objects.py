@@ -174,7 +174,7 @@ class Objects:
                 if last is not None and ref <= last:
                     raise ReplicaError(self._line("it does not list in the order of the names, as a store needs it"))
                 last = ref
-                if ref > after:  # some servers begin anew for each page
+                if ref > after:  # some servers begin again for each page
                     page.append(ref)
         if not page:
             self.check()  # the client takes what is no listing at all for an empty one

@@ -26,7 +26,7 @@ NOT_MADE: Final = "check the host and the port, or try again later"
 _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     # By its class. Errors of statements have one each.
     (errors.InsufficientPrivilege, "GRANT the user SELECT, INSERT, UPDATE and DELETE on the table, or have it created"),
-    (errors.UndefinedTable, "it was dropped, or is not in the search_path: create it, or open the store anew"),
+    (errors.UndefinedTable, "it was dropped, or is not in the search_path: create it, or open the store again"),
     (
         errors.ReadOnlySqlTransaction,
         "name the primary server; of several hosts, target_session_attrs=read-write finds it",

@@ -130,7 +130,7 @@ class Connection(psycopg.Connection[Any]):
 
 @final
 class Session:
-    """A connection that is made anew when it is lost: for one thread, which all its methods block."""
+    """A connection that is made again when it is lost. It is for one thread, which all its methods block."""
 
     def __init__(self, conninfo: str, name: str, *, durable: bool, patience: Patience) -> None:
         self._conninfo = conninfo

@@ -281,5 +281,5 @@ def _is_busy(error: BaseException | None) -> bool:
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        with suppress(sqlite3.Error):  # it may have undone itself meanwhile
+        with suppress(sqlite3.Error):  # it may have been rolled back already
             connection.execute("ROLLBACK")
