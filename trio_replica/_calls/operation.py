@@ -66,7 +66,7 @@ class Operation(ABC, Generic[MemberT]):
     _ended: trio.Event | None = None
 
     def __init__(self, members: Sequence[MemberT]) -> None:
-        self.members = members
+        self.members: Sequence[MemberT] = members
         self._pending: dict[MemberT, Cancel] = {}
         self._over = False  # no more calls are started
         self._is_parked = False
@@ -229,7 +229,7 @@ class Operation(ABC, Generic[MemberT]):
             return self._verdict(member, outcome.Error(error))
         except BaseException as exc:  # noqa: ASYNC103  (a defect of `settle`, raised in the operation's task)
             self._raised = exc
-            return True
+            return True  # noqa: ASYNC104  (likewise)
 
     def _start_task(self, member: MemberT, unfinished: Unfinished) -> _Task:
         assert self._nursery is not None

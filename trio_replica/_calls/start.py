@@ -25,7 +25,7 @@ class Unfinished(NamedTuple):
 CallEnd: TypeAlias = "outcome.Value[Any] | outcome.Error | Unfinished"
 """The end of a call: its outcome, or that it goes on in a task."""
 
-Done: TypeAlias = "Callable[[CallEnd], None]"
+Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error | Unfinished], None]"
 """A callback with the outcome of a call. It is called once, in Trio's thread, also before the start has returned."""
 
 Cancel: TypeAlias = "Callable[[], bool]"
