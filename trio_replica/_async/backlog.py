@@ -83,6 +83,8 @@ class Backlog:
 
     def leave(self, seqs: Sequence[int], bound: int) -> None:
         """Leave entries to the relay, when every put with a number below `bound` has ended."""
+        # The relay never looks at numbers up to its cursor again. So a store that begins to catch up gets a cursor
+        # below the first put that is under way: such a put may leave entries later with lower numbers than these.
         if not self.is_catching_up:
             self.is_catching_up = True
             self.cursor = bound - 1
@@ -94,6 +96,8 @@ class Backlog:
 
         To be called when no entry with a lower number is there. Returns whether the store has caught up.
         """
+        # A put that ended after the empty page was asked for may have left entries that are not in that page. They have
+        # numbers of `before` or more, because every put with a lower one had ended by then.
         if self.left < before:
             self.is_catching_up = False
             self.changed.unpark_all()

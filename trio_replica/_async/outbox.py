@@ -154,6 +154,9 @@ class Outbox:
     @enable_ki_protection
     def give(self, intent: Intent, blobs: Sequence[Blob], queues: Iterable[BlobQueue]) -> None:
         """End a put whose blobs are in every sync store: queue them where there is room; leave the rest to relays."""
+        # One step without a checkpoint, so an entry is in hand or left to a relay before anybody can look. The put ends
+        # last: while it is under way, `bound` is at most its own first number, so the cursor that `leave` sets stands
+        # below its entries. Ended before, it would let a cursor pass them, and they would wait for the next session.
         seqs = intent.seqs
         for queue in queues:
             backlog = self.backlogs[queue.name]
@@ -280,7 +283,10 @@ class Outbox:
     async def _commit_once(self) -> None:
         try:
             await ended_call(self._start_commit)
-        except BaseException:  # cancelled, too: it may be that nothing else tells the disk how far the puts have ended
+        except BaseException:
+            # Cancelled, too. `_committed` is the watermark that the disk is believed to have; 0 says that this is not
+            # known any more. Otherwise nothing might tell the disk how far the puts have ended before a crash, and the
+            # last entries would be in doubt.
             self._committed = 0
             self._to_commit.set()
             raise

@@ -113,6 +113,7 @@ class Relay:
                 self._withdraw_or_defer(entry)
             # Not before the entry is in hand, deferred or withdrawn: a flush takes all up to the cursor as dealt with.
             self.backlog.cursor = entry.seq
+        # The page may end with entries that are in hand, or acknowledged: they are dealt with as well.
         self.backlog.cursor = page.last
         self.backlog.changed.unpark_all()
 

@@ -33,7 +33,9 @@ class Hedges:
 
     def add(self, operation: Hedged) -> None:
         """Have the next call of `operation` started after the delay."""
-        if self._scope.cancel_called:  # `watch` has ended, so no call waits for its hedge
+        if self._scope.cancel_called:
+            # `watch` has ended, so no call waits for its hedge. The operation adds itself again after each call, so
+            # this starts all that are left, one within the other: there are as many as stores at most.
             operation.start_next()
             return
         self._due[operation] = trio.current_time() + self.delay
