@@ -1,4 +1,4 @@
-"""The life of a replica: open, perhaps poisoned, closed; and the parts that begin and end with its block."""
+"""The life of a replica: its states, the parts that run in its block, and which exception leaves the block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ReplicaStore`: a store that keeps every blob in several. Its methods, and what each promises."""
+"""`ReplicaStore`: its methods, and what each promises. They check arguments, and hand on to the parts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Delivery in the background: the queue where a put waits for room, and the outbox and relay that replay a crash."""
+"""Delivery in the background: queues where a put waits for room, and an outbox with relays that survives a crash."""

@@ -1,4 +1,4 @@
-"""Accepting a put, and delivering its blobs to the async stores: through queues, with an outbox behind them or not."""
+"""Accepting a put: first the sync stores, then the queues or the outbox. It runs the workers and relays, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox of a replica: the entries that are pending for its async stores, and the puts that are under way.
+"""The outbox of a replica: it numbers the entries of each put, and hands them to queues or leaves them to relays.
 
 Entries are rows in an `OutboxStorage`, one for each put and async store, under a number that the put draws here. A put
 writes its entries beside its writes to the sync stores, and has ended when all are done. An entry is acknowledged when

@@ -1,4 +1,4 @@
-"""The file of an outbox, a SQLite database: entries are committed to it, and found in it after a crash."""
+"""The SQL of an outbox, a SQLite file: committing entries, and reading those that are left after a crash."""
 
 from __future__ import annotations
 

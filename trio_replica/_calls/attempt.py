@@ -1,4 +1,4 @@
-"""Splitting an exception that a store raised into its failure, a cancellation, and a request to exit."""
+"""`attempt`: awaiting a call of a store, and returning its result or failure; cancellations and exits go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hedging: starting the next call of an operation when the last one is late."""
+"""Hedging: when an operation's last call is late, its next one is started here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads: where the answer of a get is chosen, from several stores, with verification and hedges."""
+"""Reads of several stores: where the answer of a get, `get_many` or `contains` is chosen and verified."""
 
 from __future__ import annotations
 
