@@ -23,7 +23,7 @@ FOUND_BY: Final = {
     "a_block_ends_without_the_batch_in_flight": 0,
     "a_poisoned_replica_lets_those_wait_who_flush": 231,
     "an_entry_is_acknowledged_when_it_is_taken": 1,
-    "an_error_is_proof_of_absence": 1110,
+    "an_error_is_proof_of_absence": 748,
     "one_miss_is_proof_of_absence": 6470,
     "the_watermark_passes_puts_under_way": 37,
     "what_a_crash_leaves_in_doubt_is_taken_for_certain": 37,
