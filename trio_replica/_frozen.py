@@ -24,7 +24,7 @@ class FrozenDict(dict[KeyT, ValueT]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("this mapping is read-only: copy it with dict(…)")
 
-    if not TYPE_CHECKING:  # type checkers want the signatures that a dict has
+    if not TYPE_CHECKING:  # pragma: no branch  (type checkers want the signatures that a dict has)
         __setitem__ = __delitem__ = __ior__ = _refuse
         clear = pop = popitem = setdefault = update = _refuse
 

@@ -248,11 +248,7 @@ class Outbox:
             return is_cancelled
 
         changes = Changes(seqs, refs, self._numbers, acknowledgements, watermark)
-        try:
-            cancel_commit = self._storage.start_commit(changes, ended)
-        except BaseException:
-            self._put_back(carried)
-            raise
+        cancel_commit = self._storage.start_commit(changes, ended)
         return cancel
 
     def _put_back(self, carried: list[_Uncommitted]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import outcome
 import trio
@@ -32,9 +33,8 @@ Cancel: TypeAlias = "Callable[[], bool]"
 """A function that cancels a call. It returns True if `Done` will not be called, and False if the call still ends."""
 
 
-def never() -> bool:
-    """Return False: this is the `Cancel` of a call that can't be cancelled, or has already ended."""
-    return False
+never: Final[Cancel] = partial(bool)
+"""The `Cancel` of a call that can't be cancelled, or has already ended: it returns False."""
 
 
 def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
