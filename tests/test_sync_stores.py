@@ -542,8 +542,9 @@ class Refusing(StartedStore):
 
 
 @pytest.mark.parametrize("operation", ["put", "put_many", "get", "get_many", "contains", "list_page"])
-async def test_calls_that_can_not_be_started_leave_no_cycle(operation: str) -> None:
-    async with replica.open([Refusing(), Refusing()]) as store:
+@pytest.mark.parametrize("fallback", [[], ["async-0"]], ids=["sync", "with fallback"])
+async def test_calls_that_can_not_be_started_leave_no_cycle(operation: str, fallback: list[str]) -> None:
+    async with replica.open([Refusing(), Refusing()], [Refusing()], fallback=fallback) as store:
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "put": partial(store.put, b"blob"),
             "put_many": partial(store.put_many, [b"blob", b"other"]),

@@ -131,6 +131,7 @@ class Operation(ABC, Generic[MemberT]):
                 self._ended.set()
             # The traceback of an exit refers to this frame, and that of a call that could not be started to frames that
             # have its `Done`. Both lead to this operation: to keep them here would make a cycle that keeps blobs alive.
+            # From Python 3.12 on they lead to the frames of the callers as well, which therefore drop `failures`.
             if self._raised is not None or self.failures:
                 self._raised, self.failures = None, _NO_FAILURES
 

@@ -34,42 +34,51 @@ class ReadRepair:
         """Return the first good answer."""
         lacks: list[Lack] = []
         failures: dict[str, BaseException] = {}
-        for readers in self._readers:
-            try:
-                data = await readers.get(ref, lacks)
-            except BlobNotFoundError:
-                pass
-            except StoreError as error:
-                failures.update(error.failures)
-            else:
-                self._repair(lacks, {ref: data})
-                return data
-        if failures:
-            raise StoreError("get", ref, failures)
-        raise BlobNotFoundError(ref)
+        try:
+            for readers in self._readers:
+                try:
+                    data = await readers.get(ref, lacks)
+                except BlobNotFoundError:
+                    pass
+                except StoreError as error:
+                    failures.update(error.failures)
+                else:
+                    self._repair(lacks, {ref: data})
+                    return data
+            if failures:
+                raise StoreError("get", ref, failures)
+            raise BlobNotFoundError(ref)
+        finally:
+            del failures  # see `Operation.run`
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
         """Return the first good answer for each ref; those that every store lacks are absent."""
         lacks: list[Lack] = []
         found = Found()
-        for readers in self._readers:
-            if lacking := [ref for ref in wanted if ref not in found.blobs]:
-                found.include(await readers.find_many(lacking, lacks))
-        self._repair(lacks, found.blobs)
-        return found.in_order(wanted)  # noqa: ASYNC910  (the sync stores are asked in any case)
+        try:
+            for readers in self._readers:
+                if lacking := [ref for ref in wanted if ref not in found.blobs]:
+                    found.include(await readers.find_many(lacking, lacks))
+            self._repair(lacks, found.blobs)
+            return found.in_order(wanted)  # noqa: ASYNC910  (the sync stores are asked in any case)
+        finally:
+            del found  # see `Operation.run`
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any store says that it has the blob."""
         failures: dict[str, BaseException] = {}
-        for readers in self._readers:
-            try:
-                if await readers.contains(ref):
-                    return True
-            except StoreError as error:
-                failures.update(error.failures)
-        if failures:
-            raise StoreError("contains", ref, failures)
-        return False  # noqa: ASYNC910  (likewise)
+        try:
+            for readers in self._readers:
+                try:
+                    if await readers.contains(ref):
+                        return True
+                except StoreError as error:
+                    failures.update(error.failures)
+            if failures:
+                raise StoreError("contains", ref, failures)
+            return False  # noqa: ASYNC910  (likewise)
+        finally:
+            del failures  # see `Operation.run`
 
     def _repair(self, lacks: list[Lack], found: Mapping[Ref, bytes]) -> None:
         """Have what was found written back to the sync stores among those that lack it."""

@@ -91,11 +91,14 @@ class Readers:
         """
         get = _Get(self.members, ref, lacks, self._verify)
         failures = await self._operations.read(get)
-        if get.answer is not None:
-            return get.answer
-        if failures:
-            raise StoreError("get", ref, failures)
-        raise BlobNotFoundError(ref)
+        try:
+            if get.answer is not None:
+                return get.answer
+            if failures:
+                raise StoreError("get", ref, failures)
+            raise BlobNotFoundError(ref)
+        finally:
+            del failures  # see `Operation.run`
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
         """Return the first good answer for each ref; those that every store lacks are absent."""
@@ -104,18 +107,19 @@ class Readers:
     async def find_many(self, wanted: list[Ref], lacks: list[Lack] | None = None) -> Found:
         """Return the first good answer for each ref, and the failures. For `lacks` see `get`."""
         get_many = _GetMany(self.members, wanted, lacks, self._verify)
-        failures = await self._operations.read(get_many)
-        found, get_many.found = get_many.found, Found()  # the tracebacks of failures may lead to the operation
-        found.failures = dict(failures)
-        return found
+        get_many.found.failures = dict(await self._operations.read(get_many))
+        return get_many.take_found()
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any store says that it has the blob."""
         contains = _Contains(self.members, ref)
         failures = await self._operations.read(contains)
-        if failures and not contains.answer:
-            raise StoreError("contains", ref, failures)
-        return contains.answer
+        try:
+            if failures and not contains.answer:
+                raise StoreError("contains", ref, failures)
+            return contains.answer
+        finally:
+            del failures  # see `Operation.run`
 
 
 class _Get(Operation["Member"]):
@@ -163,6 +167,11 @@ class _GetMany(Operation["Member"]):
         self._lacks = lacks
         self._verify = verify
         self.found = Found()
+
+    def take_found(self) -> Found:
+        """Return what was found, and keep nothing of it: the tracebacks of its failures may lead to this operation."""
+        found, self.found = self.found, Found()
+        return found
 
     def start_call(self, member: Member, done: Done) -> Cancel:
         return member.start_get_many([ref for ref in self._wanted if ref not in self.found.blobs], done)

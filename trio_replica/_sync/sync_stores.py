@@ -186,25 +186,34 @@ class SyncStores:
         """
         put = _Put((*self.members, *others) if others else self.members, [blob])
         failures = await self._operations.write(put)
-        if failures:
-            raise StoreError("put", blob.ref, failures)
-        return put.results[0]
+        try:
+            if failures:
+                raise StoreError("put", blob.ref, failures)
+            return put.results[0]
+        finally:
+            del failures  # see `Operation.run`
 
     async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant] = ()) -> Sequence[PutResult]:
         """Put blobs, which are hashed, to all stores, and return the results of the one that finished first."""
         put_many = _PutMany((*self.members, *others), blobs)
         failures = await self._operations.write(put_many)
-        if failures:
-            raise StoreError("put_many", None, failures)
-        return put_many.results
+        try:
+            if failures:
+                raise StoreError("put_many", None, failures)
+            return put_many.results
+        finally:
+            del failures  # see `Operation.run`
 
     async def union_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return the union of one page of each store: all that these prove, which may be more than `limit`."""
         listing = _ListPage(self.members, after, limit)
         failures = await self._operations.read(listing, hedged=False)
-        if failures:
-            raise StoreError("list_page", None, failures)
-        return union(listing.pages)
+        try:
+            if failures:
+                raise StoreError("list_page", None, failures)
+            return union(listing.pages)
+        finally:
+            del failures  # see `Operation.run`
 
 
 def _statistics(member: Member) -> SyncStoreStatistics:
