@@ -21,6 +21,7 @@ LAYERS: Final = [
     ["_life"],
     ["_calls.fan_out", "_calls.operation"],
     ["_calls.all_ended"],
+    ["_listing"],
     ["_store"],
     ["_checks", "_deletable"],
     ["_options", "_public", "_scheme"],

@@ -23,7 +23,8 @@ from trio_replica import (
     to_blob,
 )
 from trio_replica._calls.fan_out import CONCURRENCY, concurrently
-from trio_replica._store import PAGE_SIZE, check_page_request, check_ref, check_refs, check_results
+from trio_replica._listing import PAGE_SIZE, check_page_request, check_ref, check_refs
+from trio_replica._store import check_results
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._blob import Ref, to_blob
-from ._store import Store, check_ref
+from ._listing import check_ref
+from ._store import Store
 
 if TYPE_CHECKING:
     from ._blob import Blob, BytesLike

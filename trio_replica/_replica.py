@@ -9,8 +9,9 @@ import trio
 
 from ._blob import Blob, Ref
 from ._frozen import FrozenDict
+from ._listing import RefIterator, check_page_request, check_ref, check_refs
 from ._statistics import ReplicaStatistics
-from ._store import PutResult, RefIterator, Store, are_put_results, check_page_request, check_ref, check_refs
+from ._store import PutResult, Store, are_put_results
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping

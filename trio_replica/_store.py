@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import trio
 
@@ -13,15 +13,13 @@ from ._blob import Ref, hashed, to_blobs
 from ._calls.fan_out import concurrently
 from ._calls.start import ended_call, start_in_task
 from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
+from ._listing import RefIterator, check_ref, check_refs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable
 
     from ._blob import Blob, BytesLike
     from ._calls.start import Cancel, Done
-
-PAGE_SIZE: Final = 1000
-"""Refs that `Store.list_refs` asks for at once: 32 kB of refs, and what S3 returns at most."""
 
 
 class PutResult(NamedTuple):
@@ -272,84 +270,6 @@ class _InTasks(StartableStore):
 
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
         return await self._store.list_page(after, limit)
-
-
-@final
-class RefIterator:
-    """The refs of all pages after one ref, one by one.
-
-    An object with `__anext__` and not a generator, so that leaving a loop early leaves nothing to be closed.
-    """
-
-    __slots__ = ("_after", "_ended", "_list_page", "_listing", "_page")
-
-    def __init__(self, list_page: Callable[[Ref, int], Awaitable[list[Ref]]], after: Ref) -> None:
-        self._list_page = list_page
-        self._after = check_ref(after)
-        self._page: Iterator[Ref] = iter(())
-        self._listing = False
-        self._ended = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Ref:
-        for ref in self._page:
-            return ref  # noqa: ASYNC910  (one for each page is enough)
-        if self._ended:
-            raise StopAsyncIteration
-        if self._listing:
-            raise trio.BusyResourceError("another task is waiting for the next page of this listing")
-        self._listing = True
-        try:
-            page = await self._list_page(self._after, PAGE_SIZE)
-        finally:
-            self._listing = False
-        if not page:
-            self._ended = True
-            raise StopAsyncIteration
-        if page[0] <= self._after:  # to go on would be to go round
-            raise ReplicaError(f"a page that begins with {page[0]!s:.12}, which is not after {self._after!s:.12}")
-        self._after = page[-1]
-        self._page = iter(page)
-        return next(self._page)
-
-
-def check_ref(ref: Ref) -> Ref:
-    """Return `ref`.
-
-    Raises:
-      TypeError: if it is no `Ref`.
-
-    """
-    if not isinstance(ref, Ref):
-        raise TypeError(f"a ref is a trio_replica.Ref, not {type(ref).__name__}")
-    return ref
-
-
-def check_refs(refs: Iterable[Ref]) -> list[Ref]:
-    """Return the distinct refs among `refs`, in their order.
-
-    Raises:
-      TypeError: if one is no `Ref`.
-
-    """
-    return list(dict.fromkeys(map(check_ref, refs)))
-
-
-def check_page_request(after: Ref, limit: int) -> None:
-    """Check the arguments of a `list_page`.
-
-    Raises:
-      TypeError: if `after` is no `Ref` or `limit` no `int`.
-      ValueError: if `limit` is less than 1.
-
-    """
-    check_ref(after)
-    if not isinstance(limit, int) or isinstance(limit, bool):
-        raise TypeError(f"limit is an int, not {type(limit).__name__}")
-    if limit < 1:
-        raise ValueError(f"limit is at least 1, not {limit}")
 
 
 def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:

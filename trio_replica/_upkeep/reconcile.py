@@ -16,7 +16,8 @@ from .._calls.fan_out import CONCURRENCY, fan_out
 from .._checks import check_size, named_peers
 from .._errors import CorruptBlobError, describe_failure
 from .._frozen import FrozenDict
-from .._store import PAGE_SIZE, check_ref, check_results
+from .._listing import PAGE_SIZE, check_ref
+from .._store import check_results
 from .._sync.union import check_page, union
 
 if TYPE_CHECKING:

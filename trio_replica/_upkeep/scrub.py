@@ -16,7 +16,7 @@ from .._calls.fan_out import concurrently, fan_out
 from .._checks import named_peers
 from .._deletable import DeletableStore, Integrity
 from .._errors import BlobNotFoundError, CorruptBlobError, describe_failure
-from .._store import PAGE_SIZE, check_ref
+from .._listing import PAGE_SIZE, check_ref
 from .._sync.union import check_page
 from .scrub_report import ScrubCounts, ScrubFinding, ScrubLog, ScrubReport
 

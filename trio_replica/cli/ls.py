@@ -9,7 +9,7 @@ import click
 import trio
 
 from .._blob import Ref
-from .._store import PAGE_SIZE
+from .._listing import PAGE_SIZE
 from .output import write_output
 from .refs import checked_ref
 from .running import run

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from .._blob import all_hashed
 from .._calls.start import ended_call
-from .._store import StartableStore, check_page_request, check_ref, check_refs
+from .._listing import check_page_request, check_ref, check_refs
+from .._store import StartableStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,8 +15,9 @@ from .._calls.fan_out import concurrently
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
+from .._listing import check_ref
 from .._scheme import StoreScheme
-from .._store import PutResult, check_ref
+from .._store import PutResult
 from ._directory.blob_files import BlobFiles
 from ._started import StartedStore
 

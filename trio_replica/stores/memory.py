@@ -13,8 +13,9 @@ from .._blob import to_blob
 from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
+from .._listing import check_ref
 from .._scheme import StoreScheme
-from .._store import PutResult, check_ref
+from .._store import PutResult
 from ._started import StartedStore
 
 if TYPE_CHECKING:

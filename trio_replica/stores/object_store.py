@@ -14,8 +14,9 @@ from .._calls.start import start_in_task
 from .._calls.threads import BATCH_BYTES, open_store_threads
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
+from .._listing import check_ref
 from .._scheme import StoreScheme
-from .._store import PutResult, check_ref
+from .._store import PutResult
 from ._object_store.place import CLIENT_OPTIONS, bucket_place
 from ._object_store.url import ClientLimits, parse_object_url
 from ._started import StartedStore

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, final
 from .._blob import hashed
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
+from .._listing import check_ref
 from .._scheme import StoreScheme
-from .._store import check_ref
 from ._postgres import statements as sql
 from ._postgres.place import PARAMETERS, database_place
 from ._reads import start_read

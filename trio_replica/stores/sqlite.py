@@ -11,8 +11,8 @@ from .._blob import Ref, hashed
 from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
+from .._listing import check_ref
 from .._scheme import StoreScheme
-from .._store import check_ref
 from ._reads import start_read
 from ._sqlite.check import check_integrity, find_twins, repair_integrity, set_aside
 from ._sqlite.database import Database

@@ -15,7 +15,8 @@ import trio
 from .._blob import to_blob, to_blobs
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._store import PutResult, check_page_request, check_ref
+from .._listing import check_page_request, check_ref
+from .._store import PutResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
