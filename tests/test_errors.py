@@ -12,7 +12,18 @@ import trio
 import trio.testing
 
 import trio_replica
-from trio_replica import BlobNotFoundError, CorruptBlobError, PoisonedError, Ref, ReplicaError, StoreError
+from trio_replica import (
+    BlobNotFoundError,
+    BlobTooLargeError,
+    CorruptBlobError,
+    PoisonedError,
+    Ref,
+    ReplicaError,
+    StoreError,
+    StoreIdentityError,
+    StoreNotFoundError,
+    StoreReadOnlyError,
+)
 from trio_replica._errors import describe_failures, split_failure
 
 if TYPE_CHECKING:
@@ -93,12 +104,13 @@ def test_all_are_replica_errors() -> None:
     errors = [
         value for value in vars(trio_replica).values() if isinstance(value, type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 7
+    assert len(errors) == 11
     assert all(issubclass(error, ReplicaError) for error in errors)
 
 
 def test_not_found_is_a_lookup_error_and_no_other_is() -> None:
     assert issubclass(BlobNotFoundError, LookupError)
+    assert issubclass(StoreNotFoundError, LookupError)
     assert not issubclass(CorruptBlobError, LookupError)
     assert not issubclass(StoreError, LookupError)
 
@@ -115,6 +127,27 @@ def test_not_found_names_the_ref() -> None:
     error = BlobNotFoundError(HELLO)
     assert error.ref == HELLO
     assert str(error) == f"blob {HELLO} not found"
+
+
+def test_too_large_names_the_store_and_both_sizes() -> None:
+    error = BlobTooLargeError("/disk/store", 12, 10)
+    assert (error.store, error.size, error.limit) == ("/disk/store", 12, 10)
+    text = "/disk/store: a blob of 12 bytes, where max_memory is 10; open the store with a higher max_memory"
+    assert str(error) == text
+
+
+def test_another_store_names_both_identities() -> None:
+    error = StoreIdentityError("/disk/store", "a" * 32, None)
+    assert (error.store, error.expected, error.found) == ("/disk/store", "a" * 32, None)
+    text = f"/disk/store: this is another store than before: its identity was {'a' * 32} and is none"
+    assert str(error) == text
+
+
+def test_a_missing_store_and_one_that_is_only_read_are_named() -> None:
+    assert str(StoreNotFoundError("/disk/store")).startswith("/disk/store: there is no store here; mount its disk")
+    assert StoreNotFoundError("/disk/store").store == "/disk/store"
+    assert str(StoreReadOnlyError("/disk/store")).startswith("/disk/store: the store was opened with read_only=True")
+    assert StoreReadOnlyError("/disk/store").store == "/disk/store"
 
 
 def test_corrupt_names_both_refs() -> None:

@@ -19,6 +19,7 @@ import trio_replica.testing
 from trio_replica import (
     Blob,
     BlobNotFoundError,
+    BlobTooLargeError,
     BytesLike,
     ConfigError,
     CorruptBlobError,
@@ -31,6 +32,9 @@ from trio_replica import (
     ReplicaStore,
     Store,
     StoreError,
+    StoreIdentityError,
+    StoreNotFoundError,
+    StoreReadOnlyError,
 )
 
 if TYPE_CHECKING:
@@ -137,6 +141,10 @@ ERRORS: list[ReplicaError] = [
     PoisonedError({"a": OSError("x")}, {"a": (REF,)}),
     ConfigError("a.toml", 5, "x"),
     NoQueueSizeError("x", "y"),
+    StoreNotFoundError("/disk"),
+    StoreIdentityError("/disk", "a" * 32, None),
+    StoreReadOnlyError("/disk"),
+    BlobTooLargeError("/disk", 2, 1),
 ]
 
 

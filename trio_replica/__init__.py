@@ -8,7 +8,17 @@ from ._blob import Blob, BytesLike, Ref, to_blob
 from ._calls.start import Cancel, Done, Unfinished
 from ._calls.threads import Call, StoreThreads, open_store_threads
 from ._deletable import DeletableStore, Integrity
-from ._errors import BlobNotFoundError, CorruptBlobError, PoisonedError, ReplicaError, StoreError
+from ._errors import (
+    BlobNotFoundError,
+    BlobTooLargeError,
+    CorruptBlobError,
+    PoisonedError,
+    ReplicaError,
+    StoreError,
+    StoreIdentityError,
+    StoreNotFoundError,
+    StoreReadOnlyError,
+)
 from ._frozen import FrozenDict as FrozenDict  # for pickles, which name it; it is not exported
 from ._open import open  # noqa: A004  (read as replica.open)
 from ._options import ReplicaOptions
@@ -34,6 +44,7 @@ __all__ = [
     "AsyncStoreStatistics",
     "Blob",
     "BlobNotFoundError",
+    "BlobTooLargeError",
     "BytesLike",
     "Call",
     "Cancel",
@@ -68,6 +79,9 @@ __all__ = [
     "StartableStore",
     "Store",
     "StoreError",
+    "StoreIdentityError",
+    "StoreNotFoundError",
+    "StoreReadOnlyError",
     "StoreScheme",
     "StoreThreads",
     "SyncStoreStatistics",

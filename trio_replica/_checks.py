@@ -87,6 +87,18 @@ def named_peers(stores: Stores) -> dict[str, Store]:
     return named
 
 
+def check_writable(named: Mapping[str, Store]) -> None:
+    """Check that stores can be written to.
+
+    Raises:
+      ValueError: if one was opened to be read only.
+
+    """
+    for name, store in named.items():
+        if store.is_read_only:
+            raise ValueError(f"{name} was opened with read_only=True, and a replica writes to its stores")
+
+
 def check_size(name: str, size: int) -> int:
     """Return a number of blobs, checked.
 

@@ -84,6 +84,71 @@ class StoreError(ReplicaError):
         return self.operation, self.ref, dict(self.failures)
 
 
+class StoreNotFoundError(ReplicaError, LookupError):
+    """There is no store where one was to be opened, and none may be made there: ``create=False``, or to be read only.
+
+    Often its disk is not mounted.
+    """
+
+    def __init__(self, store: str) -> None:
+        super().__init__(
+            f"{store}: there is no store here; mount its disk or correct its name, or create it: open it with "
+            f"create=True and without read_only"
+        )
+        self.store = store
+        """Where it was looked for: its path, or its URL without secrets."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.store,)
+
+
+class StoreIdentityError(ReplicaError):
+    """A store is not the one that was opened, or that an outbox knows by this name."""
+
+    def __init__(self, store: str, expected: str | None, found: str | None) -> None:
+        was, now = [identity or "none" for identity in (expected, found)]
+        super().__init__(f"{store}: this is another store than before: its identity was {was} and is {now}")
+        self.store = store
+        """Its path, its URL without secrets, or its name in the replica."""
+        self.expected = expected
+        """The identity that it had; None if it had none."""
+        self.found = found
+        """The identity that was found; None if there is none."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.store, self.expected, self.found
+
+
+class StoreReadOnlyError(ReplicaError):
+    """A write to a store that was opened with ``read_only=True``. Nothing was written."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(f"{store}: the store was opened with read_only=True; open it without to write to it")
+        self.store = store
+        """Its path, or its URL without secrets."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.store,)
+
+
+class BlobTooLargeError(ReplicaError):
+    """A blob is larger than a store takes into memory: see ``max_memory`` of the function that opened it."""
+
+    def __init__(self, store: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"{store}: a blob of {size} bytes, where max_memory is {limit}; open the store with a higher max_memory"
+        )
+        self.store = store
+        """Its path, or its URL without secrets."""
+        self.size = size
+        """The bytes of the blob; as many as are known of, if the store did not say how many there are."""
+        self.limit = limit
+        """The most bytes that the store takes into memory for one blob."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.store, self.size, self.limit
+
+
 class PoisonedError(ReplicaError, trio.BrokenResourceError):
     """An async store failed, so the replica accepts nothing any more.
 

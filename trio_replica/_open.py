@@ -14,7 +14,8 @@ from ._async.outbox import NAME, Outbox
 from ._async.outbox_file import open_sqlite_outbox
 from ._async.queue import BlobQueue
 from ._calls.operation import Operations
-from ._checks import fallback_stores, named_stores
+from ._checks import check_writable, fallback_stores, named_stores
+from ._identity import read_identities
 from ._life import Life
 from ._options import Options, with_options
 from ._replica import ReplicaStore
@@ -65,11 +66,14 @@ def open(  # noqa: A001  (read as replica.open)
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
-        given twice, or `fallback` has a name that no async store has. With an outbox, also if the async stores have no
-        names, a store is called ``outbox``, or the path can't be that of a file.
+        given twice, a store was opened to be read only, or `fallback` has a name that no async store has. With an
+        outbox, also if the async stores have no names, a store is called ``outbox``, or the path can't be that of a
+        file.
       TypeError: if there is no such option, a size is no `int`, a time no number, a flag no `bool`, a store no `Store`,
         or `fallback` no iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
+      ValueError: on entering the block, if two stores have one identity, because they are then one store.
+      StoreError: on entering the block, if a store does not say who it is: see `Store.identity`.
       PoisonedError: when the block ends; see above.
       StoreError: when the block ends, with an outbox, if it has blobs that can't be delivered because no sync store
         gives them, and no flush has said so.
@@ -84,13 +88,23 @@ def open(  # noqa: A001  (read as replica.open)
 
 
 def open_with(
-    sync_stores: Stores, async_stores: Stores, options: Options, open_outbox: OpenOutbox | None = None
+    sync_stores: Stores,
+    async_stores: Stores,
+    options: Options,
+    open_outbox: OpenOutbox | None = None,
+    *,
+    to_read: bool = False,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
-    """Open what `open` opens, with an outbox of the caller's own if `open_outbox` is given."""
+    """Open what `open` opens, with an outbox of the caller's own if `open_outbox` is given.
+
+    Stores that are read only are allowed only `to_read`.
+    """
     if open_outbox is None and options.outbox is not None:
         open_outbox = partial(open_sqlite_outbox, options.outbox)
     has_outbox = open_outbox is not None
     named_sync, named_async = checked_stores(sync_stores, async_stores, options, has_outbox=has_outbox)
+    if not to_read:
+        check_writable(named_sync | named_async)
     return _open_named(named_sync, named_async, options, open_outbox)
 
 
@@ -129,6 +143,7 @@ async def _open_named(
         fallback = Readers(_members(asked_last), operations, verify=options.verify)
     if fallback is not None or repairs:
         reads = ReadRepair(sync_reads, fallback, repairs)
+    await read_identities(named_sync | named_async)
     async with AsyncExitStack() as stack:
         delivery: Delivery
         parts: list[Part]

@@ -41,6 +41,11 @@ class ReplicaStore(Store):
 
     # The methods of every store
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether any of the sync stores is durable: see `Store.is_durable`."""
+        return any(member.store.is_durable for member in self._sync_stores.members)
+
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Write a blob to all sync stores, then queue it for every async store. Repeating it is harmless.
 

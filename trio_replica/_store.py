@@ -41,6 +41,58 @@ class Store(ABC):
     its methods raise `RuntimeError`.
     """
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether a blob whose put has returned survives a crash of the machine. It does not change."""
+        return True
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the store was opened with ``read_only=True``: every write raises `StoreReadOnlyError`."""
+        return False
+
+    async def identity(self) -> str | None:
+        """Return who this store is: 32 lowercase hex digits, which were drawn when it was made and are kept in it.
+
+        It stays the same wherever the store is moved to and however it is reached, so it tells two stores apart, and a
+        disk from the empty folder that it is mounted on. None, this default, says that the store keeps none: it is
+        known by its name only. Being cancelled changes nothing.
+
+        Raises:
+          StoreIdentityError: if the store no longer has the identity that it had when it was opened.
+          Exception: whatever else keeps the store from telling.
+
+        """
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def session_mark(self) -> str | None:
+        """Return the mark that `set_session_mark` last left; None, this default, if there is none.
+
+        Being cancelled changes nothing.
+
+        Raises:
+          Exception: whatever keeps the store from telling.
+
+        """
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Keep a mark beside the identity, in place of the last one: 32 lowercase hex digits.
+
+        An outbox leaves one in every session, so that a store, or an outbox, that was put back from an older copy is
+        found out. Returning means that it is kept as durably as a blob. Being cancelled means that it may or may not
+        be. This default does nothing: a store without an identity keeps no mark.
+
+        Raises:
+          StoreReadOnlyError: if the store was opened to be read only.
+          Exception: whatever else the store fails with.
+
+        """
+        del mark
+        await trio.lowlevel.checkpoint()
+
     @abstractmethod
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Store a blob. Repeating it is harmless.

@@ -16,6 +16,7 @@ from .._calls.fan_out import CONCURRENCY, fan_out
 from .._checks import check_size, named_peers
 from .._errors import CorruptBlobError, describe_failure
 from .._frozen import FrozenDict
+from .._identity import check_distinct
 from .._listing import PAGE_SIZE, check_ref
 from .._store import check_results
 from .._sync.union import check_page, union
@@ -121,14 +122,15 @@ async def reconcile(
         it raises ends it all, and comes out as it is.
 
     Raises:
-      ValueError: if there is no store, `concurrency` is less than 1, or a name or a store is given twice.
+      ValueError: if there is no store, `concurrency` is less than 1, a name or a store is given twice, or two have one
+        identity.
       TypeError: if a store is no `Store`, `after` no `Ref` or `concurrency` no `int`.
 
     """
     members = [_Member(name, store, check_ref(after)) for name, store in named_peers(stores).items()]
     check_size("concurrency", concurrency)
     reconciliation = _Reconciliation(members, after, dry_run=dry_run, on_progress=on_progress)
-    await trio.lowlevel.checkpoint()
+    await check_distinct({member.name: member.store for member in members})
     await reconciliation.run(concurrency)
     return reconciliation.report()
 

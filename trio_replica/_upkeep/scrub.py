@@ -16,6 +16,7 @@ from .._calls.fan_out import concurrently, fan_out
 from .._checks import named_peers
 from .._deletable import DeletableStore, Integrity
 from .._errors import BlobNotFoundError, CorruptBlobError, describe_failure
+from .._identity import check_distinct
 from .._listing import PAGE_SIZE, check_ref
 from .._sync.union import check_page
 from .scrub_report import ScrubCounts, ScrubFinding, ScrubLog, ScrubReport
@@ -66,8 +67,8 @@ async def scrub(
       on_finding: is called likewise for every finding, once its outcome is known. What either raises ends the scrub.
 
     Raises:
-      ValueError: before anything is touched: if there is no store, a name or a store is given twice, or
-        `bytes_per_second` is not more than 0.
+      ValueError: before anything is touched: if there is no store, a name or a store is given twice, two have one
+        identity, or `bytes_per_second` is not more than 0.
       TypeError: likewise: if what is given for a store is none, or with `repair` no `DeletableStore`; or an argument
         is of another type.
 
@@ -77,6 +78,7 @@ async def scrub(
     _check_rate(bytes_per_second)
     if repair:
         _check_repairable(named)
+    await check_distinct(named)
     log = ScrubLog(list(named), on_progress, on_finding)
     await scrub_into(log, named, repair=repair, after=after, bytes_per_second=bytes_per_second)
     return log.report()

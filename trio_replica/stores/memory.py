@@ -13,6 +13,7 @@ from .._blob import to_blob
 from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
+from .._identity import is_identity
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
@@ -30,9 +31,20 @@ class MemoryStore(DeletableStore, StartedStore):
     """Blobs in the memory of this process, which end with it. For tests, and as a small fast sync store.
 
     It has nothing to open or close, and needs Trio only for its checkpoints.
+
+    Args:
+      identity: its identity, for a test: 32 lowercase hex digits; None for none.
+
+    Raises:
+      ValueError: if `identity` is something else.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, identity: str | None = None) -> None:
+        if identity is not None and not is_identity(identity):
+            raise ValueError(f"an identity is 32 lowercase hex digits, not {identity!r:.80}")
+        self._identity = identity
+        self._mark: str | None = None
         self._blobs: dict[Ref, bytes] = {}
         self._index = _RefIndex()
 
@@ -41,6 +53,27 @@ class MemoryStore(DeletableStore, StartedStore):
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} blobs>"
+
+    @property
+    def is_durable(self) -> bool:
+        """False: see `Store.is_durable`."""
+        return False
+
+    async def identity(self) -> str | None:
+        """Return the identity that it was given: see `Store.identity`."""
+        await trio.lowlevel.checkpoint()
+        return self._identity
+
+    async def session_mark(self) -> str | None:
+        """Return the mark of the last session: see `Store.session_mark`."""
+        await trio.lowlevel.checkpoint()
+        return self._mark
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Keep the mark of a session, if it has an identity: see `Store.set_session_mark`."""
+        await trio.lowlevel.checkpoint()
+        if self._identity is not None:
+            self._mark = mark
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Store a blob: see `Store.put`."""

@@ -18,10 +18,6 @@ from .._calls.start import Unfinished, ended_call, never, start_in_task
 from .._checks import check_seconds, check_size
 from .._deletable import DeletableStore
 from .._errors import (
-    BlobNotFoundError,
-    CorruptBlobError,
-    PoisonedError,
-    StoreError,
     describe_failure,
     exit_request_in,
     failure_of_started,
@@ -29,6 +25,7 @@ from .._errors import (
 from .._log import log
 from .._redact import redacted
 from .._store import Store, startable
+from ._retrying.passing import may_pass
 from ._started import StartedStore
 
 if TYPE_CHECKING:
@@ -56,20 +53,6 @@ LONGEST_DELAY: Final = 10.0
 """The longest pause, in seconds: a server that is up again is noticed within it."""
 
 _DOUBLINGS: Final = 64  # more would overflow a float, and nobody waits that long
-
-_NEVER: Final = (
-    BlobNotFoundError,  # an answer, and no failure
-    CorruptBlobError,  # the bytes will be the same the next time
-    PoisonedError,  # a replica that is poisoned stays so
-    trio.ClosedResourceError,  # as does a store that is closed
-    TypeError,  # bad input
-    ValueError,
-    RuntimeError,  # a store that is used in the wrong place
-    AssertionError,
-)
-
-_NEVER_OF_DATABASES: Final = frozenset({"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"})
-"""Names of classes that each module for a database has (PEP 249), and whose errors are in what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +84,8 @@ class RetryingStore(StartedStore):
     `seconds` is survived if the store fails at once while it lasts, and the attempts suffice. An attempt is never cut
     short.
 
-    These errors are not repeated: `BlobNotFoundError`, `CorruptBlobError`, `trio.ClosedResourceError`, `PoisonedError`,
+    These errors are not repeated: `BlobNotFoundError`, `BlobTooLargeError`, `CorruptBlobError`, `StoreReadOnlyError`,
+    `trio.ClosedResourceError`, `PoisonedError`,
     errors of the program (`TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's ``DataError``,
     ``IntegrityError``, ``NotSupportedError``, ``ProgrammingError``), and whatever is no `Exception`. Each repetition is
     logged at WARNING under ``trio_replica``. Being cancelled ends a pause at once.
@@ -150,6 +134,7 @@ class RetryingStore(StartedStore):
         check_seconds("seconds", seconds)
         check_seconds("first_delay", first_delay)
         check_seconds("longest_delay", longest_delay)
+        self._inner = store
         self._store = startable(store)
         self._attempts = attempts
         self._seconds = seconds
@@ -175,6 +160,28 @@ class RetryingStore(StartedStore):
             waiting=self._waiting,
             last_error=self._last_error,
         )
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the store is durable: see `Store.is_durable`."""
+        return self._inner.is_durable
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the store was opened to be read only: see `Store.is_read_only`."""
+        return self._inner.is_read_only
+
+    async def identity(self) -> str | None:
+        """Return who the store is: see `Store.identity`."""
+        return await self._call("identity", self._inner.identity)
+
+    async def session_mark(self) -> str | None:
+        """Return the mark of the last session: see `Store.session_mark`."""
+        return await self._call("session_mark", self._inner.session_mark)
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Keep the mark of a session: see `Store.set_session_mark`."""
+        await self._call("set_session_mark", partial(self._inner.set_session_mark, mark))
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`."""
@@ -216,6 +223,11 @@ class RetryingStore(StartedStore):
             first.ended(outcome.Error(raised))
         return never
 
+    async def _call(self, operation: str, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Return what ``await call()`` returns in the end."""
+        result: ResultT = await ended_call(partial(self._start, operation, start_in_task, call))
+        return result
+
     def _shown_store(self) -> str:
         return redacted(repr(self._store))
 
@@ -250,11 +262,6 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Make again what the store derives from its blobs: see `DeletableStore.repair_integrity`. Never repeated."""
         self._calls += 1
         await self._deletable.repair_integrity()
-
-    async def _call(self, operation: str, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Return what ``await call()`` returns in the end."""
-        result: ResultT = await ended_call(partial(self._start, operation, start_in_task, call))
-        return result
 
 
 @final
@@ -311,7 +318,7 @@ class _Repetitions:
 
     def _goes_on(self, failure: BaseException) -> bool:
         """Take a failed attempt into account, and return whether there will be another one, at `_next_at`."""
-        if not _may_pass(failure):
+        if not may_pass(failure):
             return False
         store, now = self._store, trio.current_time()
         store._last_error = self._error = describe_failure(failure)
@@ -361,13 +368,3 @@ class _Repetitions:
 
 async def _awaited(call: Callable[[], Awaitable[ResultT]]) -> ResultT:
     return await call()
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the operation may succeed after this failure, when it is repeated."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_may_pass, error.exceptions))
-    if isinstance(error, StoreError):  # of a replica: any of its stores may recover
-        return any(map(_may_pass, error.failures.values()))
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, Exception) and not isinstance(error, _NEVER) and not kinds & _NEVER_OF_DATABASES

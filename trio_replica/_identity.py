@@ -1,0 +1,93 @@
+"""Who a store is: its identity, and how the identities of several stores are compared."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import outcome
+
+from ._calls.fan_out import fan_out
+from ._errors import ReplicaError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._calls.attempt import Ended
+    from ._store import Store
+
+_IDENTITY: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def new_identity() -> str:
+    """Return a random identity: 32 lowercase hex digits, of 128 random bits."""
+    return secrets.token_hex(16)
+
+
+def is_identity(text: object) -> bool:
+    """Return whether something is an identity, or the mark of a session, which has the same form."""
+    return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+
+
+async def read_identities(stores: Mapping[str, Store]) -> dict[str, str | None]:
+    """Ask all stores at once for their identities, and return these by name. None is a store that keeps none.
+
+    Returning means that no two stores have one identity. Being cancelled changes nothing.
+
+    Raises:
+      ValueError: if two stores have one identity, because they are then one store.
+      StoreError: if a store fails, or answers with something else.
+
+    """
+    ended = await _ask(stores)
+    failures = {name: how.error for name, how in ended.items() if isinstance(how, outcome.Error)}
+    if failures:
+        try:
+            raise StoreError("identity", None, failures)
+        finally:
+            del failures, ended
+    return _distinct(ended)
+
+
+async def check_distinct(stores: Mapping[str, Store]) -> None:
+    """Check that no two stores have one identity. Those that do not say theirs are passed over.
+
+    Being cancelled changes nothing.
+
+    Raises:
+      ValueError: if two have.
+
+    """
+    _distinct(await _ask(stores))
+
+
+async def _ask(stores: Mapping[str, Store]) -> dict[str, Ended[str | None]]:
+    ended: dict[str, Ended[str | None]] = dict.fromkeys(stores, outcome.Value(None))
+
+    def settle(name: str, how: Ended[str | None]) -> bool:
+        ended[name] = how
+        return False
+
+    await fan_out(list(stores), lambda name: _read_identity(stores[name]), settle)
+    return ended
+
+
+async def _read_identity(store: Store) -> str | None:
+    identity = await store.identity()
+    if identity is not None and not is_identity(identity):
+        raise ReplicaError(f"an identity is 32 lowercase hex digits, not {identity!r:.80}")
+    return identity
+
+
+def _distinct(ended: Mapping[str, Ended[str | None]]) -> dict[str, str | None]:
+    """Return the identities that were told. Raises `ValueError` if there is one twice."""
+    identities = {name: how.value for name, how in ended.items() if isinstance(how, outcome.Value)}
+    names: dict[str, str] = {}
+    for name, identity in identities.items():
+        if identity is not None and (other := names.setdefault(identity, name)) != name:
+            raise ValueError(
+                f"{other!r} and {name!r} are one store, with the identity {identity}: name two stores, or give a copy "
+                "an identity of its own: trio-replica identify --new URL"
+            )
+    return identities
