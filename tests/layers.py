@@ -12,7 +12,7 @@ from typing import Final
 import trio_replica
 
 LAYERS: Final = [
-    ["_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
+    ["_parts", "_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
     ["_errors", "_log"],
     ["_frozen"],

@@ -213,8 +213,8 @@ def takes_thread(blob: Blob) -> bool:
 async def to_blobs(items: Iterable[Blob | BytesLike]) -> list[Blob]:
     """Return `items` as `to_blob` would each, in their order.
 
-    It has a checkpoint at its end, and one for each MiB that is hashed. The buffers are copied before anything else
-    runs, and a bad item raises before any is hashed.
+    It has a checkpoint at its end, and one for each MiB that is hashed. Buffers that may change are copied before
+    anything else runs, and a bad item raises before any is hashed.
 
     Raises:
       TypeError: if one is neither a `Blob` nor bytes-like.
@@ -227,9 +227,14 @@ async def to_blobs(items: Iterable[Blob | BytesLike]) -> list[Blob]:
 
 async def all_hashed(items: Iterable[Blob | BytesLike]) -> list[Blob]:
     """Return what `to_blobs` returns, without the checkpoint at its end: for a caller who has one of its own next."""
-    blobs = [Blob(item) for item in items]
+    given = list(items)
+    if not set(map(type, given)) <= _IMMUTABLE:
+        given = [Blob(item) for item in given]
+    blobs: list[Blob] = []
     since_checkpoint = 0
-    for blob in blobs:
+    for item in given:
+        blob = Blob(item)
+        blobs.append(blob)
         if blob._ref is None:
             since_checkpoint += len(blob) + HASH_OVERHEAD
             if since_checkpoint > HASH_INLINE_LIMIT:
@@ -238,6 +243,10 @@ async def all_hashed(items: Iterable[Blob | BytesLike]) -> list[Blob]:
             else:
                 _compute_ref(blob)
     return blobs  # noqa: ASYNC910  (see above)
+
+
+_IMMUTABLE: Final = frozenset({bytes, Blob})
+"""The types of items that can't change in the meantime, so that each can be made a blob when its turn comes."""
 
 
 def _compute_ref(blob: Blob) -> None:

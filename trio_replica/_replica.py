@@ -10,6 +10,7 @@ import trio
 from ._blob import Blob, Ref
 from ._frozen import FrozenDict
 from ._listing import RefIterator, check_page_request, check_ref, check_refs
+from ._parts import PAGE_LIMIT, in_parts
 from ._statistics import ReplicaStatistics
 from ._store import PutResult, Store, are_put_results
 
@@ -71,7 +72,8 @@ class ReplicaStore(Store):
         """Write many blobs through the `Store.put_many` of every sync store, then queue them for every async store.
 
         Returning, and being cancelled, mean for all what they mean for one with `put`. The results are in the order of
-        `blobs`. Without any, no store is called.
+        `blobs`. More than 1000 are written in parts of 1000, one after another, so that other tasks run in between.
+        Without any, no store is called.
 
         Raises:
           TypeError: if one is neither a `Blob` nor bytes-like; then no store is called.
@@ -83,10 +85,15 @@ class ReplicaStore(Store):
         blobs = await self._sync_stores.all_hashed(blobs)
         if not blobs:
             return []
-        results = await self._delivery.accept(blobs, partial(self._sync_stores.put_many, blobs))
-        if are_put_results(results):
-            return [*results]
-        return [PutResult(blob.ref, added) for blob, (_, added) in zip(blobs, results, strict=True)]
+        results: list[PutResult] = []
+        for part in in_parts(blobs):
+            self._life.check_accepting()
+            told = await self._delivery.accept(part, partial(self._sync_stores.put_many, part))
+            if are_put_results(told):
+                results += told
+            else:
+                results += [PutResult(blob.ref, added) for blob, (_, added) in zip(part, told, strict=True)]
+        return results
 
     async def get(self, ref: Ref) -> bytes:
         """Ask the sync stores, and return the first answer that is right.
@@ -125,7 +132,10 @@ class ReplicaStore(Store):
         if not wanted:
             await trio.lowlevel.checkpoint()
             return {}
-        return await self._reads.get_many(wanted)
+        found: dict[Ref, bytes] = {}
+        for part in in_parts(wanted):
+            found |= await self._reads.get_many(part)
+        return found
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any sync store, or any of the `fallback` of `open`, has the blob that `ref` names.
@@ -158,6 +168,7 @@ class ReplicaStore(Store):
         """
         check_page_request(after, limit)
         self._life.check_accepting()
+        limit = min(limit, PAGE_LIMIT)
         page = await self._sync_stores.union_page(after, limit)
         return page[:limit]
 

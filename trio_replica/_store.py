@@ -14,6 +14,7 @@ from ._calls.fan_out import concurrently
 from ._calls.start import ended_call, start_in_task
 from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
 from ._listing import RefIterator, check_ref, check_refs
+from ._parts import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -149,7 +150,8 @@ class Store(ABC):
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs, and return a result for each, in the same order.
 
-        Of equal blobs at most one is reported as added. Being cancelled, or an error, means that any part of them may
+        Of equal blobs at most one is reported as added. More than 1000 are stored in parts, one after another, so that
+        other tasks run in between. Being cancelled, or an error, means that any part of them may
         be stored; repeat it whole.
 
         Raises:
@@ -157,7 +159,12 @@ class Store(ABC):
           Exception: what the first put that fails raises; the others are cancelled.
 
         """
-        blobs = await to_blobs(blobs)
+        results: list[PutResult] = []
+        for part in in_parts(await to_blobs(blobs)):
+            results += await self._put_part(part)
+        return results
+
+    async def _put_part(self, blobs: Sequence[Blob]) -> list[PutResult]:
         added: dict[Ref, bool] = {}
 
         async def put(blob: Blob) -> None:
