@@ -12,9 +12,10 @@ from typing import Final
 import trio_replica
 
 LAYERS: Final = [
-    ["_parts", "_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
+    ["_parts", "_printable", "_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
-    ["_errors", "_log"],
+    ["_errors"],
+    ["_log"],
     ["_frozen"],
     ["_calls"],
     ["_calls.attempt", "_calls.hedges", "_calls.start"],

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import pickle
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ._printable import SHOWN_LIMIT, one_line
 from ._redact import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ._blob import Ref
+
+
+REDACTED_LIMIT: Final = 100_000
+"""Characters of a text that are searched for secrets, which takes milliseconds, before the first of them are shown."""
 
 
 class ReplicaError(Exception):
@@ -199,7 +204,7 @@ def describe_failures(failures: Mapping[str, BaseException]) -> str:
 
 def describe_failure(failure: BaseException) -> str:
     """Return the kind of a failure and what it says, without secrets, in one line."""
-    text = " ".join(_shown(str, failure).split())
+    text = _shown(str, failure)
     if isinstance(failure, BaseExceptionGroup):
         text += f" [{'; '.join(describe_failure(part) for part in failure.exceptions)}]"
     return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
@@ -276,8 +281,13 @@ def picklable(argument: Any) -> Any:
     return argument
 
 
-def _shown(show: Callable[[BaseException], str], failure: BaseException) -> str:
+def shown(thing: object) -> str:
+    """Return the `repr` of what a store answered with, for one line of a message: short, and without secrets."""
+    return _shown(repr, thing, 80)
+
+
+def _shown(show: Callable[[object], str], thing: object, limit: int = SHOWN_LIMIT) -> str:
     try:
-        return redacted(show(failure))
-    except Exception as exc:  # an exception whose own __str__ or __repr__ fails
+        return one_line(redacted(show(thing)[:REDACTED_LIMIT]), limit)
+    except Exception as exc:  # of a __str__ or __repr__ that fails
         return f"<{show.__name__} raised {type(exc).__name__}>"

@@ -12,7 +12,7 @@ import trio
 from ._blob import Ref, hashed, to_blobs
 from ._calls.fan_out import concurrently
 from ._calls.start import ended_call, start_in_task
-from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
+from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, shown
 from ._listing import RefIterator, check_ref, check_refs
 from ._parts import in_parts
 
@@ -345,7 +345,9 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
 
 def are_put_results(results: Sequence[PutResult]) -> bool:
     """Whether all are exactly of these types, and none is only equal to one that is."""
-    return all(type(result) is PutResult and type(result.ref) is Ref for result in results)
+    return all(
+        type(result) is PutResult and type(result.ref) is Ref and type(result.added) is bool for result in results
+    )
 
 
 def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
@@ -355,14 +357,19 @@ def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> Replic
     one names another ref than that of its blob.
     """
     if not isinstance(results, Sequence):
-        return ReplicaError(f"a put_many returned {results!r}, no list of results")
+        return ReplicaError(f"a put_many returned {shown(results)}, no list of results")
     if len(results) != len(blobs):
         return ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
     if are_put_results(results) and [result.ref for result in results] == [blob.ref for blob in blobs]:
         return None
-    for blob, result in zip(blobs, results, strict=True):
-        if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
-            return ReplicaError(f"a put returned {result!r}, no PutResult")
-        if result[0] != blob.ref:
-            return CorruptBlobError(blob.ref, result[0])
+    return next(filter(None, map(_result_error, blobs, results)), None)
+
+
+def _result_error(blob: Blob, result: PutResult) -> ReplicaError | None:
+    if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
+        return ReplicaError(f"a put returned {shown(result)}, no PutResult")
+    if result[0] != blob.ref:
+        return CorruptBlobError(blob.ref, result[0])
+    if type(result[1]) is not bool:
+        return ReplicaError(f"a put returned {shown(result[1])} for added, which is True or False")
     return None

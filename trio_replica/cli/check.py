@@ -10,7 +10,8 @@ import trio
 
 from .._blob import Blob, Ref
 from .._errors import CorruptBlobError
-from .output import describe, printable, say, write_output
+from .._printable import printable
+from .output import describe, say, write_output
 from .running import FAILED, run
 from .stores import chosen_stores, store_options
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from .._blob import Blob
-from .output import CommandError, printable, write_all
+from .._printable import printable
+from .output import CommandError, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

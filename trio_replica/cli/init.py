@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from .._options import OPTIONS
+from .._printable import printable
 from .files import write_new_file
-from .output import printable, say
+from .output import say
 from .stores import CONFIG_FILE, DEFAULTS
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._errors import MissingCredentialsError, ReplicaError
+from .._printable import printable
 from .._redact import redacted
 from ..config import ConfigError
 
@@ -77,13 +78,6 @@ def write_lines(lines: Iterable[str]) -> None:
 def say(message: str) -> None:
     """Print `message` on standard error, as one line whatever is in it."""
     _write_error(f"trio-replica: {printable(' '.join(message.splitlines()))}\n")
-
-
-def printable(text: str) -> str:
-    """Return `text` with escapes for characters that can't be printed; the name of a file may have any."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def describe(error: BaseException) -> str:

@@ -9,8 +9,9 @@ import click
 import trio
 from rich.filesize import decimal
 
+from .._printable import printable
 from .._upkeep.reconcile import ReconcileCounts, reconcile
-from .output import Display, describe, printable, write_output
+from .output import Display, describe, write_output
 from .running import FAILED, run
 from .stores import chosen_stores, open_each, store_options
 

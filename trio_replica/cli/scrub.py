@@ -10,9 +10,10 @@ import click
 import trio
 from rich.filesize import decimal
 
+from .._printable import printable
 from .._upkeep.scrub import scrub
 from .._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
-from .output import Display, describe, printable
+from .output import Display, describe
 from .running import FAILED, run
 from .stores import chosen_stores, open_each, store_options
 
