@@ -229,10 +229,10 @@ class StartableStore(Store):
     The other four ``start_…`` methods do the same for calls on many blobs and on listings. A store overrides them where
     it needs no task, and then overrides the method itself as well.
 
-    A replica calls these six, not the methods themselves. The calls are outside of the cancel scopes of the replica's
-    caller, but in its context, so that context variables reach the store. A start must not set any: whether its caller
-    then sees that depends on when it was started. The methods of a subclass that overrides `put` or `get` are called in
-    tasks, so that they are not passed over.
+    A replica calls these six of its sync stores and its `fallback`, not the methods themselves. The calls are outside
+    of the cancel scopes of the replica's caller, but in its context, so that context variables reach the store. A start
+    must not set any: whether its caller then sees that depends on when it was started. The methods of a subclass that
+    overrides `put` or `get` are called in tasks, so that they are not passed over.
     """
 
     @abstractmethod
@@ -296,10 +296,11 @@ _STARTED: Final = ("put", "put_many", "get", "get_many", "contains", "list_page"
 
 
 def _is_overridden(kind: type[StartableStore], name: str) -> bool:
-    """Whether a class has a method of its own that the start of it, in a class above, does not call."""
-    start = next(one for one in kind.__mro__ if f"start_{name}" in vars(one))
-    method = next(one for one in kind.__mro__ if name in vars(one))
-    return start is not StartableStore and method is not start and issubclass(method, start)
+    """Whether a class has a method of its own that the start of it, in a class behind it, does not call."""
+    classes = kind.__mro__
+    start = next(place for place, one in enumerate(classes) if f"start_{name}" in vars(one))
+    method = next(place for place, one in enumerate(classes) if name in vars(one))
+    return classes[start] is not StartableStore and method < start  # a class of a mixin stands before it, too
 
 
 @final

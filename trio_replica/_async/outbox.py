@@ -2,8 +2,8 @@
 
 Entries are rows in an `OutboxStorage`, one for each put and async store, under a number that the put draws here. A put
 writes its entries beside its writes to the sync stores, and has ended when all are done. An entry is acknowledged when
-its store has the blob. Every method is synchronous and leaves the state whole, so a put is under way, given, or
-abandoned, and never anything between.
+its store has the blob. A method that changes this state is synchronous and leaves it whole, so a put is under way,
+given, or abandoned, and never anything between.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Intent:
         """Return None, because a commit has no results that could be wrong, and nobody counts it."""
 
     def note_put_failure(self) -> None:
-        """Count nothing: the log tells why an outbox fails."""
+        """Count nothing: the `StoreError` of the put tells why."""
 
 
 @final
@@ -111,6 +111,7 @@ class Outbox:
         self._uncommitted: list[_Uncommitted] = []
         self._uncommitted_count = 0
         self._has_committed = trio.lowlevel.ParkingLot()  # workers and relays that wait for room
+        self._is_closed = False
         self.is_failing = False
         """Whether the last commit of acknowledgements failed."""
         self._to_commit = trio.Event()
@@ -212,8 +213,8 @@ class Outbox:
         return self._uncommitted_count <= UNCOMMITTED_LIMIT
 
     async def wait_room(self) -> None:  # noqa: ASYNC910  (a worker has just written)
-        """Wait until there is room for acknowledgements."""
-        while not self.has_room:
+        """Wait until there is room for acknowledgements, or until none is to be had before the block ends."""
+        while not self.has_room and not (self._is_closed and self.is_failing):
             await self._has_committed.park()
 
     def _add(self, uncommitted: _Uncommitted) -> None:
@@ -258,6 +259,8 @@ class Outbox:
         if not self.has_room:
             for backlog in self.backlogs.values():
                 backlog.changed.unpark_all()  # those who flush would wait for workers that wait for room
+        if self._is_closed:
+            self._has_committed.unpark_all()  # and so would the end of the block
 
     def _commit_unawaited(self) -> None:
         """Start to commit the acknowledgements that wait, without waiting for the outcome."""
@@ -301,7 +304,7 @@ class Outbox:
                 await self._commit_once()
             except Exception as error:
                 if not was_logged:
-                    log(logging.ERROR, f"delivered blobs can't be acknowledged: {describe_failure(error)}")
+                    log(logging.ERROR, f"the outbox can't be written: {describe_failure(error)}")
                 was_logged = True
             else:
                 was_logged = False
@@ -313,7 +316,9 @@ class Outbox:
         self._commits.start(nursery)
 
     def close(self) -> None:
-        """Go on: the last acknowledgements are still to come."""
+        """Go on, because the last acknowledgements are still to come; but have nobody wait for room if commits fail."""
+        self._is_closed = True
+        self._has_committed.unpark_all()
 
     def stop(self, grace: float) -> None:
         """Go on: the last commit has a deadline of its own."""
@@ -327,8 +332,12 @@ class Outbox:
                 await self.commit(self._next)
                 if needs_second:  # only now the watermark can pass the entries that have been withdrawn
                     await self.commit(self._next)
-        except ReplicaError as error:
-            log(logging.ERROR, f"delivered blobs can't be acknowledged, so they will be delivered again: {error}")
+        except Exception as error:
+            log(
+                logging.ERROR,
+                f"the last commit of the outbox failed, so delivered blobs may be delivered again: "
+                f"{describe_failure(error)}",
+            )
         await self._commits.ended()
 
     # Reading

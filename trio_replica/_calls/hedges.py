@@ -26,7 +26,7 @@ class Hedges:
     """
 
     def __init__(self, delay: float) -> None:
-        self.delay = delay
+        self._delay = delay
         self._due: dict[Hedged, float] = {}  # in that order
         self._added: trio.Event | None = None  # while there is none
         self._scope = trio.CancelScope(shield=True)  # of `watch`
@@ -38,7 +38,7 @@ class Hedges:
             # this starts all that are left, one within the other: there are as many as stores at most.
             operation.start_next()
             return
-        self._due[operation] = trio.current_time() + self.delay
+        self._due[operation] = trio.current_time() + self._delay
         if self._added is not None:
             self._added.set()
 
