@@ -427,9 +427,9 @@ async def test_what_is_put_is_in_every_store(here: Path) -> None:
 async def test_options_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[Options] = []
 
-    def noting(sync: Any, async_: Any, options: Options, *outbox: Any) -> Any:
+    def noting(sync: Any, async_: Any, options: Options, *outbox: Any, **how: Any) -> Any:
         passed.append(options)
-        return open_with(sync, async_, options, *outbox)
+        return open_with(sync, async_, options, *outbox, **how)
 
     monkeypatch.setattr(opening, "open_with", noting)
     async with replica.open_urls(

@@ -64,6 +64,21 @@ class DeletableStore(Store):
         await self.delete(blob.ref)
         await self.put(blob)
 
+    async def renew_identity(self) -> str | None:
+        """Give the store a new identity, because it is a copy of another store, and return it.
+
+        It is then as durable as a put. The mark of its last session goes with the former identity. Nothing else should
+        have the store open. Being cancelled means that it may or may not have been done. This default does nothing and
+        returns None: the store keeps no identity.
+
+        Raises:
+          StoreReadOnlyError: if the store was opened to be read only.
+          Exception: whatever else the store fails with.
+
+        """
+        await trio.lowlevel.checkpoint()
+        return None
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of the bytes under `ref`, whatever they are, where no listing shows it.
 

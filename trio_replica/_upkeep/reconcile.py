@@ -103,7 +103,7 @@ async def reconcile(
     A blob is read from the first store that has it, and verified; if it is corrupt there, or the get fails, from the
     next. What a store does not list, it is asked for once more with `Store.contains`, so that stores may be put to
     while this runs. But don't delete from them: the blobs would come back. Blobs that are nowhere missing are not read,
-    so not checked.
+    so not checked. A store that was opened to be read only is a source, and lacks nothing.
 
     Returning means that all refs have been dealt with; the report tells what is still missing. A blob that can't be
     copied does not stop the rest. A store whose listing fails is set aside: from there on it neither lacks nor gives
@@ -268,7 +268,10 @@ class _Reconciliation:
         for ref in refs:
             gap = _Gap(ref, [], [])
             for member, taken in held:
-                (gap.having if ref in taken else gap.lacking).append(member)
+                if ref in taken:
+                    gap.having.append(member)
+                elif not member.store.is_read_only:
+                    gap.lacking.append(member)
             if gap.lacking:
                 self._open[ref] = before
                 yield gap

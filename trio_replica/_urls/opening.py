@@ -107,9 +107,12 @@ def check_replica(sync: Iterable[str], async_: Iterable[str], options: Options) 
 @asynccontextmanager
 @enable_ki_protection
 async def open_opening(
-    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options
+    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options, *, to_read: bool = False
 ) -> AsyncGenerator[ReplicaStore, None]:
-    """Open an outbox, if there is to be one, then stores, and a replica of them, for a block."""
+    """Open an outbox, if there is to be one, then stores, and a replica of them, for a block.
+
+    Stores that are read only are allowed only `to_read`.
+    """
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
@@ -120,7 +123,9 @@ async def open_opening(
             {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
             for stores in (sync, async_)
         ]
-        yield await stack.enter_async_context(open_with(sync_stores, async_stores, options, open_outbox))
+        yield await stack.enter_async_context(
+            open_with(sync_stores, async_stores, options, open_outbox, to_read=to_read)
+        )
 
 
 def _named(kind: str, urls: Urls) -> dict[str, str]:

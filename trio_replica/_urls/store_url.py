@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from .._query import options_in, split_query
@@ -63,6 +63,14 @@ class StoreUrl:
         place = self.kind.place(self._address, self.options)
         return (self.scheme, place) if self.kind.has_path else place
 
+    def to_read(self) -> StoreUrl:
+        """Return this store to be opened to be read only, if stores of its scheme can be."""
+        return self._with(read_only=True)
+
+    def not_created(self) -> StoreUrl:
+        """Return this store to be opened only if it is there, if stores of its scheme can be."""
+        return self._with(create=False)
+
     def open(self, *, retry: bool = True) -> OpeningStore:
         """Open the store for a block; without `retry`, nothing is repeated.
 
@@ -81,6 +89,11 @@ class StoreUrl:
             return opening
         RetryingDeletableStore(MemoryStore(), **self.retry)  # which checks the budget now, before the block
         return _open_retrying(opening, self.retry)
+
+    def _with(self, **options: Any) -> StoreUrl:
+        known, _ = option_kinds(self.kind)
+        taken = {option: value for option, value in options.items() if option in known}
+        return replace(self, options={**self.options, **taken})
 
     @property
     def _address(self) -> str:

@@ -10,8 +10,10 @@ import click
 from .._redact import redacted
 from .check import check
 from .get import get
+from .identify import identify
 from .init import init
 from .ls import list_refs
+from .options import store_options
 from .outbox import show_outbox
 from .output import OutputError, describe, say
 from .put import put
@@ -20,7 +22,6 @@ from .reconcile import reconcile_stores
 from .running import FAILED, INTERRUPTED
 from .scrub import scrub_command
 from .status import status
-from .stores import store_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,19 @@ def commands() -> None:
     """
 
 
-for _command in (check, get, init, list_refs, put, recommend, reconcile_stores, scrub_command, show_outbox, status):
+for _command in (
+    check,
+    get,
+    identify,
+    init,
+    list_refs,
+    put,
+    recommend,
+    reconcile_stores,
+    scrub_command,
+    show_outbox,
+    status,
+):
     commands.add_command(_command)
 
 

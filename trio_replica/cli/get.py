@@ -9,10 +9,11 @@ import click
 from .._blob import REF_SIZE, Ref
 from .._errors import BlobNotFoundError
 from .files import write_file
+from .options import store_options
 from .output import CommandError, write_output
 from .refs import checked_prefix
 from .running import run
-from .stores import chosen_stores, store_options
+from .stores import chosen_stores
 
 if TYPE_CHECKING:
     from .._replica import ReplicaStore

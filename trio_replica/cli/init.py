@@ -10,8 +10,8 @@ import click
 from .._options import OPTIONS
 from .._printable import printable
 from .files import write_new_file
+from .options import CONFIG_FILE, DEFAULTS
 from .output import say
-from .stores import CONFIG_FILE, DEFAULTS
 
 if TYPE_CHECKING:
     from .._options import Option

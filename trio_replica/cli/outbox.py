@@ -10,10 +10,11 @@ import trio
 
 from .._async.outbox_file import opened_outbox
 from .._errors import ReplicaError
+from .options import store_options
 from .output import CommandError, Display, describe, say, write_lines
 from .refs import checked_prefix
 from .running import FAILED, run
-from .stores import SHOWN, chosen_stores, store_options
+from .stores import SHOWN, chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -14,9 +14,10 @@ from .._blob import Blob
 from .._errors import PoisonedError, StoreError, describe_failures
 from .._printable import printable
 from .files import File, find_files, nothing_to_put, read_files, sum_line
+from .options import store_options
 from .output import Display, OutputError, describe, say
 from .running import FAILED, INTERRUPTED, cancelled_by_sigint
-from .stores import chosen_stores, store_options
+from .stores import chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

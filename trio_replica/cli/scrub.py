@@ -13,9 +13,10 @@ from rich.filesize import decimal
 from .._printable import printable
 from .._upkeep.scrub import scrub
 from .._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
+from .options import store_options
 from .output import Display, describe
 from .running import FAILED, run
-from .stores import chosen_stores, open_each, store_options
+from .stores import chosen_stores, open_each, to_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,7 +56,8 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
 
     """
     async with AsyncExitStack() as stack:
-        opened, problems = await open_each(stores.all(), stack, to_create=False)
+        urls = stores.all() if repair else to_read(stores.all())
+        opened, problems = await open_each(urls, stack, to_create=False)
         scrubbing = _Scrubbing(display, opened)
         report = await scrubbing.run(repair=repair, bytes_per_second=bytes_per_second) if opened else _NOTHING
     problems |= {name: describe(failure) for name, failure in report.failures.items()}

@@ -12,10 +12,11 @@ import click
 from .._blob import REF_SIZE, Ref
 from .._calls.fan_out import concurrently
 from .._sync.union import check_page, union
+from .options import store_options
 from .outbox import pending_summary
 from .output import describe, write_lines
 from .running import FAILED, run
-from .stores import SHOWN, absence, chosen_stores, store_options
+from .stores import SHOWN, absence, chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ class Holdings:
         """Open the store until `stack` is left; or note why not."""
         if not self.problem:
             try:
-                self._store = await stack.enter_async_context(self._url.open())
+                self._store = await stack.enter_async_context(self._url.to_read().open())
             except Exception as error:  # a store may raise anything
                 self.problem = describe(error)
 

@@ -13,7 +13,7 @@ from .._blob import Ref, to_blob
 from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._identity import is_identity
+from .._identity import is_identity, new_identity
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
@@ -128,6 +128,14 @@ class MemoryStore(DeletableStore, StartedStore):
         del self._blobs[ref]
         self._index.remove(ref)
         return True
+
+    async def renew_identity(self) -> str | None:
+        """Draw a new identity, if it has one: see `DeletableStore.renew_identity`."""
+        await trio.lowlevel.checkpoint()
+        if self._identity is not None:
+            self._identity = new_identity()
+            self._mark = None
+        return self._identity
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""

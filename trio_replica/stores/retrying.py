@@ -250,6 +250,10 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Write a blob whatever is there: see `DeletableStore.replace`."""
         await self._call("replace", partial(self._deletable.replace, await hashed(blob)))
 
+    async def renew_identity(self) -> str | None:
+        """Give the store a new identity: see `DeletableStore.renew_identity`."""
+        return await self._call("renew_identity", self._deletable.renew_identity)
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of what is under a ref: see `DeletableStore.set_aside`."""
         return await self._call("set_aside", partial(self._deletable.set_aside, ref))
