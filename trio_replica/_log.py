@@ -10,6 +10,6 @@ logger: Final = logging.getLogger("trio_replica")
 
 
 def log(level: int, message: str, failure: BaseException | None = None) -> None:
-    """Log a line. What a filter or a handler raises must neither end a task nor take the place of another exception."""
+    """Log a line. An exception from a filter or a handler must neither end a task nor replace another exception."""
     with suppress(Exception):
         logger.log(level, "%s", message, exc_info=failure)
