@@ -1506,7 +1506,7 @@ def test_a_package_is_missing_for_a_store(run: Run, monkeypatch: pytest.MonkeyPa
     ended = run("ls", "--sync", "s3://b")
     assert (ended.status, "pip install 'trio-replica[cloud]'" in " ".join(ended.err.split())) == (1, True)
     Path("x.toml").write_text('[sync]\na = "s3://b"\n')
-    problem = "x.toml:2: sync.a can't be used: an object store takes more: pip install 'trio-replica[cloud]'"
+    problem = "x.toml:2: sync.a can't be used: object stores need obstore: pip install 'trio-replica[cloud]'"
     assert run("ls", "--config", "x.toml").problems == [problem]
 
 

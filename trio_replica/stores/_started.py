@@ -1,4 +1,4 @@
-"""`StartedStore`: a base for stores that can start all of their calls. It makes the methods from these."""
+"""`StartedStore`, a base for stores that can start all of their calls. It derives the methods from the starts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StartedStore(StartableStore):
         return results
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
+        """Return the blobs that are there: see `Store.get_many`."""
         found: dict[Ref, bytes] = await ended_call(partial(self.start_get_many, check_refs(refs)))
         return found
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @final
 class MemoryStore(DeletableStore, StartedStore):
-    """Blobs in the memory of this process, which end with it. For tests, and as a small fast sync store.
+    """A store in the memory of this process, for tests and as a small fast sync store. Its blobs end with the process.
 
     It has nothing to open or close, and needs Trio only for its checkpoints.
     """
@@ -76,7 +76,7 @@ class MemoryStore(DeletableStore, StartedStore):
         return never
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
-        """Look at once whether a blob is there: see `StartableStore`."""
+        """Find out at once whether a blob is there: see `StartableStore`."""
         done(outcome.Value(ref in self._blobs))
         return never
 
@@ -96,7 +96,7 @@ class MemoryStore(DeletableStore, StartedStore):
         return True
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await to_blob(blob)
         self._add(blob)
         self._blobs[blob.ref] = blob.data
@@ -111,11 +111,11 @@ class MemoryStore(DeletableStore, StartedStore):
 
 @final
 class _RefIndex:
-    """Distinct refs in order, without sorting all of them for each page.
+    """A set of refs in order, without sorting all of them for each page.
 
-    They are in a large sorted list, and in a small list of those that came since. Removed refs are also in a set. Once
-    the small list or the set is an eighth as long as the large list, all are merged into one list. So each ref is moved
-    only a few times, in whatever order puts, deletions and pages come.
+    The refs are in a large sorted list, and in a small list of refs that were added since. Removed refs are also in a
+    set. Once the small list or the set is an eighth as long as the large list, all are merged into one list. So each
+    ref is moved only a few times, in whatever order puts, deletions and pages come.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _RefIndex:
         self._removed.add(ref)
 
     def page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return up to `limit` refs after `after`, ascending; none only if there are none."""
+        """Return up to `limit` refs after `after`, ascending. None are returned only if there are none."""
         self._arrange()
         size = limit
         while True:
@@ -170,4 +170,4 @@ async def _open_memory() -> AsyncGenerator[MemoryStore, None]:
 
 
 SCHEME: Final = StoreScheme(_open_memory, "", place=None)
-"""``memory:``: each is a store of its own."""
+"""The scheme of ``memory:``. Each such URL is a store of its own."""
