@@ -1,4 +1,4 @@
-"""The stores of a command: the options that choose them, and the default."""
+"""The stores of a command, with the options that choose them and the default."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ DEFAULT_SYNC: Final = f"sqlite:{DATA_FOLDER}/blobs.db"
 DEFAULT_ASYNC: Final = f"dir:{DATA_FOLDER}/copy"
 
 SHOWN: Final = 10
-"""Refs that a command prints of many, if not all are asked for."""
+"""Refs that a command prints of many, unless all are requested."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {"queue_size": 64}
-"""Options of the replica, if nothing else is said. The queue is larger than the library's, because a put of files
-bounds the bytes too, and a worker writes as many together."""
+"""Default options of the replica. The queue is larger than the library's, because a put of files also bounds the bytes,
+and a worker writes as many blobs together."""
 
 _TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
@@ -63,7 +63,7 @@ class Given:
     async_: list[StoreUrl] = field(default_factory=list)
     config: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    """Those of the replica."""
+    """The options of the replica."""
 
 
 class Stores(NamedTuple):
@@ -72,11 +72,11 @@ class Stores(NamedTuple):
     sync: Mapping[str, StoreUrl]
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
-    """Those of the replica that were given, by a file or the command line."""
+    """The options of the replica that a file or the command line gave."""
     are_default: bool
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
-        """Open a replica of all. Of the default stores, this creates the folder. Blocks.
+        """Open a replica of all stores. This creates the folder of the default stores. Blocks.
 
         Raises:
           OSError: if the folder can't be created.
@@ -99,7 +99,7 @@ class Stores(NamedTuple):
         """Open a replica of the sync stores, none of which is created. Blocks.
 
         Raises:
-          CommandError: if one is not there.
+          CommandError: if one does not exist.
 
         """
         for url in self.sync.values():
@@ -109,9 +109,10 @@ class Stores(NamedTuple):
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
-        """Open a replica of those sync stores, and of its `fallback`, that can be opened; none is created.
+        """Open a replica of the existing stores among the sync stores and the `fallback`. None is created.
 
-        The problems of the others are printed. If no sync store can be opened, those of the fallback are read instead.
+        This prints the problems of stores that can't be opened. If no sync store can be opened, the stores of the
+        fallback are read instead.
 
         Raises:
           CommandError: if none can be opened.
@@ -137,7 +138,7 @@ class Stores(NamedTuple):
         return {**self.sync, **self.async_}
 
     def with_stand_ins(self) -> dict[str, StoreUrl]:
-        """Return all stores, with an empty one in memory for each that is not there. Blocks."""
+        """Return all stores, with an empty one in memory for each that does not exist. Blocks."""
         return {name: parse_url("memory:") if absence(url) else url for name, url in self.all().items()}
 
     def kinds(self) -> dict[str, str]:
@@ -145,7 +146,7 @@ class Stores(NamedTuple):
         return {**dict.fromkeys(self.sync, "sync"), **dict.fromkeys(self.async_, "async")}
 
     def own_files(self) -> OwnFiles:
-        """Return the files of these stores, and of what this process prints. Blocks."""
+        """Return the files of these stores and of the output of this process. Blocks."""
         urls = (*self.sync.values(), *self.async_.values())
         folders = [url.file for url in urls if os.path.isdir(url.file)]
         databases = [url.file for url in urls if url.file and url.file not in folders]
@@ -172,9 +173,9 @@ class Stores(NamedTuple):
 async def open_each(
     urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
 ) -> tuple[dict[str, Store], dict[str, str]]:
-    """Open stores until `stack` is left. Return those that open, and the problems of the others, by their names.
+    """Open stores until `stack` is left. Return the ones that open, and the problems of the others, by their names.
 
-    A store that is not there is created only with `to_create`.
+    A store that does not exist is created only with `to_create`.
     """
     stores: dict[str, Store] = {}
     problems: dict[str, str] = {}
@@ -190,9 +191,9 @@ async def open_each(
 
 
 def absence(url: StoreUrl) -> str:
-    """Return the message that a store is not there and opening would create it; empty if it is there. Blocks.
+    """Return the message that a store does not exist, or an empty text if it does. Blocks.
 
-    A store on another machine counts as there, because opening it creates at most a table.
+    A store on another machine counts as existing, because opening it creates at most a table.
     """
     if url.landmark:
         try:
@@ -203,12 +204,12 @@ def absence(url: StoreUrl) -> str:
 
 
 def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
-    """Return the stores that the options choose, or else a configuration file, or else the default ones. Blocks.
+    """Return the stores of the options, or else of a configuration file, or else the default ones. Blocks.
 
     Raises:
       click.UsageError: if there are only async stores, or one is given twice.
       ConfigError: if the file is bad.
-      CommandError: if the default ones are not there, unless they are `to_create`.
+      CommandError: if the default ones do not exist and are not `to_create`.
 
     """
     options = context.find_root().ensure_object(Given)
@@ -287,13 +288,13 @@ def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable
 
 
 def _bad_options(url: StoreUrl) -> str:
-    """Return what is wrong with the options of a URL; empty if nothing is.
+    """Return the problem with the options of a URL, or an empty text if there is none.
 
-    The other reasons for which it can't be opened are left to the command, because some do without a store: the
-    credentials or the package may be missing.
+    Other reasons why it can't be opened, such as missing credentials or a missing package, are left to the command,
+    because some commands can do without a store.
     """
     try:
-        url.open()  # which opens nothing before the block is entered
+        url.open()  # this opens nothing before the block is entered
     except MissingCredentialsError:
         return ""
     except (TypeError, ValueError) as error:
@@ -309,7 +310,7 @@ def _set_config(context: click.Context, _: click.Parameter, path: str | None) ->
 
 
 def _option(name: str) -> Callable[[CommandT], CommandT]:
-    """Return the option of a command that gives the replica one of its options."""
+    """Return a decorator that adds one of the replica's options to a command."""
     option = OPTIONS[name]
     default = DEFAULTS.get(name, option.default)
     return click.option(
@@ -333,7 +334,7 @@ def _set_option(name: str, context: click.Context, parameter: click.Parameter, v
 
 def _check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
     for count, url in enumerate(urls):
-        # Even where each is a store of its own, they can't have one name.
+        # Even if each is a store of its own, they can't share one name.
         if any(url.place == other.place or url.shown == other.shown for other in urls[:count]):
             raise click.UsageError(f"the store {url.shown} is given twice", context)
 
