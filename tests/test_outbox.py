@@ -585,8 +585,34 @@ async def test_last_acknowledgements_that_fail_are_logged(
         outbox.failures.append(FULL)
     assert outbox.disk.pending("copy") == [*refs(0)]
     assert caplog.records[0].getMessage() == (
-        "delivered blobs can't be acknowledged, so they will be delivered again: the disk is full"
+        "the last commit of the outbox failed, so delivered blobs may be delivered again: "
+        "ReplicaError: the disk is full"
     )
+
+
+async def test_a_last_commit_that_breaks_does_not_hide_the_error_of_the_block(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = MemoryOutbox(Disk())
+    with pytest.raises(ValueError, match="of the block"):
+        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+            await put_numbers(store, [0])
+            outbox.failures.append(MemoryError("none left"))
+            raise ValueError("of the block")
+    assert "delivered blobs may be delivered again: MemoryError: none left" in caplog.text
+
+
+async def test_the_end_does_not_wait_for_room_in_an_outbox_that_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "UNCOMMITTED_LIMIT", 2)
+    outbox = MemoryOutbox(Disk())
+    copy = SimulatedStore(put=1)
+    async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, batch_size=1) as store:
+        await put_numbers(store, range(10))
+        outbox.is_full = True
+    assert len(copy.blobs) == 10
+    assert trio.current_time() < 20
 
 
 async def test_an_interruption_of_the_last_acknowledgements_comes_out(autojump_clock: MockClock) -> None:
@@ -672,7 +698,7 @@ async def test_acknowledgements_that_fail_are_kept_for_the_next_commit(
         await trio.sleep(0.1)
         assert (of(store).pending, outbox.disk.pending("copy")) == (0, [])
     assert [record.getMessage() for record in caplog.records] == [
-        "delivered blobs can't be acknowledged: ReplicaError: the disk is full"
+        "the outbox can't be written: ReplicaError: the disk is full"
     ]
 
 

@@ -555,10 +555,57 @@ async def test_an_answer_that_is_no_bytes_is_not_written_back(autojump_clock: Mo
     (lacking,), odd = await open_answering(("miss", 1)), Odd(get=2)
     await odd.put(DATA)
     async with replica.open([lacking, odd], verify=False, repair_reads=True) as store:
-        assert await store.get(REF) == 5  # type: ignore[comparison-overlap]
+        with pytest.raises(StoreError, match="sync-1: TypeError: a blob is made of bytes"):
+            await store.get(REF)
         await trio.testing.wait_all_tasks_blocked()
         assert repairs(store) == [(0, 0), (0, 0)]
     assert writes(lacking) == []
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("answer", [None, 5, "text"])
+async def test_an_answer_that_is_no_bytes_is_no_answer(autojump_clock: MockClock, answer: Any, *, verify: bool) -> None:
+    class Odd(SimulatedStore):
+        async def get(self, ref: Ref) -> Any:
+            await super().get(ref)
+            return answer
+
+    odd, good = Odd(), SimulatedStore(get=1)
+    async with replica.open([odd, good], verify=verify) as store:
+        await store.put(DATA)
+        assert await store.get(REF) == DATA
+        assert await store.get_many([REF]) == {REF: DATA}
+        counts = store.statistics().sync_stores["sync-0"]
+        assert (counts.gets_won, counts.get_failures) == (0, 2)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_an_answer_in_a_buffer_becomes_bytes(*, verify: bool) -> None:
+    class Buffers(PlainStore):
+        async def get(self, ref: Ref) -> Any:
+            return bytearray(await super().get(ref))
+
+    async with replica.open([Buffers(MemoryStore())], verify=verify) as store:
+        await store.put(DATA)
+        assert [type(await store.get(REF)), type((await store.get_many([REF]))[REF])] == [bytes, bytes]
+
+
+async def test_a_blob_that_can_not_be_hashed_is_not_repaired_and_ends_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def no_thread(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    large = Blob(bytes(2 * 1024 * 1024))
+    lacking, good = SimulatedStore(), SimulatedStore(get=1)
+    await good.put(large)
+    async with replica.open([lacking, good], repair_reads=True, verify=False) as store:
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        assert await store.get(large.ref) == large.data
+        await trio.testing.wait_all_tasks_blocked()
+        assert repairs(store) == [(0, 1), (0, 0)]
+    assert "sync-0 can't be given back" in caplog.text
 
 
 async def test_a_store_that_says_itself_that_a_blob_is_corrupt(autojump_clock: MockClock) -> None:

@@ -177,10 +177,10 @@ class StartableStore(Store):
     The other four ``start_…`` methods do the same for calls on many blobs and on listings. A store overrides them where
     it needs no task, and then overrides the method itself as well.
 
-    A replica calls these six methods, not `put`, `get` and so on. The calls run outside of the cancel scopes of the
-    replica's caller, but in its context, so that context variables reach the store. A start must not set context
-    variables, because its caller may or may not see them. The methods of a subclass that overrides `put` or `get` are
-    called in tasks, so that the overriding method is used.
+    A replica calls these six methods of its sync stores and its `fallback`, not `put`, `get` and so on. The calls run
+    outside of the cancel scopes of the replica's caller, but in its context, so that context variables reach the store.
+    A start must not set context variables, because its caller may or may not see them. The methods of a subclass that
+    overrides `put` or `get` are called in tasks, so that the overriding method is used.
     """
 
     @abstractmethod
@@ -244,10 +244,11 @@ _STARTED: Final = ("put", "put_many", "get", "get_many", "contains", "list_page"
 
 
 def _is_overridden(kind: type[StartableStore], name: str) -> bool:
-    """Return whether a class overrides a method below the class that has its start, so that the start ignores it."""
-    start = next(one for one in kind.__mro__ if f"start_{name}" in vars(one))
-    method = next(one for one in kind.__mro__ if name in vars(one))
-    return start is not StartableStore and method is not start and issubclass(method, start)
+    """Return whether a class overrides a method before the class that has its start, so that the start ignores it."""
+    classes = kind.__mro__
+    start = next(place for place, one in enumerate(classes) if f"start_{name}" in vars(one))
+    method = next(place for place, one in enumerate(classes) if name in vars(one))
+    return classes[start] is not StartableStore and method < start  # a mixin comes before it, too
 
 
 @final

@@ -95,7 +95,7 @@ class Intent:
         """Return None, because a commit has no results that could be wrong, and nobody counts it."""
 
     def note_put_failure(self) -> None:
-        """Count nothing, because the log says why an outbox fails."""
+        """Count nothing: the `StoreError` of the put tells why."""
 
 
 @final
@@ -113,6 +113,7 @@ class Outbox:
         self._uncommitted: list[_Uncommitted] = []
         self._uncommitted_count = 0
         self._has_committed = trio.lowlevel.ParkingLot()  # workers and relays that wait for room
+        self._is_closed = False
         self.is_failing = False
         """Whether the last commit of acknowledgements failed."""
         self._to_commit = trio.Event()
@@ -218,8 +219,8 @@ class Outbox:
         return self._uncommitted_count <= UNCOMMITTED_LIMIT
 
     async def wait_room(self) -> None:  # noqa: ASYNC910  (a worker has just written)
-        """Wait until there is room for acknowledgements."""
-        while not self.has_room:
+        """Wait until there is room for acknowledgements, or until none is to be had before the block ends."""
+        while not self.has_room and not (self._is_closed and self.is_failing):
             await self._has_committed.park()
 
     def _add(self, uncommitted: _Uncommitted) -> None:
@@ -264,6 +265,8 @@ class Outbox:
         if not self.has_room:
             for backlog in self.backlogs.values():
                 backlog.changed.unpark_all()  # a flush would wait for workers that wait for room
+        if self._is_closed:
+            self._has_committed.unpark_all()  # and so would the end of the block
 
     def _commit_unawaited(self) -> None:
         """Start to commit the acknowledgements that wait, without waiting for the outcome."""
@@ -308,7 +311,7 @@ class Outbox:
                 await self._commit_once()
             except Exception as error:
                 if not was_logged:
-                    log(logging.ERROR, f"delivered blobs can't be acknowledged: {describe_failure(error)}")
+                    log(logging.ERROR, f"the outbox can't be written: {describe_failure(error)}")
                 was_logged = True
             else:
                 was_logged = False
@@ -320,7 +323,9 @@ class Outbox:
         self._commits.start(nursery)
 
     def close(self) -> None:
-        """Do nothing, because the last acknowledgements are still to come."""
+        """Go on, because the last acknowledgements are still to come. Nobody waits for commits that fail any more."""
+        self._is_closed = True
+        self._has_committed.unpark_all()
 
     def stop(self, grace: float) -> None:
         """Do nothing, because the last commit has a deadline of its own."""
@@ -334,8 +339,12 @@ class Outbox:
                 await self.commit(self._next)
                 if needs_second:  # only now the watermark can pass the entries that have been withdrawn
                     await self.commit(self._next)
-        except ReplicaError as error:
-            log(logging.ERROR, f"delivered blobs can't be acknowledged, so they will be delivered again: {error}")
+        except Exception as error:
+            log(
+                logging.ERROR,
+                f"the last commit of the outbox failed, so delivered blobs may be delivered again: "
+                f"{describe_failure(error)}",
+            )
         await self._commits.ended()
 
     # Reading

@@ -26,7 +26,7 @@ class Hedges:
     """
 
     def __init__(self, delay: float) -> None:
-        self.delay = delay
+        self._delay = delay
         self._due: dict[Hedged, float] = {}  # in the order of their times
         self._added: trio.Event | None = None  # set only while the schedule is empty
         self._scope = trio.CancelScope(shield=True)  # of `watch`
@@ -38,7 +38,7 @@ class Hedges:
             # this starts all calls that are left, one within the other. There are at most as many as stores.
             operation.start_next()
             return
-        self._due[operation] = trio.current_time() + self.delay
+        self._due[operation] = trio.current_time() + self._delay
         if self._added is not None:
             self._added.set()
 

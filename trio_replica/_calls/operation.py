@@ -13,11 +13,11 @@ import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
-from .._errors import ReplicaError, closed_error, exit_request_in, failure_of_started
+from .._errors import closed_error, exit_request_in, failure_of_started
 from .._life import BackgroundTask
 from .attempt import attempt
 from .hedges import Hedges
-from .start import Unfinished
+from .start import Unfinished, checked_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Mapping, Sequence
@@ -64,7 +64,7 @@ class Operation(ABC, Generic[MemberT]):
     """The failures that `settle` has noted, by the names of the members. `run` returns them and drops them."""
     _started = 0  # members called so far, if there are hedges
     _raise_cancel: RaiseCancelT | None = None  # Trio's, if the task was cancelled before the operation was over
-    _raised: BaseException | None = None  # an exit request, or the error of a `cancel` that came first
+    _raised: BaseException | None = None  # an exit request, a defect of `settle`, or that `cancel` came first
     _ended: trio.Event | None = None
 
     def __init__(self, members: Sequence[MemberT]) -> None:
@@ -95,8 +95,8 @@ class Operation(ABC, Generic[MemberT]):
         """Start the calls, and return the failures that `settle` has noted when none is left.
 
         The operation is in `under_way` until then. Being cancelled cancels the calls, and waits for those that can no
-        longer be cancelled. If `settle` had enough before the cancellation came, its verdict is not lost, because this
-        then returns, and the next checkpoint raises.
+        longer be cancelled. If `settle` had enough before the cancellation came, while this waited for the other calls,
+        its verdict is not lost, because this then returns, and the next checkpoint raises.
 
         Raises:
           trio.ClosedResourceError: if `cancel` was called before `settle` had enough.
@@ -182,6 +182,10 @@ class Operation(ABC, Generic[MemberT]):
                 self._done(member, outcome.Error(exc))
             else:  # the call had reported its end, or has a task, so only a request to exit still counts
                 self._raised = self._raised or exit_request_in(exc)
+                if self._raised is not None:
+                    self._withdraw()
+                    if self._is_parked and not self._pending:
+                        self._wake()
             return  # noqa: ASYNC104  (likewise)
         if self._pending.get(member) is _BEING_STARTED:
             self._pending[member] = cancel
@@ -199,6 +203,7 @@ class Operation(ABC, Generic[MemberT]):
         if current is None or (type(current) is _Task and current is not task):
             return
         try:
+            ended = checked_end(ended)
             verdict = self.settle(member, ended) if isinstance(ended, outcome.Value) else self._verdict(member, ended)
         except BaseException as exc:  # noqa: ASYNC103  (`settle` raises it for a malformed value)
             verdict = self._verdict_of_error(member, exc)
@@ -219,8 +224,6 @@ class Operation(ABC, Generic[MemberT]):
         """Return the verdict of `settle` about an end that is not a value."""
         if isinstance(ended, Unfinished):
             return ended
-        if not isinstance(ended, outcome.Error):  # a third-party store may report anything
-            ended = outcome.Error(ReplicaError(f"the store ended a call with {ended!r}, which is not an outcome"))
         if (request := exit_request_in(ended.error)) is not None:
             self._raised = request
             return True
@@ -272,10 +275,14 @@ class Operation(ABC, Generic[MemberT]):
                 self._pending.pop(member, None)
 
     def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
-        if not self._over:
+        had_verdict = self._over
+        if not had_verdict:
             self._raise_cancel = raise_cancel
         self._withdraw()
         if self._pending or not self._is_parked:  # a call may end while it is cancelled
+            return Abort.FAILED
+        if had_verdict:  # an answer or an exit, which the cancellation does not hide
+            self._wake()
             return Abort.FAILED
         self._is_parked = False
         return Abort.SUCCEEDED

@@ -9,6 +9,8 @@ import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
+from .._errors import ReplicaError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -43,6 +45,13 @@ def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
     return never
 
 
+def checked_end(how: CallEnd) -> CallEnd:
+    """Return the end of a call as its store reports it; a failure if it is none of what it may be."""
+    if isinstance(how, (outcome.Value, outcome.Error, Unfinished)):
+        return how
+    return outcome.Error(ReplicaError(f"the store ended a call with {how!r}, which is not an outcome"))
+
+
 @enable_ki_protection
 async def ended_call(start: Callable[[Done], Cancel]) -> Any:
     """Start a call with ``start(done)``, and return its value or raise its error.
@@ -52,23 +61,45 @@ async def ended_call(start: Callable[[Done], Cancel]) -> Any:
     await trio.lowlevel.checkpoint_if_cancelled()
     task = trio.lowlevel.current_task()
     ended: CallEnd | None = None
-    is_parked = False
+    is_over = is_parked = False
+
+    # The call is over with the first end that the store reports, or when it has been withdrawn. A store that breaks its
+    # promise may report another end later. That must not wake the task again, which waits for something else by then.
 
     def done(how: CallEnd) -> None:
-        nonlocal ended
-        if is_parked:
-            trio.lowlevel.reschedule(task, outcome.Value(how) if isinstance(how, Unfinished) else how)
+        nonlocal ended, is_over
+        if not is_over:
+            is_over = True
+            ended = checked_end(how)
+            if is_parked:
+                trio.lowlevel.reschedule(task)
+
+    def abort(_: object) -> Abort:
+        nonlocal is_over, is_parked
+        is_parked = False  # the store may report the end while it cancels
+        is_withdrawn = cancel()
+        if is_over:
+            trio.lowlevel.reschedule(task)
+        elif is_withdrawn:
+            is_over = True
+            return Abort.SUCCEEDED
         else:
-            ended = how
+            is_parked = True
+        return Abort.FAILED
 
     try:
         cancel = start(done)
-        if ended is None:
+        if not is_over:
             is_parked = True
-            value = await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        elif isinstance(ended, outcome.Error):
+            await trio.lowlevel.cancel_shielded_checkpoint()  # it may be an exit request, which no cancellation hides
         else:
             await trio.lowlevel.checkpoint()
-            value = ended if isinstance(ended, Unfinished) else ended.unwrap()
-        return await value.call() if isinstance(value, Unfinished) else value
+        assert ended is not None
+        if isinstance(ended, outcome.Value):
+            return ended.value
+        return await ended.call() if isinstance(ended, Unfinished) else ended.unwrap()
     finally:
-        del ended, done  # a traceback that the outcome leads to may refer to this frame
+        ended = None  # a traceback that it leads to may refer to this frame
+        del done, abort

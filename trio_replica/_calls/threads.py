@@ -55,7 +55,7 @@ class Call(Generic[RequestT]):
         self.outcome = outcome.Error(_own(failure))
 
     def _cancel(self) -> bool:
-        if self._threads._withdraw(self) or self._abandon_on_cancel:
+        if self._threads._withdraw(self) or (self._abandon_on_cancel and hasattr(self, "_done")):
             self._done = None
             return True
         return False
@@ -219,12 +219,13 @@ class StoreThreads(Generic[RequestT]):
 
     def _deliver(self, calls: Sequence[Call[RequestT]]) -> None:
         for call in calls:
-            if call._done is not None:
-                assert call.outcome is not None
-                call._done(call.outcome)
+            done, ended = call._done, call.outcome
             # An idle thread still refers to its last batch, and so does the traceback of an exception that one of its
-            # calls raised.
+            # calls raised. Without `_done` the call has ended, and can't be cancelled any more.
             del call._done, call.outcome, call.request
+            if done is not None:
+                assert ended is not None
+                done(ended)
 
     def _count_start(self) -> None:
         self._starting -= 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import outcome
 
-from .._blob import HASH_INLINE_LIMIT, HASH_OVERHEAD, Ref, hashed, sha256, to_blobs
+from .._blob import HASH_INLINE_LIMIT, HASH_OVERHEAD, Blob, Ref, hashed, sha256, to_blobs
 from .._calls.operation import Operation
 from .._calls.start import Unfinished
 from .._errors import BlobNotFoundError, CorruptBlobError, StoreError
@@ -146,7 +146,7 @@ class _Get(Operation["Member"]):
                 answer = answer.data
             elif self._verify and not _is_right(self._ref, answer):
                 return Unfinished(partial(_verified, self._ref, answer))
-            self.answer = answer
+            self.answer = Blob(answer).data  # whatever is no bytes is a failure, also of a store that is trusted
             member.gets_won += 1
             return True
         failure = ended.error
@@ -191,7 +191,7 @@ class _GetMany(Operation["Member"]):
         if not isinstance(answers, _Answers):
             soon = _divided_soon(answers, self._verify)
             if soon is None:
-                return Unfinished(partial(_divided, answers, self._verify))
+                return Unfinished(partial(_divided, answers))
             answers = soon
         for ref, error in answers.corrupt.items():
             found.note_corrupt(member.name, error, ref)
@@ -247,7 +247,7 @@ def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
     if type(answer) is not dict:
         return None
     if not verify:
-        return _Answers(answer, {})
+        return _Answers({ref: Blob(data).data for ref, data in answer.items()}, {})
     size = HASH_OVERHEAD * len(answer)
     for data in answer.values():
         if type(data) is not bytes:
@@ -256,9 +256,7 @@ def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
     return None if size > HASH_INLINE_LIMIT else _answers(answer, map(sha256, answer.values()))
 
 
-async def _divided(answer: dict[Ref, bytes], verify: bool) -> _Answers:
-    if not verify:
-        return _Answers(dict(answer), {})  # noqa: ASYNC910  (the store's get_many had one)
+async def _divided(answer: dict[Ref, bytes]) -> _Answers:
     blobs = await to_blobs(answer.values())
     good = {ref: blob.data for ref, blob in zip(answer, blobs, strict=True)}
     return _answers(good, (blob.ref for blob in blobs))

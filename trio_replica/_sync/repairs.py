@@ -20,7 +20,7 @@ from .._log import log
 from .._store import check_results
 
 if TYPE_CHECKING:
-    from .._blob import Blob, Ref
+    from .._blob import Ref
     from .._life import Life
     from .readers import Lack
     from .sync_stores import Member
@@ -104,28 +104,31 @@ class Repairs:
     @enable_ki_protection
     async def _repair(self, lack: Lack, data: bytes) -> None:  # noqa: ASYNC910  (a task of its own)
         try:
-            blob = await to_blob(data)
-            if blob.ref != lack.ref:  # the replica does not verify
-                self._tried.pop(lack.ref, None)
-                return
-            ended = await attempt(partial(self._write, blob), lack)
-            if isinstance(ended, outcome.Value):
+            ended = await attempt(partial(self._write, data), lack)
+            if isinstance(ended, outcome.Error):
+                self._fail(lack.ref, describe_failure(ended.error))
+            elif ended.value:
                 self.member.repaired += 1
             else:
-                self._fail(lack.ref, describe_failure(ended.error))
+                self._tried.pop(lack.ref, None)
         except (KeyboardInterrupt, SystemExit) as request:
             self._life.carry_out(request)
         finally:
             self._blobs -= 1
             self._bytes -= len(data)
 
-    async def _write(self, blob: Blob, lack: Lack) -> None:
+    async def _write(self, data: bytes, lack: Lack) -> bool:
+        """Give the store a blob. Returns False if these are other bytes, from a replica that does not verify."""
+        blob = await to_blob(data)
+        if blob.ref != lack.ref:  # the replica does not verify
+            return False
         store = self.member.store
         if lack.is_corrupt:
             assert isinstance(store, DeletableStore)
             await store.replace(blob)
         else:
             check_results([blob], [await store.put(blob)])
+        return True
 
     def _remember(self, ref: Ref) -> None:
         self._tried[ref] = None

@@ -179,7 +179,7 @@ class SyncStores:
         with self._operations.until_closed():
             return await to_blobs(items)
 
-    async def put(self, blob: Blob, others: Sequence[Participant] = ()) -> PutResult:
+    async def put(self, blob: Blob, others: Sequence[Participant]) -> PutResult:
         """Put `blob`, which is hashed, to all stores, and return the result of the one that finished first.
 
         Returning means that all `others` have done their part as well. Being cancelled means that some stores may
@@ -194,7 +194,7 @@ class SyncStores:
         finally:
             del failures  # see `Operation.run`
 
-    async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant] = ()) -> Sequence[PutResult]:
+    async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant]) -> Sequence[PutResult]:
         """Put blobs, which are hashed, to all stores, and return the results of the one that finished first."""
         put_many = _PutMany((*self.members, *others), blobs)
         failures = await self._operations.write(put_many)
