@@ -263,7 +263,7 @@ def test_problems_are_one_line_each_and_the_rest_goes_on(run: Run, monkeypatch: 
     assert (ended.status, ended.out) == (1, printed)
     assert ended.problems == [
         "nowhere: No such file or directory",
-        "folder: is a folder: -r puts what is in it",
+        "folder: is a folder: -r puts the files in it",
         "socket: No such device or address",
         r"no\nsuch\x1b\udcff: No such file or directory",
     ]
@@ -296,7 +296,7 @@ def test_a_file_that_changes_after_it_was_found(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     os.symlink("somewhere", link)
     assert read_files(File(path, 1, walked=True) for path in (pipe, link, gone)) == [
-        f"{pipe}: is a regular file no more",
+        f"{pipe}: is no longer a regular file",
         f"{link}: Too many levels of symbolic links",
         f"{gone}: No such file or directory",
     ]
@@ -1299,7 +1299,7 @@ def test_a_put_of_nothing_creates_no_store(run: Run, paths: list[str], stores: l
     Path("folder").mkdir()
     ended = run("put", *paths, *stores)
     assert (ended.status, ended.out) == (1, b"")
-    reason = "is a folder: -r puts what is in it" if paths == ["folder"] else "No such file or directory"
+    reason = "is a folder: -r puts the files in it" if paths == ["folder"] else "No such file or directory"
     assert ended.problems == [f"{path}: {reason}" for path in paths if path != "-r"]
     assert os.listdir() == ["folder"]
 
@@ -1506,7 +1506,7 @@ def test_a_package_is_missing_for_a_store(run: Run, monkeypatch: pytest.MonkeyPa
     ended = run("ls", "--sync", "s3://b")
     assert (ended.status, "pip install 'trio-replica[cloud]'" in " ".join(ended.err.split())) == (1, True)
     Path("x.toml").write_text('[sync]\na = "s3://b"\n')
-    problem = "x.toml:2: sync.a can't be used: an object store takes more: pip install 'trio-replica[cloud]'"
+    problem = "x.toml:2: sync.a can't be used: object stores need obstore: pip install 'trio-replica[cloud]'"
     assert run("ls", "--config", "x.toml").problems == [problem]
 
 

@@ -95,7 +95,7 @@ def test_entries_are_listed_by_store(run: Command) -> None:
     shown = [f"  {ref}" for ref in refs(*range(12))]
     lines = run("outbox", *options).out.decode().splitlines()
     assert lines == [
-        "2 pending for gone, which is no async store of this replica",
+        "2 pending for gone, which is not an async store of this replica",
         *shown[:2],
         f"12 pending for {name}",
         *shown[:10],
@@ -104,7 +104,7 @@ def test_entries_are_listed_by_store(run: Command) -> None:
     assert run("outbox", "--all", *options).out.decode().splitlines()[-13:] == [f"12 pending for {name}", *shown]
     Path("copy/blobs").mkdir(parents=True)
     assert run("status", *options).out.decode().splitlines()[-2:] == [
-        "outbox: 2 pending for gone, which is no async store of this replica",
+        "outbox: 2 pending for gone, which is not an async store of this replica",
         f"outbox: 12 pending for {name}",
     ]
 
@@ -144,7 +144,7 @@ def test_a_flush_says_what_is_pending_for_other_names(run: Command, simulated: d
     options = ["--sync", "dir:a", "--outbox", "outbox.db"]
     assert run("put", *options, "--async", "dir:b", "f").status == 1
     ended = run("outbox", "flush", *options, "--async", "dir:c")
-    assert (ended.status, ended.problems) == (1, ["1 pending for dir:b, which is no async store of this replica"])
+    assert (ended.status, ended.problems) == (1, ["1 pending for dir:b, which is not an async store of this replica"])
 
 
 def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, SimulatedStore], terminal: Terminal) -> None:
@@ -208,15 +208,15 @@ def test_forgetting_asks(run: Command, monkeypatch: pytest.MonkeyPatch, answer: 
     leave("copy", 3)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
     ended = run("outbox", "forget", "copy", "--outbox", "outbox.db")
-    assert "What is pending for copy will not be delivered. Forget all 3? [y/N]" in ended.err
+    assert "The blobs pending for copy will not be delivered. Forget all 3? [y/N]" in ended.err
     if forgotten:
-        assert ended.err.endswith("forgot 3 pending for copy; reconcile copies to it what it lacks\n")
+        assert ended.err.endswith("forgot 3 pending for copy; reconcile copies the blobs that it lacks\n")
     else:
         assert ended.err.endswith("nothing is forgotten\n")
     assert ended.status == (0 if forgotten else 1)
     left = run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[0]
     assert left == (
-        "nothing is pending" if forgotten else "3 pending for copy, which is no async store of this replica"
+        "nothing is pending" if forgotten else "3 pending for copy, which is not an async store of this replica"
     )
 
 
@@ -224,13 +224,13 @@ def test_forgetting_one(run: Command) -> None:
     leave("copy", 3)
     options = ["--outbox", "outbox.db", "--yes"]
     assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
-        "forgot 1 pending for copy; reconcile copies to it what it lacks"
+        "forgot 1 pending for copy; reconcile copies the blobs that it lacks"
     ]
     assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
         f"{refs(1)[0]} is not pending for copy"
     ]
     assert run("outbox", "forget", "other", *options).problems == [
-        "nothing is pending for other; something is for copy"
+        "nothing is pending for other; entries are pending for copy"
     ]
     assert run("outbox", "forget", "copy", *options).status == 0
     assert run("outbox", "forget", "copy", *options).problems == ["nothing is pending for copy"]
@@ -250,7 +250,7 @@ def test_forgetting_one_by_its_first_digits(run: Command) -> None:
     ]
     prefix = first[:16].upper()
     assert run("outbox", "forget", "copy", prefix, *options).problems == [
-        "forgot 1 pending for copy; reconcile copies to it what it lacks"
+        "forgot 1 pending for copy; reconcile copies the blobs that it lacks"
     ]
     assert run("outbox", "forget", "copy", prefix, *options).problems == [f"{prefix.lower()} is not pending for copy"]
     shown = run("outbox", "--all", "--outbox", "outbox.db").out.decode()

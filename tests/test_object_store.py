@@ -509,7 +509,7 @@ def says(text: bytes) -> Callable[[Scripted, IO[bytes], IO[bytes]], None]:
     return talk
 
 
-NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
 CLOSED = "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint"
 
 
@@ -681,7 +681,7 @@ async def test_a_put_beside_another_that_fails() -> None:
 async def test_a_put_beside_others_that_fail_again_and_again() -> None:
     conflict = Answer.of_error(409, "ConditionalRequestConflict")
     with scripted_server(answering(lambda request: conflict if request.method == "PUT" else MISSING)) as server:
-        line = line_of(server, f"{REF!s:.12} is said to be there and not to be there: try again later")
+        line = line_of(server, f"{REF!s:.12} can't be created and can't be found: try again later")
         async with open_scripted(server) as store:
             await assert_fails(line, store.put, DATA)
         assert [asked.split()[0] for asked in server.asked].count("PUT") == 5
@@ -865,7 +865,7 @@ def test_it_takes_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ModuleNotFoundError) as caught:
         open_object_store(f"s3://{BUCKET}")
-    assert str(caught.value) == "an object store takes more: pip install 'trio-replica[cloud]'"
+    assert str(caught.value) == "object stores need obstore: pip install 'trio-replica[cloud]'"
 
 
 def test_who_has_no_object_store_does_not_import_its_client() -> None:

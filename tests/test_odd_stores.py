@@ -96,7 +96,7 @@ async def test_an_end_that_is_no_outcome_is_a_failure_of_the_store(autojump_cloc
 
     async with replica.open([MemoryStore(), Odd(start)]) as store:
         with pytest.raises(
-            StoreError, match=r"sync-1: ReplicaError: the store ended a call with .*, which is no outcome"
+            StoreError, match=r"sync-1: ReplicaError: the store ended a call with .*, which is not an outcome"
         ):
             await store.put(DATA)
 
@@ -151,7 +151,7 @@ async def test_a_value_that_can_not_be_looked_at_is_a_failure_of_the_store() -> 
     async with replica.open([Vague(MemoryStore())]) as store:
         with pytest.raises(StoreError, match=r"contains of .* failed: sync-0: OSError: broken"):
             await store.contains(REF)
-        with pytest.raises(StoreError, match=r"sync-0: ReplicaError: a put returned None, no PutResult"):
+        with pytest.raises(StoreError, match=r"sync-0: ReplicaError: a put returned None, which is not a PutResult"):
             await store.put(DATA)
 
 
@@ -247,7 +247,7 @@ async def test_an_end_that_is_no_outcome_fails_a_call_of_the_store_itself() -> N
         done("text")  # type: ignore[arg-type]
         return bool
 
-    with pytest.raises(replica.ReplicaError, match="the store ended a call with 'text', which is no outcome"):
+    with pytest.raises(replica.ReplicaError, match="the store ended a call with 'text', which is not an outcome"):
         await Odd(start).put(DATA)
 
 

@@ -395,7 +395,7 @@ async def test_entries_for_a_name_that_is_gone_are_kept_and_logged(
         await store.flush()
     assert disk.pending("copy") == [*refs(0, 1)]
     assert [record.getMessage() for record in caplog.records] == [
-        "the outbox has 2 pending for copy, which is no async store: it keeps them"
+        "the outbox has 2 pending for copy, which is not an async store: it keeps them"
     ]
 
 
@@ -978,12 +978,12 @@ def test_the_outbox_has_its_name(stores: Any) -> None:
         (
             "sqlite:a",
             ValueError,
-            r"outbox is the path of a file, not 'sqlite:a'; before the name of such a file goes './'",
+            r"outbox is the path of a file, not 'sqlite:a'; write './' before the name of such a file",
         ),
         (
             ":memory:",
             ValueError,
-            r"outbox is the path of a file, not ':memory:'; before the name of such a file goes './'",
+            r"outbox is the path of a file, not ':memory:'; write './' before the name of such a file",
         ),
         ("s3://a:b@c/", ValueError, r"outbox is the path of a file, not 's3://a:\*\*\*@c/'; .*"),
     ],

@@ -94,7 +94,7 @@ async def test_the_database_of_a_store(path: Path) -> None:
         assert (await problem(path, store)).startswith(f"{path}: the file is in use: by another replica, or as the")
         assert await store.get(ref) == b"hello"
         await store.put(b"more")
-    assert await problem(path) == f"{path}: the file is a database, but no outbox: name another one"
+    assert await problem(path) == f"{path}: the file is a database, but not an outbox: name another one"
     async with replica.open_sqlite(path) as store:
         assert [ref async for ref in store.list_refs()] == sorted([Ref.of(b"hello"), Ref.of(b"more")])
 

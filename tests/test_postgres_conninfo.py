@@ -181,7 +181,7 @@ async def test_a_server_that_answers_garbage(answer: bytes, more: str, reason: s
             f"postgresql://user:secret@127.0.0.1:{port}/blobs{more}",
             f"postgresql://127.0.0.1:{port}/blobs",
             reason,
-            "that is no PostgreSQL server: check the host and the port",
+            "that is not a PostgreSQL server: check the host and the port",
         )
 
 

@@ -390,7 +390,7 @@ async def test_repairs_that_fail(autojump_clock: MockClock, caplog: pytest.LogCa
         assert store.statistics().sync_stores["sync-0"] == SyncStoreStatistics(0, 0, 0, 0, unrepairable=2)
     assert len(asked(one, "put")) == len(asked(two, "put")) == 2
     assert {(record.levelname, record.name) for record in caplog.records} == {("WARNING", "trio_replica")}
-    begin, end = f" can't be given back {numbers[0]!s:.12}: ", "; of others it is not told"
+    begin, end = f" can't be given back {numbers[0]!s:.12}: ", "; later failures are only counted"
     assert sorted(record.getMessage() for record in caplog.records) == [
         f"sync-0{begin}OSError: full, says s3://me:***@bucket{end}",
         f"sync-1{begin}ExceptionGroup: group (1 sub-exception) [OSError: broken]{end}",
@@ -421,7 +421,7 @@ async def test_a_corrupt_blob_in_a_store_that_can_not_replace_it(
         assert store.statistics().sync_stores["sync-0"].get_failures == 2
     assert writes(corrupt) == []
     (record,) = caplog.records
-    reason = "it is corrupt, and the store can't replace it; of others it is not told"
+    reason = "it is corrupt, and the store can't replace it; later failures are only counted"
     assert record.getMessage() == f"sync-0 can't be given back {REF!s:.12}: {reason}"
 
 

@@ -145,7 +145,7 @@ async def test_a_put_many_that_returns_no_list() -> None:
             await super().put_many(blobs)
 
     async with replica.open([MemoryStore(), Silent()]) as store:
-        with pytest.raises(StoreError, match="a put_many returned None, no list of results"):
+        with pytest.raises(StoreError, match="a put_many returned None, which is not a list of results"):
             await store.put_many([b"blob", b"other"])
 
 

@@ -145,7 +145,7 @@ STORE = SimulatedStore()
             {"a": STORE, "b": PlainStore(STORE)},
             {"repair": True},
             TypeError,
-            "^b is of type PlainStore, not a DeletableStore: to repair takes its replace$",
+            "^b is of type PlainStore, not a DeletableStore: a repair needs its replace method$",
         ),
         ([STORE], {"after": b"\0" * 32}, TypeError, "a ref is a trio_replica.Ref, not bytes"),
         ([STORE], {"bytes_per_second": 0}, ValueError, "bytes_per_second is more than 0, not 0"),

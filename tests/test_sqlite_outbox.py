@@ -239,12 +239,21 @@ def damage(path: str) -> None:
 
 
 WRONG: list[tuple[Callable[[str], object], str]] = [
-    (partial(write, data=b"some text, that is long enough"), "the file is no outbox: name another one (SQLITE_NOTADB)"),
-    (lambda path: make(path, "CREATE TABLE blobs (ref)"), "the file is a database, but no outbox: name another one"),
-    (lambda path: make(path, "PRAGMA application_id = 5"), "the file is a database, but no outbox: name another one"),
+    (
+        partial(write, data=b"some text, that is long enough"),
+        "the file is not an outbox: name another one (SQLITE_NOTADB)",
+    ),
+    (
+        lambda path: make(path, "CREATE TABLE blobs (ref)"),
+        "the file is a database, but not an outbox: name another one",
+    ),
+    (
+        lambda path: make(path, "PRAGMA application_id = 5"),
+        "the file is a database, but not an outbox: name another one",
+    ),
     (
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 1"),
-        "the file is a database, but no outbox: name another one",
+        "the file is a database, but not an outbox: name another one",
     ),
     (
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 2"),
@@ -276,7 +285,7 @@ async def test_a_folder_that_is_missing(tmp_path: Path) -> None:
 async def test_a_bad_outbox_is_found_before_a_store_is_opened(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("none")
     opening = replica.open_urls({"a": f"sqlite:{tmp_path}/a"}, {"b": f"dir:{tmp_path}/b"}, outbox=tmp_path / "outbox")
-    with pytest.raises(ReplicaError, match="no outbox"):
+    with pytest.raises(ReplicaError, match="not an outbox"):
         async with opening:
             pass  # pragma: no cover  (it does not open)
     assert [entry.name for entry in tmp_path.iterdir()] == ["outbox"]

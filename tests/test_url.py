@@ -452,7 +452,7 @@ async def test_the_fallback_is_read(fallback: Any) -> None:
 
 
 def test_a_fallback_that_is_no_async_store() -> None:
-    with pytest.raises(ValueError, match=r"^fallback has 'far', which is no async store: those are 'async-0'$"):
+    with pytest.raises(ValueError, match=r"^fallback has 'far', which is not an async store: those are 'async-0'$"):
         replica.open_urls(["dir:a"], ["dir:b"], fallback=["far"])
     assert os.listdir() == []
 

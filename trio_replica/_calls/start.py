@@ -1,4 +1,4 @@
-"""Starting one call: how its end is reported, and how it is cancelled."""
+"""Starting one call, with the ways to report its end and to cancel it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Unfinished(NamedTuple):
-    """The end of a call that can't go on without waiting: the rest is `call`, which is awaited in a task.
+    """The end of a call that can't go on without waiting. The rest of it is `call`, which is awaited in a task.
 
     The call then ends as ``await call()`` does. In this way a store whose methods are coroutines, a retry after a
     pause, and the hashing of a large answer become part of a call that was started without a task.
@@ -26,17 +26,17 @@ class Unfinished(NamedTuple):
 
 
 CallEnd: TypeAlias = "outcome.Value[Any] | outcome.Error | Unfinished"
-"""The end of a call: its outcome, or that it goes on in a task."""
+"""The end of a call: its outcome, or an `Unfinished` if it goes on in a task."""
 
 Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error | Unfinished], None]"
-"""A callback with the outcome of a call. It is called once, in Trio's thread, also before the start has returned."""
+"""A callback for the end of a call. It is called once, in Trio's thread, possibly before the start has returned."""
 
 Cancel: TypeAlias = "Callable[[], bool]"
 """A function that cancels a call. It returns True if `Done` will not be called, and False if the call still ends."""
 
 
 never: Final[Cancel] = partial(bool)
-"""The `Cancel` of a call that can't be cancelled, or has already ended: it returns False."""
+"""The `Cancel` of a call that can't be cancelled, or has already ended. It returns False."""
 
 
 def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
@@ -49,14 +49,14 @@ def checked_end(how: CallEnd) -> CallEnd:
     """Return the end of a call as its store reports it; a failure if it is none of what it may be."""
     if isinstance(how, (outcome.Value, outcome.Error, Unfinished)):
         return how
-    return outcome.Error(ReplicaError(f"the store ended a call with {how!r}, which is no outcome"))
+    return outcome.Error(ReplicaError(f"the store ended a call with {how!r}, which is not an outcome"))
 
 
 @enable_ki_protection
 async def ended_call(start: Callable[[Done], Cancel]) -> Any:
-    """Start a call with ``start(done)``, and return what it returns, or raise what it raises.
+    """Start a call with ``start(done)``, and return its value or raise its error.
 
-    Being cancelled cancels the call. If it can no longer be cancelled, its outcome is waited for.
+    Being cancelled cancels the call. If the call can no longer be cancelled, this waits for its outcome.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     task = trio.lowlevel.current_task()

@@ -1,4 +1,4 @@
-"""The command that tries every store with one blob."""
+"""The command that tests every store with one blob."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from .._urls.store_url import StoreUrl
 
 BLOB_BYTES: Final = 64
-"""Bytes of a test blob. They are random, so that nobody else has the same blob."""
+"""Bytes of a test blob. They are random, so that no store has the same blob already."""
 
 DELETE_SECONDS: Final = 10.0
-"""Seconds that the deletion of a test blob is given once the command has been interrupted."""
+"""Seconds for the deletion of a test blob after the command has been interrupted."""
 
 
 @click.command()
@@ -48,9 +48,9 @@ async def print_line(line: str) -> None:
 
 
 async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Awaitable[None]] = print_line) -> bool:
-    """Write, read and delete a blob in each store, one by one. Tell how that went, and return whether all went well.
+    """Write, read and delete a blob in each store, one by one. Report the results, and return whether all went well.
 
-    Being cancelled ends it after the deletion.
+    Being cancelled ends this after the deletion.
     """
     width = max(map(len, (*urls, "STORE")))
     await tell(f"{'STORE':{width}}  {'ROUND TRIP':>12}  OUTCOME")
@@ -70,7 +70,7 @@ async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Aw
 
 
 async def _check(store: DeletableStore) -> tuple[float, str]:
-    """Return the seconds of a round trip, and the problem, if any. The blob is deleted whatever happens."""
+    """Return the seconds of a round trip, and the problem, if there is one. The blob is deleted in any case."""
     blob = Blob(secrets.token_bytes(BLOB_BYTES))
     began = trio.current_time()
     problem: str | None = None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .stores import Stores
 
 STEPS: Final = 2**32
-"""Steps of the bar. Refs are spread evenly, so the first bytes of the one that is reached show the progress."""
+"""Steps of the bar. Refs are spread evenly, so the first bytes of the last ref show the progress."""
 
 _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
 
@@ -39,14 +39,14 @@ _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
     callback=checked_urls,
     help="A store that blobs are only copied from: a snapshot, or a disk that is read-only. May be repeated.",
 )
-@click.option("--dry-run", is_flag=True, help="Just count what is missing: copy nothing, and create no store.")
+@click.option("--dry-run", is_flag=True, help="Only count the missing blobs. Copy nothing, and create no store.")
 @store_options
 @click.pass_context
 def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run: bool) -> int:
     """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
 
-    Don't delete from the stores while this runs: the blobs would come back. After an interruption, run it again: it
-    goes on with what is still missing.
+    Don't delete from the stores while this runs, because the blobs would come back. After an interruption, run it
+    again. It goes on with the blobs that are still missing.
     """
     stores = chosen_stores(context, to_create=not dry_run)
     if not dry_run:
@@ -58,7 +58,7 @@ def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run
 
 @final
 class Reconciling:
-    """A reconciliation of stores, and its results."""
+    """A reconcile of the stores of a command, and its results."""
 
     def __init__(self, urls: Mapping[str, StoreUrl], display: Display) -> None:
         self._urls = urls
@@ -72,10 +72,10 @@ class Reconciling:
         return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
 
     async def run(self, *, dry_run: bool) -> None:
-        """Copy the blobs that some stores have and others lack; in a dry run only count them.
+        """Copy the blobs that some stores have and others lack. In a dry run only count them.
 
-        A problem with a blob is one line on standard error, and the rest goes on. A store that can't be opened does not
-        hold up the others. Being cancelled means that some blobs have been copied.
+        A problem with a blob causes one line on standard error, and the rest goes on. A store that can't be opened
+        does not stop the others. Being cancelled means that some blobs may have been copied.
         """
         self._display.begin(self._progress, STEPS)
         async with AsyncExitStack() as stack:

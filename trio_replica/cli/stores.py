@@ -1,4 +1,4 @@
-"""The stores of a command: the options that choose them, and the default."""
+"""The stores of a command, with the options that choose them and the default."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DEFAULT_SYNC: Final = f"sqlite:{DATA_FOLDER}/blobs.db"
 DEFAULT_ASYNC: Final = f"dir:{DATA_FOLDER}/copy"
 
 SHOWN: Final = 10
-"""Refs that a command prints of many, if not all are asked for."""
+"""Refs that a command prints of many, unless all are requested."""
 
 CONFIG_VARIABLE: Final = "TRIO_REPLICA_CONFIG"
 """The environment variable that names another one."""
@@ -47,13 +47,13 @@ class Stores(NamedTuple):
     sync: Mapping[str, StoreUrl]
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
-    """Those of the replica that were given, by a file or the command line."""
+    """The options of the replica that a file or the command line gave."""
     are_default: bool
     may_create: bool = True
     """Whether a store that is not there is made."""
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
-        """Open a replica of all. Of the default stores, this creates the folder. Blocks.
+        """Open a replica of all stores. This creates the folder of the default stores. Blocks.
 
         Raises:
           OSError: if the folder can't be created.
@@ -76,7 +76,7 @@ class Stores(NamedTuple):
         """Open a replica of the sync stores, which is only read. None is created or written to. Blocks.
 
         Raises:
-          CommandError: if one is not there.
+          CommandError: if one does not exist.
 
         """
         for url in self.sync.values():
@@ -86,9 +86,10 @@ class Stores(NamedTuple):
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
-        """Open a replica of those sync stores, and of its `fallback`, that can be opened, which is only read.
+        """Open a replica of the existing stores among the sync stores and the `fallback`, which is only read.
 
-        The problems of the others are printed. If no sync store can be opened, those of the fallback are read instead.
+        This prints the problems of stores that can't be opened. If no sync store can be opened, the stores of the
+        fallback are read instead.
 
         Raises:
           CommandError: if none can be opened.
@@ -114,7 +115,7 @@ class Stores(NamedTuple):
         return {**self.sync, **self.async_}
 
     def with_stand_ins(self) -> dict[str, StoreUrl]:
-        """Return all stores to be read only, with an empty one in memory for each that is not there. Blocks."""
+        """Return all stores to be read only, with an empty one in memory for each that does not exist. Blocks."""
         return {name: parse_url("memory:") if absence(url) else url.to_read() for name, url in self.all().items()}
 
     def kinds(self) -> dict[str, str]:
@@ -122,7 +123,7 @@ class Stores(NamedTuple):
         return {**dict.fromkeys(self.sync, "sync"), **dict.fromkeys(self.async_, "async")}
 
     def own_files(self) -> OwnFiles:
-        """Return the files of these stores, and of what this process prints. Blocks."""
+        """Return the files of these stores and of the output of this process. Blocks."""
         urls = (*self.sync.values(), *self.async_.values())
         folders = [url.file for url in urls if os.path.isdir(url.file)]
         databases = [url.file for url in urls if url.file and url.file not in folders]
@@ -149,9 +150,9 @@ class Stores(NamedTuple):
 async def open_each(
     urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
 ) -> tuple[dict[str, Store], dict[str, str]]:
-    """Open stores until `stack` is left. Return those that open, and the problems of the others, by their names.
+    """Open stores until `stack` is left. Return the ones that open, and the problems of the others, by their names.
 
-    A store that is not there is created only with `to_create`.
+    A store that does not exist is created only with `to_create`.
     """
     stores: dict[str, Store] = {}
     problems: dict[str, str] = {}
@@ -172,9 +173,9 @@ def to_read(urls: Mapping[str, StoreUrl]) -> dict[str, StoreUrl]:
 
 
 def absence(url: StoreUrl) -> str:
-    """Return the message that a store is not there and opening would create it; empty if it is there. Blocks.
+    """Return the message that a store does not exist, or an empty text if it does. Blocks.
 
-    A store on another machine counts as there, because opening it creates at most a table.
+    A store on another machine counts as existing, because opening it creates at most a table.
     """
     if url.landmark:
         try:
@@ -185,12 +186,12 @@ def absence(url: StoreUrl) -> str:
 
 
 def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
-    """Return the stores that the options choose, or else a configuration file, or else the default ones. Blocks.
+    """Return the stores of the options, or else of a configuration file, or else the default ones. Blocks.
 
     Raises:
       click.UsageError: if there are only async stores, or one is given twice.
       ConfigError: if the file is bad.
-      CommandError: if the default ones are not there, unless they are `to_create`.
+      CommandError: if the default ones do not exist and are not `to_create`.
 
     """
     may_create = context.find_root().ensure_object(Given).may_create
@@ -240,7 +241,7 @@ def check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
 
     """
     for count, url in enumerate(urls):
-        # Even where each is a store of its own, they can't have one name.
+        # Even if each is a store of its own, they can't share one name.
         if any(url.place == other.place or url.shown == other.shown for other in urls[:count]):
             raise click.UsageError(f"the store {url.shown} is given twice", context)
 

@@ -1,4 +1,4 @@
-"""`StartedStore`: a base for stores that can start all of their calls. It makes the methods from these."""
+"""`StartedStore`, a base for stores that can start all of their calls. It derives the methods from the starts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StartedStore(StartableStore):
         return results
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
+        """Return the blobs that are there: see `Store.get_many`."""
         found: dict[Ref, bytes] = {}
         for part in in_parts(check_refs(refs)):
             found |= await ended_call(partial(self.start_get_many, part))

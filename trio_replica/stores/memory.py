@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @final
 class MemoryStore(DeletableStore, StartedStore):
-    """Blobs in the memory of this process, which end with it. For tests, and as a small fast sync store.
+    """A store in the memory of this process, for tests and as a small fast sync store. Its blobs end with the process.
 
     It has nothing to open or close, and needs Trio only for its checkpoints.
 
@@ -110,7 +110,7 @@ class MemoryStore(DeletableStore, StartedStore):
         return never
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
-        """Look at once whether a blob is there: see `StartableStore`."""
+        """Find out at once whether a blob is there: see `StartableStore`."""
         done(outcome.Value(ref in self._blobs))
         return never
 
@@ -138,7 +138,7 @@ class MemoryStore(DeletableStore, StartedStore):
         return self._identity
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await to_blob(blob)
         self._add(blob)
         self._blobs[blob.ref] = blob.data
@@ -164,7 +164,7 @@ LAST: Final = Ref(b"\xff" * 32)
 
 @final
 class _RefIndex:
-    """Distinct refs in order, without sorting all of them for each page, or ever all at once.
+    """A set of refs in order, without sorting all of them for each page, or ever all at once.
 
     New refs are collected in a list, and become an ascending run when there are `RECENT`. Runs of about the same length
     are merged, as far as `RUN_LIMIT`, so each ref is moved only a few times, in whatever order puts and pages come.
@@ -201,7 +201,7 @@ class _RefIndex:
             self._runs[self._purged : self._purged + 1] = [kept] if kept else []
 
     def page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return up to `limit` refs after `after`, ascending; none only if there are none."""
+        """Return up to `limit` refs after `after`, ascending. None are returned only if there are none."""
         self._recent.sort()
         runs = [*self._runs, self._recent]
         while True:
@@ -243,4 +243,4 @@ async def _open_memory() -> AsyncGenerator[MemoryStore, None]:
 
 
 SCHEME: Final = StoreScheme(_open_memory, "", place=None)
-"""``memory:``: each is a store of its own."""
+"""The scheme of ``memory:``. Each such URL is a store of its own."""
