@@ -55,7 +55,7 @@ def record_traffic(folder: str, *arguments: str) -> list[Call]:
     return record([sys.executable, "-m", traffic.__name__, "record", folder, *arguments], ROOT)
 
 
-# What the process does
+# The work of the process
 
 
 def acknowledgements(calls: list[Call]) -> list[tuple[int, Ref]]:  # pragma: no cover  (runs in a process of its own)

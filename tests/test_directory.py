@@ -93,7 +93,7 @@ def open_files() -> int:
     return len(os.listdir("/dev/fd"))
 
 
-# What is on the disk
+# The files on the disk
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -255,7 +255,7 @@ async def test_a_torn_file_of_another_program_is_repaired(
     ]
 
 
-# When it waits for the disk
+# Waits for the disk
 
 
 class Disk:

@@ -76,7 +76,7 @@ def cancelled() -> trio.Cancelled:
     return caught[0]
 
 
-# What they are
+# Classes
 
 
 def test_what_they_say_of_a_failure_has_no_secrets() -> None:
@@ -108,7 +108,7 @@ def test_poisoned_is_a_broken_resource_and_no_other_is() -> None:
     assert not issubclass(StoreError, trio.BrokenResourceError)
 
 
-# What they say
+# Messages
 
 
 def test_not_found_names_the_ref() -> None:
@@ -209,7 +209,7 @@ def test_what_an_error_says_does_not_change() -> None:
     assert errors[1].unreplicated == {"a": (HELLO,)}  # type: ignore[union-attr]
 
 
-# What survives
+# Pickles and copies
 
 ERRORS = [
     ReplicaError(),
@@ -312,7 +312,7 @@ def test_copy_keeps_the_very_failures() -> None:
     assert copy.copy(StoreError("put", HELLO, {"a": failure})).failures["a"] is failure
 
 
-# What is a store's failure
+# Failures, cancellations and exits
 
 
 def test_a_bare_failure() -> None:

@@ -262,7 +262,7 @@ async def test_a_call_that_ignores_its_cancellation_is_waited_for_and_settled(
     assert trio.current_time() == 5
 
 
-# What members raise
+# Exceptions of members
 
 
 @pytest.mark.parametrize("members", [["a"], ["a", "b"], ["a", "b", "c"]])
@@ -426,7 +426,7 @@ async def test_attempt(autojump_clock: trio.testing.MockClock) -> None:
     assert await attempt(calls.call, "bad") == outcome.Error(BROKEN)
 
 
-# What is left behind
+# Memory
 
 
 async def leave_nothing(fan_out: FanOut, members: int, how: str) -> None:

@@ -244,7 +244,7 @@ def test_an_interrupt_at_the_end_of_the_block_comes_out_bare(hedge_delay: float)
         trio.run(main)
 
 
-# What is kept
+# Memory
 
 
 def blobs_alive() -> int:

@@ -333,7 +333,7 @@ async def test_an_exit_comes_out_bare_when_what_can_not_be_cancelled_has_ended(
     assert operation.settled == {"a": "a", "b": BROKEN}
 
 
-# What can't be started
+# Calls that can't be started
 
 
 async def test_a_call_that_is_refused_has_failed() -> None:
@@ -383,7 +383,7 @@ async def test_a_call_that_is_refused_makes_way_for_the_next(autojump_clock: Moc
     assert told.cancelled == {"d": 7}
 
 
-# What takes a task
+# Work that takes a task
 
 
 async def test_a_value_that_can_not_be_finished_is_a_failure(autojump_clock: MockClock) -> None:

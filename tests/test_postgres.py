@@ -247,7 +247,7 @@ OPERATIONS: list[Callable[[PostgresStore], Awaitable[object]]] = [
 READS = OPERATIONS[4:]
 
 
-# What is played back
+# Recorded answers
 
 START, QUERY, READY = b"\0\0\0\x08abcd", b"Q\0\0\0\x05x", b"Z\0\0\0\x05I"
 TAPE = [[["␀␀␀␈abcd", "Z␀␀␀␅I"], ["Q␀␀␀␅x", "Z␀␀␀␅I"]]]
@@ -295,7 +295,7 @@ def test_what_was_not_recorded_is_not_answered() -> None:
     assert player.problems == ["asked '', where 'Q␀␀␀␅x' was recorded"]
 
 
-# What is in the database
+# The contents of the database
 
 
 async def test_the_format_of_the_database(either: PostgresAddress) -> None:

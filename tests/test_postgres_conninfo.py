@@ -122,7 +122,7 @@ async def test_bad_arguments() -> None:
             await open_and_close("", answer_timeout=timeout)
 
 
-# What answers is no server, or nothing does
+# Answers from no server, and silence
 
 
 async def check_line(conninfo: str, name: str, *parts: str) -> None:

@@ -56,7 +56,7 @@ def called(store: SimulatedStore, operation: str) -> list[tuple[Ref, ...]]:
     return [call.refs for call in store.calls if call.operation == operation]
 
 
-# What is copied and counted
+# Copies and counts
 
 
 async def test_all_stores_have_all_then() -> None:
@@ -183,7 +183,7 @@ async def test_a_blob_that_came_while_it_runs_is_read_too_if_need_be() -> None:
     assert lacking.blobs == {refs(1)[0]: b"1"}
 
 
-# What goes wrong with a blob
+# Failures of one blob
 
 
 async def test_a_corrupt_blob_is_read_from_the_next_store() -> None:

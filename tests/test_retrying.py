@@ -272,7 +272,7 @@ async def test_callers_do_not_wait_for_each_other(autojump_clock: MockClock, ret
     assert retrying.statistics().retries == len(store.calls) - 50
 
 
-# What is repeated
+# Failures that are retried, and others
 
 
 @pytest.mark.parametrize(
@@ -507,7 +507,7 @@ async def test_a_failure_is_freed_when_nobody_has_it(autojump_clock: MockClock, 
         gc.enable()
 
 
-# What it is
+# The class, its arguments and its log
 
 
 def test_a_store_that_deletes_stays_one() -> None:

@@ -128,7 +128,7 @@ def tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
-# Whatever way an attempt fails
+# Each way in which an attempt can fail
 
 
 @pytest.mark.parametrize("in_replica", [False, True])

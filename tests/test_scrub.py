@@ -351,7 +351,7 @@ async def test_a_listing_of_nonsense_is_a_failure(autojump_clock: MockClock) -> 
     assert report.stores["store-0"].refs == 1
 
 
-# What comes and goes
+# Blobs that come and go
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -570,7 +570,7 @@ async def test_copies_for_a_repair_count_for_the_pace_too(autojump_clock: MockCl
     assert [call.started for call in other.calls if call.operation == "get"] == [0.0, 16.0]
 
 
-# What is told
+# Progress and findings
 
 
 async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock) -> None:

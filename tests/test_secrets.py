@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-# What is hidden
+# Hidden and shown texts
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         ("Authorization: AWS4 Credential=AK, Signature=x\nHost: h", "Authorization: ***\nHost: h"),
         ("x-amz-security-token: abc\nHost: h", "x-amz-security-token: ***\nHost: h"),
         ("Set-Cookie: a=b; c\r\nHost: h", "Set-Cookie: ***\r\nHost: h"),
-        # What shows fields
+        # Fields
         ('{"password": "a b", "x": 1}', '{"password": "***", "x": 1}'),
         ("{'password': \"it's\", 'x': 1}", "{'password': \"***\", 'x': 1}"),
         ("{'password': ['a b', \"c]d\"], 'x': 1}", "{'password': *** 'x': 1}"),
@@ -223,7 +223,7 @@ def test_other_names(name: str) -> None:
     assert not names_secret(name)
 
 
-# Whatever it is, and wherever it stands
+# Any secret in any place
 
 ANY = st.text(st.characters(codec="utf-8"), max_size=20)
 SECRET = st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=4, max_size=20).map(

@@ -151,7 +151,7 @@ async def test_many_hidden_rows_are_counted_and_some_named(path: Path) -> None: 
     assert len(checked(path, problems=2).problems) == 2
 
 
-# What is not repaired
+# Limits of the repair
 
 
 def lose_rows(path: Path) -> str:
@@ -241,7 +241,7 @@ async def test_refs_that_are_none_are_not_looked_for(path: Path) -> None:
         assert (await store.check_integrity()).hidden == ()
 
 
-# How
+# The check as an operation
 
 
 async def test_reads_do_not_wait_for_a_check_and_a_cancelled_one_is_interrupted(

@@ -102,7 +102,7 @@ async def rest_of(iterator: AsyncIterator[Ref]) -> list[Ref]:
     return [ref async for ref in iterator]
 
 
-# What has to be there
+# Abstract methods
 
 
 def test_a_store_implements_what_is_abstract() -> None:

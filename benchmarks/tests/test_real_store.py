@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.deep
 
 
-# What is measured
+# Measurements
 
 
 async def test_what_is_measured_is_what_the_store_takes_and_what_the_recursion_says(autojump_clock: MockClock) -> None:

@@ -207,7 +207,7 @@ class Disk:
         assert isinstance(folder, Folder), path
         return folder, os.path.basename(path)
 
-    # What calls do
+    # The effects of calls
 
     def _create(self, call: Call) -> None:
         path, flags, *_ = call.arguments[1:]

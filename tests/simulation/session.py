@@ -140,7 +140,7 @@ class Session:
         for client in self._clients:
             nursery.start_soon(client.run, self.plan.operations)
 
-    # What happens between steps
+    # Events between steps
 
     def _action(self, name: str) -> Callable[[], None]:
         return {
@@ -176,7 +176,7 @@ class Session:
         self.world.crash(self.draw, power_cut=self.plan.crash == "power cut")
         self._observer.end()
 
-    # What is promised
+    # Promises
 
     def acknowledge(self, put: Put) -> None:
         """Note that a put has returned."""

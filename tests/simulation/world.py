@@ -77,7 +77,7 @@ class World:
                     Session(self, plan, self._any_weather(draw)).run()
             self._recover()
 
-    # What happens to the stores
+    # Events that befall the stores
 
     def arrive(self) -> Iterator[tuple[str, list[Ref]]]:
         """Let arrive what is late, and return what has come to which store."""
