@@ -1,4 +1,4 @@
-"""What several tests of replicas use."""
+"""Blobs, stores and helpers that several tests of replicas share."""
 
 from __future__ import annotations
 

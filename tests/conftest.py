@@ -1,4 +1,4 @@
-"""The fixtures that more than one file of tests uses."""
+"""Settings of all tests: Hypothesis's profiles, the marks of deep tests, skips, and a small heap."""
 
 from __future__ import annotations
 

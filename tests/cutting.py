@@ -36,11 +36,11 @@ CUTS: Final = 100
 
 
 class Cuts(NamedTuple):
-    """What has become of power cuts."""
+    """The number of power cuts made, and the problems found."""
 
     number: int
     problems: list[str]
-    """What was wrong after the last of them."""
+    """The problems after the last of them."""
 
 
 async def cut_power(folder: str, *arguments: str) -> Cuts:

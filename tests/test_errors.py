@@ -55,7 +55,7 @@ def pickled(error: ReplicaError) -> Any:
 
 
 def attributes(error: BaseException) -> dict[str, Any]:
-    """Return what of an error has to survive, with exceptions by their repr, for these have no equality."""
+    """Return the attributes that have to survive. Exceptions stand by their repr, because they have no equality."""
     return {name: repr(value) if name == "failures" else value for name, value in vars(error).items()}
 
 

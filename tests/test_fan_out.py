@@ -79,7 +79,7 @@ class Calls:
 
 
 class Payload:
-    """What a failed call holds in its frame, as a put does its blob."""
+    """An object in the frame of a failed call, as a blob is in that of a put."""
 
 
 @pytest.fixture(params=[True, False], ids=["strict groups", "loose groups"])

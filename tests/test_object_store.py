@@ -485,7 +485,7 @@ def open_scripted(server: Scripted, **options: Any) -> AbstractAsyncContextManag
 
 
 def scripts(*answers: Answer) -> Callable[[Request], Answer]:
-    """Return what gives `answers` in their order, the last again and again; before them, one that lets a store open."""
+    """Return a function that first lets a store open, then gives `answers` in order, the last again and again."""
     remaining = iter((MISSING, *answers))
     return lambda _: next(remaining, answers[-1])
 
@@ -756,7 +756,7 @@ async def test_a_put_that_hangs_fails_in_time() -> None:
         async with open_scripted(server, request_timeout=1, retries=3) as store:
             await assert_fails(line_of(server, HUNG), store.put, DATA)
             await assert_fails(line_of(server, HUNG), store.get, REF)
-        assert len(server.requests) == 3  # of opening, and one each: they are not repeated, for they took too long
+        assert len(server.requests) == 3  # of opening, and one each: they took too long to be repeated
 
 
 @pytest.mark.deep

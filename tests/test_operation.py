@@ -1,6 +1,6 @@
-"""Calls that are started without a task for each: who is started, cancelled and waited for, and when.
+"""Calls that are started without a task for each: which are started, cancelled and waited for, and when.
 
-What they have in common with calls that are awaited is in ``test_fan_out.py``.
+Tests that calls which are awaited have to pass, too, are in ``test_fan_out.py``.
 """
 
 from __future__ import annotations

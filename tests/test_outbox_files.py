@@ -1,4 +1,4 @@
-"""What an outbox says of files, folders and disks that are not as they have to be."""
+"""An outbox on files, folders and disks that are not as they have to be."""
 
 from __future__ import annotations
 

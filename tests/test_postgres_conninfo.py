@@ -1,4 +1,4 @@
-"""What needs no PostgreSQL server: conninfos, errors, and psycopg being there at all."""
+"""Tests that need no PostgreSQL server: of conninfos, of errors, and of a missing psycopg."""
 
 from __future__ import annotations
 

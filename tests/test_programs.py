@@ -38,7 +38,7 @@ class Step:
     """When it begins, in seconds."""
     kind: Kind
     blobs: list[int]
-    """Which of `BLOBS` it is about."""
+    """The places of its blobs in `BLOBS`."""
     deadline: float
     """Seconds after which it is cancelled."""
 

@@ -1,4 +1,4 @@
-"""What some stores have and others lack: what is copied, counted and said, and what goes wrong with it."""
+"""Blobs that some stores have and others lack: copies, counts and reports, and failures."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ few_refs = st.sets(st.sampled_from(REFS), max_size=2)
 
 @dataclass
 class Plan:
-    """What a store has, and what goes wrong with it."""
+    """The blobs of a store, and its failures."""
 
     has: set[Ref]
     corrupt: set[Ref]
@@ -419,7 +419,7 @@ plans = st.builds(
 
 
 class Model:
-    """What has to come of some plans."""
+    """The outcome that some plans must have."""
 
     def __init__(self, given: list[Plan], after: Ref, *, dry_run: bool) -> None:
         self.contents = [{ref: b"rotten" if ref in plan.corrupt else DATA[ref] for ref in plan.has} for plan in given]

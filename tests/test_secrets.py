@@ -392,7 +392,7 @@ BAD_URLS = [
     f"https://host/bucket?X-Amz-Signature={ENCODED}",
     f"me:{ENCODED}@host",
 ]
-"""What none of can be opened."""
+"""URLs that are refused."""
 
 LOST_URLS = [
     f"postgresql://me:{ENCODED}@{NOWHERE}/db?sslmode=disable",
@@ -402,7 +402,7 @@ LOST_URLS = [
         f"&secret_access_key={ENCODED}&session_token={ENCODED}"
     ),
 ]
-"""What nobody answers."""
+"""URLs of servers that do not answer."""
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
@@ -483,7 +483,7 @@ async def test_no_part_of_a_replica_shows_a_secret(autojump_clock: MockClock, ca
     shown += [store, list(statistics.sync_stores), list(statistics.async_stores), list(store.unreplicated)]
     shown += [list(error.unreplicated), list(error.failures), error.store, list(failed.value.failures)]
     shown += [str(error), str(failed.value), far, far.statistics()]
-    # What follows in a log is the error of the store itself, with its traceback, which is as its author made it.
+    # In a log, the error of the store itself follows with its traceback. The replica does not change this one.
     shown += [record.getMessage() for record in caplog.records]
     assert len(caplog.records) == 3
     for one in shown:

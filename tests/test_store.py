@@ -1,4 +1,4 @@
-"""What a store gets for nothing: the defaults over one that implements only what it must."""
+"""The methods that a store inherits: the defaults over one that implements only what it must."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replica reads: the first good answer, the many, and the union, under the mock clock with exact times."""
+"""The reads of a replica: the first good answer, the many, and the union, under the mock clock with exact times."""
 
 from __future__ import annotations
 

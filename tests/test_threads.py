@@ -37,7 +37,7 @@ def nothing() -> None:
 
 
 class Serving:
-    """What the threads of a test serve: each request is a function to be called, or a value to be returned."""
+    """The handler of a test's threads: each request is a function to be called, or a value to be returned."""
 
     def __init__(self, enter: Callable[[], object] = nothing, leave: Callable[[], object] = nothing) -> None:
         self.batches: list[list[object]] = []
