@@ -39,6 +39,20 @@ class Ended:
         self.done.set()
 
 
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels `scope` when the tasks of a run have made a number of steps since it was given that scope."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.scope: trio.CancelScope | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.scope is not None:
+            self.steps -= 1
+            if self.steps == 0:
+                self.scope.cancel()
+
+
 class PlainStore(Store):
     """A store that can't delete."""
 

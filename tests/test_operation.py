@@ -22,7 +22,7 @@ from trio_replica import BlobNotFoundError, Ref, open_directory, open_sqlite
 from trio_replica._calls.hedges import Hedges
 from trio_replica._calls.start import Unfinished, ended_call
 
-from .common import BROKEN, Ended
+from .common import BROKEN, CancelAtStep, Ended
 from .held import Held
 from .started import FannedOut
 
@@ -647,19 +647,6 @@ async def test_one_call_that_is_cancelled() -> None:
 # Real threads and files
 
 
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when the tasks of a run have made a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.scope = trio.CancelScope()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps -= 1
-        if self.steps == 0:
-            self.scope.cancel()
-
-
 def store_threads() -> set[str]:
     """Return the names of all threads but those that Trio keeps for its own use."""
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio")}
@@ -677,27 +664,27 @@ def test_cancelled_at_any_step_real_stores_keep_what_was_put(tmp_path: Path, hed
             replica.open([one, two], hedge_delay=hedge_delay) as store,
         ):
             kept, _ = await store.put(before)
-            trio.lowlevel.add_instrument(instrument)
             tasks = trio.lowlevel.current_statistics().tasks_living
-            with instrument.scope:
+            with trio.CancelScope() as instrument.scope:
                 async with trio.open_nursery() as nursery:
                     for data in (interrupted, b"another", before):
                         nursery.start_soon(store.put, data)
                     for _ in range(3):
                         nursery.start_soon(store.get, kept)
-            trio.lowlevel.remove_instrument(instrument)
+            cancelled = instrument.scope.cancelled_caught
+            instrument.scope = None
             assert trio.lowlevel.current_statistics().tasks_living == tasks
             assert await store.get(kept) == before
             for data in (interrupted, after):
                 ref, _ = await store.put(data)
                 assert await store.get(ref) == await one.get(ref) == await two.get(ref) == data
-        return instrument.scope.cancelled_caught
+        return cancelled
 
     threads = store_threads()
     seen = set()
     for steps in range(1, 16):
         instrument = CancelAtStep(steps)
-        seen.add(trio.run(main))
+        seen.add(trio.run(main, instruments=[instrument]))
         assert store_threads() == threads
     assert True in seen
     temporary = [path for path in (tmp_path / "folder").rglob("*") if path.is_file() and len(path.name) < 64]

@@ -16,6 +16,7 @@ import trio_replica as replica
 from trio_replica import BlobNotFoundError, PoisonedError, Ref, ReplicaStore, StoreError
 from trio_replica.testing import Batched, Concurrent, Serial, SimulatedStore
 
+from .common import CancelAtStep
 from .started import StartedStore
 
 if TYPE_CHECKING:
@@ -269,20 +270,6 @@ def test_programs(program: Program, _: object) -> None:
 
 
 # Every cancellation in turn
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when the tasks of a run have made a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.scope: trio.CancelScope | None = None
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.scope is not None:
-            self.steps -= 1
-            if self.steps == 0:
-                self.scope.cancel()
 
 
 async def list_all(store: ReplicaStore) -> None:

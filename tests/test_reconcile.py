@@ -29,8 +29,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, put_numbers, refs
-from .test_programs import CancelAtStep
+from .common import BROKEN, CancelAtStep, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
