@@ -109,6 +109,14 @@ class Running:
         self._unfinished = set(finishes)
         nursery.start_soon(self._run, members, start, hedges)
 
+    def cancel(self, how: str) -> None:
+        """Cancel it ``"from outside"``, as a scope of its caller does, or ``"by somebody"``, as its replica does."""
+        if how == "from outside":
+            self.scope.cancel()
+        else:
+            (under_way,) = self.under_way
+            under_way.cancel()
+
     async def _run(self, members: str, start: Callable[[str, Done], Cancel], hedges: Hedges | None) -> None:
         self.task = trio.lowlevel.current_task()
         operation = FannedOut(members, start, self._settle)
@@ -217,8 +225,7 @@ async def test_one_call_that_ends_at_once_among_others() -> None:
 async def test_an_operation_that_is_cancelled_while_a_call_is_started() -> None:
     def start(member: str, done: Done) -> Cancel:
         if member == "b":
-            (under_way,) = operation.under_way
-            under_way.cancel()
+            operation.cancel("by somebody")
         return told.start(member, done)
 
     told = Told()
@@ -249,11 +256,7 @@ async def test_cancelled_it_cancels_all_and_settles_nothing(how: str) -> None:
         hedged = Running(nursery, "cd", told.start, hedges=hedges)
         await trio.testing.wait_all_tasks_blocked()
         for operation in (all_at_once, hedged):
-            if how == "from outside":
-                operation.scope.cancel()
-            else:
-                (under_way,) = operation.under_way
-                under_way.cancel()
+            operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         hedges.stop()  # which has nothing left to start
     for operation in (all_at_once, hedged):
@@ -274,14 +277,11 @@ async def test_what_can_not_be_cancelled_is_waited_for_and_settled(
     async with trio.open_nursery() as nursery:
         operation = Running(nursery, "abcd", told.start, settles=settles)
         await trio.testing.wait_all_tasks_blocked()
-        if how == "from outside":
-            operation.scope.cancel()
-        elif how == "by somebody":
-            (under_way,) = operation.under_way
-            under_way.cancel()
-        else:
+        if how == "settled":
             settled["d"] = "d" if settles is outcome.Value else BROKEN
             await told.end("d", None if settles is outcome.Value else BROKEN)
+        else:
+            operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         assert told.cancelled.keys() == {"c", "d"} - settled.keys()
         await told.end("a", error)
@@ -300,11 +300,7 @@ async def test_cancelled_it_starts_no_more_though_the_last_call_fails(how: str) 
     async with trio.open_nursery() as nursery:
         operation = Running(nursery, "ab", told.start, hedges=Hedges(math.inf))
         await trio.testing.wait_all_tasks_blocked()
-        if how == "from outside":
-            operation.scope.cancel()
-        else:
-            (under_way,) = operation.under_way
-            under_way.cancel()
+        operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a", BROKEN)
         assert operation.ended is not None
@@ -465,13 +461,10 @@ async def test_cancelled_while_a_value_is_finished_it_waits_for_what_can_not_be_
         operation = Running(nursery, "abcd", told.start, finish=finish, finishes="ab", settles=outcome.Error)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a")
-        if how == "from outside":
-            operation.scope.cancel()
-        elif how == "by somebody":
-            (under_way,) = operation.under_way
-            under_way.cancel()
-        else:
+        if how == "settled":
             told.end_soon("d", BROKEN)
+        else:
+            operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         assert cancelled == ["a"]
         await told.end("b")  # which would have to be finished, too
