@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from trio_replica import Ref, Store
+from trio_replica import Blob, Ref, Store
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
-    from trio_replica import Blob, PutResult
+    from trio_replica import PutResult
     from trio_replica._blob import BytesLike
 
 BROKEN = OSError("broken")
@@ -37,6 +39,21 @@ class Ended:
             self.error = error
         self.at = trio.current_time()
         self.done.set()
+
+
+@contextmanager
+def without_gc() -> Generator[None, None, None]:
+    """Let nothing that is in a cycle be freed until the block ends."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def count_blobs() -> int:
+    return sum(type(each) is Blob for each in gc.get_objects())
 
 
 class CancelAtStep(trio.abc.Instrument):

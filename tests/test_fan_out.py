@@ -5,7 +5,6 @@ For calls that are awaited in a nursery's tasks, and for calls that are started.
 
 from __future__ import annotations
 
-import gc
 import math
 import signal
 import warnings
@@ -27,7 +26,7 @@ from trio_replica._calls.fan_out import fan_out
 from .started import fan_out_in_tasks, fan_out_starting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from trio_replica._calls.attempt import Ended
 
@@ -103,14 +102,6 @@ WAYS = pytest.mark.parametrize(
 )
 OPERATIONS = pytest.mark.parametrize("fan_out", [fan_out_in_tasks, fan_out_starting], ids=["in tasks", "started"])
 """The ways in which a replica calls its stores, which can be hedged."""
-
-
-@pytest.fixture
-def no_gc() -> Generator[None, None, None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 # Times

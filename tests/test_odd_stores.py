@@ -251,14 +251,6 @@ def blobs_alive() -> int:
     return sum(isinstance(thing, Blob) and len(thing) > 1000 for thing in gc.get_objects())
 
 
-@pytest.fixture
-def no_gc() -> Any:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 async def test_a_get_that_one_store_refuses_and_another_answers_leaves_no_cycle(no_gc: None) -> None:
     def refuse(done: Done) -> Any:
         raise OSError("refused")

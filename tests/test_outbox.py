@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import signal
@@ -20,7 +19,7 @@ from trio_replica._async import outbox as internals
 from trio_replica._async.delivery import OutboxDelivery
 from trio_replica.testing import Batched, SimulatedStore
 
-from .common import BROKEN, Ended, put_numbers, refs
+from .common import BROKEN, Ended, count_blobs, put_numbers, refs, without_gc
 from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
@@ -901,22 +900,15 @@ async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> N
 
 
 async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) -> None:
-    def count() -> int:
-        return sum(type(each) is Blob for each in gc.get_objects())
-
     rotten = SimulatedStore()
     await put_numbers(rotten, [0, 1])
     rotten.corrupt(refs(0)[0])
     async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(lacking(0, 1))) as store:
-        gc.collect()
-        gc.disable()
-        try:
-            before = count()
+        with without_gc():
+            before = count_blobs()
             with pytest.raises(StoreError):
                 await store.flush()
-            assert count() == before
-        finally:
-            gc.enable()
+            assert count_blobs() == before
 
 
 async def test_a_relay_reads_blobs_as_a_get_does(autojump_clock: MockClock) -> None:

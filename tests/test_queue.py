@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 import trio_replica as replica
-from trio_replica import Blob, MemoryStore, PoisonedError, PutResult
+from trio_replica import MemoryStore, PoisonedError, PutResult
 from trio_replica.testing import Batched, SimulatedStore
 
-from .common import BROKEN, Ended, put_numbers, refs
+from .common import BROKEN, Ended, count_blobs, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -222,10 +222,6 @@ def only_new_objects() -> Generator[None, None, None]:
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-def count_blobs() -> int:
-    return sum(type(each) is Blob for each in gc.get_objects())
 
 
 @pytest.mark.usefixtures("only_new_objects")

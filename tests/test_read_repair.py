@@ -28,7 +28,7 @@ from trio_replica import (
 from trio_replica._sync import repairs as _repairs
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs
+from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs, without_gc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -703,17 +703,13 @@ async def test_reads_that_fail_leave_no_cycle(operation: str) -> None:
     sync, spare = SimulatedStore(), SimulatedStore()
     spare.fail(BROKEN, "get")
     async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             for _ in range(3):
                 with pytest.raises(StoreError):
                     await read(store, operation)
                 sync.calls.clear()
                 spare.calls.clear()
             assert gc.collect() == 0
-        finally:
-            gc.enable()
 
 
 # Real stores

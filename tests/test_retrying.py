@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import math
 import random
@@ -38,7 +37,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore, StoreContract
 
-from .common import Ended, PlainStore, put_numbers, refs
+from .common import Ended, PlainStore, put_numbers, refs, without_gc
 from .started import KINDS, StartedStore, started
 
 if TYPE_CHECKING:
@@ -496,15 +495,11 @@ async def test_a_failure_is_freed_when_nobody_has_it(autojump_clock: MockClock, 
 
     failures: list[weakref.ref[Failure]] = []
     retrying = retry(Failing(), attempts=attempts)
-    gc.collect()
-    gc.disable()
-    try:
+    with without_gc():
         with pytest.raises(Failure):
             await retrying.put(BLOB)
         await trio.lowlevel.checkpoint()  # until then Trio remembers what woke this task
         assert [failure() for failure in failures] == [None] * attempts
-    finally:
-        gc.enable()
 
 
 # The class, its arguments and its log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import weakref
@@ -30,7 +29,7 @@ from trio_replica import (
 from trio_replica._calls.start import Unfinished, never
 from trio_replica.testing import SimulatedStore
 
-from .common import DATA, REF, Ended, PlainStore
+from .common import DATA, REF, Ended, PlainStore, without_gc
 from .started import KINDS, StartedDeletableStore, StartedStore
 
 if TYPE_CHECKING:
@@ -562,12 +561,8 @@ async def test_no_blob_is_kept_by_a_call_that_has_ended(
     payloads: list[weakref.ref[Payload]] = []
     retrying = RetryingStore(prepare(Holding(SimulatedStore())), attempts=attempts)
     async with replica.open([retrying]) as store:
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             with nullcontext() if attempts == 4 else pytest.raises((OSError, replica.StoreError)):
                 await (store if in_replica else retrying).get(REF)
             await trio.testing.wait_all_tasks_blocked()
             assert [payload() for payload in payloads] == [None] * attempts
-        finally:
-            gc.enable()

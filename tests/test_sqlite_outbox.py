@@ -26,15 +26,12 @@ from .common import BROKEN, put_numbers, refs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "outbox.db")
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
 async def commit(storage: OutboxStorage, *changes: Any, **named: Any) -> None:
