@@ -779,7 +779,7 @@ async def test_a_directory_that_was_deleted_is_rebuilt_whole(tmp_path: Path) -> 
     assert {path.name: path.read_bytes() for path in files} == {str(ref): data for ref, data in blobs.items()}
 
 
-async def test_a_large_blob_is_verified_and_copied(tmp_path: Path) -> None:
+async def test_a_large_blob_is_verified_and_copied() -> None:
     data = bytes(3 * 1024 * 1024)
     source, target = SimulatedStore(), MemoryStore()
     rotten, intact = Ref.of(b"rotten"), Ref.of(data)

@@ -220,7 +220,7 @@ async def test_each_line_of_the_log_has_its_own_error(
     ]
 
 
-async def test_a_log_that_fails_fails_no_call(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_log_that_fails_fails_no_call(autojump_clock: MockClock) -> None:
     class Full(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
             raise OSError("no space left on the device")
