@@ -196,17 +196,14 @@ def test_poisoned_error() -> None:
 def test_what_an_error_says_does_not_change() -> None:
     failures: dict[str, BaseException] = {"a": OSError()}
     unreplicated = {"a": (HELLO,)}
-    errors: list[StoreError | PoisonedError] = [
-        StoreError("put", HELLO, failures),
-        PoisonedError(failures, unreplicated),
-    ]
+    of_store, of_replica = StoreError("put", HELLO, failures), PoisonedError(failures, unreplicated)
     failures["b"] = ValueError()
     unreplicated["b"] = (OTHER,)
-    for error in errors:
+    for error in (of_store, of_replica):
         assert list(error.failures) == ["a"]
         with pytest.raises(TypeError):
             error.failures["c"] = ValueError()  # type: ignore[index]
-    assert errors[1].unreplicated == {"a": (HELLO,)}  # type: ignore[union-attr]
+    assert of_replica.unreplicated == {"a": (HELLO,)}
 
 
 # Pickles and copies

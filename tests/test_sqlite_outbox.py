@@ -107,7 +107,8 @@ async def test_a_session_that_loses_its_connection_has_nothing_in_doubt(path: st
 
 async def test_a_commit_is_synced(path: str) -> None:
     async with open_sqlite_outbox(path, []) as (storage, _):
-        database: Any = storage._threads._serve.__self__  # type: ignore[attr-defined]
+        sqlite_storage: Any = storage
+        database = sqlite_storage._threads._serve.__self__
         ran: list[Any] = []
 
         def look() -> None:
