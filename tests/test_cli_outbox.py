@@ -176,7 +176,7 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
     assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
     assert (listing.status, listing.problems) == (1, [in_use])
     assert (put.status, put.problems) == (1, [in_use])
-    assert (get.status, get.out) == (0, b"a"), "what only reads does not need it"
+    assert (get.status, get.out) == (0, b"a"), "a command that only reads does not need it"
     missing = f"{Path.cwd()}/none.db: there is no such outbox"
     assert run("outbox", "--outbox", "none.db").problems == [missing]
     assert run("status", "--sync", "dir:a-store", "--outbox", "none.db").out.decode().splitlines()[-1] == (

@@ -654,7 +654,7 @@ async def test_soon_after_a_put_has_returned_a_crash_leaves_it_not_in_doubt(
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(after)) as store:
         with pytest.raises(StoreError, match="3 of the blobs pending for it can't be read"):
             await store.flush()
-    assert after.pending("copy") == [*refs(0, 1, 2)], "what returned is pending, though the sync store was emptied"
+    assert after.pending("copy") == [*refs(0, 1, 2)], "blobs of returned puts stay pending when a sync store is emptied"
 
 
 async def test_acknowledgements_that_fail_are_kept_for_the_next_commit(

@@ -226,7 +226,7 @@ class Run:
         for name, each in self.async_stores.items():
             left = unreplicated.get(name, ())
             assert len(set(left)) == len(left)
-            assert self.accepted <= each.blobs.keys() | set(left), "what is accepted is there, or said to be missing"
+            assert self.accepted <= each.blobs.keys() | set(left), "an accepted blob is there, or said to be missing"
             assert set(left) <= self.tried
 
     def check_end(self, error: Exception | None, *, cancelled: bool) -> None:

@@ -255,6 +255,6 @@ async def test_memory_is_bounded(autojump_clock: MockClock, batch_size: int) -> 
                 nursery.start_soon(put_some, store, 1000 * caller)
         await store.flush()
         await trio.testing.wait_all_tasks_blocked()
-        assert count_blobs() == 0, "who waits keeps nothing"
+        assert count_blobs() == 0, "a put that waits keeps nothing"
     assert len(slow.blobs) == 80
     assert 5 < peak <= 5 + batch_size + 4

@@ -285,7 +285,7 @@ class Session:
         batch_size = options["batch_size"] or options["queue_size"]
         require(counts.in_flight <= batch_size, "a batch has its size", name, counts.in_flight)
         held = counts.queued + counts.in_flight
-        require(len(unreplicated) <= held, "what is unreplicated is queued or in flight", name, len(unreplicated), held)
+        require(len(unreplicated) <= held, "an unreplicated blob is queued or in flight", name, len(unreplicated), held)
         known = set(unreplicated)
         if self._entries is not None:
             pending = self._entries.pending(name)
@@ -299,7 +299,7 @@ class Session:
             require(not counts.blocked_puts, "with an outbox no put waits for room", name)
             known.update(pending.values())
         unknown = self._pending[name] - known
-        require(not unknown, "what a store lacks is known to be unreplicated, or pending", name, named(sorted(unknown)))
+        require(not unknown, "a lacking blob is known to be unreplicated, or pending", name, named(sorted(unknown)))
 
     def _end(self, raised: Exception | None) -> None:
         """Check what has to hold when the block has ended."""
