@@ -754,7 +754,7 @@ class Terminal:
 
     @contextmanager
     def stands_for(self, *streams: str) -> Generator[None, None, None]:
-        """Let the block have this terminal in the place of streams of `sys`, and then close it."""
+        """Replace streams of `sys` by this terminal for the block, and then close it."""
         with pytest.MonkeyPatch.context() as patch, self.file:
             for stream in streams:
                 patch.setattr(sys, stream, self.file)
@@ -765,13 +765,13 @@ class Terminal:
 
     @property
     def drawn(self) -> list[str]:
-        """What was drawn, without its colours, each line as it was once."""
+        """Every state of every line that was drawn, without its colours."""
         plain = re.sub(r"\x1b\[[0-9;]*m", "", self.seen)
         return [part for part in re.split(r"\r\x1b\[2K|\r\n", plain) if part]
 
     @property
     def picture(self) -> str:
-        """What it shows at the end."""
+        """The text that it shows at the end."""
         shown = [""]
         for part in re.findall(r"\r\x1b\[2K|\r\n|\x1b\[[0-9;]*m|[^\r\n\x1b]+", self.seen):
             if part == "\r\x1b[2K":
@@ -1361,7 +1361,7 @@ FIRST_MATCHES = pytest.mark.parametrize(
         (["variable"], "variable"),
     ],
 )
-"""What says which stores to use, and which of it counts."""
+"""The places that name stores, and the one of them that counts."""
 
 
 @FIRST_MATCHES

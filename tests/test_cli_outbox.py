@@ -15,7 +15,6 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError
-from trio_replica._async import outbox_file as internals
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
@@ -31,18 +30,13 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Ended]
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 run = test_cli.run
 simulated = test_cli.simulated
 terminal = test_cli.terminal
 
-
-IN_USE = "the file is in use: by another replica, or as the database of a store"
 NONE_IS_NAMED = "there is no outbox: name it with --outbox FILE, or in a configuration file"
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
 def leave(name: str, count: int, path: str = "outbox.db") -> None:
@@ -182,7 +176,7 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
     assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
     assert (listing.status, listing.problems) == (1, [in_use])
     assert (put.status, put.problems) == (1, [in_use])
-    assert (get.status, get.out) == (0, b"a"), "what only reads does not need it"
+    assert (get.status, get.out) == (0, b"a"), "a command that only reads does not need it"
     missing = f"{Path.cwd()}/none.db: there is no such outbox"
     assert run("outbox", "--outbox", "none.db").problems == [missing]
     assert run("status", "--sync", "dir:a-store", "--outbox", "none.db").out.decode().splitlines()[-1] == (

@@ -54,7 +54,7 @@ def problem(path: str) -> str:
     return str(caught.value).removeprefix(FILE)
 
 
-# What a file opens
+# Files that open a replica
 
 
 async def test_a_replica(write: Callable[[str], str], tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_options_of_each_store_are_known(scheme: str) -> None:
     assert ("durable" in known) == (scheme in {"dir", "sqlite", "postgresql", "postgres"})
 
 
-# What is wrong
+# Files with a mistake
 
 WRONG = [
     # The file

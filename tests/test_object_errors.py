@@ -1,4 +1,4 @@
-"""What the client's errors mean. The texts are those of obstore 0.12.1, with what does not matter left out."""
+"""The meaning of the client's errors. The texts are those of obstore 0.12.1, shortened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the URL of an object store says, and what no URL and no option may be."""
+"""The URLs and options of object stores, and those that are refused."""
 
 from __future__ import annotations
 

@@ -406,19 +406,11 @@ def test_an_interrupt_at_the_end_of_the_block_comes_out_bare(hedge_delay: float)
         trio.run(main)
 
 
-# What is kept
+# Memory
 
 
 def blobs_alive() -> int:
     return sum(isinstance(thing, Blob) and len(thing) > 1000 for thing in gc.get_objects())
-
-
-@pytest.fixture
-def no_gc() -> Any:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def test_a_get_that_one_store_refuses_and_another_answers_leaves_no_cycle(no_gc: None) -> None:

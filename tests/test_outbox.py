@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import signal
@@ -20,7 +19,7 @@ from trio_replica._async import outbox as internals
 from trio_replica._async.delivery import OutboxDelivery
 from trio_replica.testing import Batched, SimulatedStore
 
-from .common import BROKEN, Ended, put_numbers, refs
+from .common import BROKEN, Ended, count_blobs, put_numbers, refs, without_gc
 from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
@@ -681,7 +680,7 @@ async def test_soon_after_a_put_has_returned_a_crash_leaves_it_not_in_doubt(
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(after)) as store:
         with pytest.raises(StoreError, match="3 of the blobs pending for it can't be read"):
             await store.flush()
-    assert after.pending("copy") == [*refs(0, 1, 2)], "what returned is pending, though the sync store was emptied"
+    assert after.pending("copy") == [*refs(0, 1, 2)], "blobs of returned puts stay pending when a sync store is emptied"
 
 
 async def test_acknowledgements_that_fail_are_kept_for_the_next_commit(
@@ -927,22 +926,15 @@ async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> N
 
 
 async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) -> None:
-    def count() -> int:
-        return sum(type(each) is Blob for each in gc.get_objects())
-
     rotten = SimulatedStore()
     await put_numbers(rotten, [0, 1])
     rotten.corrupt(refs(0)[0])
     async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(lacking(0, 1))) as store:
-        gc.collect()
-        gc.disable()
-        try:
-            before = count()
+        with without_gc():
+            before = count_blobs()
             with pytest.raises(StoreError):
                 await store.flush()
-            assert count() == before
-        finally:
-            gc.enable()
+            assert count_blobs() == before
 
 
 async def test_a_relay_reads_blobs_as_a_get_does(autojump_clock: MockClock) -> None:

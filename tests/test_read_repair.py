@@ -28,7 +28,7 @@ from trio_replica import (
 from trio_replica._sync import repairs as _repairs
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs
+from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs, without_gc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -260,7 +260,7 @@ async def test_a_get_that_is_cancelled_while_the_fallback_is_asked(autojump_cloc
     assert writes(sync) == []
 
 
-# What is written back
+# Blobs that are written back
 
 REPAIRS: list[tuple[Scenario, Scenario, float, list[str]]] = [
     # what the sync stores and the fallback answer, and when; when the get returns; what is done to each sync store
@@ -445,7 +445,7 @@ async def test_what_a_get_finds_once_the_replica_is_closed_is_not_written_back(a
     assert writes(lacking) == []
 
 
-# How much at once
+# The bounds on simultaneous repairs
 
 
 @OPERATIONS
@@ -529,7 +529,7 @@ async def test_a_blob_that_was_written_back_is_not_kept(autojump_clock: MockCloc
         assert sys.getrefcount(data) == before
 
 
-# What is not verified
+# Answers that fail verification
 
 
 async def test_what_is_wrong_is_not_written_back(autojump_clock: MockClock) -> None:
@@ -750,17 +750,13 @@ async def test_reads_that_fail_leave_no_cycle(operation: str) -> None:
     sync, spare = SimulatedStore(), SimulatedStore()
     spare.fail(BROKEN, "get")
     async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             for _ in range(3):
                 with pytest.raises(StoreError):
                     await read(store, operation)
                 sync.calls.clear()
                 spare.calls.clear()
             assert gc.collect() == 0
-        finally:
-            gc.enable()
 
 
 # Real stores

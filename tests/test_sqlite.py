@@ -133,7 +133,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return Faulty.faults
 
 
-# What is in the database
+# The contents of the database
 
 
 async def test_the_format_of_the_database(path: Path) -> None:

@@ -26,15 +26,12 @@ from .common import BROKEN, put_numbers, refs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "outbox.db")
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
 async def commit(storage: OutboxStorage, *changes: Any, **named: Any) -> None:
@@ -110,7 +107,8 @@ async def test_a_session_that_loses_its_connection_has_nothing_in_doubt(path: st
 
 async def test_a_commit_is_synced(path: str) -> None:
     async with open_sqlite_outbox(path, []) as (storage, _):
-        database: Any = storage._threads._serve.__self__  # type: ignore[attr-defined]
+        sqlite_storage: Any = storage
+        database = sqlite_storage._threads._serve.__self__
         ran: list[Any] = []
 
         def look() -> None:
