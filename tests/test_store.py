@@ -26,7 +26,7 @@ from trio_replica._calls.fan_out import CONCURRENCY, concurrently
 from trio_replica._store import PAGE_SIZE, check_page_request, check_ref, check_refs, check_results
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, without_gc
+from .common import without_gc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from trio_replica._blob import BytesLike
 
+BROKEN = OSError("broken")
 LAST = Ref(b"\xff" * 32)
 
 
