@@ -174,7 +174,7 @@ async def test_a_mixin_that_overrides_a_method_has_it_called(*, retrying: bool) 
     class Veto:
         async def put(self, blob: object) -> PutResult:
             await trio.lowlevel.checkpoint()
-            raise BROKEN
+            raise OSError("broken")
 
     class Vetoed(Veto, MemoryStore):  # type: ignore[misc]
         pass

@@ -27,7 +27,7 @@ from trio_replica._listing import PAGE_SIZE, check_page_request, check_ref, chec
 from trio_replica._store import check_results
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, without_gc
+from .common import without_gc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from trio_replica._blob import BytesLike
 
+BROKEN = OSError("broken")
 LAST = Ref(b"\xff" * 32)
 
 
