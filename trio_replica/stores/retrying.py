@@ -250,6 +250,10 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Write a blob whatever is there: see `DeletableStore.replace`."""
         await self._call("replace", partial(self._deletable.replace, await hashed(blob)))
 
+    async def get_stored(self, ref: Ref) -> bytes:
+        """Return a blob as it is on the medium: see `DeletableStore.get_stored`."""
+        return await self._call("get_stored", partial(self._deletable.get_stored, ref))
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of what is under a ref: see `DeletableStore.set_aside`."""
         return await self._call("set_aside", partial(self._deletable.set_aside, ref))
