@@ -20,34 +20,18 @@ import pytest
 import trio
 
 from trio_replica import Blob, BlobNotFoundError, DirectoryStore, PutResult, Ref, StoreIdentityError, open_directory
-from trio_replica.stores import _files, directory
-from trio_replica.stores._access import Access
+from trio_replica.stores import _files
 from trio_replica.stores._directory import place, writes
-from trio_replica.stores._directory.place import Place
-from trio_replica.stores._directory.writes import FILES_AT_ONCE, SYNCED_LIMIT, BlobWrites
 from trio_replica.testing import StoreContract
 
 from . import child
+from .common import DATA, REF
+from .directories import Disk, open_single, path_of, tree, write
 from .held import in_one_batch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
-
-DATA = b"blob"
-REF = Ref.of(DATA)
-DAY = 24 * 60 * 60
-
-
-def open_single(
-    root: Path, *, at_once: int = FILES_AT_ONCE, remember: int = SYNCED_LIMIT, tick: float | None = 0
-) -> AbstractAsyncContextManager[DirectoryStore]:
-    """Open a store with one writer, so that all puts that wait are one batch.
-
-    It trusts the times of files to differ after each change, unless it is given a `tick`.
-    """
-    there = Place(str(root), Access(), durable=True)
-    return directory.open_files(there, BlobWrites(there, at_once=at_once, remember=remember, tick=tick), writers=1)
 
 
 @pytest.fixture
@@ -70,21 +54,6 @@ class TestDirectoryStore(StoreContract):
 class TestDirectoryStoreThatIsNotDurable(TestDirectoryStore):
     def open_store(self) -> AbstractAsyncContextManager[DirectoryStore]:
         return open_directory(self.root, durable=False)
-
-
-def path_of(root: Path, ref: Ref = REF) -> Path:
-    digits = str(ref)
-    return root / "blobs" / digits[:2] / digits[:4] / digits
-
-
-def write(path: Path, data: bytes = DATA) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def tree(root: Path) -> list[str]:
-    """Return the files and the empty folders below `root`."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() or not [*path.iterdir()])
 
 
 def siblings() -> tuple[Blob, Blob]:
@@ -270,30 +239,6 @@ async def test_a_torn_file_of_another_program_is_repaired(
 
 
 # When it waits for the disk
-
-
-class Disk:
-    """Which files were synced, named, renamed and removed, by their inodes, in order."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.events: list[tuple[str, int]] = []
-        for name in ("link", "replace", "unlink"):
-            monkeypatch.setattr(os, name, self._recorded(name, getattr(os, name), os.lstat))
-        monkeypatch.setattr(os, "fsync", self._recorded("fsync", os.fsync, os.fstat))
-
-    def _recorded(self, name: str, call: Callable[..., None], status: Callable[[Any], os.stat_result]) -> object:
-        def recorded(file: Any, *rest: str) -> None:  # a path or a descriptor
-            self.events.append((name, status(file).st_ino))
-            call(file, *rest)
-
-        return recorded
-
-    def take(self, *named: Path) -> list[tuple[str, str]]:
-        """Return the events since the last time, with the relative names of those files."""
-        names = {path.stat().st_ino: path.name for path in named}
-        taken = [(event, names.get(inode, "?")) for event, inode in self.events]
-        self.events.clear()
-        return taken
 
 
 @pytest.fixture
@@ -634,6 +579,20 @@ async def test_a_folder_that_can_not_be_synced_fails_the_put_with_its_path(
         assert await store.put(DATA) == (REF, False)
 
 
+async def test_a_folder_that_can_not_be_synced_fails_the_repair_of_a_blob(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        if path == str(path_of(root).parent):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    async with open_directory(root) as store:
+        await store.put(DATA)
+        monkeypatch.setattr(place, "sync_folder", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            await store.replace(DATA)
+
+
 async def test_a_file_that_can_not_be_read_fails_the_get_with_its_path(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -689,8 +648,8 @@ async def test_a_blob_that_is_deleted_while_it_is_put_is_written_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sync(path: str) -> None:
-        if path == str(path_of(root)):
-            os.unlink(path)
+        assert path == str(path_of(root))
+        os.unlink(path)
         really_sync(path)
 
     write(path_of(root))
@@ -793,10 +752,10 @@ async def test_a_root_that_is_not_writable(root: Path, *, there: bool) -> None:
 
 
 async def test_a_parent_that_can_not_be_read_is_not_synced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sync(path: str) -> None:
+    def sync_folder(path: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
-    monkeypatch.setattr(_files, "sync", sync)
+    monkeypatch.setattr(_files, "sync_folder", sync_folder)
     await open_and_put(root)
     assert path_of(root).exists()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
 
 def make_folders(path: str, *, durable: bool) -> None:
@@ -59,7 +58,9 @@ def keep_second(path: str, folder: str, *, can_link: bool) -> str:
 
     """
     _make_real_folder(folder)
-    for second in _numbered(path, folder):
+    number = 1
+    while True:
+        second = f"{folder}/{os.path.basename(path)}-{number}"
         try:
             if can_link:
                 os.link(path, second)
@@ -67,9 +68,9 @@ def keep_second(path: str, folder: str, *, can_link: bool) -> str:
                 _copy(path, second)
         except FileExistsError:
             if not os.path.samestat(os.lstat(second), os.lstat(path)):
+                number += 1
                 continue
-        break
-    return second
+        return second
 
 
 def move_aside(path: str, folder: str) -> str:
@@ -83,25 +84,23 @@ def move_aside(path: str, folder: str) -> str:
 
     """
     _make_real_folder(folder)
-    for own_folder in _numbered(path, folder):
+    number = 1
+    while True:
+        own_folder = f"{folder}/{os.path.basename(path)}-{number}"
         try:
             os.mkdir(own_folder)
         except FileExistsError:
+            number += 1
             continue
-        break
-    moved = f"{own_folder}/{os.path.basename(path)}"
-    os.rename(path, moved)
-    return moved
+        moved = f"{own_folder}/{os.path.basename(path)}"
+        os.rename(path, moved)
+        return moved
 
 
 def _make_real_folder(path: str) -> None:
     make_folder(path)
     if os.path.islink(path):
         raise NotADirectoryError(errno.ENOTDIR, "This is a symbolic link, where the store keeps what is damaged", path)
-
-
-def _numbered(path: str, folder: str) -> Iterator[str]:
-    return (f"{folder}/{os.path.basename(path)}-{number}" for number in itertools.count(1))
 
 
 def _open_regular(path: str, flags: int) -> int:

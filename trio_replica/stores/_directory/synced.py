@@ -58,8 +58,10 @@ class Synced:
             since = known.since
         return Look(stamp, since, now - since >= self._tick_of(status))
 
-    def note(self, key: Hashable, look: Look) -> None:
-        """Note that what was looked at has been synced since."""
+    def note(self, key: Hashable, look: Look | None) -> None:
+        """Note that what was looked at has been synced since, unless it was before."""
+        if look is None:
+            return
         if len(self._known) >= self._limit and key not in self._known:
             self._known.clear()
         self._known[key] = look

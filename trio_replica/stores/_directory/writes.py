@@ -72,7 +72,7 @@ class BlobWrites:
         self._at_once = at_once
         self._synced_blobs = Synced(remember, tick=tick)  # by their refs
         self._synced_folders = Synced(SYNCED_LIMIT, tick=tick)  # the names in them; by their paths
-        self._made: set[str] = set()  # folders of blobs that were there once, to be used before they are created
+        self._made: set[str] = set()  # folders of blobs that were there once; of 65,536 that there can be
 
     def put_all(self, blobs: Sequence[Blob], *, again: int = PUT_AGAIN) -> list[outcome.Value[bool] | outcome.Error]:
         """Store `blobs`, and return for each how that ended: whether it was not there, or an error.
@@ -217,8 +217,6 @@ class BlobWrites:
         folder = os.path.dirname(path)
         if folder not in self._made:
             _make_folders_of_blob(folder)
-            if len(self._made) >= SYNCED_LIMIT:
-                self._made.clear()
             self._made.add(folder)
         try:
             give(file.path, path)
@@ -255,8 +253,7 @@ class BlobWrites:
                     return self._put(blob)
             for folder in self._folders_above(path):
                 self._sync_names(folder)
-            if look is not None:
-                self._synced_blobs.note(blob.ref, look)
+            self._synced_blobs.note(blob.ref, look)
         return False
 
     # What is on the disk
@@ -306,8 +303,7 @@ class BlobWrites:
                 raise FileNotFoundError(errno.ENOENT, text, self._path(file.blob.ref))
             self._put(file.blob, again=again - 1)
         elif is_synced and file.written is not None and _is_same(status, file.written):
-            if (look := self._synced_blobs.look(file.blob.ref, status)) is not None:
-                self._synced_blobs.note(file.blob.ref, look)
+            self._synced_blobs.note(file.blob.ref, self._synced_blobs.look(file.blob.ref, status))
         else:
             self._put_existing(file.blob, status)
 
