@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -255,11 +256,9 @@ async def test_no_call_works_on_what_is_left_of_a_store(
         with pytest.raises(FileNotFoundError) as info:
             await call(store)
         assert info.value.filename.startswith(str(root))
-        if gone != "blobs":
-            assert snapshot(root.parent) == left
-            with pytest.raises(StoreIdentityError) as told:
-                await store.identity()
-            assert told.value.found is None
+        assert snapshot(root.parent) == left or gone == "blobs"
+        with nullcontext() if gone == "blobs" else pytest.raises(StoreIdentityError, match="is none"):
+            await store.identity()
     assert not (root / "blobs").exists() or gone == "store-id"
 
 
