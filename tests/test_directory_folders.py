@@ -26,7 +26,7 @@ from trio_replica.stores._directory.synced import COARSE_TICK, TICK, Synced
 
 from .common import DATA, REF
 from .directories import Disk, open_single, path_of, tree, try_to_open, write
-from .test_directory_place import ONE, refuse, snapshot
+from .test_directory_place import ONE, OTHER, refuse, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -412,11 +412,34 @@ async def test_blobs_that_are_not_mounted_are_noticed(
 async def test_the_blobs_of_another_store_are_not_taken_for_this_ones(root: Path) -> None:
     mounted = root.parent / "mounted"
     write(mounted / "store-id", f"{ONE}\n".encode())
-    root.mkdir()
+    write(root / "store-id", f"{OTHER}\n".encode())
     (root / "blobs").symlink_to(mounted)
-    with pytest.raises(StoreIdentityError, match=f"{root}/blobs: "):
-        await try_to_open(root, durable=False)
+    for _ in range(2):
+        with pytest.raises(StoreIdentityError, match=f"{root}/blobs: "):
+            await try_to_open(root, durable=False)
     assert (mounted / "store-id").read_text() == f"{ONE}\n"
+
+
+async def test_blobs_bring_their_identity_along(root: Path) -> None:
+    mounted = root.parent / "mounted"
+    for place in (root, root.parent / "another"):
+        place.mkdir()
+        mounted.mkdir(exist_ok=True)
+        (place / "blobs").symlink_to(mounted)
+        async with open_directory(place, durable=False) as store:
+            await store.put(DATA)
+    async with open_directory(root) as one, open_directory(root.parent / "another") as other:
+        with pytest.raises(ValueError, match="one store"):  # they share their blobs
+            await scrub([one, other])
+        identity = await one.identity()
+    (root / "store-id").unlink()
+    async with open_directory(root) as store:
+        assert await store.identity() == identity
+    (root / "store-id").unlink()
+    (mounted / "store-id").unlink()
+    with pytest.raises(StoreIdentityError):
+        await try_to_open(root)
+    assert not (root / "store-id").exists()
 
 
 @pytest.mark.parametrize("has_links", [True, False])

@@ -133,6 +133,33 @@ async def test_an_identity_that_can_not_be_written_leaves_nothing(
         assert is_identity(await store.identity())
 
 
+async def test_where_no_identity_can_be_created_it_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def creating_no_file_in_root(path: str, flags: int, *mode: int, **options: Any) -> int:
+        if flags & os.O_CREAT and os.path.dirname(path) == str(root):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return really_open(path, flags, *mode, **options)
+
+    write(path_of(root))
+    really_open = os.open
+    monkeypatch.setattr(os, "open", creating_no_file_in_root)
+    with pytest.raises(PermissionError, match="the store has no identity yet, and none can be created") as info:
+        await try_to_open(root)
+    assert info.value.filename == f"{root}/store-id"
+
+
+async def test_a_store_that_vanishes_while_it_is_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*paths: str) -> None:
+        really_link(*paths)
+        if paths[-1] == f"{root}/store-id":
+            root.rename(root.parent / "gone")
+
+    really_link = os.link
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(FileNotFoundError, match="The directory store has vanished"):
+        await try_to_open(root)
+    assert not root.exists()
+
+
 def make_text(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 

@@ -86,14 +86,16 @@ class Place:
 
     def _find_marks(self) -> None:
         self._identity = read_mark(self._marks[0])
-        if self._identity is not None and read_mark(f"{self.root}/{APART}") is not None:
-            self._marks.append(f"{self.blobs}/{IDENTITY}")
-            self._check_blobs()
+        apart = read_mark(f"{self.root}/{APART}")
+        if apart is not None:
+            self._check_blobs(self._identity or apart)
 
-    def _check_blobs(self) -> None:
-        found = read_mark(f"{self.blobs}/{IDENTITY}")
-        if found != self._identity:
-            raise StoreIdentityError(self.blobs, self._identity, found)
+    def _check_blobs(self, identity: str) -> None:
+        """See to it that blobs that are apart are those of the store, now and from now on."""
+        path = f"{self.blobs}/{IDENTITY}"
+        if (found := read_mark(path)) != identity:
+            raise StoreIdentityError(self.blobs, identity, found)
+        self._marks.append(path)
 
     def _prepare_to_write(self) -> None:
         if self.access.may_create:
@@ -103,21 +105,32 @@ class Place:
             sync_name(self.root)  # whoever made it may not have
         is_apart = not self._choose_temporary()
         if self._identity is None:
-            create_mark(self._marks[0], new_identity(), self.new_path(self.root))
-            self._identity = read_mark(self._marks[0])
+            self._identity = self._created_identity(is_apart)
         if is_apart and len(self._marks) == 1:
-            assert self._identity is not None
             for folder, name in ((self.blobs, IDENTITY), (self.root, APART)):
                 create_mark(f"{folder}/{name}", self._identity, self.new_path(folder))
                 if self.durable:
                     sync_folder(folder)
-            self._check_blobs()
-            self._marks.append(f"{self.blobs}/{IDENTITY}")
+            self._check_blobs(self._identity)
         if self.durable:
             sync_folder(self.root)
         for inner in ((), ("blobs",), os.path.relpath(self.temporary, self.root).split("/")):
-            with suppress(PermissionError):
+            with suppress(OSError):  # they do no harm
                 remove_leftovers(self._names, self.root, *inner)
+
+    def _created_identity(self, is_apart: bool) -> str:
+        """Give the store an identity, unless another process is first: that of its blobs, if they bring one along."""
+        path = self._marks[0]
+        brought = read_mark(f"{self.blobs}/{IDENTITY}") if is_apart else None
+        try:
+            create_mark(path, brought or new_identity(), self.new_path(self.root))
+        except PermissionError as error:
+            text = f"{error.strerror}: the store has no identity yet, and none can be created"
+            raise PermissionError(error.errno, text, path) from error
+        identity = read_mark(path)
+        if identity is None:
+            raise self._vanished()
+        return identity
 
     def _choose_temporary(self) -> bool:
         """Choose the folder of temporary files, and return whether it is ``ROOT/tmp``."""
