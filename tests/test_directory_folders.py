@@ -273,6 +273,20 @@ async def test_a_blob_that_another_process_writes_again_is_synced_again(
             assert disk.events == []
 
 
+async def test_a_copy_that_was_put_in_its_place_is_this_store(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_single(root) as store:
+        await store.put(DATA)
+        shutil.copytree(root, root.parent / "backup")
+        await store.put(b"lost")
+        root.rename(root.parent / "broken")
+        (root.parent / "backup").rename(root)
+        disk = Disk(monkeypatch)
+        assert await store.put(DATA) == (REF, False)
+        names = {("fsync", name) for name in (str(REF), "fa2c", "fa", "blobs", "store")}
+        assert names <= {*disk.take(path_of(root), *path_of(root).parents[:4])}
+        assert await store.put(b"lost") == (Ref.of(b"lost"), True)
+
+
 async def test_what_has_just_changed_is_synced_once_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change in the same tick would not show."""
     now = 1000.0
