@@ -33,11 +33,8 @@ def read_stored(file: int, size: int, check: Callable[[int], None]) -> bytes:
     XFS, overlays, and ext4, also with ``data=journal`` if no process had the file mapped. A file system that has no
     disk of its own in this kernel (tmpfs, FUSE, those of a network) answers from whatever it keeps.
     """
-    if _IS_LINUX:
-        _forget_cached(file)
-        is_direct = _set_direct(file, True)
-    else:
-        is_direct = False
+    is_direct = _set_direct(file, True)
+    _forget_cached(file, is_direct)
     data = io.BytesIO()
     with mmap.mmap(-1, min(_CHUNK, (size // _BLOCK + 1) * _BLOCK)) as buffer, memoryview(buffer) as view:
         while True:
@@ -48,6 +45,7 @@ def read_stored(file: int, size: int, check: Callable[[int], None]) -> bytes:
                 if error.errno != errno.EINVAL or not is_direct:
                     raise
                 is_direct = _set_direct(file, False)
+                _forget_cached(file, is_direct)
                 continue
             if not count:
                 return data.getvalue()
@@ -55,18 +53,27 @@ def read_stored(file: int, size: int, check: Callable[[int], None]) -> bytes:
             data.write(view[:count])
 
 
-def _forget_cached(file: int) -> None:
-    """Have the system forget the content of a file. Only what is on the disk can be forgotten, so that comes first."""
-    try:
-        os.fdatasync(file)
-    except OSError as error:
-        if error.errno not in _NOTHING_TO_SYNC:
-            raise
+def _forget_cached(file: int, is_direct: bool) -> None:
+    """Have the system forget the content of a file.
+
+    Only what is on the disk can be forgotten. A direct read writes what is not; for others it is written now, which may
+    take milliseconds also where there is nothing to write.
+    """
+    if not _IS_LINUX:
+        return
+    if not is_direct:
+        try:
+            os.fdatasync(file)
+        except OSError as error:
+            if error.errno not in _NOTHING_TO_SYNC:
+                raise
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _set_direct(file: int, wanted: bool) -> bool:
     """Have reads of a file go past the cache, or not, and return whether they do."""
+    if not _IS_LINUX:
+        return False
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     try:
         fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)
