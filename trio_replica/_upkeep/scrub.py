@@ -47,7 +47,8 @@ async def scrub(
     The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
     memory, with `repair` twice as many, and a page of up to 1000 refs. They are read as they are on the medium, past
     caches as far as a store can (`DeletableStore.get_stored`, of directories). A store that can look at itself as a
-    whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). What fails in one place does not stop the rest.
+    whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). What fails in one place does not
+    stop the rest.
 
     With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Only once that
     is in hand, the bad bytes are set aside, where the store can (`DeletableStore.set_aside`), and replaced, at once
