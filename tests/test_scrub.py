@@ -417,6 +417,25 @@ async def test_a_corrupt_blob_that_is_deleted_in_the_meantime_does_not_come_back
     assert store.blobs == {}
 
 
+@pytest.mark.parametrize("rate", [None, 1000.0])
+async def test_what_a_store_remembers_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
+    class Remembering(SimulatedStore):
+        async def get_stored(self, ref: Ref) -> bytes:
+            return (await self.get(ref)).replace(b"1", b"0")
+
+    store, good = Remembering(), MemoryStore()
+    await put_numbers(store, [1, 2])
+    await put_numbers(good, [1, 2])
+    report = await scrub({"store": store, "good": good, "retried": RetryingStore(store)}, bytes_per_second=rate)
+    assert [(finding.store, finding.ref) for finding in report.findings] == [
+        ("store", refs(1)[0]),
+        ("retried", refs(1)[0]),
+    ]
+    report = await scrub({"store": store, "good": good}, repair=True)
+    (finding,) = report.findings
+    assert finding.outcome.startswith("not repaired: it was replaced, and can't be read: CorruptBlobError")
+
+
 # The store as a whole
 
 
