@@ -252,13 +252,13 @@ class DirectoryStore(DeletableStore, StartedStore):
         taken = [await self._find_taken(digits) for digits in _TOP_FOLDERS]
         folders = [path for part in taken for path in part.folders]
         blocked = [ref for part in taken for ref in part.refs]
-        return Integrity(
+        return Integrity(  # noqa: ASYNC910  (there are folders to look into)
             problems=tuple(f"{path} is no folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
             blocked=tuple(blocked[:BLOCKED_LIMIT]),
             blocked_count=len(blocked),
         )
 
-    async def repair_integrity(self) -> None:
+    async def repair_integrity(self) -> None:  # noqa: ASYNC910  (likewise)
         """Move what has the name of a folder of blobs, and is none, to ``ROOT/damaged``."""
         self._check_writable()
         for digits in _TOP_FOLDERS:
