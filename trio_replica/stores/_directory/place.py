@@ -44,9 +44,9 @@ class Place:
         self.root = root
         self.access = access
         self.durable = durable
-        self.blobs = f"{root}/blobs"
-        self.temporary = f"{root}/tmp"  # noqa: S108  (no system's)
-        self.can_link = True
+        self.blobs: str = f"{root}/blobs"
+        self.temporary: str = f"{root}/tmp"  # noqa: S108  (no system's)
+        self.can_link: bool = True
         """Whether a file can have two names, so that exactly one of several processes gives a blob its name."""
         self._names = TemporaryNames()
         self._identity: str | None = None
