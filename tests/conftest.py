@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .postgres_fixtures import either, running, server  # noqa: F401  (fixtures)
 from .servers import ask_for_no_coverage, describe, mark_deep, missing_servers, skip_tests
 
 MISSING: Final = missing_servers()
