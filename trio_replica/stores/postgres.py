@@ -247,6 +247,14 @@ class PostgresStore(DeletableStore, StartedStore):
         self._database.check_size([blob])
         await writers.run(partial(self._database.replace, blob), size=len(blob))
 
+    async def renew_identity(self) -> str | None:
+        """Replace the identity in the table ``store_identity``: see `DeletableStore.renew_identity`.
+
+        None if the store has none, because its user may not make one.
+        """
+        identity: str | None = await self._writers.run(self._database.store.renew_identity)
+        return identity
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
         is_kept: bool = await self._writers.run(partial(self._database.set_aside, check_ref(ref)))

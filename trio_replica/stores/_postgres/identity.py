@@ -72,6 +72,13 @@ def keep_mark(mark: str, connection: psycopg.Connection, name: str) -> None:
         raise ReplicaError(f"the table store_session does not keep what is written to it: {name}: look at its triggers")
 
 
+def renew(identity: str, connection: psycopg.Connection) -> None:
+    """Give a store that has an identity another one, and forget the mark of the last session."""
+    connection.execute("UPDATE store_identity SET identity = %s", (identity,))
+    if connection.execute("SELECT to_regclass('store_session') IS NOT NULL").fetchall() == [(True,)]:
+        connection.execute("DELETE FROM store_session")
+
+
 def _read(connection: psycopg.Connection, query: str, table: str, schema: str) -> str | None:
     try:
         rows = connection.execute(query.encode()).fetchall()

@@ -98,6 +98,18 @@ class KnownStore:
         if self._identity is not None:
             identity.keep_mark(mark, connection, self.name)
 
+    def renew_identity(self, connection: Connection) -> str | None:
+        """Give the store a new identity; not one without any."""
+        if self._identity is None:
+            return None
+        self.read_identity(connection)
+        new = self._make_identity()
+        identity.renew(new, connection)
+        if self._read_identity(connection) != new:
+            raise ReplicaError(f"the table store_identity does not keep what is written to it: {self.name}")
+        self._identity = new
+        return new
+
     def _set_up(self, connection: Connection) -> str:
         return set_up(connection, self.name, self._schema, durable=self._durable, read_only=self._access.read_only)
 
