@@ -15,7 +15,7 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError
-from trio_replica._async import outbox_file as internals
+from trio_replica._async import outbox_connection as internals
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli

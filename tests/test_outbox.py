@@ -615,7 +615,7 @@ async def test_a_put_that_ends_after_the_body_is_withdrawn_by_the_last_commit(au
     assert outbox.disk.watermark == 2
 
 
-# Strikes
+# Acknowledgements
 
 
 async def test_acknowledgements_ride_with_the_next_put_or_are_committed_in_time(autojump_clock: MockClock) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import trio
 
-from .._async.outbox_file import opened_outbox
+from .._async.outbox_by_hand import opened_outbox
 from .._errors import ReplicaError
 from .output import CommandError, Display, describe, say, write_lines
 from .refs import checked_prefix
@@ -18,7 +18,7 @@ from .stores import SHOWN, chosen_stores, store_options
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from .._async.outbox_file import OutboxFile
+    from .._async.outbox_by_hand import OutboxFile
     from .._blob import Ref
     from .._replica import ReplicaStore
     from .stores import Stores

@@ -1,0 +1,115 @@
+"""The files of an open SQLite database: whether they still have their names, and a close that touches no other's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, final
+
+from ._errors import ReplicaError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+_O_PATH: Final[int | None] = getattr(os, "O_PATH", None)
+"""Linux's flag for a descriptor that stands for a file without opening it.
+
+A process that closes any other descriptor of a file drops all its locks on that file, SQLite's included.
+"""
+
+_NO_CHECKPOINT_ON_CLOSE: Final = 1006
+"""SQLite's SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, a name that Python 3.11 lacks."""
+
+
+@final
+class PinnedFile:
+    """A file that SQLite has open, known by itself and not by its name.
+
+    It is pinned by a descriptor, so no other file gets its number, and both numbers are asked for at the same moment.
+    A number that was remembered is no proof: some file systems give a file another one while it is open.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._pin = _stand_for(path)
+        self._status = os.stat(path) if self._pin is None else os.fstat(self._pin)
+
+    def status(self) -> os.stat_result | None:
+        """Return the status of the file; None if its name is another file's now, or nobody's."""
+        try:
+            named = os.stat(self.path)
+        except OSError:  # it may be there, but not as far as anybody who opens it by its name can tell
+            return None
+        own = self._status if self._pin is None else os.fstat(self._pin)
+        return named if os.path.samestat(named, own) else None
+
+    def has_its_name(self) -> bool:
+        """Whether who opens the name gets this file."""
+        return self.status() is not None
+
+    def close(self) -> None:
+        """Pin it no longer. May be called again."""
+        if self._pin is not None:
+            os.close(self._pin)
+            self._pin = None
+
+
+def check_single_name(path: str) -> None:
+    """Check that a database can be reached by one name only, because its log stands beside the name that is opened.
+
+    Opened by another name after a crash, it would be taken without its log. Links to its name, or to its folder, are
+    no other names: SQLite follows them.
+
+    Raises:
+      ReplicaError: if it has other names: hard links, or because it is a mount of its own.
+
+    """
+    with suppress(OSError):  # what keeps it from being looked at is SQLite's to tell
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return
+        if status.st_nlink > 1:
+            raise ReplicaError(
+                f"{path}: the file has {status.st_nlink} names, and its log is beside only one of them: remove the "
+                "other hard links, or name a copy"
+            )
+        real = os.path.realpath(path)
+        if _mount_of(real) != _mount_of(os.path.dirname(real)):
+            raise ReplicaError(
+                f"{path}: the file is mounted without its folder, and so without its log: mount the folder instead"
+            )
+
+
+def abandon(connection: sqlite3.Connection) -> None:
+    """Let go of a connection without writing its log back, and without removing a log, which may be another's by now.
+
+    Python 3.11 can't close a connection in such a way: there it stays open until the process ends.
+    """
+    configure: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)  # from Python 3.12 on
+    if configure is not None:
+        configure(_NO_CHECKPOINT_ON_CLOSE, True)
+        connection.close()
+    else:
+        # A reference that is never given back. A list of the module would not do: when the interpreter ends, it drops
+        # what modules have, and that closes a connection.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _stand_for(path: str) -> int | None:
+    """Return a descriptor that stands for a file; None where there are none."""
+    return None if _O_PATH is None else os.open(path, _O_PATH | os.O_CLOEXEC)
+
+
+def _mount_of(path: str) -> str | None:
+    """Return the number of the mount that a file or folder is in; None where the system does not tell."""
+    file = _stand_for(path)
+    if file is None:
+        return None
+    try:
+        with open(f"/proc/self/fdinfo/{file}", encoding="ascii") as lines:
+            return next((line for line in lines if line.startswith("mnt_id:")), None)
+    finally:
+        os.close(file)
