@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 
 import trio_replica as replica
+from trio_replica._blob import BytesLike
 
 NOBODY: Final = 65534
 """The user who owns nothing."""
@@ -100,6 +101,58 @@ async def open_outbox_where_nothing_can_be_written(
     """Open a replica with an outbox while no file may grow beyond `limit` bytes, and print what that raises."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     await _print_problem(path)
+
+
+class Lagging(replica.MemoryStore):  # pragma: no cover  (runs in a process of its own)
+    """A store that writes nothing before its turn."""
+
+    def __init__(self, turn: trio.Event) -> None:
+        super().__init__()
+        self._turn = turn
+
+    async def put(self, blob: replica.Blob | BytesLike) -> replica.PutResult:
+        await self._turn.wait()
+        return await super().put(blob)
+
+
+async def hold_outbox(path: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Open a replica with an outbox and put the numbers that the input has. It prints what each raised.
+
+    ``read`` lets it open and close the file, and ``end`` leaves the block.
+    """
+
+    def tell(said: object) -> None:
+        os.write(1, f"{json.dumps(said)}\n".encode())
+
+    async def hold() -> None:
+        turn = trio.Event()
+        async with replica.open([replica.MemoryStore()], {"copy": Lagging(turn)}, outbox=path) as store:
+            tell("open")
+            for line in sys.stdin:
+                if line == "end\n":
+                    turn.set()
+                    return
+                if line == "read\n":
+                    with open(path, "rb"):  # noqa: ASYNC230  (the process is to block here)
+                        pass
+                    tell(None)
+                else:
+                    await put_one(store, line.strip().encode())
+
+    async def put_one(store: replica.ReplicaStore, data: bytes) -> None:
+        try:
+            await store.put(data)
+        except replica.ReplicaError as error:
+            tell(f"{type(error).__name__}: {error}")
+        else:
+            tell(None)
+
+    try:
+        await hold()
+    except replica.ReplicaError as error:
+        tell(f"{type(error).__name__}: {error}")
+    else:
+        tell(None)
 
 
 async def _print_problem(outbox: str) -> None:  # pragma: no cover  (runs in a process of its own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import stat
 from contextlib import suppress
@@ -24,18 +25,35 @@ _NO_CHECKPOINT_ON_CLOSE: Final = 1006
 """SQLite's SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, a name that Python 3.11 lacks."""
 
 
+_locked: Final[set[PinnedFile]] = set()
+"""The locked files of this process. A process that is forked from it gets their descriptors, but not the locks."""
+
+
 @final
 class PinnedFile:
     """A file that SQLite has open, known by itself and not by its name.
 
     It is pinned by a descriptor, so no other file gets its number, and both numbers are asked for at the same moment.
     A number that was remembered is no proof: some file systems give a file another one while it is open.
+
+    A write-ahead log can be locked as well. SQLite's locks are on the database, and there a locked one would not do:
+    SQLite loses its locks when this descriptor is closed. The lock on a log is held against whoever wants it by this
+    function, also if the database was replaced, or SQLite has lost its locks because somebody read the file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, to_lock: bool = False) -> None:
+        """Pin a file.
+
+        Raises:
+          BlockingIOError: if it is to be locked, and is already.
+          OSError: if it is not there, say.
+
+        """
         self.path = path
-        self._pin = _stand_for(path)
+        self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if to_lock else _stand_for(path)
         self._status = os.stat(path) if self._pin is None else os.fstat(self._pin)
+        if to_lock:
+            self._lock()
 
     def status(self) -> os.stat_result | None:
         """Return the status of the file; None if its name is another file's now, or nobody's."""
@@ -51,10 +69,31 @@ class PinnedFile:
         return self.status() is not None
 
     def close(self) -> None:
-        """Pin it no longer. May be called again."""
+        """Pin it no longer, which unlocks it. May be called again."""
+        _locked.discard(self)
         if self._pin is not None:
             os.close(self._pin)
             self._pin = None
+
+    def _lock(self) -> None:
+        assert self._pin is not None
+        _locked.add(self)
+        try:
+            fcntl.flock(self._pin, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise
+        except OSError:
+            pass  # the file system has no such locks; SQLite's are left
+
+
+def _share_no_locks() -> None:
+    """Close the descriptors of locks in a process that was forked: it may outlive the one that they belong to."""
+    for file in tuple(_locked):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_share_no_locks)
 
 
 def check_single_name(path: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, final
 
 from .._errors import ReplicaError
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 LOCK_SECONDS: Final = 1.0
 """Seconds that opening waits for somebody who only looks at the outbox."""
 
-_CACHED_STATEMENTS: Final = 512
+LOCK_STEP: Final = 0.005
+"""Seconds between two looks whether the log is still locked."""
+
+_STATEMENTS: Final = 512
 """Statements that stay parsed: an outbox has one for each number of rows, see `outbox_file`."""
 
 _REMEDIES: Final = {
@@ -47,15 +51,11 @@ class OutboxConnection:
     log, too, may be another's. Therefore both files are looked at before and after each transaction, and at the end.
     """
 
-    def __init__(self, connection: sqlite3.Connection, file: PinnedFile) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: PinnedFile, log: PinnedFile) -> None:
         self.sql = connection
         self.file = file
         """The file, pinned as long as the caller wants it: a later connection has to find it under the same name."""
-        ((_, _, real),) = connection.execute("PRAGMA database_list").fetchall()
-        try:
-            self._log = PinnedFile(f"{real}-wal")
-        except FileNotFoundError:
-            raise LostFileError(_lost(file.path)) from None
+        self._log = log
         self._written = _mark(file.status())
 
     def check(self) -> None:
@@ -108,30 +108,58 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
 
     Raises:
       LostFileError: if the path is that of another file now.
-      ReplicaError, sqlite3.Error: if it can't be used.
+      ReplicaError, sqlite3.Error: if it can't be used; SQLite's for `explaining`.
 
     """
     check_single_name(path)
-    pinned = file
-    if pinned is None:
-        with suppress(OSError):  # there may be none yet; SQLite tells what else is wrong
-            pinned = PinnedFile(path)
-    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
-    try:
+    with ExitStack() as undo:
+        # Before SQLite reads the log: it may be that of a connection that has lost SQLite's lock, or its database.
+        log = _locked_log(path, undo)
+        pinned = file or _pinned(path, undo)
+        connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, cached_statements=_STATEMENTS)
+        undo.callback(connection.close)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
         version = check_format(path, connection)
-        pinned = pinned or PinnedFile(path)
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("PRAGMA synchronous = FULL")
         with transaction(connection):  # also where nothing is written: one that may not be is found before any store
             if version == 0:
                 bring_up_to_date(connection)
-        return OutboxConnection(connection, pinned)
-    except BaseException:
-        connection.close()
-        if pinned is not None and pinned is not file:
-            pinned.close()
-        raise
+        if log is None or not log.has_its_name():  # SQLite has made one
+            log = _locked_log(path, undo)
+        pinned = pinned or _pinned(path, undo)
+        if log is None or pinned is None:
+            raise LostFileError(_lost(path))
+        undo.pop_all()
+        return OutboxConnection(connection, pinned, log)
+
+
+def _locked_log(path: str, undo: ExitStack) -> PinnedFile | None:
+    """Return the log of a database, locked; None if there is none, or SQLite will tell what is wrong with it."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            log = PinnedFile(f"{os.path.realpath(path)}-wal", to_lock=True)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                error = sqlite3.OperationalError("the log is locked")
+                error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_BUSY, "SQLITE_BUSY"
+                raise error from None
+        except OSError:
+            return None
+        else:
+            undo.callback(log.close)
+            return log
+        time.sleep(LOCK_STEP)
+
+
+def _pinned(path: str, undo: ExitStack) -> PinnedFile | None:
+    """Return a database, pinned; None if there is none yet, or SQLite will tell what is wrong with it."""
+    with suppress(OSError):
+        file = PinnedFile(path)
+        undo.callback(file.close)
+        return file
+    return None
 
 
 @contextmanager

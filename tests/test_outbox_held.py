@@ -1,0 +1,279 @@
+"""An outbox has one user at a time, by whatever name it is reached, and whatever happens to its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import pytest
+import trio
+
+import trio_replica as replica
+from trio_replica import MemoryStore, ReplicaError, StoreError
+from trio_replica import _sqlite_files as files
+from trio_replica._async import outbox_connection as internals
+from trio_replica._async.outbox_by_hand import opened_outbox
+from trio_replica.testing import SimulatedStore
+
+from . import child
+from .common import put_numbers, refs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+LOST = "the outbox was removed or replaced while it was open: open the replica again, and reconcile"
+IN_USE = "the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    return folder / "outbox.db"
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+@final
+class Holder:
+    """A process that has an outbox open, and puts to it when it is told to."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def put(self, number: int) -> str | None:
+        """Return what the put raises."""
+        return self._ask(str(number))
+
+    def read_the_file(self) -> None:
+        """Let it open and close the file, which drops SQLite's locks."""
+        assert self._ask("read") is None
+
+    def end(self) -> str | None:
+        """Return what leaving the block raises."""
+        return self._ask("end")
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _ask(self, word: str) -> str | None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> str | None:
+        assert self._process.stdout is not None
+        answer: str | None = json.loads(self._process.stdout.readline())
+        return answer
+
+
+@contextmanager
+def holding(path: object) -> Generator[Holder, None, None]:
+    """Run a process that has an outbox open."""
+    with subprocess.Popen(
+        child.command("hold_outbox", path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        holder = Holder(process)
+        try:
+            assert holder.answer() == "open"
+            yield holder
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def opened(path: object) -> AsyncGenerator[replica.ReplicaStore, None]:
+    """Open a replica whose async store hangs, so that entries stay."""
+    copy = SimulatedStore()
+    copy.hang("put", "put_many")
+    with trio.CancelScope() as scope:
+        async with replica.open([MemoryStore()], {"copy": copy}, outbox=str(path)) as store:
+            yield store
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+
+def problem(path: object) -> str:
+    """Return what opening a replica raises."""
+
+    async def main() -> None:
+        async with opened(path):
+            pass  # pragma: no cover  (it does not open)
+
+    with pytest.raises(ReplicaError) as caught:
+        trio.run(main)
+    return str(caught.value)
+
+
+def pending(path: object) -> list[replica.Ref]:
+    with opened_outbox(str(path)) as outbox:
+        return list(outbox.refs("copy"))
+
+
+# Names
+
+
+def other_names(path: Path) -> dict[str, tuple[Path, str]]:
+    """Give a file other names, and return these, and what opening it by them says."""
+    link, hard, linked_folder = path.with_name("link.db"), path.with_name("hard.db"), path.parent.with_name("other")
+    link.symlink_to(path)
+    linked_folder.symlink_to(path.parent)
+    os.link(path, hard)
+    names = "the file has 2 names, and its log is beside only one of them: remove the other hard links, or name a copy"
+    return {"link": (link, names), "hard": (hard, names), "folder": (linked_folder / path.name, names)}
+
+
+def test_by_no_name_it_is_opened_twice(path: Path) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        for name, (other, says) in other_names(path).items():
+            assert problem(other) == f"{other}: {says}", name
+        path.with_name("hard.db").unlink()
+        for other in (path.with_name("link.db"), path.parent.with_name("other") / path.name):
+            assert problem(other) == f"{other}: {IN_USE}"
+        assert holder.put(1) is None
+        holder.kill()
+    assert pending(path.with_name("link.db")) == [*refs(0, 1)], "its log is found by that name, too"
+
+
+def test_a_file_with_two_names_is_not_taken_without_its_log(path: Path) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        holder.kill()
+    hard = path.with_name("hard.db")
+    os.link(path, hard)
+    before = path.read_bytes(), log_of(path).read_bytes()
+    for name in (path, hard):
+        assert "the file has 2 names" in problem(name)
+        with pytest.raises(ReplicaError, match="the file has 2 names"), opened_outbox(str(name)):
+            pass  # pragma: no cover  (it does not open)
+    assert (path.read_bytes(), log_of(path).read_bytes()) == before
+    assert not log_of(hard).exists()
+    hard.unlink()
+    assert pending(path) == [*refs(0)]
+
+
+# Files that are removed or replaced while it is open
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def unlink_both(path: Path) -> None:
+    path.unlink()
+    log_of(path).unlink()
+
+
+def replace_by_an_older_copy(path: Path) -> None:
+    with closing(sqlite3.connect(path.with_name("copy.db"))) as copy:
+        copy.execute("PRAGMA user_version = 0")
+    path.with_name("copy.db").replace(path)
+
+
+def move_away(path: Path) -> None:
+    path.rename(path.with_name("moved.db"))
+
+
+def move_the_folder_away(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.mkdir()
+
+
+@pytest.mark.parametrize("change", [unlink, unlink_both, replace_by_an_older_copy, move_away, move_the_folder_away])
+def test_who_has_lost_the_file_acknowledges_nothing_more(path: Path, change: Callable[[Path], None]) -> None:
+    with holding(path) as first:
+        assert first.put(0) is None
+        change(path)
+        if log_of(path).exists():
+            assert problem(path) == f"{path}: {IN_USE}", "the log is in use still"
+            log_of(path).unlink()
+        with holding(path) as second:
+            assert second.put(1) is None
+            for number in (2, 3):
+                said = first.put(number)
+                assert said is not None
+                assert LOST in said
+            assert second.put(4) is None
+            assert LOST in str(first.end())
+            assert second.put(5) is None
+            second.kill()
+        assert pending(path) == [*refs(1, 4, 5)]
+
+
+def test_a_log_that_is_removed_fails_one_put_and_loses_nothing(path: Path) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        log_of(path).unlink()
+        assert problem(path) == f"{path}: {IN_USE}"
+        said = holder.put(1)
+        assert said is not None
+        assert "the log of the outbox was removed or replaced while it was open: leave it alone" in said
+        assert holder.put(2) is None
+        holder.kill()
+    assert set(refs(0, 2)) <= set(pending(path)) <= set(refs(0, 1, 2))
+
+
+def test_a_log_that_is_removed_is_written_back_at_the_end(path: Path) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        log_of(path).unlink()
+        assert holder.end() is None
+    assert pending(path) == [*refs(0)]
+
+
+def test_a_log_that_is_another_file_is_left_alone(path: Path) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        log_of(path).unlink()
+        log_of(path).write_text("of somebody else")
+        for number in (1, 2):
+            said = holder.put(number)
+            assert said is not None
+            assert ("the log of the outbox was removed" if number == 1 else LOST) in said
+        assert log_of(path).read_text() == "of somebody else"
+        assert LOST in str(holder.end())
+    assert log_of(path).read_text() == "of somebody else"
+
+
+@pytest.mark.parametrize("name", ["outbox.db-shm", "outbox.db-journal"])
+def test_a_file_that_it_does_not_use_changes_nothing(path: Path, name: str) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        assert not path.with_name(name).exists()
+        path.with_name(name).write_bytes(b"")
+        assert problem(path) == f"{path}: {IN_USE}"
+        path.with_name(name).unlink()
+        assert holder.put(1) is None
+        holder.kill()
+    assert pending(path) == [*refs(0, 1)]
+
+
+def test_who_has_lost_sqlites_lock_is_alone_still(path: Path) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        holder.read_the_file()
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+            assert connection.execute("PRAGMA user_version").fetchall() == [(2,)], "it has lost it"
+            before = path.read_bytes(), log_of(path).read_bytes()
+            assert problem(path) == f"{path}: {IN_USE}"
+            assert (path.read_bytes(), log_of(path).read_bytes()) == before
+        os.kill(holder._process.pid, signal.SIGKILL)
