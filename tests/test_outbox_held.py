@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import asynccontextmanager, closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import pytest
 import trio
@@ -24,10 +23,14 @@ from trio_replica._async.outbox_by_hand import opened_outbox
 from trio_replica.testing import SimulatedStore
 
 from . import child
-from .common import put_numbers, refs
+from .common import refs
+from .mounts import forget_inodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
+    from pathlib import Path
+
+    from .mounts import Mounts
 
 LOST = "the outbox was removed or replaced while it was open: open the replica again, and reconcile"
 IN_USE = "the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
@@ -64,6 +67,10 @@ class Holder:
         """Let it open and close the file, which drops SQLite's locks."""
         assert self._ask("read") is None
 
+    def fork(self) -> int:
+        """Let it fork a process that does nothing, and return its number."""
+        return int(str(self._ask("fork")))
+
     def end(self) -> str | None:
         """Return what leaving the block raises."""
         return self._ask("end")
@@ -87,9 +94,7 @@ class Holder:
 @contextmanager
 def holding(path: object) -> Generator[Holder, None, None]:
     """Run a process that has an outbox open."""
-    with subprocess.Popen(
-        child.command("hold_outbox", path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(child.command("hold_outbox", path), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         holder = Holder(process)
         try:
             assert holder.answer() == "open"
@@ -277,3 +282,125 @@ def test_who_has_lost_sqlites_lock_is_alone_still(path: Path) -> None:
             assert problem(path) == f"{path}: {IN_USE}"
             assert (path.read_bytes(), log_of(path).read_bytes()) == before
         os.kill(holder._process.pid, signal.SIGKILL)
+
+
+# File systems
+
+
+@pytest.mark.mounts
+def test_a_folder_that_is_mounted_twice(path: Path, mounts: Mounts) -> None:
+    other = mounts.bind(path.parent, path.parent.with_name("bound")) / path.name
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        assert problem(other) == f"{other}: {IN_USE}"
+        assert holder.put(1) is None
+        holder.kill()
+    assert pending(other) == [*refs(0, 1)]
+
+
+@pytest.mark.mounts
+def test_a_file_that_is_mounted_without_its_folder(path: Path, mounts: Mounts) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        (path.parent.with_name("bound")).mkdir()
+        other = mounts.bind(path, path.parent.with_name("bound") / "outbox.db")
+        says = "the file is mounted without its folder, and so without its log: mount the folder instead"
+        assert problem(other) == f"{other}: {says}"
+        holder.kill()
+    assert problem(other) == f"{other}: {says}"
+    assert not log_of(other).exists()
+    assert pending(path) == [*refs(0)]
+
+
+def test_a_file_that_the_system_says_is_mounted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {str(path): "mnt_id: 2", str(path.parent): "mnt_id: 1"}
+    path.touch()
+    monkeypatch.setattr(files, "_mount_of", numbers.get)
+    assert "the file is mounted without its folder" in problem(path)
+
+
+@pytest.mark.mounts
+@pytest.mark.parametrize("kind", ["overlay", "fuse"])
+def test_a_file_system_that_changes_the_numbers_of_files(path: Path, mounts: Mounts, kind: str) -> None:
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        holder.kill()
+    other = getattr(mounts, kind)(path.parent, path.parent.with_name("other")) / path.name
+    with holding(other) as holder:
+        for number in (1, 2):
+            assert holder.put(number) is None
+            forget_inodes()
+        assert problem(other) == f"{other}: {IN_USE}"
+        holder.kill()
+    assert pending(other) == [*refs(0, 1, 2)]
+
+
+# Without what Linux has
+
+
+def test_a_system_that_has_no_descriptor_that_only_stands_for_a_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_O_PATH", None)
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            path.rename(path.with_name("moved"))
+            with pytest.raises(StoreError, match=LOST):
+                await store.put(b"1")
+
+    trio.run(main)
+
+
+def test_a_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+
+    trio.run(main)
+    assert pending(path) == [*refs(0)]
+
+
+def test_a_forked_process_does_not_hold_what_its_parent_held(path: Path) -> None:
+    """It may outlive the parent."""
+    with holding(path) as holder:
+        assert holder.put(0) is None
+        forked = holder.fork()
+        holder.kill()
+        assert pending(path) == [*refs(0)]
+        os.kill(forked, signal.SIGKILL)
+
+
+def test_a_connection_that_is_abandoned_writes_nothing_back(path: Path) -> None:
+    """Not even as the interpreter ends: Python 3.11 leaves it open until then."""
+    program = f"""
+import sqlite3
+from trio_replica._sqlite_files import abandon
+connection = sqlite3.connect({str(path)!r}, isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL").fetchall()
+connection.execute("CREATE TABLE t (x)")
+abandon(connection)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert log_of(path).stat().st_size > 0
+    assert path.stat().st_size == 4096
+
+
+def test_a_connection_is_closed_without_a_checkpoint_where_python_can() -> None:
+    class Configurable(sqlite3.Connection):
+        def setconfig(self, option: int, enable: bool = True, /) -> None:
+            done.append((option, enable))
+
+        def close(self) -> None:
+            done.append("closed")
+            super().close()
+
+    done: list[object] = []
+    files.abandon(sqlite3.connect(":memory:", factory=Configurable))
+    assert done == [(1006, True), "closed"]
