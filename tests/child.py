@@ -148,9 +148,12 @@ def _read_file(path: str) -> None:  # pragma: no cover  (runs in a process of it
 
 
 def _fork_idle() -> int:  # pragma: no cover  (runs in a process of its own)
+    read, write = os.pipe()
     forked = os.fork()
     if forked == 0:
+        os.write(write, b"1")
         signal.pause()
+    os.read(read, 1)
     return forked
 
 

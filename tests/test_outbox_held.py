@@ -202,7 +202,16 @@ def move_the_folder_away(path: Path) -> None:
     path.parent.mkdir()
 
 
-@pytest.mark.parametrize("change", [unlink, unlink_both, replace_by_an_older_copy, move_away, move_the_folder_away])
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace_by_an_older_copy,
+        *(
+            pytest.param(change, marks=pytest.mark.deep)
+            for change in (unlink, unlink_both, move_away, move_the_folder_away)
+        ),
+    ],
+)
 def test_who_has_lost_the_file_acknowledges_nothing_more(path: Path, change: Callable[[Path], None]) -> None:
     with holding(path) as first:
         assert first.put(0) is None
@@ -236,6 +245,7 @@ def test_a_log_that_is_removed_fails_one_put_and_loses_nothing(path: Path) -> No
     assert set(refs(0, 2)) <= set(pending(path)) <= set(refs(0, 1, 2))
 
 
+@pytest.mark.deep
 def test_a_log_that_is_removed_is_written_back_at_the_end(path: Path) -> None:
     with holding(path) as holder:
         assert holder.put(0) is None
@@ -258,6 +268,7 @@ def test_a_log_that_is_another_file_is_left_alone(path: Path) -> None:
     assert log_of(path).read_text() == "of somebody else"
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", ["outbox.db-shm", "outbox.db-journal"])
 def test_a_file_that_it_does_not_use_changes_nothing(path: Path, name: str) -> None:
     with holding(path) as holder:
@@ -367,6 +378,7 @@ def test_a_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch
     assert pending(path) == [*refs(0)]
 
 
+@pytest.mark.deep
 def test_a_forked_process_does_not_hold_what_its_parent_held(path: Path) -> None:
     """It may outlive the parent."""
     with holding(path) as holder:
@@ -377,6 +389,7 @@ def test_a_forked_process_does_not_hold_what_its_parent_held(path: Path) -> None
         os.kill(forked, signal.SIGKILL)
 
 
+@pytest.mark.deep
 def test_a_connection_that_is_abandoned_writes_nothing_back(path: Path) -> None:
     """Not even as the interpreter ends: Python 3.11 leaves it open until then."""
     program = f"""
