@@ -105,30 +105,19 @@ async def test_a_store_that_is_another_than_the_one_that_is_noted(
     assert disk == before, "nothing is noted, and nothing is in doubt that was not"
 
 
+def known_as(name: str, identity: str, other: str, was: str = "") -> str:
+    return (
+        f"{name}: its identity {identity} is the one that the outbox knows as {other}{was}: give the stores the names "
+        f"that they had, or, if this one is to be {name} from now on: trio-replica outbox accept {name}"
+    )
+
+
 @pytest.mark.parametrize(
     ("copies", "says"),
     [
-        (
-            {"one": TWO, "two": ONE},
-            (
-                f"one: its identity {TWO} is the one that the outbox knows as two, while one's was {ONE}: give the stores "
-                "the names that they had, or, if this one is to be one from now on: trio-replica outbox accept one"
-            ),
-        ),
-        (
-            {"renamed": ONE},
-            (
-                f"renamed: its identity {ONE} is the one that the outbox knows as one: give the stores the names that they "
-                "had, or, if this one is to be renamed from now on: trio-replica outbox accept renamed"
-            ),
-        ),
-        (
-            {"none": TWO},
-            (
-                f"none: its identity {TWO} is the one that the outbox knows as two: give the stores the names that they "
-                "had, or, if this one is to be none from now on: trio-replica outbox accept none"
-            ),
-        ),
+        ({"one": TWO, "two": ONE}, known_as("one", TWO, "two", f", while one's was {ONE}")),
+        ({"renamed": ONE}, known_as("renamed", ONE, "one")),
+        ({"none": TWO}, known_as("none", TWO, "two")),
     ],
 )
 async def test_a_store_that_is_noted_by_another_name(
