@@ -118,6 +118,32 @@ async def test_entries_in_doubt_stay_so_until_they_are_dropped(path: str) -> Non
     assert await commit_in_a_session() == (9, [])
 
 
+@pytest.mark.parametrize("left", [1, 2, 3])
+async def test_a_range_in_doubt_is_kept_for_whichever_entry_is_left_of_it(path: str, left: int) -> None:
+    async with session(path, ["a", "b"]) as (storage, _):
+        await commit(storage, [1, 2, 3], refs(1, 2, 3), [1, 2], watermark=1)
+    async with session(path, ["a", "b"]) as (storage, state):
+        assert state.in_doubt == [range(1, 4)]
+        others = [seq for seq in (1, 2, 3) if seq != left]
+        acknowledgements = [Acknowledgement(1, [1, 2, 3]), Acknowledgement(2, others)]
+        await commit(storage, acknowledgements=acknowledgements, watermark=9)
+    for _ in range(2):
+        async with session(path, ["a", "b"]) as (storage, state):
+            assert state.in_doubt == [range(1, 4)]
+    async with session(path, ["a", "b"]) as (storage, _):
+        await commit(storage, acknowledgements=[Acknowledgement(2, [left])])
+    async with session(path, ["a", "b"]) as (_, state):
+        assert state.in_doubt == []
+
+
+async def test_an_acknowledgement_drops_no_other_entry_of_the_same_blob(path: str) -> None:
+    async with session(path, ["a", "b"]) as (storage, _):
+        await commit(storage, [1, 2, 3], refs(0, 0, 0), [1, 2])
+        await commit(storage, acknowledgements=[Acknowledgement(1, [2])])
+        assert [seq for seq, _ in await page(storage, 1, 0, 9, 9)] == [1, 3]
+        assert [seq for seq, _ in await page(storage, 2, 0, 9, 9)] == [1, 2, 3]
+
+
 async def test_a_session_that_loses_its_connection_has_nothing_in_doubt(path: str) -> None:
     async with session(path, ["a"]) as (storage, state):
         await commit(storage, [1], refs(1), [1], watermark=1)
