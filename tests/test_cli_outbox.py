@@ -414,6 +414,7 @@ def test_accepting_what_is_not_there(run: Command, simulated: dict[str, Simulate
         f"{Path.cwd()}/none.db: there is no such outbox"
     ]
     Path("empty.db").touch()
+    assert run("outbox", "--outbox", "empty.db").out == b"nothing is pending\n"
     assert run("outbox", "accept", "dir:one", "--outbox", "empty.db").problems == [
         "the outbox does not know dir:one: it notes a new store by itself; it knows none"
     ]

@@ -398,7 +398,7 @@ from trio_replica._sqlite_files import abandon
 connection = sqlite3.connect({str(path)!r}, isolation_level=None)
 connection.execute("PRAGMA journal_mode = WAL").fetchall()
 connection.execute("CREATE TABLE t (x)")
-abandon(connection)
+abandon(connection, has_moved=False)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert log_of(path).stat().st_size > 0
@@ -415,5 +415,68 @@ def test_a_connection_is_closed_without_a_checkpoint_where_python_can() -> None:
             super().close()
 
     done: list[object] = []
-    files.abandon(sqlite3.connect(":memory:", factory=Configurable))
+    files.abandon(sqlite3.connect(":memory:", factory=Configurable), has_moved=False)
     assert done == [(1006, True), "closed"]
+
+
+# The same in this process
+
+
+def test_a_log_that_is_removed_fails_one_put(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            log_of(path).unlink()
+            with pytest.raises(StoreError, match="the log of the outbox was removed or replaced"):
+                await store.put(b"1")
+            await store.put(b"2")
+
+    trio.run(main)
+    assert pending(path) == [*refs(0, 2)]
+
+
+def test_a_log_that_is_replaced_ends_the_session(path: Path) -> None:
+    async def main() -> None:
+        copy = SimulatedStore()
+        async with replica.open([MemoryStore()], {"copy": copy}, outbox=str(path)) as store:
+            await store.put(b"0")
+            await store.flush()
+            log_of(path).unlink()
+            log_of(path).write_text("of somebody else")
+            for _ in range(2):
+                with pytest.raises(StoreError, match="outbox"):
+                    await store.put(b"1")
+
+    with pytest.raises(ReplicaError, match=LOST):
+        trio.run(main)
+    assert log_of(path).read_text() == "of somebody else"
+
+
+def test_a_change_by_hand_that_loses_the_file(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+
+    trio.run(main)
+    with pytest.raises(ReplicaError, match=LOST), opened_outbox(str(path)) as outbox:
+        path.rename(path.with_name("moved.db"))
+        with pytest.raises(ReplicaError, match=LOST):
+            outbox.forget("copy")
+    path.with_name("moved.db").rename(path)
+    assert pending(path) == [*refs(0)]
+
+
+def test_a_log_that_is_gone_as_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "_locked_log", lambda *_: None)
+    assert problem(path) == f"{path}: {LOST}"
+
+
+def test_locks_are_not_shared_with_a_forked_process(path: Path) -> None:
+    path.touch()
+    first = files.PinnedFile(str(path), to_lock=True)
+    with pytest.raises(BlockingIOError):
+        files.PinnedFile(str(path), to_lock=True)
+    files._share_no_locks()  # which a forked process does first
+    second = files.PinnedFile(str(path), to_lock=True)
+    first.close()
+    second.close()

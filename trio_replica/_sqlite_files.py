@@ -122,14 +122,17 @@ def check_single_name(path: str) -> None:
             )
 
 
-def abandon(connection: sqlite3.Connection) -> None:
+def abandon(connection: sqlite3.Connection, *, has_moved: bool) -> None:
     """Let go of a connection without writing its log back, and without removing a log, which may be another's by now.
 
-    Python 3.11 can't close a connection in such a way: there it stays open until the process ends.
+    SQLite itself sees whether the database has moved, that is, was removed or replaced, and then does neither. But
+    where only the log was replaced, Python 3.11 can't keep it from that: the connection stays open, and the database
+    locked, until the process ends.
     """
     configure: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)  # from Python 3.12 on
     if configure is not None:
         configure(_NO_CHECKPOINT_ON_CLOSE, True)
+    if configure is not None or has_moved:
         connection.close()
     else:
         # A reference that is never given back. A list of the module would not do: when the interpreter ends, it drops

@@ -85,10 +85,11 @@ class OutboxConnection:
           LostFileError: if the log was not written back, because the files are not this connection's any more.
 
         """
-        is_own = self.file.has_its_name() and (self._log.has_its_name() or self._can_be_written_back())
+        has_moved = not self.file.has_its_name()
+        is_own = not has_moved and (self._log.has_its_name() or self._can_be_written_back())
         self._log.close()
         if not is_own:
-            abandon(self.sql)
+            abandon(self.sql, has_moved=has_moved)
             raise LostFileError(_lost(self.file.path))
         self.sql.close()
 
