@@ -406,10 +406,29 @@ def test_stores_that_have_changed_places_are_not_accepted_before_their_entries_a
     assert shown_table(run) == table(TWO, ONE, "incomplete", "incomplete")
 
 
-def test_accepting_what_is_not_there(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
-    assert run("outbox", "accept", "dir:three", *options).problems == [
-        "the outbox does not know dir:three: it notes a new store by itself; it knows dir:a, dir:one, dir:two"
+def test_a_store_that_got_another_name(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
+    assert run("outbox", "flush", *options).status == 0
+    simulated["three"] = simulated["two"]
+    Path("three/blobs").mkdir(parents=True)
+    renamed = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:three", "--outbox", "outbox.db"]
+    (refused,) = run("put", "file", *renamed).problems
+    assert f"dir:three: its identity {TWO} is the one that the outbox knows as dir:two: " in refused
+    assert run("outbox", "accept", "dir:three", *renamed).status == 0
+    assert run("put", "file", *renamed).status == 0
+    assert run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[2:] == [
+        f"dir:a      sync   {THREE}",
+        f"dir:one    async  {ONE}",
+        f"dir:two    async  {'none':32}  incomplete",
+        f"dir:three  async  {TWO}  incomplete",
     ]
+
+
+def test_accepting_what_is_not_there(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
+    unknown = "the outbox does not know dir:three: it notes a new store by itself; it knows dir:a, dir:one, dir:two"
+    assert run("outbox", "accept", "dir:three", *options).problems == [unknown]
+    simulated["three"] = Known("4" * 32)
+    Path("three/blobs").mkdir(parents=True)
+    assert run("outbox", "accept", "dir:three", *options, "--async", "dir:three").problems == [unknown]
     assert run("outbox", "accept", "dir:one", "--outbox", "none.db").problems == [
         f"{Path.cwd()}/none.db: there is no such outbox"
     ]

@@ -70,7 +70,7 @@ class OutboxFile:
             ).rowcount
 
     def accept(self, name: str, identity: str | None) -> None:
-        """Note the identity of another store under a name that is noted already, and that it is incomplete.
+        """Note the identity of another store under a name, and that it is incomplete.
 
         Any other name that had this identity loses it: the next store by that name is incomplete, too.
         """
@@ -78,7 +78,11 @@ class OutboxFile:
             sql.execute(
                 "UPDATE stores SET identity = NULL, incomplete = 1 WHERE identity = ? AND name != ?", (identity, name)
             )
-            sql.execute("UPDATE stores SET identity = ?, incomplete = 1 WHERE name = ?", (identity, name))
+            sql.execute(
+                "INSERT INTO stores (name, identity, incomplete) VALUES (?, ?, 1)"
+                " ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, incomplete = 1",
+                (name, identity),
+            )
 
     @contextmanager
     def _usable(self) -> Generator[sqlite3.Connection, None, None]:

@@ -133,24 +133,22 @@ def accept_store(stores: Stores, name: str) -> str:
 
     """
     with opened_outbox(stores.outbox()) as outbox:
-        noted = outbox.noted()
-        if name not in noted:
+        noted, url = outbox.noted(), stores.all().get(name)
+        identity = None if url is None else run(_identity, name, url)
+        former = next((other for other, one in noted.items() if one.identity and one.identity == identity), None)
+        if name not in noted and former is None:
             known = ", ".join(noted) or "none"
             raise CommandError(f"the outbox does not know {name}: it notes a new store by itself; it knows {known}")
-        url = stores.all().get(name)
-        if url is None:
-            outbox.accept(name, None)
-            return f"{name} is any store that the next replica has by this name, and incomplete: reconcile it then"
-        identity = run(_identity, name, url)
-        if identity == noted[name].identity:
+        if url is not None and name in noted and noted[name].identity == identity:
             return f"{name} is the store that the outbox knows: there is nothing to accept"
-        for other, count in _pending(outbox).items():
-            if other != name and identity is not None and noted[other].identity == identity:
-                raise CommandError(
-                    f"{name} is the store that the outbox knows as {other}, and {count} are pending for {other}: "
-                    f"give it that name, or first trio-replica outbox forget {shlex.quote(other)}"
-                )
+        if former is not None and (count := _pending(outbox).get(former)):
+            raise CommandError(
+                f"{name} is the store that the outbox knows as {former}, and {count} are pending for {former}: give it "
+                f"that name, or first trio-replica outbox forget {shlex.quote(former)}"
+            )
         outbox.accept(name, identity)
+    if url is None:
+        return f"{name} is any store that the next replica has by this name, and incomplete: reconcile it then"
     return f"{name} is the store with the identity {identity or 'none'} now, and incomplete: trio-replica reconcile"
 
 
