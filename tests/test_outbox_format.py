@@ -120,7 +120,7 @@ async def test_what_is_in_it_is_delivered_but_for_what_is_in_doubt_and_nowhere(p
     assert pending(path) == {"near": (), "far": (), "gone": GONE, "new": NEW, "local": ()}
 
 
-async def test_a_look_at_it_migrates_it_too_and_can_forget(path: Path) -> None:
+def test_a_look_at_it_migrates_it_too_and_can_forget(path: Path) -> None:
     with opened_outbox(str(path)) as outbox:
         assert outbox.forget("gone") == len(GONE)
     assert pending(path) == {**PENDING, "gone": ()}

@@ -33,12 +33,12 @@ _locked: Final[set[PinnedFile]] = set()
 class PinnedFile:
     """A file that SQLite has open, known by itself and not by its name.
 
-    It is pinned by a descriptor, so no other file gets its number, and both numbers are asked for at the same moment.
-    A number that was remembered is no proof: some file systems give a file another one while it is open.
+    It is pinned by a descriptor, so no other file gets its number. Some file systems give a file another number while
+    it is open; so where the name has another one, the descriptor is asked, too.
 
-    A write-ahead log can be locked as well. SQLite's locks are on the database, and there a locked one would not do:
-    SQLite loses its locks when this descriptor is closed. The lock on a log is held against whoever wants it by this
-    function, also if the database was replaced, or SQLite has lost its locks because somebody read the file.
+    A write-ahead log can be locked as well. Of a database that would not do: SQLite has locks of its own there, and
+    loses them when any descriptor of the file is closed. The lock on a log keeps out whoever locks it likewise, also
+    when the database was replaced, or SQLite has lost its locks because something in this process read the file.
     """
 
     def __init__(self, path: str, *, to_lock: bool = False) -> None:
@@ -51,7 +51,7 @@ class PinnedFile:
         """
         self.path = path
         self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if to_lock else _stand_for(path)
-        self._status = os.stat(path) if self._pin is None else os.fstat(self._pin)
+        self._known = os.stat(path) if self._pin is None else os.fstat(self._pin)
         if to_lock:
             self._lock()
 
@@ -61,8 +61,11 @@ class PinnedFile:
             named = os.stat(self.path)
         except OSError:  # it may be there, but not as far as anybody who opens it by its name can tell
             return None
-        own = self._status if self._pin is None else os.fstat(self._pin)
-        return named if os.path.samestat(named, own) else None
+        if named.st_ino != self._known.st_ino or named.st_dev != self._known.st_dev:
+            if self._pin is None or not os.path.samestat(named, os.fstat(self._pin)):
+                return None
+            self._known = named
+        return named
 
     def has_its_name(self) -> bool:
         """Whether who opens the name gets this file."""

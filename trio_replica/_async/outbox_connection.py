@@ -58,25 +58,26 @@ class OutboxConnection:
         self._log = log
         self._written = _mark(file.status())
 
-    def check(self) -> None:
-        """Check that both files still have their names.
+    def check(self) -> os.stat_result:
+        """Check that both files still have their names, and return the status of the database.
 
         Raises:
           LostFileError: if the database was removed, or another file has its name.
           ReplicaError: if the log was, or has been taken for another's.
 
         """
-        if not self.file.has_its_name():
+        status = self.file.status()
+        if status is None:
             raise LostFileError(_lost(self.file.path))
-        if not self._log.has_its_name():
+        if self._log.status() is None:
             raise ReplicaError(
                 f"{self._log.path}: the log of the outbox was removed or replaced while it was open: leave it alone"
             )
+        return status
 
     def note_written(self) -> None:
         """Check as after a transaction: see `check`."""
-        self.check()
-        self._written = _mark(self.file.status())
+        self._written = _mark(self.check())
 
     def close(self) -> None:
         """Close it, which writes the log back, unless that could hit what is another's.
