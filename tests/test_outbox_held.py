@@ -452,6 +452,23 @@ def test_a_log_that_is_replaced_ends_the_session(path: Path) -> None:
     assert log_of(path).read_text() == "of somebody else"
 
 
+def test_a_file_that_is_replaced_while_the_stores_are_opened(path: Path) -> None:
+    class Slow(SimulatedStore):
+        async def identity(self) -> str | None:
+            replace_by_an_older_copy(path)
+            replaced.append(path.read_bytes())
+            return await super().identity()
+
+    async def main() -> None:
+        async with replica.open({"local": Slow()}, {"copy": MemoryStore()}, outbox=path):
+            pass  # pragma: no cover  (it does not open)
+
+    replaced: list[bytes] = []
+    with pytest.raises(ReplicaError, match=f"^{path}: {LOST}$"):
+        trio.run(main)
+    assert replaced == [path.read_bytes()]
+
+
 def test_a_change_by_hand_that_loses_the_file(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as store:
