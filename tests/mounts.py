@@ -39,7 +39,7 @@ def _effective_capabilities() -> int:
 
 
 class Mounts:
-    """File systems that are mounted for one test. Each method makes what it mounts on, if need be."""
+    """File systems that are mounted for one test. Each method makes the folder that it mounts on, if need be."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -50,9 +50,7 @@ class Mounts:
         return self._mount(target, "-t", "tmpfs", *_with(options), "tmpfs")
 
     def bind(self, source: Path, target: Path) -> Path:
-        """Mount a folder, or a single file, in another place, too."""
-        if source.is_file():
-            target.touch()
+        """Mount a folder in another place, too."""
         return self._mount(target, "--bind", str(source))
 
     def overlay(self, lower: Path, target: Path) -> Path:
@@ -99,8 +97,7 @@ class Mounts:
             self.detach(self._mounted[-1])
 
     def _mount(self, target: Path, *arguments: str) -> Path:
-        if not target.exists():
-            target.mkdir(parents=True)
+        target.mkdir(parents=True, exist_ok=True)
         _run("mount", *arguments, str(target))
         self._mounted.append(target)
         return target
