@@ -483,6 +483,45 @@ def test_a_file_that_is_replaced_while_the_stores_are_opened(path: Path) -> None
     assert replaced == [path.read_bytes()]
 
 
+def test_the_log_of_a_former_file_is_no_log_of_a_new_one(path: Path) -> None:
+    path.touch()
+    log_of(path).write_bytes(b"of a file that was removed")
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            with pytest.raises(ReplicaError, match="the file is in use"), opened_outbox(str(path)):
+                pass  # pragma: no cover  (it does not open)
+            await store.put(b"1")
+
+    trio.run(main)
+    assert pending(path) == [*refs(0, 1)]
+
+
+def test_a_file_that_is_replaced_while_nothing_has_it_open_is_not_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error a connection is closed, and the next request opens another one."""
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            with monkeypatch.context() as patching:
+                patching.setattr("trio_replica._async.outbox_file.transaction", failing)
+                with pytest.raises(StoreError, match="outbox: KeyError"):
+                    await store.put(b"1")
+            path.unlink()
+            path.touch()
+            with pytest.raises(StoreError, match=LOST):
+                await store.put(b"2")
+
+    def failing(_: object) -> None:
+        raise KeyError
+
+    trio.run(main)
+    assert path.read_bytes() == b""
+
+
 def test_a_change_by_hand_that_loses_the_file(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as store:

@@ -113,6 +113,8 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
       ReplicaError, sqlite3.Error: if it can't be used; SQLite's for `explaining`.
 
     """
+    if file is not None and not file.has_its_name():
+        raise LostFileError(_lost(path))
     check_single_name(path)
     with ExitStack() as undo:
         # Before SQLite reads the log: it may be that of a connection that has lost SQLite's lock, or its database.
@@ -127,8 +129,10 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
         with transaction(connection):  # also where nothing is written: one that may not be is found before any store
             if version == 0:
                 bring_up_to_date(connection)
-        if log is None or not log.has_its_name():  # SQLite has made one
-            log = _locked_log(path, undo)
+        if log is not None and not log.has_its_name():  # it was left of a former file, and SQLite has removed it
+            log.close()
+            log = None
+        log = log or _locked_log(path, undo)
         pinned = pinned or _pinned(path, undo)
         if log is None or pinned is None:
             raise LostFileError(_lost(path))
