@@ -19,6 +19,7 @@ import trio_replica as replica
 from trio_replica import MemoryStore, ReplicaError, StoreError
 from trio_replica import _sqlite_files as files
 from trio_replica._async import outbox_connection as internals
+from trio_replica._async.delivery import OutboxDelivery
 from trio_replica._async.outbox_by_hand import opened_outbox
 from trio_replica.testing import SimulatedStore
 
@@ -520,6 +521,41 @@ def test_a_file_that_is_replaced_while_nothing_has_it_open_is_not_written(
 
     trio.run(main)
     assert path.read_bytes() == b""
+
+
+def test_nothing_is_written_once_the_file_is_lost(path: Path) -> None:
+    """Not even to its log: a commit may be followed by a checkpoint."""
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            assert isinstance(store._delivery, OutboxDelivery)
+            await store._delivery.outbox.commit()  # so that no other is left to be made
+            move_away(path)
+            before = log_of(path).read_bytes(), path.with_name("moved.db").read_bytes()
+            with pytest.raises(StoreError, match=LOST):
+                await store.put(b"1")
+            assert (log_of(path).read_bytes(), path.with_name("moved.db").read_bytes()) == before
+
+    trio.run(main)
+
+
+def test_a_put_is_not_acknowledged_if_the_file_is_lost_while_it_is_committed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def losing(connection: sqlite3.Connection) -> Generator[None, None, None]:
+        with internals.transaction(connection):
+            yield
+            move_away(path)
+
+    async def main() -> None:
+        async with opened(path) as store:
+            monkeypatch.setattr("trio_replica._async.outbox_file.transaction", losing)
+            with pytest.raises(StoreError, match=LOST):
+                await store.put(b"1")
+
+    trio.run(main)
 
 
 def test_a_change_by_hand_that_loses_the_file(path: Path) -> None:
