@@ -111,9 +111,10 @@ async def opened(path: object) -> AsyncGenerator[replica.ReplicaStore, None]:
     copy.hang("put", "put_many")
     with trio.CancelScope() as scope:
         async with replica.open([MemoryStore()], {"copy": copy}, outbox=str(path)) as store:
-            yield store
-            scope.cancel()
-            await trio.lowlevel.checkpoint()
+            try:
+                yield store
+            finally:
+                scope.cancel()
 
 
 def problem(path: object) -> str:
