@@ -41,9 +41,7 @@ LOST = "the outbox was removed or replaced while it was open: open the replica a
 IN_USE = "the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ _STATEMENTS: Final = 512
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_BUSY: "the file is in use: by another replica, or as the database of a store",
-    sqlite3.SQLITE_NOTADB: "the file is no outbox: name another one",
+    sqlite3.SQLITE_NOTADB: "the file is not an outbox: name another one",
     sqlite3.SQLITE_CORRUPT: "the outbox is damaged: set the file aside, and reconcile the stores",
     sqlite3.SQLITE_READONLY: "the outbox can't be written: permit it, in its folder too",
     sqlite3.SQLITE_PERM: "the outbox can't be used: permit to read and write it, in its folder too",

@@ -1,4 +1,4 @@
-"""The SQL of an outbox, a SQLite file: committing entries, and reading those that are left after a crash."""
+"""The SQL of an outbox, which is a SQLite file: committing entries, and reading those that a crash has left."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .storage import NotedStore, OutboxState, SessionStore
 
 _ROWS_AT_ONCE: Final = 128
-"""Rows in one statement. Python's SQLite module releases the interpreter lock, and takes it again, for each.
+"""Rows in one statement. Python's SQLite module releases the interpreter lock for each statement, and takes it again.
 
-The statements for all numbers of rows stay parsed.
+The statements for all numbers of rows stay prepared.
 """
 
 
@@ -52,14 +52,15 @@ _Request: TypeAlias = Changes | _Begin | _Page
 
 @asynccontextmanager
 async def open_sqlite_outbox(path: str) -> AsyncGenerator[OutboxStorage, None]:
-    """Open an outbox in a SQLite database of its own, for the block; create it if need be.
+    """Open an outbox in a SQLite database of its own for the block. Create it if necessary.
 
     Args:
       path: the file. Its folder has to exist.
 
     Raises:
-      ReplicaError: with the path, and what is wrong: if it is no outbox, or a newer one, or in use by another replica,
-        or can't be opened or written, or has several names. When the block ends, if the file was removed or replaced.
+      ReplicaError: if the file is not an outbox, is of a newer version, is in use by another replica, has several
+        names, or can't be opened or written. The message has the path and the reason. When the block ends, if the file
+        was removed or replaced in the meantime.
 
     """
     database = _Database(os.path.abspath(path))  # noqa: ASYNC240  (touches no disk)
@@ -81,7 +82,7 @@ class SqliteOutbox(OutboxStorage):
         return state
 
     def start_commit(self, changes: Changes, done: Done) -> Cancel:
-        """Start to make changes: see `OutboxStorage.start_commit`. Those that wait are one transaction."""
+        """Start to make changes: see `OutboxStorage.start_commit`. All changes that wait become one transaction."""
         return self._threads.start(changes, done)
 
     def start_page(self, store: int, after: int, before: int, limit: int, done: Done) -> Cancel:
@@ -91,7 +92,7 @@ class SqliteOutbox(OutboxStorage):
 
 @final
 class _Database:
-    """The database. All of it blocks, and runs in the outbox's thread."""
+    """The database of an outbox. All of its methods block, and run in the outbox's thread."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -185,7 +186,7 @@ class _Database:
         self._commit(waiting)
 
     def _commit(self, calls: Sequence[Call[_Request]]) -> None:
-        """Make the changes of `calls`. The calls get outcomes only once these are committed."""
+        """Make the changes of `calls`. The calls get their outcomes after the commit."""
         if not calls:
             return
         ended = outcome.capture(self._transact, [cast("Changes", call.request) for call in calls])
@@ -193,7 +194,7 @@ class _Database:
             if isinstance(ended, outcome.Error):
                 call.fail(ended.error)
             else:
-                call.outcome = outcome.Value(None)  # one of its own: an outcome is unwrapped once
+                call.outcome = outcome.Value(None)  # one for each call, because an outcome is unwrapped once
 
     def _transact(self, changes: Sequence[Changes]) -> None:
         entries = [

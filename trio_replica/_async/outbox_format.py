@@ -84,7 +84,7 @@ def check_format(path: str, connection: sqlite3.Connection) -> int:
     if not tables and identity == version == 0:
         return 0
     if identity != APPLICATION_ID or not tables >= _TABLES.get(version, set()):
-        raise ReplicaError(f"{path}: the file is a database, but no outbox: name another one")
+        raise ReplicaError(f"{path}: the file is a database, but not an outbox: name another one")
     if version not in _TABLES:
         raise ReplicaError(f"{path}: the outbox is of version {version}, and this package knows {VERSION}: update it")
     return version
