@@ -37,8 +37,8 @@ class PinnedFile:
     it is open; so where the name has another one, the descriptor is asked, too.
 
     A write-ahead log can be locked as well. Of a database that would not do: SQLite has locks of its own there, and
-    loses them when any descriptor of the file is closed. The lock on a log keeps out whoever locks it likewise, also
-    when the database was replaced, or SQLite has lost its locks because something in this process read the file.
+    loses them when any descriptor of the file is closed. The lock on a log excludes everybody who locks it in this
+    way, also when the database was replaced, or SQLite has lost its locks because something in this process read it.
     """
 
     def __init__(self, path: str, *, to_lock: bool = False) -> None:
@@ -59,7 +59,7 @@ class PinnedFile:
         """Return the status of the file; None if its name is another file's now, or nobody's."""
         try:
             named = os.stat(self.path)
-        except OSError:  # it may be there, but not as far as anybody who opens it by its name can tell
+        except OSError:  # even if the file is there, nobody can open it by its name
             return None
         if named.st_ino != self._known.st_ino or named.st_dev != self._known.st_dev:
             if self._pin is None or not os.path.samestat(named, os.fstat(self._pin)):
@@ -68,7 +68,7 @@ class PinnedFile:
         return named
 
     def has_its_name(self) -> bool:
-        """Whether who opens the name gets this file."""
+        """Return whether opening the name opens this file."""
         return self.status() is not None
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class PinnedFile:
 
 
 def _share_no_locks() -> None:
-    """Close the descriptors of locks in a process that was forked: it may outlive the one that they belong to."""
+    """Close the descriptors of locks in a forked process, which may outlive the process that holds the locks."""
     for file in tuple(_locked):
         file.close()
 
@@ -109,7 +109,7 @@ def check_single_name(path: str) -> None:
       ReplicaError: if it has other names: hard links, or because it is a mount of its own.
 
     """
-    with suppress(OSError):  # what keeps it from being looked at is SQLite's to tell
+    with suppress(OSError):  # SQLite will report it
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             return

@@ -63,7 +63,7 @@ class OutboxConnection:
 
         Raises:
           LostFileError: if the database was removed, or another file has its name.
-          ReplicaError: if the log was, or has been taken for another's.
+          ReplicaError: if the log was removed, or another file has its name.
 
         """
         status = self.file.status()
@@ -126,7 +126,7 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
         version = check_format(path, connection)
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("PRAGMA synchronous = FULL")
-        with transaction(connection):  # also where nothing is written: one that may not be is found before any store
+        with transaction(connection):  # also to find out, before any store is opened, whether the file can be written
             if version == 0:
                 bring_up_to_date(connection)
         if log is not None and not log.has_its_name():  # it was left of a former file, and SQLite has removed it
