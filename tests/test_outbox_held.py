@@ -426,9 +426,11 @@ def test_a_forked_process_does_not_hold_what_its_parent_held(path: Path) -> None
     with holding(path) as holder:
         assert holder.put(0) is None
         forked = holder.fork()
-        holder.kill()
-        assert pending(path) == [*refs(0)]
-        os.kill(forked, signal.SIGKILL)
+        try:
+            holder.kill()
+            assert pending(path) == [*refs(0)]
+        finally:
+            os.kill(forked, signal.SIGKILL)
 
 
 @pytest.mark.deep
