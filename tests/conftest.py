@@ -74,7 +74,7 @@ def no_gc() -> Generator[None, None, None]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an outbox that is in use be refused at once."""
-    monkeypatch.setattr("trio_replica._async.outbox_file.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("trio_replica._async.outbox_connection.LOCK_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -203,12 +203,12 @@ def _dropped(changes: Changes) -> list[tuple[int, int]]:
 
 
 def _rows(file: DatabaseFile) -> dict[tuple[int, int], Ref]:
-    rows = _selected(file, "SELECT store, seq, ref FROM debts")
+    rows = _selected(file, "SELECT store, seq, ref FROM entries")
     return {(store, seq): Ref(ref) for store, seq, ref in rows}
 
 
 def _ids(file: DatabaseFile) -> dict[str, int]:
-    return dict(_selected(file, "SELECT name, id FROM stores"))
+    return dict(_selected(file, "SELECT name, id FROM stores WHERE role = 'async'"))
 
 
 def _selected(file: DatabaseFile, statement: str) -> list[Any]:
