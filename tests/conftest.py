@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .mounts import mounts  # noqa: F401  (a fixture of all tests)
 from .servers import ask_for_no_coverage, describe, mark_deep, missing_servers, skip_tests
 
 MISSING: Final = missing_servers()
