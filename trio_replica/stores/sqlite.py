@@ -42,34 +42,36 @@ def open_sqlite(
     read_only: bool = False,
     max_memory: int = MAX_MEMORY,
 ) -> AbstractAsyncContextManager[SqliteStore]:
-    """Open a store in one SQLite database, in its table ``blobs``, for the block; create it if need be.
+    """Open a store in the table ``blobs`` of a SQLite database for the block. Create it if necessary.
 
-    Other tables are left alone. The database is put in WAL mode, and several processes may use it at once, if they run
-    on one machine and use one name. While it is open, nothing may open the file except through SQLite. If the database,
-    its ``-wal`` or its ``-shm`` is removed or replaced while it is open, the store fails from then on, and writes
-    nothing more to either, also when it is closed.
+    Other tables are left alone. The database is put in WAL mode. Several processes may use it at once if they run on
+    one machine and use one name. While it is open, no program may open the file except through SQLite. If the database,
+    its ``-wal`` or its ``-shm`` is removed or replaced in the meantime, the store fails until it is opened again. It
+    then writes to none of them, not even when it is closed.
 
-    The block's end waits for the write under way, even if it is cancelled.
+    The end of the block waits for the write under way, even if it is cancelled.
 
     Args:
       path: the database file. Its folder has to exist.
-      durable: whether a blob whose put has returned survives a power cut, which takes that all processes that write
-        to the database sync it at least when they check-point (``synchronous`` is NORMAL or more). False leaves out
-        the fsync of each transaction; a power cut may then take the last ones with it, but nothing is torn.
-      create: whether to make a store where there is none. False says that it was made before: a path without a
+      durable: whether a blob whose put has returned survives a power cut. All processes that write to the database have
+        to sync it at least at checkpoints (``synchronous`` is NORMAL or more). False leaves out the fsync of each
+        transaction. Then a power cut may lose the last ones, but leaves no partial ones.
+      create: whether to make a store where there is none. False says that it was made before. A path without a
         database, or with one that has no table ``blobs``, is then an error, because the disk may not be mounted.
-      read_only: whether nothing is written, and nothing made: the database may be on a file system that is read-only.
-        What a ``-wal`` holds is read, too, or the store is refused. SQLite itself makes and writes a ``-shm`` beside a
-        ``-wal`` that holds something, where it may.
-      max_memory: the bytes of the largest blob that a get or a put takes into memory.
+      read_only: whether nothing is written, and nothing made. The database may be on a file system that is read-only.
+        The blobs in a ``-wal`` are read, too, or the store is refused. Beside a ``-wal`` that is not empty, SQLite
+        itself makes and writes a ``-shm`` if it may.
+      max_memory: bytes of the largest blob that a get or a put takes into memory.
 
     Raises:
-      StoreNotFoundError: if there is no store, and none is to be made.
-      sqlite3.Error: with SQLite's name of the error and the path: if it is no database, or can't be opened or written.
-      ReplicaError: if it has another table ``blobs``, ``store_identity`` or ``store_session``, can't be put in WAL
-        mode, is used under another name (a hard link), or has a ``-wal`` that can't be read.
-      TypeError: if an argument has another type.
-      ValueError: if `max_memory` is less than 1.
+      TypeError: at once, if an argument has the wrong type.
+      ValueError: at once, if `max_memory` is less than 1.
+      StoreNotFoundError: on entering the block, if there is no store, and none may be made.
+      sqlite3.Error: on entering the block, if the file is not a database, or can't be opened or written. The message
+        has SQLite's name of the error and the path.
+      ReplicaError: on entering the block, if it has a different table ``blobs``, ``store_identity`` or
+        ``store_session``, can't be put in WAL mode, is used under another name (a hard link), or has a ``-wal`` that
+        can't be read.
 
     """
     access = Access(create=create, read_only=read_only, max_memory=max_memory)
@@ -78,7 +80,7 @@ def open_sqlite(
 
 @asynccontextmanager
 async def open_database(database: Database) -> AsyncGenerator[SqliteStore, None]:
-    """Open the store that has this database."""
+    """Open the store with this database."""
     reader_name = f"reader of {database.path}"
     if database.access.read_only:
         async with open_store_threads(reader_name, database.serve_reads) as reader:
@@ -95,7 +97,7 @@ async def open_database(database: Database) -> AsyncGenerator[SqliteStore, None]
 class SqliteStore(DeletableStore, StartedStore):
     """A store in one SQLite database: see `open_sqlite`, which makes it.
 
-    Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
+    Puts that wait at the same time become one transaction, and gets that wait at the same time become one query.
     """
 
     def __init__(
@@ -147,8 +149,8 @@ class SqliteStore(DeletableStore, StartedStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        It fails with a `sqlite3.Error` that has SQLite's name of the error and the path, if SQLite refuses, and with a
-        `ReplicaError` if the database or its log has been removed or replaced, or does not keep what is written to it.
+        If SQLite refuses, it fails with a `sqlite3.Error` that has SQLite's name of the error and the path. If the
+        database or its log has been removed or replaced, or the row is not kept, it fails with a `ReplicaError`.
 
         Raises:
           StoreReadOnlyError: if the store was opened to be read only.
@@ -171,9 +173,9 @@ class SqliteStore(DeletableStore, StartedStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        It fails with a `sqlite3.Error` if the database is damaged or unreadable, with a `BlobTooLargeError` if the
-        blob is larger than ``max_memory``, and with a `ReplicaError` if its row is no blob, or the database or its log
-        has been removed or replaced.
+        If the database is damaged or unreadable, it fails with a `sqlite3.Error`, and if the blob is larger than
+        ``max_memory``, with a `BlobTooLargeError`. If the row's data is not a BLOB, or the database or its log has been
+        removed or replaced, it fails with a `ReplicaError`.
         """
         return self._reader.start(ref, done, abandon_on_cancel=True)
 
@@ -195,7 +197,7 @@ class SqliteStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         writer = self._writer
         blob = await hashed(blob)
         self._database.check_size(blob)
@@ -225,14 +227,14 @@ class SqliteStore(DeletableStore, StartedStore):
     async def check_integrity(self) -> Integrity:
         """Run SQLite's own check, and look up every row in the index: see `DeletableStore.check_integrity`.
 
-        It takes a thread and a connection of its own, so that reads do not wait for it. While SQLite's own check runs,
-        the log is not truncated. Being cancelled waits until it has been interrupted.
+        The check uses a thread and a connection of its own, so that reads do not wait for it. While SQLite's own check
+        runs, the log is not truncated. Being cancelled interrupts the check, and waits until it has ended.
         """
         integrity: Integrity = await self._check(check_integrity)
         return integrity
 
     async def repair_integrity(self) -> None:
-        """Make the index of the refs again (``REINDEX``): see `DeletableStore.repair_integrity`."""
+        """Rebuild the index of the refs (``REINDEX``): see `DeletableStore.repair_integrity`."""
         writer = self._writer
         twins = await self._check(find_twins)
         await writer.run(partial(repair_integrity, twins))

@@ -59,14 +59,14 @@ class DatabaseCalls:
             raise self.named(error) from None
 
     def named(self, error: BaseException) -> BaseException:
-        """Return `error` with the path of the database; one of SQLite's with SQLite's name of it, too."""
+        """Return `error` with the path of the database. An error of SQLite gets SQLite's name for it, too."""
         if self._path in str(error):
             return error
         if type(error) is ReplicaError:  # of a statement, which does not know where it runs
             return ReplicaError(f"{error}: {self._path}").with_traceback(error.__traceback__)
         if not isinstance(error, sqlite3.Error):
             return error
-        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no name of SQLite's
+        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no SQLite name
         named = type(error)(f"{name}: {error}: {self._path}")
         named.__dict__.update(error.__dict__)
         return named.with_traceback(error.__traceback__)
@@ -74,5 +74,5 @@ class DatabaseCalls:
 
 def is_busy(error: BaseException | None) -> bool:
     """Return whether an error says that another process has the database."""
-    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code
     return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -30,7 +30,7 @@ def connect(path: str, parameters: str | None) -> sqlite3.Connection:
 def roll_back(connection: sqlite3.Connection) -> None:
     """Undo the transaction, if there is one."""
     if connection.in_transaction:
-        with suppress(sqlite3.Error):  # it may have been rolled back already
+        with suppress(sqlite3.Error):  # SQLite may have rolled back already
             connection.execute("ROLLBACK")
 
 

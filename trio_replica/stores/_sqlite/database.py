@@ -1,4 +1,4 @@
-"""The work of the threads of a SQLite store: transactions of puts, and reads."""
+"""The work of the threads of a SQLite store, which is transactions of puts, and reads."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 BUSY_SECONDS: Final = 60.0
-"""Seconds to wait for another process to let go of the database."""
+"""Seconds to wait for another process to release the database."""
 
 LOG_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of write-ahead log above which it is written back and truncated, for readers can keep it from starting over."""
+"""Bytes of write-ahead log above which it is written back and truncated, because readers can keep SQLite from reusing
+it."""
 
 PROGRESS_STEPS: Final = 10_000
-"""Instructions of SQLite between two looks whether a check is still wanted: about a millisecond."""
+"""Instructions of SQLite between two tests whether a check is still wanted, which take about a millisecond."""
 
 PAGES_TO_WRITE_BACK: Final = 1000
 """Pages in the log after which it is written back, as SQLite would by itself. It would within COMMIT, without a look
@@ -53,7 +54,7 @@ PAGE: Final = 4096
 """Bytes of a page, as far as it matters for when the log is written back."""
 
 ROW_OVERHEAD: Final = 64
-"""Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
+"""The most bytes that a row takes beside the data: the 32 of the ref, and the header with a few for each column."""
 
 LEAST_LENGTH: Final = 1024 * 1024
 """Bytes that SQLite may read of a value in any case, because a schema of another program's may be that long."""
@@ -61,7 +62,7 @@ LEAST_LENGTH: Final = 1024 * 1024
 
 @final
 class Database:
-    """One database. But for `check_size`, its methods block, and run in the store's threads."""
+    """One database. Except for `check_size`, its methods block, and run in the store's threads."""
 
     def __init__(
         self,
@@ -157,9 +158,9 @@ class Database:
     def _transact(
         self, connection: sqlite3.Connection, files: DatabaseFiles, calls: Sequence[Call[Request]]
     ) -> Exception | None:
-        """Run `calls` as one transaction. Only once it is committed they have outcomes; else returns what undid it.
+        """Run `calls` as one transaction.
 
-        The files are checked before COMMIT, because it tells other processes, which may have a log of their own by now,
+        They get outcomes only after its commit. Otherwise return the error that undid it. The files are checked before COMMIT, because it tells other processes, which may have a log of their own by now,
         what this log has; and after it, because a commit to a log without a name is lost.
         """
         outcomes: list[Ended] = []
@@ -195,7 +196,7 @@ class Database:
         if not is_large and self._pages < PAGES_TO_WRITE_BACK:
             return
         self._pages = 0
-        with suppress(sqlite3.Error, ReplicaError, OSError):  # what is wrong will show in the next transaction
+        with suppress(sqlite3.Error, ReplicaError, OSError):  # the next transaction will fail as well
             files.check()
             connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_large else 'PASSIVE'})").fetchall()
             files.check()  # for the size
@@ -242,7 +243,7 @@ class Database:
         return self._get(ref, connection)
 
     def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
-        """Return those of the blobs that are there."""
+        """Return the blobs that are there."""
         found = self._select(refs, connection)
         return {ref: found[ref] for ref in refs if ref in found}
 
@@ -266,7 +267,7 @@ class Database:
             self.access.check_size(self.path, size)
 
     def set_aside(self, ref: Ref, connection: sqlite3.Connection) -> bool:
-        """Copy the row of a blob to the table ``damaged_blobs``; return whether there is one."""
+        """Copy the row of a blob to the table ``damaged_blobs``. Return whether there is a row."""
         self._check_sizes([ref], connection)
         return set_aside(ref, connection)
 

@@ -31,7 +31,7 @@ def has_blobs(connection: sqlite3.Connection, path: str) -> bool:
     """
     ((application,),) = connection.execute("PRAGMA application_id").fetchall()
     if application == APPLICATION_ID:
-        raise ReplicaError(f"the database is an outbox, and no store: name another file: {path}")
+        raise ReplicaError(f"the database is an outbox and not a store: name another file: {path}")
     return _is_there("blobs", BLOBS, connection, path)
 
 
