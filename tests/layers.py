@@ -37,9 +37,12 @@ LAYERS: Final = [
     ["stores._access", "stores._files", "stores._retrying.passing"],
     ["stores._object_store.errors", "stores._object_store.place", "stores._object_store.url"],
     ["stores._object_store.objects"],
+    ["stores._directory.names", "stores._directory.stored", "stores._directory.synced"],
     ["stores._reads", "stores._started"],
+    ["stores._directory.leftovers", "stores._directory.marks"],
+    ["stores._directory.place"],
+    ["stores._directory.reads", "stores._directory.writes"],
     [
-        "stores._directory.blob_files",
         "stores._postgres.statements",
         "stores._sqlite.calls",
         "stores._sqlite.check",
