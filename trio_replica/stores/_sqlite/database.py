@@ -160,8 +160,10 @@ class Database:
     ) -> Exception | None:
         """Run `calls` as one transaction.
 
-        They get outcomes only after its commit. Otherwise return the error that undid it. The files are checked before COMMIT, because it tells other processes, which may have a log of their own by now,
-        what this log has; and after it, because a commit to a log without a name is lost.
+        They get outcomes only after its commit. Otherwise return the error that undid it.
+
+        The files are checked before COMMIT, which tells other processes what this log has, although they may use
+        another log by now. They are checked again after it, because a commit to a log without a name is lost.
         """
         outcomes: list[Ended] = []
         try:
