@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from .common import without_gc
 from .mounts import mounts  # noqa: F401  (a fixture of all tests)
+from .postgres_fixtures import either, running, server  # noqa: F401  (fixtures)
 from .servers import ask_for_no_coverage, describe, mark_deep, missing_servers, skip_tests
 
 if TYPE_CHECKING:
