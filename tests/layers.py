@@ -47,8 +47,11 @@ LAYERS: Final = [
     [
         "stores._postgres.check",
         "stores._postgres.statements",
+        "stores._sqlite.calls",
         "stores._sqlite.check",
+        "stores._sqlite.connection",
         "stores._sqlite.statements",
+        "stores._sqlite.tables",
     ],
     [
         "stores._postgres.conninfo",
@@ -56,8 +59,9 @@ LAYERS: Final = [
         "stores._postgres.place",
         "stores._postgres.settings",
         "stores._postgres.table",
+        "stores._sqlite.files",
     ],
-    ["stores._postgres.identity", "stores._postgres.session"],
+    ["stores._postgres.identity", "stores._postgres.session", "stores._sqlite.unwritten"],
     ["stores._postgres.known"],
     ["stores._postgres.writes"],
     ["stores._postgres.database", "stores._sqlite.database"],

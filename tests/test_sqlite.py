@@ -18,6 +18,7 @@ import trio.testing
 from trio_replica import Blob, BlobNotFoundError, PutResult, Ref, ReplicaError, SqliteStore, open_sqlite
 from trio_replica._async import outbox_file as _sqlite_outbox
 from trio_replica.stores import sqlite
+from trio_replica.stores._access import Access
 from trio_replica.stores._sqlite.database import ROW_OVERHEAD, Database
 from trio_replica.testing import StoreContract
 
@@ -39,7 +40,7 @@ BAD = b"bad"
 
 
 def open_limited(path: Path, **limits: Any) -> AbstractAsyncContextManager[SqliteStore]:
-    return sqlite.open_database(Database(str(path), durable=True, **limits))
+    return sqlite.open_database(Database(str(path), durable=True, access=Access(), **limits))
 
 
 @pytest.fixture
@@ -138,7 +139,10 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 async def test_the_format_of_the_database(path: Path) -> None:
     assert await open_and_put(path, DATA, b"") == [(REF, True), (Ref.of(b""), True)]
-    assert query(path, "SELECT sql FROM sqlite_master WHERE sql NOTNULL") == [(SCHEMA,)]
+    assert query(path, "SELECT sql FROM sqlite_master WHERE sql NOTNULL") == [
+        (SCHEMA,),
+        ("CREATE TABLE store_identity (identity TEXT PRIMARY KEY, one INTEGER UNIQUE CHECK (one = 1))",),
+    ]
     assert query(path, "SELECT * FROM blobs ORDER BY ref") == [(Ref.of(b""), b""), (REF, DATA)]
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -159,9 +163,9 @@ async def test_a_database_of_another_program_is_used(path: Path) -> None:
 async def test_replace_and_delete(path: Path) -> None:
     async with open_sqlite(path) as store:
         query(path, f"INSERT INTO blobs VALUES (x'{REF}', x'00')")
-        assert await store.put(DATA) == (REF, False)
         assert await store.get(REF) == b"\0"
         await store.replace(DATA)
+        assert await store.put(DATA) == (REF, False)
         assert await store.get(REF) == DATA
         assert await store.contains(REF)
         assert await store.delete(REF)

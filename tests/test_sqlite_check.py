@@ -43,8 +43,10 @@ class Place(NamedTuple):
 
 
 def pages(path: Path, kind: int) -> list[int]:
+    """Find the pages of the table or the index, and not those of other tables."""
     data = path.read_bytes()
-    return [page for page in range(1, len(data) // PAGE) if data[page * PAGE] == kind]
+    found = [page for page in range(1, len(data) // PAGE) if data[page * PAGE] == kind]
+    return [page for page in found if any(data.find(blob.ref, page * PAGE, (page + 1) * PAGE) >= 0 for blob in BLOBS)]
 
 
 def places_of(path: Path, ref: Ref, *kinds: int) -> list[Place]:

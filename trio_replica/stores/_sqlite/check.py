@@ -30,8 +30,13 @@ _DAMAGED: Final = "CREATE TABLE IF NOT EXISTS damaged_blobs (ref BLOB NOT NULL, 
 
 # The same bytes are kept only once, because this may be repeated.
 _KEEP: Final = """
-INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?
+INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE {}
 AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
+"""
+
+_IS_KEPT: Final = """
+SELECT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
+FROM blobs WHERE {}
 """
 
 
@@ -133,11 +138,7 @@ def repair_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None
 
 def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
     """Copy the row of a blob to the table ``damaged_blobs``. Return whether there is a row."""
-    row = connection.execute("SELECT rowid FROM blobs WHERE ref = ?", (ref,)).fetchone()
-    if row is None:
-        return False
-    _keep(row[0], connection)
-    return True
+    return _keep("blobs.ref = ?", ref, connection)
 
 
 def _remove_twin(good: int, shown: int, connection: sqlite3.Connection) -> None:
@@ -150,13 +151,19 @@ def _remove_twin(good: int, shown: int, connection: sqlite3.Connection) -> None:
     if data is None:
         raise ReplicaError("the table has changed in the meantime: try again")
     if not data[0]:
-        _keep(shown, connection)
+        _keep("blobs.rowid = ?", shown, connection)
     connection.execute("DELETE FROM blobs WHERE rowid = ?", (shown,))
 
 
-def _keep(rowid: int, connection: sqlite3.Connection) -> None:
+def _keep(which: str, value: Ref | int, connection: sqlite3.Connection) -> bool:
+    """Copy a row to the table ``damaged_blobs``, and return whether there is one."""
+    if connection.execute(f"SELECT 1 FROM blobs WHERE {which}", (value,)).fetchone() is None:  # noqa: S608  (ours)
+        return False
     connection.execute(_DAMAGED)
-    connection.execute(_KEEP, (rowid,))
+    connection.execute(_KEEP.format(which), (value,))
+    if connection.execute(_IS_KEPT.format(which), (value,)).fetchone() != (1,):
+        raise ReplicaError("the table damaged_blobs does not keep what is written to it: look at its triggers")
+    return True
 
 
 def _hidden_rows(connection: sqlite3.Connection, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[_Row]:
@@ -196,7 +203,7 @@ def _hidden_rows_found(connection: sqlite3.Connection) -> Iterator[_Row]:
 def _index(connection: sqlite3.Connection) -> str | None:
     """Return the name of the index of the refs, or None if another program made the table as an index itself."""
     row = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'blobs' AND sql IS NULL"
+        "SELECT name FROM pragma_index_list('blobs') JOIN sqlite_master USING (name) WHERE origin = 'pk'"
     ).fetchone()
     return None if row is None else str(row[0])
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import sys
-import time
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import outcome
 
-from ..._async.outbox_format import APPLICATION_ID
 from ..._blob import Ref
-from ..._errors import BlobNotFoundError, ReplicaError
-from .._files import file_size, identity
-from .statements import select_rows, write_nothing
+from ..._errors import BlobNotFoundError, ReplicaError, StoreIdentityError, StoreNotFoundError
+from .calls import DatabaseCalls, is_busy
+from .check import set_aside
+from .connection import connect, roll_back
+from .files import DatabaseFiles, check_removed_log, drop_cached, explaining_removed_log, is_missing, lacks_log
+from .statements import Insertion, check_there, select_rows, write_nothing
+from .tables import BLOBS, has_blobs, make_identity, read_identity
+from .unwritten import LOCKED, UnwrittenDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from ..._blob import Blob
     from ..._calls.threads import Call, Handler
+    from .._access import Access
     from .._reads import Read
 
     Request: TypeAlias = Callable[[sqlite3.Connection], Any]
+    Reader: TypeAlias = Callable[[Callable[[sqlite3.Connection], Any]], Any]
 
+Ended: TypeAlias = "outcome.Value[Any] | outcome.Error"
+
+RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 BUSY_SECONDS: Final = 60.0
@@ -39,11 +46,18 @@ it."""
 PROGRESS_STEPS: Final = 10_000
 """Instructions of SQLite between two tests whether a check is still wanted, which take about a millisecond."""
 
+PAGES_TO_WRITE_BACK: Final = 1000
+"""Pages in the log after which it is written back, as SQLite would by itself. It would within COMMIT, without a look
+whether the log is still the one that its name says."""
+
+PAGE: Final = 4096
+"""Bytes of a page, as far as it matters for when the log is written back."""
+
 ROW_OVERHEAD: Final = 64
 """The most bytes that a row takes beside the data: the 32 of the ref, and the header with a few for each column."""
 
-_SCHEMA: Final = "CREATE TABLE blobs (ref BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
-_COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type, NOT NULL, place in the primary key
+LEAST_LENGTH: Final = 1024 * 1024
+"""Bytes that SQLite may read of a value in any case, because a schema of another program's may be that long."""
 
 
 @final
@@ -51,134 +65,172 @@ class Database:
     """One database. Except for `check_size`, its methods block, and run in the store's threads."""
 
     def __init__(
-        self, path: str, *, durable: bool, busy_seconds: float = BUSY_SECONDS, log_limit: int = LOG_LIMIT
+        self,
+        path: str,
+        *,
+        durable: bool,
+        access: Access,
+        busy_seconds: float = BUSY_SECONDS,
+        log_limit: int = LOG_LIMIT,
     ) -> None:
         self.path = path
+        self.access = access
+        self.durable = durable
+        self._calls = DatabaseCalls(path, busy_seconds)
         self._busy_seconds = busy_seconds
-        self._durable = durable
         self._size_limit = 0
-        self._identity: tuple[int, int] | None = None
-        self._log = ""
+        self._identity: str | None = None
+        self._files: DatabaseFiles | None = None  # None until a thread has opened them
+        self._pages = 0
         self._least_log_limit = log_limit
         self._log_limit = log_limit
 
     def check_size(self, blob: Blob) -> None:
-        """Refuse a blob that is too large for a row, before it is part of any transaction.
+        """Refuse a blob that is too large, before it is part of any transaction.
 
         Raises:
-          sqlite3.DataError: if it is too large.
+          BlobTooLargeError: if it is larger than `max_memory`.
+          sqlite3.DataError: if no row can hold it.
 
         """
         if len(blob) > self._size_limit:
+            self.access.check_size(self.path, len(blob))
             error = sqlite3.DataError(f"a blob of {len(blob)} bytes, where a row holds at most {self._size_limit}")
             error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_TOOBIG, "SQLITE_TOOBIG"
-            raise self._named(error)
+            raise self._calls.named(error)
 
     # Writing
 
     @contextmanager
     def serve_writes(self) -> Generator[Handler[Request], None, None]:
-        with self._connection() as connection:
-            with self._naming():
-                self._patiently(partial(self._set_up, connection))
-            yield partial(self._write, connection)
+        if not self.access.may_create:
+            self._check_there()
+        log_is_removed = lacks_log(self.path)
+        connection = self._connect(None if self.access.may_create else "mode=rw", ROW_OVERHEAD)
+        try:
+            self._files = files = DatabaseFiles(self.path)
+        except BaseException:
+            connection.close()  # it has read nothing, so it writes nothing either
+            raise
+        try:
+            with self._calls.naming(), explaining_removed_log(self.path):
+                if log_is_removed:
+                    self._calls.patiently(partial(check_removed_log, connection, self.path))
+                self._calls.patiently(partial(self._set_up, connection, files))
+            yield partial(self._write, connection, files)
+        finally:
+            files.close(connection)
 
-    def _set_up(self, connection: sqlite3.Connection) -> None:
-        self._check_table(connection)
+    def _set_up(self, connection: sqlite3.Connection, files: DatabaseFiles) -> None:
+        if not has_blobs(connection, self.path) and not self.access.may_create:
+            raise StoreNotFoundError(self.path)
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise ReplicaError(f"the database is in journal mode {mode} and can't be put in WAL mode: {self.path}")
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         connection.execute(f"PRAGMA journal_size_limit = {self._least_log_limit}")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if not self._check_table(connection):
-                connection.execute(_SCHEMA)
+            files.find_log(connection)
+            files.check_one_name()
+            if not has_blobs(connection, self.path):
+                connection.execute(BLOBS)
+            identity = make_identity(connection, self.path)
+            files.check()
             connection.execute("COMMIT")
         finally:
-            _roll_back(connection)
-        self._size_limit = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - ROW_OVERHEAD
-        ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
-        self._identity = identity(self.path)
-        self._log = f"{file}-wal"
+            roll_back(connection)
+        files.check()
+        self._identity = identity
+        self._pages = files.log_size // PAGE  # others may have left it to us
 
-    def _check_table(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the table exists, and check that it is a store's."""
-        ((application,),) = connection.execute("PRAGMA application_id").fetchall()
-        if application == APPLICATION_ID:
-            raise ReplicaError(f"the database is an outbox and not a store: name another file: {self.path}")
-        columns = connection.execute("SELECT name, type, \"notnull\", pk FROM pragma_table_info('blobs')").fetchall()
-        if columns and columns != _COLUMNS:
-            raise ReplicaError(f"the database has another table blobs than a store's, which is {_SCHEMA}: {self.path}")
-        return bool(columns)
-
-    def _write(self, connection: sqlite3.Connection, batch: Sequence[Call[Request]]) -> None:
-        failure = self._transact(connection, batch)
+    def _write(self, connection: sqlite3.Connection, files: DatabaseFiles, batch: Sequence[Call[Request]]) -> None:
+        failure = self._transact(connection, files, batch)
         if failure is not None:
             for call in batch:
-                if len(batch) > 1 and not _is_busy(failure):
-                    failure = self._transact(connection, [call])
+                if len(batch) > 1 and not is_busy(failure):
+                    failure = self._transact(connection, files, [call])
                 if failure is not None:
-                    call.fail(self._named(failure))
-        self._limit_log(connection)
+                    call.fail(self._calls.named(failure))
+        self._limit_log(connection, files)
 
-    def _transact(self, connection: sqlite3.Connection, calls: Sequence[Call[Request]]) -> Exception | None:
+    def _transact(
+        self, connection: sqlite3.Connection, files: DatabaseFiles, calls: Sequence[Call[Request]]
+    ) -> Exception | None:
         """Run `calls` as one transaction.
 
         They get outcomes only after its commit. Otherwise return the error that undid it.
+
+        The files are checked before COMMIT, which tells other processes what this log has, although they may use
+        another log by now. They are checked again after it, because a commit to a log without a name is lost.
         """
-        outcomes: list[outcome.Value[Any] | outcome.Error] = []
+        outcomes: list[Ended] = []
         try:
-            self._patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
+            self._calls.patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
             changes = connection.total_changes
             for call in calls:
-                ended = self._captured(partial(call.request, connection))
-                if isinstance(ended, outcome.Error) and not connection.in_transaction:
-                    ended.unwrap()  # an error such as a full disk has undone the calls before this one too
+                ended = self._calls.captured(partial(call.request, connection))
+                if isinstance(ended, outcome.Error) and _undoes_all(ended.error, connection):
+                    ended.unwrap()
                 outcomes.append(ended)
-            if self._durable and connection.total_changes == changes:
+            insertions = [call.request for call in calls if type(call.request) is Insertion]
+            check_there([one.blob for one in insertions if one.was_there], connection)
+            changes = connection.total_changes - changes
+            if self.durable and changes == 0:
                 write_nothing(connection)
+            files.check()
             connection.execute("COMMIT")
-            self._check_present()
+            files.check()
         except Exception as failure:
             return failure
         finally:
-            _roll_back(connection)
+            roll_back(connection)
         for call, ended in zip(calls, outcomes, strict=True):
             call.outcome = ended
+        # A row takes a place in the table and one in the index, and may be the only one of the batch in each page.
+        self._pages += 2 * changes + sum(call.size for call in calls) // PAGE
         return None
 
-    def _limit_log(self, connection: sqlite3.Connection) -> None:
-        """Write the log back and truncate it, if it has grown too large."""
-        if file_size(self._log) > self._log_limit:
-            with suppress(sqlite3.Error):  # the next transaction will fail as well
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            # A reader may have kept some of the log, so this does not try again at once.
-            self._log_limit = file_size(self._log) + self._least_log_limit
+    def _limit_log(self, connection: sqlite3.Connection, files: DatabaseFiles) -> None:
+        """Write the log back if it has grown by enough, and truncate it if it has become too large."""
+        is_large = files.log_size > self._log_limit
+        if not is_large and self._pages < PAGES_TO_WRITE_BACK:
+            return
+        self._pages = 0
+        with suppress(sqlite3.Error, ReplicaError, OSError):  # the next transaction will fail as well
+            files.check()
+            connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_large else 'PASSIVE'})").fetchall()
+            files.check()  # for the size
+        if is_large:  # a reader may have kept some of it: do not try at once again
+            self._log_limit = files.log_size + self._least_log_limit
 
     # Reading
 
     @contextmanager
     def serve_reads(self) -> Generator[Handler[Ref | Request], None, None]:
-        with self._connection() as connection:
-            yield partial(self._read, connection)
+        with self._reading() as read:
+            if self.access.read_only:
+                read(self.read_identity)
+            yield partial(_answer, read, self._read)
 
-    def _read(self, connection: sqlite3.Connection, batch: Sequence[Call[Ref | Request]]) -> None:
+    def _read(self, batch: Sequence[Call[Ref | Request]], connection: sqlite3.Connection) -> list[Ended]:
         def captured(request: Callable[[sqlite3.Connection], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
-            return self._captured(partial(self._patiently, partial(request, connection)))
+            return self._calls.captured(partial(self._calls.patiently, partial(request, connection)))
 
-        self._check_present()
         refs = [call.request for call in batch if isinstance(call.request, Ref)]
         together = captured(partial(self._select, refs))
+        ended: list[Ended] = []
         for call in batch:
             request = call.request
             if not isinstance(request, Ref):
-                call.outcome = captured(request)
-            elif isinstance(together, outcome.Error):  # one blob may be damaged
-                call.outcome = captured(partial(self._get, request))
+                ended.append(captured(request))
+            elif isinstance(together, outcome.Error):  # one of them is damaged, say
+                ended.append(captured(partial(self._get, request)))
             else:
                 data = together.value.get(request)
-                call.outcome = outcome.Error(BlobNotFoundError(request)) if data is None else outcome.Value(data)
+                ended.append(outcome.Error(BlobNotFoundError(request)) if data is None else outcome.Value(data))
+        return ended
 
     def _get(self, ref: Ref, connection: sqlite3.Connection) -> bytes:
         data = self._select([ref], connection).get(ref)
@@ -186,19 +238,40 @@ class Database:
             raise BlobNotFoundError(ref)
         return data
 
+    def get_stored(self, ref: Ref, connection: sqlite3.Connection) -> bytes:
+        """Return a blob as it is on the disk, past SQLite's cache and the system's."""
+        connection.execute("PRAGMA shrink_memory").fetchall()
+        drop_cached(self.path)
+        return self._get(ref, connection)
+
     def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
         """Return the blobs that are there."""
         found = self._select(refs, connection)
         return {ref: found[ref] for ref in refs if ref in found}
 
     def _select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[bytes, bytes]:
-        # The keys are plain bytes, which are equal to their refs. Making refs of them would take longer than reading
-        # them.
-        found: dict[bytes, bytes] = dict(select_rows("ref, data", refs, connection))
+        # By plain bytes, which are equal to their refs: to make a ref of each again would take longer than to read it.
+        try:
+            found: dict[bytes, bytes] = dict(select_rows("ref, data", refs, connection))
+        except sqlite3.DataError:  # SQLite has not read it
+            self._check_sizes(refs, connection)
+            raise
         for ref, data in found.items():
             if type(data) is not bytes:
                 raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
+        if self.access.max_memory < LEAST_LENGTH:  # so SQLite has a limit that is higher
+            for data in found.values():
+                self.access.check_size(self.path, len(data))
         return found
+
+    def _check_sizes(self, refs: list[Ref], connection: sqlite3.Connection) -> None:
+        for _, size in select_rows("ref, length(data)", refs, connection):
+            self.access.check_size(self.path, size)
+
+    def set_aside(self, ref: Ref, connection: sqlite3.Connection) -> bool:
+        """Copy the row of a blob to the table ``damaged_blobs``. Return whether there is a row."""
+        self._check_sizes([ref], connection)
+        return set_aside(ref, connection)
 
     def list_page(self, after: Ref, limit: int, connection: sqlite3.Connection) -> list[Ref]:
         """Return the next refs."""
@@ -210,81 +283,114 @@ class Database:
         except ValueError as error:
             raise ReplicaError(f"{error}: {self.path}") from None
 
+    # Its identity
+
+    def read_identity(self, connection: sqlite3.Connection) -> str | None:
+        """Return the identity that the database has now.
+
+        Raises:
+          StoreIdentityError: if it is another one than when it was opened.
+
+        """
+        found = read_identity(connection, self.path)
+        if self._identity is None:  # it is only read, and somebody else may have given it one by now
+            self._identity = found
+        if found != self._identity:
+            raise StoreIdentityError(self.path, self._identity, found)
+        return found
+
+    def note_identity(self, identity: str) -> None:
+        """Expect another identity from now on."""
+        self._identity = identity
+
     # Checking
 
     @contextmanager
     def serve_checks(self) -> Generator[Handler[Read[Request]], None, None]:
-        with self._connection() as connection:
-            yield partial(self._check, connection)
+        with self._reading() as read:
+            yield partial(_answer, read, self._check)
 
-    def _check(self, connection: sqlite3.Connection, batch: Sequence[Call[Read[Request]]]) -> None:
-        self._check_present()
+    def _check(self, batch: Sequence[Call[Read[Request]]], connection: sqlite3.Connection) -> list[Ended]:
+        ended: list[Ended] = []
         for call in batch:
-            read = call.request
-            connection.set_progress_handler(partial(getattr, read, "is_abandoned"), PROGRESS_STEPS)
-            call.outcome = self._captured(partial(self._patiently, partial(read.what, connection)))
-
-    # Both
-
-    @contextmanager
-    def _connection(self) -> Generator[sqlite3.Connection, None, None]:
-        with self._naming():
-            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, cached_statements=64)
-        with closing(connection):
-            yield connection
-
-    def _patiently(self, call: Callable[[], ResultT]) -> ResultT:
-        """Return the result of ``call()``, repeating it while another process has the database.
-
-        SQLite's own timeout waits up to a tenth of a second between two tries, so it may miss every gap that a busy
-        process leaves.
-        """
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                return call()
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
-
-    def _captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
-        """Return the outcome of ``call()``, but raise if the database is busy, as it is for the whole batch then."""
-        ended = outcome.capture(call)
-        if isinstance(ended, outcome.Error):
-            ended = outcome.Error(self._named(ended.error))
-            if _is_busy(ended.error):
-                ended.unwrap()
+            request = call.request
+            connection.set_progress_handler(partial(getattr, request, "is_abandoned"), PROGRESS_STEPS)
+            ended.append(self._calls.captured(partial(self._calls.patiently, partial(request.what, connection))))
         return ended
 
-    def _check_present(self) -> None:
-        """Check that the file has not been removed or replaced."""
-        if identity(self.path) != self._identity:
-            raise ReplicaError(f"the database has vanished: {self.path}")
+    # Connections
 
     @contextmanager
-    def _naming(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._named(error) from None
+    def _reading(self) -> Generator[Reader, None, None]:
+        """Connect to read, and yield a function that calls another one with the connection.
 
-    def _named(self, error: BaseException) -> BaseException:
-        """Return `error`. An error of SQLite gets SQLite's name for it and the path of the database."""
-        if not isinstance(error, sqlite3.Error) or self.path in str(error):
-            return error
-        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no SQLite name
-        named = type(error)(f"{name}: {error}: {self.path}")
-        named.__dict__.update(error.__dict__)
-        return named.with_traceback(error.__traceback__)
+        It returns what that one returns, once it is known to hold.
+        """
+        if self._files is None:  # the first thread of a store that is only read
+            self._check_there()
+        else:
+            self._files.check()
+        if self.access.read_only:
+            database = UnwrittenDatabase(self.path, self._connect, self._look, self._busy_seconds, self._files)
+            with closing(database):
+                yield partial(self._read_unwritten, database)
+            return
+        assert self._files is not None
+        with closing(self._connect(LOCKED)) as connection:  # so that it never makes a checkpoint
+            self._files.check()  # before it has read anything
+            yield partial(_read_checked, connection, self._files)
+
+    def _read_unwritten(self, database: UnwrittenDatabase, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        with self._calls.naming():
+            result = self._calls.patiently(partial(database.read, work))
+        self._files = database.files
+        return result
+
+    def _look(self, connection: sqlite3.Connection) -> None:
+        if not has_blobs(connection, self.path):
+            raise StoreNotFoundError(self.path)
+
+    def _check_there(self) -> None:
+        if is_missing(self.path):
+            raise StoreNotFoundError(self.path)
+
+    def _connect(self, parameters: str | None, overhead: int = 0) -> sqlite3.Connection:
+        """Connect, with parameters of a URI; without any the database is created if need be.
+
+        SQLite reads no value, and writes no row, that is larger than a blob may be and the `overhead`.
+        """
+        with self._calls.naming():
+            connection = connect(self.path, parameters)
+        greatest = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        self._size_limit = min(greatest - ROW_OVERHEAD, self.access.max_memory)
+        limit = max(self.access.max_memory + overhead, LEAST_LENGTH)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(limit, greatest))
+        return connection
 
 
-def _is_busy(error: BaseException | None) -> bool:
-    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code
-    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _answer(
+    read: Reader,
+    work: Callable[[Sequence[Call[RequestT]], sqlite3.Connection], list[Ended]],
+    batch: Sequence[Call[RequestT]],
+) -> None:
+    """Do a batch, and give its calls outcomes once what was read is known to hold."""
+    for call, ended in zip(batch, read(partial(work, batch)), strict=True):
+        call.outcome = ended
 
 
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        with suppress(sqlite3.Error):  # SQLite may have rolled back already
-            connection.execute("ROLLBACK")
+def _read_checked(
+    connection: sqlite3.Connection, files: DatabaseFiles, work: Callable[[sqlite3.Connection], ResultT]
+) -> ResultT:
+    """Read, and check that the database and its log still had their names afterwards: else it has read old pages."""
+    result = work(connection)
+    files.check()
+    return result
+
+
+def _undoes_all(error: BaseException, connection: sqlite3.Connection) -> bool:
+    """Return whether no call of a transaction is to be committed after one has failed.
+
+    A full disk, say, has undone the calls before it too. A `ReplicaError` says that the database does not do as it was
+    told, and SQLite has undone nothing.
+    """
+    return not connection.in_transaction or isinstance(error, ReplicaError)

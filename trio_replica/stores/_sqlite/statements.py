@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
+from ..._errors import ReplicaError
 from ..._store import PutResult
 
 if TYPE_CHECKING:
@@ -31,13 +32,52 @@ def _insertion(rows: int) -> str:
 _INSERT_ONE: Final = _insertion(1)
 
 
-def insert(blob: Blob, connection: sqlite3.Connection) -> PutResult:
-    return PutResult(blob.ref, connection.execute(_INSERT_ONE, (blob.ref, blob.data)).rowcount == 1)
+@final
+class Insertion:
+    """A request to insert a row, if there is none with this ref."""
+
+    __slots__ = ("blob", "was_there")
+
+    def __init__(self, blob: Blob) -> None:
+        self.blob = blob
+        self.was_there = False
+        """Whether no row was inserted. Then `check_there` has to be called before the transaction is committed."""
+
+    def __call__(self, connection: sqlite3.Connection) -> PutResult:
+        """Do it.
+
+        Raises:
+          ReplicaError: if a trigger of another program's has changed or removed the row.
+
+        """
+        blob = self.blob
+        before = connection.total_changes
+        count = connection.execute(_INSERT_ONE, (blob.ref, blob.data)).rowcount
+        if connection.total_changes - before != count:
+            _check_kept(blob, connection)
+        self.was_there = count == 0
+        return PutResult(blob.ref, count == 1)
+
+
+def check_there(blobs: list[Blob], connection: sqlite3.Connection) -> None:
+    """Check that there is a row for each blob, with as many bytes. SQLite has only said that it inserted none.
+
+    Another program's trigger or constraint can keep a row from being inserted without an error.
+
+    Raises:
+      ReplicaError: if there is none, or one of another size.
+
+    """
+    if blobs:
+        _check_sizes(blobs, _sizes([blob.ref for blob in blobs], connection))
 
 
 def insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutResult]:
-    there = {ref for (ref,) in select_rows("ref", [blob.ref for blob in blobs], connection)}
-    new = [blob for blob in dict.fromkeys(blobs) if blob.ref not in there]
+    """Insert a row for each ref that has none: see `Insertion`."""
+    there = _sizes([blob.ref for blob in blobs], connection)
+    distinct = dict.fromkeys(blobs)
+    _check_sizes([blob for blob in distinct if blob.ref in there], there)
+    new = [blob for blob in distinct if blob.ref not in there]
     first = 0
     while first < len(new):
         count = 1
@@ -46,8 +86,7 @@ def insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutRes
             and sum(map(len, new[first : first + 2 * count])) <= BYTES_AT_ONCE
         ):
             count *= 2
-        values = [value for blob in new[first : first + count] for value in (blob.ref, blob.data)]
-        connection.execute(_insertion(count), values)
+        _insert_new(new[first : first + count], connection)
         first += count
     added = {blob.ref for blob in new}
     results = []
@@ -55,6 +94,44 @@ def insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutRes
         results.append(PutResult(blob.ref, blob.ref in added))
         added.discard(blob.ref)
     return results
+
+
+def _insert_new(blobs: list[Blob], connection: sqlite3.Connection) -> None:
+    """Insert rows of refs that have none."""
+    before = connection.total_changes
+    values = [value for blob in blobs for value in (blob.ref, blob.data)]
+    count = connection.execute(_insertion(len(blobs)), values).rowcount
+    if count != len(blobs) or connection.total_changes - before != count:
+        for blob in blobs:
+            _check_kept(blob, connection)
+
+
+def _check_sizes(blobs: list[Blob], sizes: dict[bytes, int]) -> None:
+    for blob in blobs:
+        size = sizes.get(blob.ref)
+        if size is None:
+            raise ReplicaError(_NOT_KEPT.format(blob.ref))
+        if size != len(blob.data):
+            raise ReplicaError(
+                f"the row of {blob.ref} is damaged, because it does not hold {len(blob)} bytes: run a scrub with repair"
+            )
+
+
+def _check_kept(blob: Blob, connection: sqlite3.Connection) -> None:
+    """Check that a row is as it was written, because more or less has changed than was written."""
+    row = connection.execute("SELECT data = ? FROM blobs WHERE ref = ?", (blob.data, blob.ref)).fetchone()
+    if row is None:
+        raise ReplicaError(_NOT_KEPT.format(blob.ref))
+    if row != (1,):
+        raise ReplicaError(f"the row of {blob.ref} holds other bytes than were put: look at the triggers of the table")
+
+
+_NOT_KEPT: Final = "the database does not keep the row of {}: look at the triggers and constraints of the table blobs"
+
+
+def _sizes(refs: list[Ref], connection: sqlite3.Connection) -> dict[bytes, int]:
+    """Return the bytes of the blobs that are there, without reading them; -1 of what is no blob."""
+    return dict(select_rows("ref, iif(typeof(data) = 'blob', length(data), -1)", refs, connection))
 
 
 def select_rows(columns: str, refs: list[Ref], connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
@@ -68,18 +145,30 @@ def select_rows(columns: str, refs: list[Ref], connection: sqlite3.Connection) -
 
 
 def replace(blob: Blob, connection: sqlite3.Connection) -> None:
+    """Write a row whatever is there."""
     connection.execute(
         "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO UPDATE SET data = excluded.data",
         (blob.ref, blob.data),
     )
+    _check_kept(blob, connection)
 
 
 def delete(ref: Ref, connection: sqlite3.Connection) -> bool:
-    return connection.execute("DELETE FROM blobs WHERE ref = ?", (ref,)).rowcount == 1
+    """Delete a row, and return whether there was one.
+
+    Raises:
+      ReplicaError: if it is there all the same.
+
+    """
+    was_there = connection.execute("DELETE FROM blobs WHERE ref = ?", (ref,)).rowcount == 1
+    if contains(ref, connection):
+        raise ReplicaError(f"the database does not delete the row of {ref}: look at the triggers of the table blobs")
+    return was_there
 
 
 def contains(ref: Ref, connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM blobs WHERE ref = ?", (ref,)).fetchone() is not None
+    """Return whether there is a row, and not only an entry of the index."""
+    return connection.execute("SELECT length(data) FROM blobs WHERE ref = ?", (ref,)).fetchone() is not None
 
 
 def write_nothing(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,78 @@
+"""Calls of SQLite: repeated while another process has the database, and with errors that say which database it is."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar, final
+
+import outcome
+
+from ..._errors import ReplicaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+ResultT = TypeVar("ResultT")
+
+
+@final
+class DatabaseCalls:
+    """How calls of one database are made."""
+
+    def __init__(self, path: str, busy_seconds: float) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+
+    def patiently(self, call: Callable[[], ResultT]) -> ResultT:
+        """Return what ``call()`` returns, repeating it while another process has the database.
+
+        SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy
+        process leaves.
+        """
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                return call()
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
+
+    def captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
+        """Return how ``call()`` ended; but raise if the database is busy, because then it is so for the whole batch."""
+        ended = outcome.capture(call)
+        if isinstance(ended, outcome.Error):
+            ended = outcome.Error(self.named(ended.error))
+            if is_busy(ended.error):
+                ended.unwrap()
+        return ended
+
+    @contextmanager
+    def naming(self) -> Generator[None, None, None]:
+        """Name the database in an error of SQLite's."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self.named(error) from None
+
+    def named(self, error: BaseException) -> BaseException:
+        """Return `error` with the path of the database. An error of SQLite gets SQLite's name for it, too."""
+        if self._path in str(error):
+            return error
+        if type(error) is ReplicaError:  # of a statement, which does not know where it runs
+            return ReplicaError(f"{error}: {self._path}").with_traceback(error.__traceback__)
+        if not isinstance(error, sqlite3.Error):
+            return error
+        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no SQLite name
+        named = type(error)(f"{name}: {error}: {self._path}")
+        named.__dict__.update(error.__dict__)
+        return named.with_traceback(error.__traceback__)
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Return whether an error says that another process has the database."""
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -1,0 +1,86 @@
+"""A connection to a SQLite database: how it is opened, and how it is closed without a checkpoint."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import sqlite3
+import struct
+from contextlib import suppress
+from typing import Final
+from urllib.parse import quote
+
+READING: Final = (0x40000000 + 2, 510)
+"""The first byte, and the number of bytes, of a database that every connection to it has locked (SQLite's os.h)."""
+
+USING_INDEX: Final = (128, 1)
+"""The same of the index of a log (UNIX_SHM_DMS in SQLite's os_unix.c)."""
+
+_NO_CHECKPOINT_ON_CLOSE: Final = 1006
+"""SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE (https://sqlite.org/c3ref/c_dbconfig_defensive.html)."""
+
+
+def connect(path: str, parameters: str | None) -> sqlite3.Connection:
+    """Connect to a database, with parameters of a URI. Without any, the database is created if need be."""
+    name = path if parameters is None else f"file://{quote(os.fsencode(path))}?{parameters}"
+    return sqlite3.connect(name, timeout=0, isolation_level=None, cached_statements=64, uri=parameters is not None)
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Undo the transaction, if there is one."""
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):  # SQLite may have rolled back already
+            connection.execute("ROLLBACK")
+
+
+def close_without_checkpoint(connection: sqlite3.Connection, descriptor: int | None) -> None:
+    """Close a connection, and leave the database and its log as they are.
+
+    Args:
+      connection: the last one that this process has to the database, without a transaction.
+      descriptor: one of SQLite's for the database, if it is known.
+
+    """
+    if hasattr(connection, "setconfig"):  # from Python 3.12 on
+        connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)
+    elif not _lock_shared(descriptor):
+        _leave_open(connection)
+        return
+    connection.close()
+
+
+def is_locked_elsewhere(descriptor: int, place: tuple[int, int]) -> bool:
+    """Return whether another process has locked some of these bytes of a file. It changes no lock."""
+    found = fcntl.fcntl(descriptor, fcntl.F_GETLK, _lock(fcntl.F_WRLCK, place))
+    kind: int = struct.unpack_from("h", found)[0]
+    return kind != fcntl.F_UNLCK
+
+
+def _lock(kind: int, place: tuple[int, int]) -> bytes:
+    """Return a ``struct flock``: kind, whence, first byte, number of bytes, process."""
+    return struct.pack("hhqqi0q", kind, os.SEEK_SET, *place, 0)
+
+
+def _lock_shared(descriptor: int | None) -> bool:
+    """Keep SQLite from getting the exclusive lock without which it makes no checkpoint when it closes.
+
+    A lock of an open file is in the way of the locks of the process that has it, unlike one of these, and ends when
+    SQLite closes the file.
+    """
+    command = getattr(fcntl, "F_OFD_SETLK", None)
+    if command is None or descriptor is None:
+        return False
+    try:
+        fcntl.fcntl(descriptor, command, _lock(fcntl.F_RDLCK, READING))
+    except OSError:
+        return False
+    return True
+
+
+def _leave_open(connection: sqlite3.Connection) -> None:
+    """Never close a connection: it stays open until the process has ended, also while the interpreter shuts down.
+
+    A reference in a module would not do, because modules are cleared at the end.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
