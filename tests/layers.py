@@ -34,8 +34,27 @@ LAYERS: Final = [
     ["stores"],  # the package itself, which is empty
     ["stores._directory", "stores._object_store", "stores._postgres", "stores._retrying", "stores._sqlite"],
     ["stores._access", "stores._files", "stores._retrying.passing"],
-    ["stores._object_store.errors", "stores._object_store.place", "stores._object_store.url"],
-    ["stores._object_store.objects"],
+    [
+        "stores._object_store.errors",
+        "stores._object_store.keys",
+        "stores._object_store.place",
+        "stores._object_store.url",
+    ],
+    [
+        "stores._object_store.client",
+        "stores._object_store.ref_page",
+        "stores._object_store.s3_account",
+        "stores._object_store.s3_answer",
+    ],
+    [
+        "stores._object_store.client_keys",
+        "stores._object_store.identity",
+        "stores._object_store.listing",
+        "stores._object_store.objects",
+        "stores._object_store.s3_requests",
+    ],
+    ["stores._object_store.s3_keys"],
+    ["stores._object_store.parts"],
     ["stores._reads", "stores._started"],
     [
         "stores._directory.blob_files",
