@@ -1,4 +1,4 @@
-"""What the tests do in processes of their own: ``python child.py PROGRAM [ARGUMENT…]``."""
+"""The programs that tests run in processes of their own: ``python child.py PROGRAM [ARGUMENT…]``."""
 
 from __future__ import annotations
 

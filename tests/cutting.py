@@ -36,11 +36,11 @@ CUTS: Final = 100
 
 
 class Cuts(NamedTuple):
-    """What has become of power cuts."""
+    """The number of power cuts made, and the problems found."""
 
     number: int
     problems: list[str]
-    """What was wrong after the last of them."""
+    """The problems after the last of them."""
 
 
 async def cut_power(folder: str, *arguments: str) -> Cuts:
@@ -55,7 +55,7 @@ def record_traffic(folder: str, *arguments: str) -> list[Call]:
     return record([sys.executable, "-m", traffic.__name__, "record", folder, *arguments], ROOT)
 
 
-# What the process does
+# The work of the process
 
 
 def acknowledgements(calls: list[Call]) -> list[tuple[int, Ref]]:  # pragma: no cover  (runs in a process of its own)

@@ -12,9 +12,10 @@ from typing import Final
 import trio_replica
 
 LAYERS: Final = [
-    ["_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
+    ["_parts", "_printable", "_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
-    ["_errors", "_log"],
+    ["_errors"],
+    ["_log"],
     ["_frozen"],
     ["_calls"],
     ["_calls.attempt", "_calls.hedges", "_calls.start"],
@@ -96,12 +97,13 @@ LAYERS: Final = [
     ["testing._contract_deletable"],
     ["testing._contract"],
     ["testing"],
-    ["cli.output", "cli.refs", "cli.running"],
+    ["cli.options", "cli.output", "cli.refs", "cli.running"],
     ["cli.files"],
     ["cli.stores"],
     [
         "cli.check",
         "cli.get",
+        "cli.identify",
         "cli.init",
         "cli.ls",
         "cli.outbox",

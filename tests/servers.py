@@ -18,7 +18,7 @@ SERVERS: Final[Mapping[str, Callable[[], str | None]]] = {
     "postgres": postgres_server.missing,
     "strace": recording.missing,
 }
-"""For each marker of tests that need a server: what returns why there can be none, or None if there can."""
+"""Functions that return why there can be no server, or None if there can, by the marker of the tests that need it."""
 
 
 def missing_servers() -> dict[str, str]:

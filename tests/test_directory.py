@@ -93,7 +93,7 @@ def open_files() -> int:
     return len(os.listdir("/dev/fd"))
 
 
-# What is on the disk
+# The files on the disk
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -165,7 +165,7 @@ async def test_what_is_no_blob_is_left_alone(root: Path) -> None:
 
 def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
-        os.chdir(path.parent)  # for the name of a socket is 107 bytes long at most
+        os.chdir(path.parent)  # because the name of a socket has at most 107 bytes
         bound.bind(path.name)
 
 
@@ -255,11 +255,11 @@ async def test_a_torn_file_of_another_program_is_repaired(
     ]
 
 
-# When it waits for the disk
+# Waits for the disk
 
 
 class Disk:
-    """Which files were synced, named, renamed and removed, by their inodes, in order."""
+    """Records which files are synced, named, renamed and removed, by their inodes, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[tuple[str, int]] = []

@@ -20,7 +20,6 @@ from trio_replica import (
     open_object_store,
 )
 from trio_replica._identity import is_identity
-from trio_replica._redact import redacted
 
 from .fake_bucket import BUCKET, MISSING, FakeBucket
 from .s3_server import S3Server
@@ -36,7 +35,7 @@ BLOB_KEY = f"p/b:{REF}".encode()
 ONE, OTHER = "0123456789abcdef" * 2, "f" * 32
 NEITHER = (
     "is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
-    "else what answers is no object store: correct the endpoint"
+    "else the server is not an object store: correct the endpoint"
 )
 
 
@@ -290,7 +289,7 @@ async def test_a_put_that_is_answered_without_an_etag_is_not_believed(bucket: Fa
     bucket.objects[b"p/b~"] = ONE.encode()
     with scripted_server(answering(lambda asked: agree if asked.method == "PUT" else bucket.answer(asked))) as server:
         async with open_at(server) as store:
-            with pytest.raises(ReplicaError, match="what answers is no object store"):
+            with pytest.raises(ReplicaError, match="the server is not an object store"):
                 await store.put(DATA)
 
 
@@ -323,7 +322,6 @@ async def test_a_second_put_tells_whether_the_server_can_create_if_absent(bucket
 # What servers say
 
 
-@pytest.mark.skipif("\x1b" in redacted("\x1b"), reason="texts are shown with their control characters")
 @pytest.mark.parametrize("operation", ["get", "list_page"])
 async def test_no_text_of_a_server_forges_a_line(bucket: FakeBucket, operation: str) -> None:
     text = "a\nERROR b\r\x1b[31m\x07\x7f\u0085c\u2028d\u2029e\u202ef\u2066g\x00h"

@@ -1,4 +1,4 @@
-"""The listing of an object store: what is no listing, or an unproved end, is an error; and none goes on for ever."""
+"""The listing of an object store: what is no listing, or an unproved end, is an error; and none goes on forever."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ THE_SAME = f"it lists the same names again: {NO_GOOD_SERVER}"
 NOTHING = f"it lists nothing, and says that there is more: {NO_GOOD_SERVER}"
 TOO_LONG = f"it sent more than {ANSWER_BYTES} bytes for a page of its listing: {NO_GOOD_SERVER}"
 HUNG_UP = "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint"
-NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
 HUNG = "its server did not answer in time: try again later, or raise request_timeout, which limits the size of blobs"
 
 
@@ -258,7 +258,7 @@ LIES: dict[str, tuple[Callable[[FakeBucket, Query], Answer], str]] = {
     ),
     "more, and no token": (lambda bucket, _: bucket.page([], is_truncated=True), NOTHING),
     "a token that never advances": (lambda bucket, _: bucket.page([], token=b"t"), NOTHING),
-    "empty pages for ever": (lambda bucket, query: bucket.page([], token=query.after + b"t"), NOTHING),
+    "empty pages forever": (lambda bucket, query: bucket.page([], token=query.after + b"t"), NOTHING),
     "a million keys": (lambda *_: Answer(200, "<ListBucketResult>" + "<Contents/>" * 10**6), TOO_LONG),
     "the answer to another request, of a cache": (
         lambda bucket, query: bucket.page([PREFIX + b"b~"], asked=after_all(query)),
@@ -434,7 +434,7 @@ async def test_a_listing_under_way_when_the_block_ends(bucket: FakeBucket) -> No
         (lambda _, writer: writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<"), HUNG_UP),
         (
             lambda _, writer: writer.write(b"220 mail.example ESMTP\r\n\r\n"),
-            "what answers is no object store: correct the endpoint",
+            "the server is not an object store: correct the endpoint",
         ),
     ],
 )

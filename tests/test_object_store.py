@@ -179,7 +179,7 @@ async def assert_does_not_open(url: str, line: str, **options: Any) -> None:
     assert_line(caught.value, line)
 
 
-# What is in the bucket
+# The contents of the bucket
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ async def test_a_bucket_is_reconciled_and_scrubbed(server: S3Server, url: str) -
         assert (await scrub(stores)).findings == ()
 
 
-# What goes wrong with real servers
+# Failures of real servers
 
 
 def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,7 +544,7 @@ async def test_tls_to_a_plain_port(moto: S3Server) -> None:
     await assert_does_not_open(moto.url(BUCKET, endpoint=endpoint), f"s3://{BUCKET} at {endpoint}: {line}")
 
 
-# What goes wrong with servers that are told to
+# Failures of servers with a script
 
 
 def line_of(server: Scripted, text: str) -> str:
@@ -561,7 +561,7 @@ def open_scripted(server: Scripted, **options: Any) -> AbstractAsyncContextManag
 
 
 def scripts(*answers: Answer) -> Callable[[Request], Answer]:
-    """Return what gives `answers` in their order, the last again and again; before them, one that lets a store open."""
+    """Return a function that first lets a store open, then gives `answers` in order, the last again and again."""
     remaining = iter((OPENS, *answers))
     return lambda _: next(remaining, answers[-1])
 
@@ -574,7 +574,7 @@ def says(text: bytes) -> Callable[[Scripted, IO[bytes], IO[bytes]], None]:
     return talk
 
 
-NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
 CLOSED = "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint"
 
 
@@ -584,7 +584,7 @@ CLOSED = "its server closed the connection without an answer: try again later; i
         pytest.param(
             answering(lambda _: Answer(200, "<html>Hello")),
             "b~ is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
-            "else what answers is no object store: correct the endpoint",
+            "else the server is not an object store: correct the endpoint",
             id="a web page",
         ),
         pytest.param(answering(lambda _: Answer(404, "<html>Not here")), f"{NO_OBJECT_STORE} (404)", id="no web page"),
@@ -689,7 +689,7 @@ async def test_an_answer_that_ends_too_early() -> None:
             await assert_fails(line_of(server, CLOSED), store.get, REF)
 
 
-# What is there after all
+# Races, and puts that were stored after all
 
 
 async def test_a_put_that_was_stored_and_said_to_have_failed() -> None:
@@ -717,7 +717,7 @@ async def test_a_put_beside_others_that_fail_again_and_again() -> None:
     with scripted_server(
         answering(lambda request: answers.get(request.method, OPENS if "~" in request.path else MISSING))
     ) as server:
-        line = line_of(server, f"{REF!s:.12} is said to be there and not to be there: try again later")
+        line = line_of(server, f"{REF!s:.12} can't be created and can't be found: try again later")
         async with open_scripted(server) as store:
             await assert_fails(line, store.put, DATA)
         assert [asked.split()[0] for asked in server.asked].count("PUT") == 5
@@ -755,7 +755,7 @@ async def test_a_deletion_that_is_forbidden() -> None:
                 await store.delete(REF)
 
 
-# What hangs
+# Calls that hang
 
 
 def hang_after_opening(server: Scripted, reader: IO[bytes], writer: IO[bytes]) -> None:
@@ -792,7 +792,7 @@ async def test_a_put_that_hangs_fails_in_time() -> None:
         async with open_scripted(server, request_timeout=1, retries=3) as store:
             await assert_fails(line_of(server, HUNG), store.put, DATA)
             await assert_fails(line_of(server, HUNG), store.get, REF)
-        assert len(server.requests) == 3  # of opening, and one each: they are not repeated, for they took too long
+        assert len(server.requests) == 3  # of opening, and one each: they took too long to be repeated
 
 
 @pytest.mark.deep
@@ -811,7 +811,7 @@ async def test_puts_that_wait_behind_hung_ones_are_withdrawn() -> None:
         assert 2 <= len(server.requests) <= 3  # that of opening is one
 
 
-# Who may use it, and what it shows
+# Its owner, its options and its secrets
 
 
 async def test_it_belongs_to_the_run_that_opened_it(moto: S3Server) -> None:
@@ -850,7 +850,7 @@ def test_it_takes_more_packages(monkeypatch: pytest.MonkeyPatch, name: str) -> N
     miss_package(monkeypatch, name)
     with pytest.raises(ModuleNotFoundError) as caught:
         open_object_store(f"s3://{BUCKET}")
-    assert str(caught.value) == "an object store takes more: pip install 'trio-replica[cloud]'"
+    assert str(caught.value) == f"object stores need {name}: pip install 'trio-replica[cloud]'"
 
 
 def test_a_package_that_is_broken_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:

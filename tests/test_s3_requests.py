@@ -174,7 +174,7 @@ async def test_tls_to_a_plain_port() -> None:
 async def test_a_certificate_that_nobody_has_signed(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(make_certificate(tmp_path))
-    line = "the certificate of its server is not to be trusted: correct the endpoint or the certificate"
+    line = "the certificate of its server is not trusted: correct the endpoint or the certificate"
     with scripted_server(answering(lambda _: Answer(200)), context) as server:
         await assert_fails(place_at(server.endpoint("https")), None, line)
 

@@ -78,7 +78,7 @@ class CheckedStore(SimulatedStore):
 
     @property
     def steps(self) -> list[str]:
-        """What it was called for since the last `calls.clear()`; ``contains`` is a page of one."""
+        """The operations that it was called for since the last `calls.clear()`; ``contains`` is a page of one."""
         return [call.operation for call in self.calls]
 
 
@@ -100,7 +100,7 @@ def wrong(number: int) -> str:
 
 
 def finding(store: str, number: int, outcome: str = "", *, repaired: bool = False) -> ScrubFinding:
-    """What is found of a flipped number."""
+    """Return the finding about a flipped number."""
     return ScrubFinding(store, Ref.of(b"%d" % number), wrong(number), True, repaired, outcome)
 
 
@@ -145,7 +145,7 @@ STORE = SimulatedStore()
             {"a": STORE, "b": PlainStore(STORE)},
             {"repair": True},
             TypeError,
-            "^b is of type PlainStore, not a DeletableStore: to repair takes its replace$",
+            "^b is of type PlainStore, not a DeletableStore: a repair needs its replace method$",
         ),
         ([STORE], {"after": b"\0" * 32}, TypeError, "a ref is a trio_replica.Ref, not bytes"),
         ([STORE], {"bytes_per_second": 0}, ValueError, "bytes_per_second is more than 0, not 0"),
@@ -351,7 +351,7 @@ async def test_a_listing_of_nonsense_is_a_failure(autojump_clock: MockClock) -> 
     assert report.stores["store-0"].refs == 1
 
 
-# What comes and goes
+# Blobs that come and go
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -526,7 +526,7 @@ async def test_stores_are_read_at_the_same_time_each_16_blobs_at_once(autojump_c
         (0.0, 2, [0.0, 0.5, 1.0, 1.5, 2.0]),  # one byte each
         (0.0, 0.25, [0.0, 4.0, 8.0, 12.0, 16.0]),
         (0.0, math.inf, [0.0] * 5),
-        (3.0, 1, [0.0, 3.0, 4.0, 5.0, 6.0]),  # the first alone, for nobody knows how long it is
+        (3.0, 1, [0.0, 3.0, 4.0, 5.0, 6.0]),  # the first alone, because nobody knows how long it is
         (0.25, 2, [0.0, 0.5, 1.0, 1.5, 2.0]),
     ],
 )
@@ -545,7 +545,7 @@ async def test_blobs_of_different_sizes_count_for_the_pace(autojump_clock: MockC
         store.corrupt(Ref.of(blob), blob)
     await scrub([store], bytes_per_second=8)
     gets = [call.started for call in store.calls if call.operation == "get"]
-    # In any while, what was read before the last read began had been paid for, but for what was under way.
+    # The blobs read before a read began had been paid for by then, except for those still being read.
     for place, begun in enumerate(gets):
         ended = sum(len(blob) for blob, start in zip(blobs, gets, strict=True) if start + 1.0 < begun)
         assert begun >= ended / 8, place
@@ -570,7 +570,7 @@ async def test_copies_for_a_repair_count_for_the_pace_too(autojump_clock: MockCl
     assert [call.started for call in other.calls if call.operation == "get"] == [0.0, 16.0]
 
 
-# What is told
+# Progress and findings
 
 
 async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock) -> None:

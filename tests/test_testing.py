@@ -134,7 +134,7 @@ async def test_a_put_many_of_nothing_and_of_repeats(autojump_clock: MockClock) -
     assert [added for _, added in results] == [True, True, False]
 
 
-# What goes wrong
+# Simulated failures
 
 
 async def test_failures(autojump_clock: MockClock) -> None:
@@ -249,7 +249,7 @@ async def test_calls_are_recorded(autojump_clock: MockClock) -> None:
     assert repr(store) == "<SimulatedStore of 3 blobs>"
 
 
-# The contract finds what is wrong
+# Mistakes that the contract finds
 
 
 class Forgetful(SimulatedStore):

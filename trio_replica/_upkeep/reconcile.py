@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from .._store import Store
 
 PROBLEMS_KEPT: Final = 100
-"""Problems that a report names; it counts all of them."""
+"""The number of problems that a report names. It counts all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileCounts:
-    """What has been found in one store, and done for it.
+    """The counts of one store: the blobs found in it, and the blobs copied to it.
 
-    ``refs + missing`` is the number of distinct refs in all stores, for each that could be listed to its end.
+    ``refs + missing`` is the number of distinct refs in all stores, unless the listing of this store failed.
     """
 
     refs: int
-    """Blobs that it had: it listed them, or said so when it was asked again."""
+    """Blobs that it had, because it listed them or said so when it was asked again."""
     missing: int
-    """Blobs that it lacked and another had. Of these, ``missing - copied`` are still missing."""
+    """Blobs that it lacked and another store had. ``missing - copied`` of these are still missing."""
     copied: int
-    """Missing blobs that were put to it, and that it has now."""
+    """Missing blobs that were put to it, so that it has them now."""
     failed: int
-    """Missing blobs that no other store had intact, or whose put failed. None in a dry run, which copies nothing."""
+    """Missing blobs that no other store had intact, or whose put failed. 0 in a dry run, which copies nothing."""
     bytes: int
     """Bytes of the copied blobs."""
 
@@ -63,7 +63,7 @@ class ReconcileProblem:
     ref: Ref
     """The ref of the blob."""
     error: str
-    """What went wrong, in one line. An exception would keep the blob in memory."""
+    """The error in one line. It is text because an exception would keep the blob in memory."""
 
     def __str__(self) -> str:
         return f"{self.store}: {self.operation} of {self.ref}: {self.error}"
@@ -71,22 +71,22 @@ class ReconcileProblem:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """What a `reconcile` has done, so far or in all."""
+    """The results of a `reconcile`, so far or in the end."""
 
     stores: Mapping[str, ReconcileCounts]
-    """By the name of the store."""
+    """The counts of each store by its name."""
     failures: Mapping[str, BaseException]
-    """The exception of each store whose listing failed, by its name. Its counts are of what it had listed before."""
+    """The exception of each store whose listing failed, by its name. Its counts cover what it had listed before."""
     problems: tuple[ReconcileProblem, ...]
-    """The first 100 problems with single blobs, also those after which another store helped: a corrupt blob, say."""
+    """The first 100 problems with single blobs. This includes problems after which another store had a good copy."""
     problem_count: int
-    """Of how many problems in all."""
+    """The number of all problems."""
     reached: Ref
-    """Every ref up to this one has been dealt with: a `reconcile` with this as `after` would go on here."""
+    """The ref up to which all have been dealt with. A `reconcile` with this as `after` would go on here."""
 
     @property
     def complete(self) -> bool:
-        """Whether no store lacks a blob, as far as is known: those in `failures` are left out."""
+        """Whether no store lacks a blob, leaving out the stores in `failures`."""
         return all(counts.missing == counts.copied for name, counts in self.stores.items() if name not in self.failures)
 
 
@@ -100,31 +100,31 @@ async def reconcile(
 ) -> ReconcileReport:
     """Copy every blob that some of `stores` have and others lack to those that lack it.
 
-    A blob is read from the first store that has it, and verified; if it is corrupt there, or the get fails, from the
-    next. What a store does not list, it is asked for once more with `Store.contains`, so that stores may be put to
-    while this runs. But don't delete from them: the blobs would come back. Blobs that are nowhere missing are not read,
-    so not checked.
+    A blob is read from the first store that has it, and verified. If it is corrupt there, or the get fails, it is read
+    from the next one. Before a blob counts as missing, its store is asked again with `Store.contains`, so puts may go
+    on while this runs. But don't delete from the stores, because the blobs would come back. Blobs that no store lacks
+    are not read, and so not checked. A store that was opened to be read only is a source, and lacks nothing.
 
-    Returning means that all refs have been dealt with; the report tells what is still missing. A blob that can't be
-    copied does not stop the rest. A store whose listing fails is set aside: from there on it neither lacks nor gives
-    anything, and the other stores go on, also when only one is left, which is then listed to its end. Being cancelled
-    means that any of the blobs that are missing may have been copied, and nothing is left running. To do it again is
-    harmless, and goes on where it was: what has been copied is not missing any more.
+    Returning means that all refs have been dealt with. The report shows which are still missing. A blob that can't be
+    copied does not stop the rest. If the listing of a store fails, the store is left out from there on: nothing is read
+    from it or copied to it. The other stores go on. If only one is left, it is listed to its end. Being cancelled means
+    that any of the missing blobs may have been copied. Nothing is left running. It is harmless to repeat the call,
+    which then copies only the blobs that are still missing.
 
     Args:
       stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. They
         are read in this order.
-      dry_run: whether to count only what is missing.
+      dry_run: whether to count the missing blobs without copying them.
       after: the ref after which to begin.
-      concurrency: the most blobs that are in memory, or looked up, at once. Beside these, it keeps a page of up to
-        1000 refs of each store.
-      on_progress: is called with a report of what has been done so far, after every page and every missing blob. What
-        it raises ends it all, and comes out as it is.
+      concurrency: the most blobs that are in memory, or looked up, at once. There is also a page of up to 1000 refs of
+        each store in memory.
+      on_progress: a function that is called with a report of the results so far, after every page and every missing
+        blob. If it raises an exception, the reconcile ends and raises that exception.
 
     Raises:
       ValueError: if there is no store, `concurrency` is less than 1, a name or a store is given twice, or two have one
         identity.
-      TypeError: if a store is no `Store`, `after` no `Ref` or `concurrency` no `int`.
+      TypeError: if a store is not a `Store`, `after` is not a `Ref`, or `concurrency` is not an `int`.
 
     """
     members = [_Member(name, store, check_ref(after)) for name, store in named_peers(stores).items()]
@@ -145,7 +145,7 @@ class _Gap(NamedTuple):
 
 @final
 class _Member:
-    """A store with its place in its listing and its counts."""
+    """A store with the state of its listing and its counts."""
 
     def __init__(self, name: str, store: Store, after: Ref) -> None:
         self.name = name
@@ -164,7 +164,7 @@ class _Member:
         return check_page(await self.store.list_page(self.after, PAGE_SIZE), self.after, PAGE_SIZE)
 
     def settle_page(self, ended: Ended[list[Ref]]) -> bool:
-        """Take the page that it listed, and return False: the others go on, however it ended."""
+        """Take the page of its listing. Return False, because the other stores go on however this one ended."""
         if isinstance(ended, outcome.Error):
             self.failure = ended.error
         elif ended.value:
@@ -175,7 +175,7 @@ class _Member:
         return False
 
     def take(self, end: Ref) -> set[Ref]:
-        """Return the refs of its page up to `end`, which are merged with this."""
+        """Return the refs of its page up to `end`, and drop them from the page."""
         size = bisect_right(self.page, end)
         taken, self.page = set(self.page[:size]), self.page[size:]
         self.refs += size
@@ -187,7 +187,7 @@ class _Member:
 
 @final
 class _Reconciliation:
-    """One `reconcile`: a task lists, and others look after the gaps that it finds, each after one at a time."""
+    """One `reconcile`. One task lists and finds gaps, and other tasks close the gaps, each one at a time."""
 
     def __init__(
         self,
@@ -200,8 +200,8 @@ class _Reconciliation:
         self._members = members
         self._dry_run = dry_run
         self._on_progress = on_progress
-        self._listed = after  # what is up to here has been merged
-        self._open: dict[Ref, Ref] = {}  # the gaps of this page that are not closed, each with the last ref before it
+        self._listed = after  # the refs up to this one have been merged
+        self._open: dict[Ref, Ref] = {}  # the open gaps of this page, each with the ref before it
         self._problems: list[ReconcileProblem] = []
         self._problem_count = 0
 
@@ -220,7 +220,7 @@ class _Reconciliation:
         """Reconcile.
 
         Raises:
-          BaseException: what `on_progress` raised.
+          BaseException: if `on_progress` raised it.
 
         """
         raised: list[BaseException] = []
@@ -230,7 +230,7 @@ class _Reconciliation:
                 raised.append(ended.error)
             return bool(raised)
 
-        # Without a buffer: the next page is listed once the last gap of this one has been taken.
+        # The channel has no buffer, so the next page is listed only once the last gap of this one has been taken.
         sending, receiving = trio.open_memory_channel[_Gap](0)
         with receiving:
             close = partial(self._close_gaps, receiving)
@@ -259,7 +259,7 @@ class _Reconciliation:
         return any(member.page for member in self._members)
 
     def _merge(self) -> Iterator[_Gap]:
-        """Merge the pages as far as they are known to be whole, and return the gaps."""
+        """Merge the pages as far as they are known to be complete, and return the gaps."""
         refs = union([member.page for member in self._members])
         held = [(member, member.take(refs[-1])) for member in self._members if member.failure is None]
         before, self._listed = self._listed, refs[-1]
@@ -268,7 +268,10 @@ class _Reconciliation:
         for ref in refs:
             gap = _Gap(ref, [], [])
             for member, taken in held:
-                (gap.having if ref in taken else gap.lacking).append(member)
+                if ref in taken:
+                    gap.having.append(member)
+                elif not member.store.is_read_only:
+                    gap.lacking.append(member)
             if gap.lacking:
                 self._open[ref] = before
                 yield gap
@@ -296,7 +299,7 @@ class _Reconciliation:
             await self._write(blob, lacking)
 
     async def _still_lacking(self, gap: _Gap) -> list[_Member]:
-        """Return those stores that don't say, when they are asked again, that they have the blob by now."""
+        """Ask the stores again, and return the ones that do not say that they have the blob by now."""
         lacking: list[_Member] = []
 
         async def ask(member: _Member) -> bool:
@@ -315,7 +318,7 @@ class _Reconciliation:
         return lacking
 
     async def _read(self, gap: _Gap) -> Blob | None:
-        """Return the blob from the first store that has it intact; None if none has."""
+        """Return the blob from the first store that has it intact, or None if no store has."""
 
         async def get(member: _Member) -> Blob:
             blob = await hashed(await member.store.get(gap.ref))
@@ -338,7 +341,7 @@ class _Reconciliation:
             if isinstance(ended, outcome.Error):
                 member.failed += 1
                 self._note(member, "put", blob.ref, ended)
-            else:  # also where it was not added: that says a put, too, which was repeated after its answer was lost
+            else:  # also if `added` is False, as for a put that was repeated after its answer was lost
                 member.copied += 1
                 member.bytes += len(blob)
             return False

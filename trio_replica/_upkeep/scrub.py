@@ -1,4 +1,4 @@
-"""Scrubbing stores: finding corrupt blobs in one, and repairing them from another."""
+"""Scrubbing stores, which finds corrupt blobs in one store and repairs them from another."""
 
 from __future__ import annotations
 
@@ -40,37 +40,38 @@ async def scrub(
     on_progress: Callable[[Mapping[str, ScrubCounts]], None] | None = None,
     on_finding: Callable[[ScrubFinding], None] | None = None,
 ) -> ScrubReport:
-    """Read every blob of every store, hash it again, and report what is corrupt.
+    """Read every blob of every store, hash it again, and report corrupt blobs.
 
-    The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
-    memory, with `repair` twice as many, and a page of up to 1000 refs. A store that can look at itself as a whole does
-    so first (`DeletableStore.check_integrity`, of SQLite). What fails in one place does not stop the rest.
+    The stores are scrubbed at the same time, each with up to 16 reads under way. So up to 16 blobs of each store are
+    in memory (twice as many with `repair`), and a page of up to 1000 refs. A store that can check itself as a whole
+    does so first (`DeletableStore.check_integrity`, which SQLite stores have). A failure does not stop the rest.
 
-    With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Only once that
-    is in hand, the bad bytes are set aside, where the store can (`DeletableStore.set_aside`), and replaced, at once
-    where the store can (`DeletableStore.replace`); then the blob is read again. Without a good copy, or if the bad
-    bytes can't be set aside, nothing is touched. A blob that could not be read is not replaced. One that is deleted
-    in the moment of its repair may come back.
+    With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Once the good
+    copy is in memory, the bad bytes are set aside if the store can do that (`DeletableStore.set_aside`). Then they are
+    replaced, atomically if the store can do that (`DeletableStore.replace`), and the blob is read again. If there is
+    no good copy, or the bad bytes can't be set aside, nothing is changed. A blob that could not be read is not
+    replaced. A blob that is deleted during its repair may come back.
 
-    Returning means that all was read that could be; `ScrubReport.is_sound` tells whether all is well. Being cancelled
-    leaves no blob half repaired, in stores whose ``replace`` is atomic, and nothing running; `on_progress` has told
-    from where to go on.
+    Returning means that every blob that could be read was read. `ScrubReport.is_sound` says whether all is well. Being
+    cancelled leaves no blob half repaired in stores whose ``replace`` is atomic, and nothing running. To go on from
+    there, use the last counts that `on_progress` got.
 
     Args:
-      stores: the stores, with names as in `open`; without names they are ``store-0``, ``store-1``, …. A replica may
-        be open on them in the meantime.
-      repair: whether to repair.
+      stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. A
+        replica may be open on them at the same time.
+      repair: whether to repair corrupt blobs.
       after: the ref after which to begin.
-      bytes_per_second: how many bytes to read from each store in a second, at most; None for no limit. It counts from
-        blob to blob: a next read begins when the pace allows for those before it. SQLite's own check is not counted.
-      on_progress: is called, not awaited, for every blob that was read and every page, with the counts of each store.
-      on_finding: is called likewise for every finding, once its outcome is known. What either raises ends the scrub.
+      bytes_per_second: the most bytes to read from each store in a second, or None for no limit. A read begins when the
+        limit allows for the reads before it. SQLite's own check does not count.
+      on_progress: a function, not async, that is called with the counts of each store after every blob and every page.
+      on_finding: a function that is called with every finding, once its outcome is known. If either of these functions
+        raises an exception, the scrub ends and raises it.
 
     Raises:
-      ValueError: before anything is touched: if there is no store, a name or a store is given twice, two have one
+      ValueError: before anything is read, if there is no store, a name or a store is given twice, two have one
         identity, or `bytes_per_second` is not more than 0.
-      TypeError: likewise: if what is given for a store is none, or with `repair` no `DeletableStore`; or an argument
-        is of another type.
+      TypeError: before anything is read, if a store is not a `Store` (with `repair`, not a `DeletableStore`), or
+        another argument has the wrong type.
 
     """
     named = named_peers(stores)
@@ -92,7 +93,7 @@ async def scrub_into(
     after: Ref = Ref.ZERO,
     bytes_per_second: float | None = None,
 ) -> None:
-    """Scrub stores whose arguments have been checked, as `scrub` does, and note all of it in `log`."""
+    """Scrub stores as `scrub` does, without checking the arguments, and note everything in `log`."""
     await trio.lowlevel.checkpoint()
     scrubbed = [_ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items()]
     raised: list[BaseException] = []
@@ -101,7 +102,7 @@ async def scrub_into(
         await one.run(after, scrubbed if repair else ())
 
     def settle(_: _ScrubbedStore, ended: Ended[None]) -> bool:
-        if isinstance(ended, outcome.Error):  # of a callback, for what a store raises is noted
+        if isinstance(ended, outcome.Error):  # a callback raised it, because failures of stores are noted
             raised.append(ended.error)
         return bool(raised)
 
@@ -115,7 +116,7 @@ async def scrub_into(
 
 @final
 class _ScrubbedStore:
-    """One of the stores. What it raises is noted, and never raised."""
+    """One of the stores. Its failures are noted, and never raised."""
 
     def __init__(self, name: str, store: Store, log: ScrubLog, rate: float | None) -> None:
         self.name = name
@@ -124,7 +125,7 @@ class _ScrubbedStore:
         self._pace = None if rate is None else _Pace(rate)
 
     async def run(self, after: Ref, sources: Sequence[_ScrubbedStore]) -> None:
-        """Look at the store as a whole, and read all its blobs; repair what is wrong, if there are `sources`."""
+        """Check the store as a whole, and read all its blobs. Repair it and them if there are `sources`."""
         if isinstance(self._store, DeletableStore):
             await self._check_itself(self._store, to_repair=bool(sources))
         while True:
@@ -161,7 +162,7 @@ class _ScrubbedStore:
             self._log.find(ScrubFinding(self.name, ref, _HIDDEN, True, is_repaired, became))
 
     async def _repair_itself(self, store: DeletableStore, found: Integrity) -> Integrity:
-        """Have the store repair itself, and return what is still wrong."""
+        """Have the store repair itself, and return the problems that are left."""
         repaired = await attempt(_repair_integrity, store)
         if isinstance(repaired, outcome.Error):
             why = f"it could not repair itself: {describe_failure(repaired.error)}"
@@ -223,7 +224,7 @@ class _ScrubbedStore:
         return blob
 
     async def _repair(self, finding: ScrubFinding, sources: Sequence[_ScrubbedStore]) -> ScrubFinding | None:
-        """Replace a blob by a good copy from another store; return None if it has been deleted in the meantime."""
+        """Replace a blob by a good copy from another store. Return None if it has been deleted in the meantime."""
         ref = finding.ref
         blob, origin = await self._good_copy(ref, sources)
         there = await attempt(self._store.contains, ref)
@@ -250,7 +251,10 @@ class _ScrubbedStore:
         return replace(finding, is_repaired=True, outcome=f"repaired from {origin}{kept}")
 
     async def _good_copy(self, ref: Ref, sources: Sequence[_ScrubbedStore]) -> tuple[Blob | None, str]:
-        """Return the first good copy that another store has, and the name of that store; or None, and why not."""
+        """Return the first good copy in another store, and the name of that store.
+
+        Otherwise return None and the reasons.
+        """
         reasons: list[str] = []
         for source in sources:
             if source is not self:
@@ -263,10 +267,10 @@ class _ScrubbedStore:
 
 @final
 class _Pace:
-    """Reads of one store that begin so late that all together take their bytes at a rate, on Trio's clock.
+    """Reads of one store, delayed so that together they keep to a rate of bytes, on Trio's clock.
 
-    Nobody knows the size of a blob before it is read. So each read is taken to be as long as the one before it, which
-    is put right when it ends; as long as there was none, reads are one at a time.
+    The size of a blob is not known before it is read. So each read is assumed to be as long as the one before it, and
+    this is corrected when it ends. Until a first read has ended, reads are made one at a time.
     """
 
     def __init__(self, rate: float) -> None:
@@ -276,7 +280,7 @@ class _Pace:
         self._expected: int | None = None
 
     async def read(self, store: Store, ref: Ref) -> Blob:
-        """Return what `store` has for `ref`, once the pace allows for what was read before."""
+        """Return the bytes that `store` has for `ref`, once the rate allows for the reads before this one."""
         async with self._turn:
             while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end in the meantime move it)
                 await trio.sleep_until(self._due)
@@ -287,7 +291,7 @@ class _Pace:
         return await self._get(store, ref, expected)
 
     async def _get(self, store: Store, ref: Ref, expected: int) -> Blob:
-        blob = Blob(await store.get(ref))  # if this raises, it counts as much as the one before
+        blob = Blob(await store.get(ref))  # if this raises, it counts as many bytes as the last read
         self._due += (len(blob) - expected) / self._rate
         self._expected = len(blob)
         return blob
@@ -322,5 +326,5 @@ def _check_repairable(stores: Mapping[str, Store]) -> None:
     for name, store in stores.items():
         if not isinstance(store, DeletableStore):
             raise TypeError(
-                f"{name} is of type {type(store).__name__}, not a DeletableStore: to repair takes its replace"
+                f"{name} is of type {type(store).__name__}, not a DeletableStore: a repair needs its replace method"
             )

@@ -1,4 +1,4 @@
-"""File system calls that several stores make. All of them block."""
+"""File system calls that several stores use. All of them block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make_folders(path: str, *, durable: bool) -> None:
         make_folders(os.path.dirname(path), durable=durable)
         make_folder(path)
     if durable:
-        with suppress(PermissionError):  # of a parent that one may pass but not read: made by its owner, long ago
+        with suppress(PermissionError):  # a parent without read permission, which others made long ago
             sync(os.path.dirname(path))
 
 
@@ -31,9 +31,9 @@ def make_folder(path: str) -> None:
 
 
 def keep_second(path: str, folder: str, *, can_link: bool) -> str:
-    """Give a file another name in `folder`, ``NAME-1`` or the next that is free, or one that it has there already.
+    """Give a file another name in `folder`: ``NAME-1``, the next free one, or one that it has there already.
 
-    Where there are no links, that is the name of a copy. Returns the path.
+    Without hard links, the name is that of a copy. Returns the path.
     """
     make_folder(folder)
     number = 1
@@ -61,7 +61,7 @@ def _copy(path: str, second: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Wait until what the system knows of a file, or the names in a folder, is on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with naming(path):
@@ -71,8 +71,8 @@ def sync(path: str) -> None:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file or folder from any other, whatever its name; None if there is none."""
-    # A look at the name only: to open and close the file of a database would drop this process's locks on it.
+    """Return a value that identifies a file or folder, whatever its name. It is None if there is none."""
+    # This looks only at the name. Opening and closing the file of a database would drop this process's locks on it.
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def file_size(path: str) -> int:
-    """Return the bytes of a file; 0 if there is none."""
+    """Return the number of bytes of a file, or 0 if there is none."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def file_size(path: str) -> int:
 
 @contextmanager
 def naming(path: str) -> Generator[None, None, None]:
-    """Name `path` in an error of a call that was given only its descriptor."""
+    """Add `path` to an error of a call that was given only its descriptor."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A store in a directory: one file for each blob."""
+"""A store in a directory, with one file for each blob."""
 
 from __future__ import annotations
 
@@ -32,36 +32,37 @@ if TYPE_CHECKING:
     Request: TypeAlias = Blob | Callable[[], Any]
 
 WRITERS: Final = 6
-"""Threads that write durably. Their fsyncs share the commits of the file system's journal. Of 4 KiB blobs, on ext4 and
-2 cores, for 64 callers, 4 threads put 2.7k a second, 6 put 3.3k, 8 put 2.9k, where plain code without threads put 1.0k.
+"""Threads that write durably. Their fsyncs share the commits of the file system's journal. With blobs of 4 KiB, ext4,
+2 cores and 64 callers, 4 threads put 2.7k a second, 6 put 3.3k, and 8 put 2.9k. Plain code without threads put 1.0k.
 """
 
 WRITERS_WITHOUT_FSYNC: Final = 2
-"""Threads that write without fsyncs. Then what they wait for is mostly each other, for the interpreter: on 2 cores, one
-made 22k puts of 4 KiB a second for 64 callers, 2 made 12k, 8 made 7k. A second one is for slow file systems."""
+"""Threads that write without fsyncs. These wait mostly for each other to release the interpreter. On 2 cores with 64
+callers, one made 22k puts of 4 KiB a second, 2 made 12k, and 8 made 7k. The second one is for slow file systems."""
 
 READERS: Final = 2
-"""Threads that read and list, so that a page or a large blob does not hold up the others. As above: on 2 cores, for 64
-callers, one made 66k gets of 4 KiB a second, 2 made 48k, 4 made 28k; of 1 MiB, 1.9k, 4.0k and 4.6k."""
+"""Threads that read and list, so that a page or a large blob does not delay other calls. On 2 cores with 64 callers,
+one made 66k gets of 4 KiB a second, 2 made 48k, and 4 made 28k. With 1 MiB they made 1.9k, 4.0k and 4.6k."""
 
 
 def open_directory(
     root: str | os.PathLike[str], *, durable: bool = True
 ) -> AbstractAsyncContextManager[DirectoryStore]:
-    """Open a store of one file a blob, ``ROOT/blobs/aa/aabb/<64 hex>``, for the block; create it if need be.
+    """Open a store with one file for each blob, for the block. Create it if necessary.
 
-    Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
-    one. Files under ``ROOT/tmp`` that are older than a day are removed; whatever else is not a blob is left alone.
+    The files are ``ROOT/blobs/aa/aabb/<64 hex>``. Several processes may use one store at once if they run on one
+    machine, or if the file system is as consistent as a local one. Files under ``ROOT/tmp`` that are older than a day
+    are removed. All other files that are not blobs are left alone.
 
-    The block's end waits for the writes under way, even if it is cancelled.
+    The end of the block waits for the writes under way, even if it is cancelled.
 
     Args:
       root: the folder.
-      durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs; then a power
-        cut may leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
+      durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs. Then a power cut
+        may leave an empty or shorter file under the name of a recent blob, which the next put of that blob repairs.
 
     Raises:
-      OSError: if `root` is no folder, or can't be created, or can't be written.
+      OSError: on entering the block, if `root` is not a folder, or can't be created or written.
 
     """
     files = BlobFiles(os.path.abspath(os.fsdecode(root)), durable=durable)
@@ -70,7 +71,7 @@ def open_directory(
 
 @asynccontextmanager
 async def open_files(files: BlobFiles, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
-    """Open the store that has these files, with so many threads that write."""
+    """Open the store with these files and with `writers` threads that write."""
     async with (
         open_store_threads(f"writers of {files.root}", partial(_serve, files), threads=writers) as writing,
         open_store_threads(f"readers of {files.root}", partial(_serve, files), threads=READERS) as reading,
@@ -81,7 +82,7 @@ async def open_files(files: BlobFiles, *, writers: int) -> AsyncGenerator[Direct
 
 @final
 class DirectoryStore(DeletableStore, StartedStore):
-    """A store of one file a blob: see `open_directory`, which makes it."""
+    """A store with one file for each blob: see `open_directory`, which makes it."""
 
     def __init__(self, files: BlobFiles, writers: StoreThreads[Request], readers: StoreThreads[Request]) -> None:
         self._files = files
@@ -94,12 +95,12 @@ class DirectoryStore(DeletableStore, StartedStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        It fails with an `OSError` that has the path, if the system refuses; no part of the blob is visible then.
+        It fails with an `OSError` that has the path if the system refuses. Then no part of the blob is visible.
         """
         return self._writers.start(blob, done, size=len(blob))
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
-        """Start to store many blobs, each thread its share of them: see `StartableStore`."""
+        """Start to store many blobs, a part of them by each thread: see `StartableStore`."""
         return start_in_task(partial(self._put_all, blobs), done)
 
     async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
@@ -110,7 +111,7 @@ class DirectoryStore(DeletableStore, StartedStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        It fails with an `OSError` if the system refuses, or the folder has vanished.
+        It fails with an `OSError` if the system refuses or the folder has vanished.
         """
         return self._readers.start(partial(self._files.get, ref), done, abandon_on_cancel=True)
 
@@ -142,12 +143,12 @@ class DirectoryStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await hashed(blob)
         await self._writers.run(partial(self._files.replace, blob), size=len(blob))
 
     async def set_aside(self, ref: Ref) -> str | None:
-        """Keep what is under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`."""
+        """Keep the bytes under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`."""
         path: str | None = await self._writers.run(partial(self._files.set_aside, check_ref(ref)))
         return path
 

@@ -1,4 +1,4 @@
-"""The files of a directory store. All of it blocks, and runs in the store's threads, several at once."""
+"""The files of a directory store. All methods block, and run in the store's threads, several at once."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from ..._blob import Blob
 
 LEFTOVER_AGE: Final = 24 * 60 * 60
-"""Seconds after which a temporary file is taken for one that a killed process left."""
+"""Seconds after which a temporary file counts as left by a killed process."""
 
 SYNCED_LIMIT: Final = 2**16
-"""Refs that a session remembers as synced, about 10 MB; beyond, it forgets them and syncs again."""
+"""Refs that a session remembers as synced, about 10 MB. With more, it forgets them and syncs again."""
 
 FILES_AT_ONCE: Final = 32
-"""Files that one thread has open at once: 6 threads then have a fifth of the 1024 that a process usually may."""
+"""Files that one thread has open at once. With 6 threads, this is a fifth of the usual limit of 1024 for a process."""
 
 READ_AT_LEAST: Final = 64 * 1024
-"""Bytes to ask for where a file turns out not to have the size that it had."""
+"""Bytes to read at once if a file turns out to have another size than before."""
 
 _DIGITS: Final = frozenset("0123456789abcdef")
 
@@ -41,7 +41,7 @@ logger: Final = logging.getLogger("trio_replica")
 
 
 class _NewFile:
-    """A file that a blob is written to before it gets the blob's name."""
+    """A file for the bytes of a blob before it gets the blob's name."""
 
     __slots__ = ("added", "blob", "descriptor", "folders", "is_named", "path")
 
@@ -49,9 +49,9 @@ class _NewFile:
         self.blob = blob
         self.path = path
         self.descriptor: int | None = None
-        self.folders: list[str] = []  # whose names are not known to be synced, whoever made them
+        self.folders: list[str] = []  # with names that may not be synced, whoever made them
         self.is_named = False
-        self.added: bool | None = None  # False or True where another file has the name already, which was seen to
+        self.added: bool | None = None  # set if another file had the name already, and that case is dealt with
 
 
 @final
@@ -69,12 +69,12 @@ class BlobFiles:
         self._deletions = 0
         self._can_link = True
         self._identity: tuple[int, int] | None = None
-        # What this session knows to be on the disk. Each is added after the fsync, so a race costs only a second one.
+        # Names known to be on the disk. Each is added after its fsync, so a race only costs a second fsync.
         self._made: set[str] = set()  # folders
         self._synced: set[Ref] = set()  # blobs
 
     def prepare(self) -> None:
-        """Create the folders, see what the file system can do, and remove what killed processes left."""
+        """Create the folders, test the file system for hard links, and remove temporary files of killed processes."""
         make_folders(self.root, durable=self._durable)
         for folder in (self._blobs, self._temporary):
             make_folder(folder)
@@ -84,17 +84,17 @@ class BlobFiles:
         self._can_link = self._probe_link()
         with os.scandir(self._temporary) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError, PermissionError):  # another process was first; another user's file
+                with suppress(FileNotFoundError, PermissionError):  # removed by another process; another user's
                     if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
                         os.unlink(entry.path)
 
     # Writing
 
     def put_all(self, blobs: Sequence[Blob]) -> list[outcome.Value[bool] | outcome.Error]:
-        """Store `blobs`, and return for each how that ended: whether it was not there, or an error.
+        """Store `blobs`, and return the outcome of each: whether it was added, or an error.
 
-        All are written, then all synced, then all named: the first fsync of several commits most of what the others
-        have to. Of 4 KiB blobs, on ext4, for 64 callers, that is a fifth more puts a second than one after another.
+        All are written, then all synced, then all named, because the first fsync of several commits most of the data
+        of the others. With 4 KiB blobs, ext4 and 64 callers, this makes a fifth more puts a second than one by one.
         """
         if len(blobs) > (at_once := self._at_once):
             parts = [blobs[first : first + at_once] for first in range(0, len(blobs), at_once)]
@@ -118,8 +118,8 @@ class BlobFiles:
         ]
 
     def replace(self, blob: Blob) -> None:
-        """Write `blob` whatever is there under its name, atomically."""
-        _size(self._path(blob.ref))  # raises if the name is taken by what is no blob
+        """Write `blob` atomically, whatever is there under its name."""
+        _size(self._path(blob.ref))  # raises if the name belongs to something that is not a blob
         deletions = self._deletions
         file = _NewFile(blob, self._new_path())
         try:
@@ -147,7 +147,7 @@ class BlobFiles:
         return True
 
     def set_aside(self, ref: Ref) -> str | None:
-        """Give the file of a blob a second name, or where there are no links make a copy, and return its path."""
+        """Give the file of a blob a second name (without hard links, copy it), and return the new path."""
         path = self._path(ref)
         if not self.contains(ref):
             return None
@@ -158,7 +158,7 @@ class BlobFiles:
         return aside
 
     def _write(self, file: _NewFile) -> None:
-        """Write a blob, or, if it is there already, see to that one."""
+        """Write a blob. If it is there already, check and sync that file instead."""
         size = _size(self._path(file.blob.ref))
         if size is None:
             self._write_content(file)
@@ -183,13 +183,13 @@ class BlobFiles:
     def _name(self, file: _NewFile) -> None:
         try:
             self._give_name(file, os.link if self._can_link else os.replace)
-        except FileExistsError:  # of another writer, who was first
+        except FileExistsError:  # another writer was first
             file.folders = []
             size = _size(self._path(file.blob.ref))
             file.added = self._put(file.blob) if size is None else self._put_existing(file.blob, size)
 
     def _give_name(self, file: _NewFile, give: Callable[[str, str], None]) -> None:
-        """Let a blob appear under its name, all at once, by `os.link` or `os.replace`."""
+        """Give a complete file the name of its blob, with `os.link` or `os.replace`."""
         try:
             file.folders = self._make_parents(file.blob.ref)
             give(file.path, self._path(file.blob.ref))
@@ -204,9 +204,9 @@ class BlobFiles:
         return ended.unwrap()
 
     def _put_existing(self, blob: Blob, size: int) -> bool:
-        """See to it that a blob that is there, with `size` bytes, is whole and synced; return whether it was not."""
+        """Make sure that an existing blob of `size` bytes is complete and synced. Return whether this wrote it."""
         path = self._path(blob.ref)
-        if size != len(blob):  # it came from another program, or a power cut
+        if size != len(blob):  # another program or a power cut left it
             logger.warning("replaced %s: it had %d bytes where the blob has %d", path, size, len(blob))
             self.replace(blob)
             return True
@@ -222,7 +222,7 @@ class BlobFiles:
         return False
 
     def _unsynced(self, files: Iterable[_NewFile]) -> dict[str, list[int]]:
-        """Return the folders whose names are to be synced for `files`, each with the places of these."""
+        """Return the folders to be synced for `files`, each with the positions of its files."""
         folders: dict[str, list[int]] = {}
         for place, file in enumerate(files):
             if self._durable and file.is_named:
@@ -235,7 +235,7 @@ class BlobFiles:
         return [*map(os.path.dirname, folders), self._parent(ref)]
 
     def _note_synced(self, files: Iterable[_NewFile], deletions: int) -> None:
-        """Note what is on the disk; the blobs only if none was deleted since there were so many `deletions`."""
+        """Note folders and blobs as synced, but no blobs if there were more than `deletions` deletions by now."""
         for file in files:
             self._made.update(file.folders)
             if self._durable and self._deletions == deletions:
@@ -248,7 +248,7 @@ class BlobFiles:
     def get(self, ref: Ref) -> bytes:
         path = self._path(ref)
         try:
-            # NONBLOCK for a pipe, which is not a blob either, so as not to wait for who writes it.
+            # NONBLOCK is for a pipe, which is not a blob either, so that this does not wait for a writer.
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in _NO_REGULAR_FILE:
@@ -285,7 +285,7 @@ class BlobFiles:
         for top in _names(self._blobs, "", 2, first):
             for folder in _names(f"{self._blobs}/{top}", top, 4, first):
                 names += _names(f"{self._blobs}/{top}/{folder}", folder, 64, first, files=True)
-                if len(names) > limit:  # one more than enough, for the first may be `after` itself
+                if len(names) > limit:  # one more than enough, because the first may be `after` itself
                     break
             else:
                 continue
@@ -303,11 +303,11 @@ class BlobFiles:
         return f"{self._blobs}/{digits[:2]}/{digits}"
 
     def _new_path(self) -> str:
-        """Return the path of a temporary file that nobody else writes."""
+        """Return the path of a new temporary file."""
         return f"{self._temporary}/{self._session}-{next(self._numbers)}"
 
     def _make_parents(self, ref: Ref) -> list[str]:
-        """Create the folders of a blob; return those whose names this session has not synced yet, whoever made them."""
+        """Create the folders of a blob. Return the ones that this session has not synced yet, whoever made them."""
         parent = self._parent(ref)
         folders = [folder for folder in (os.path.dirname(parent), parent) if folder not in self._made]
         for folder in folders:
@@ -315,7 +315,7 @@ class BlobFiles:
         return folders
 
     def _check_present(self) -> None:
-        """Tell this store from one that has been removed, or is not mounted any more."""
+        """Check that the store has not been removed and is still mounted."""
         if identity(self._blobs) != self._identity:
             raise FileNotFoundError(errno.ENOENT, "The directory store has vanished", self.root)
 
@@ -324,7 +324,7 @@ class BlobFiles:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         try:
             os.link(path, f"{path}-link")
-        except OSError:  # as a file system without hard links says it: EPERM, ENOTSUP, EMLINK, …
+        except OSError:  # EPERM, ENOTSUP, EMLINK, … on a file system without hard links
             return False
         else:
             os.unlink(f"{path}-link")
@@ -334,15 +334,15 @@ class BlobFiles:
 
 
 _NO_REGULAR_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
-"""What opening says where there is nothing, a file for a folder, a symbolic link, or a socket."""
+"""The errors of opening a path that is missing, is in a file instead of a folder, or is a symbolic link or a socket."""
 
 
 _Errors: TypeAlias = "dict[int, Exception]"
-"""What went wrong with some files, by their places."""
+"""The errors of some files by their positions."""
 
 
 def _attempt(errors: _Errors, places: Iterable[int], step: Callable[..., None], *arguments: object) -> None:
-    """Call ``step(*arguments)``; what it raises is the error of the files at `places`, if they have none yet."""
+    """Call ``step(*arguments)``. If it fails, that is the error of the files at `places` that have none yet."""
     ended = outcome.capture(step, *arguments)
     if isinstance(ended, outcome.Error):
         assert isinstance(ended.error, Exception)
@@ -352,11 +352,11 @@ def _attempt(errors: _Errors, places: Iterable[int], step: Callable[..., None], 
 
 
 def _read(file: int, size: int) -> bytes:
-    """Return the bytes of a file that has `size`: with one call, for another thread may run at each."""
+    """Return the bytes of a file of `size` bytes, with one call, because another thread may run at each call."""
     data = os.read(file, size + 1)
     if len(data) == size:
         return data
-    parts = [data]  # a huge file, which takes several calls, or one that has just changed
+    parts = [data]  # a huge file needs several calls, and so does one that has just changed
     while data:
         data = os.read(file, max(size - len(data), READ_AT_LEAST))
         parts.append(data)
@@ -373,7 +373,7 @@ def _remove(file: _NewFile) -> None:
 
 
 def _size(path: str) -> int | None:
-    """Return the bytes of a blob's file; None if there is none."""
+    """Return the number of bytes of a blob's file, or None if there is none."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -384,7 +384,7 @@ def _size(path: str) -> int | None:
 
 
 def _names(folder: str, prefix: str, length: int, first: str, *, files: bool = False) -> list[str]:
-    """Return the names in `folder` of `length` digits that begin with `prefix`, from `first` on, in order."""
+    """Return the names in `folder` with `length` digits that begin with `prefix`, in order from `first` on."""
     try:
         with os.scandir(folder) as entries:
             return sorted(

@@ -43,7 +43,7 @@ class ClientKeys:
 
     def _list(self, after: str, at_most: int) -> list[str]:
         """Return the first paths after one. It blocks."""
-        # The client goes through answers without any keys in one step, and a server may send these for ever. A step
+        # The client goes through answers without any keys in one step, and a server may send these forever. A step
         # that is awaited in an event loop ends when its time is over. One that blocks would not.
         return asyncio.run(self._list_in_time(after, at_most))
 

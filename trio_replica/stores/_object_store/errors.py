@@ -1,6 +1,6 @@
-"""One line for each error of an object store's client: what it means, and what to do about it.
+"""One line for each error of an object store's client, with the meaning of the error and the remedy.
 
-The client has one class for most errors; what happened stands in its text (obstore 0.12).
+The client has one class for most errors, and only the text says what happened (obstore 0.12).
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import html
 import re
 from typing import TYPE_CHECKING, Final
 
+from ..._printable import one_line
 from ..._redact import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TEXT_LIMIT: Final = 200
-"""Characters that are shown of what a server, or the client, says."""
+"""Characters that are shown of a message of a server or the client."""
 
 NO_GOOD_SERVER: Final = "correct the endpoint, or repair the server"
 """What to do about a server whose answers are no answers, or contradict each other."""
 
 MISSING_CODES: Final = frozenset({"NoSuchKey", "BlobNotFound"})
-"""What S3 and Google, and Azure, say where there is a bucket, but no such object in it."""
+"""The codes of S3 and Google, and of Azure, for a missing object in an existing bucket."""
 
 _NO_BUCKET = "there is no such bucket: create it, or correct the URL"
 _BAD_CREDENTIALS = "the server does not accept the credentials: correct them"
@@ -29,10 +30,8 @@ NO_CREDENTIALS = "there are no credentials: give them as options or in the envir
 _FORBIDDEN = "the server forbids this with these credentials: permit them to list, get, put and delete in the bucket"
 _WRONG_PLACE = "the bucket is elsewhere: correct the region or the endpoint"
 _TOO_LARGE = "the server takes no blob of this size in one request"
-_NOT_ABLE = (
-    "the server can't do this; what a store needs includes to put an object only if there is none (If-None-Match)"
-)
-NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+_NOT_ABLE = "the server can't do this; a store has to put an object only if there is none (If-None-Match)"
+NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
 _ODD_NAME = (
     "under its prefix is an object of another program with a name that the client can't list (an empty part, a dot for "
     "one, or a control character): move it away"
@@ -72,7 +71,7 @@ _STATUSES: Final = (
 UNKNOWN_SERVER: Final = "the name of its server is not known: correct the endpoint, or the name service"
 NOT_LISTENING: Final = "its server refuses the connection: start it, or correct the endpoint"
 NO_TLS: Final = "its server speaks no TLS: correct the endpoint, or make it http:// and add allow_http=true"
-BAD_CERTIFICATE: Final = "the certificate of its server is not to be trusted: correct the endpoint or the certificate"
+BAD_CERTIFICATE: Final = "the certificate of its server is not trusted: correct the endpoint or the certificate"
 NOT_IN_TIME: Final = (
     "its server did not answer in time: try again later, or raise request_timeout, which limits the size of blobs"
 )
@@ -96,7 +95,7 @@ _BEFORE_ANY_ANSWER: Final = (
 _LOOKS_FOR_CREDENTIALS: Final = re.compile(
     r"/latest/api/token|/latest/meta-data|/computeMetadata/|/metadata/identity/|Missing(SecretAccessKey|AccessKeyId|Token)"
 )
-"""What the clients ask a machine of their clouds, which is where they look last; and what they say of half a pair."""
+"""The last place where clients look for credentials, on a machine of their cloud, and their message for half a pair."""
 
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
@@ -107,15 +106,15 @@ _REQUEST: Final = re.compile(
 
 
 def says_missing(error: BaseException) -> bool:
-    """Whether the server is sure that there is no such object; and it is not that the bucket has gone, say."""
+    """Return whether the server is sure that the object is missing, and not, for example, its bucket."""
     code = _CODE.search(str(error))
     return isinstance(error, FileNotFoundError) and code is not None and code[1] in MISSING_CODES
 
 
 def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -> str:
-    """Return what an error of the client means, and what to do about it.
+    """Return the meaning of an error of the client, and the remedy.
 
-    What it quotes goes through `without_secrets` before it is shortened, for a secret that is cut would not be known.
+    Quoted text goes through `without_secrets` before it is shortened, because a shortened secret is not recognised.
     """
     text, _, debug = str(error).partition("\n\nDebug source:")
     if _LOOKS_FOR_CREDENTIALS.search(text + debug):
@@ -143,5 +142,4 @@ def explain_answer(status: str, text: str, without_secrets: Callable[[str], str]
 
 
 def _shortened(text: str) -> str:
-    line = " ".join(redacted(text).split())
-    return line if len(line) <= TEXT_LIMIT else f"{line[:TEXT_LIMIT]}…"
+    return one_line(redacted(text), TEXT_LIMIT)

@@ -28,8 +28,8 @@ _DIGITS: Final = 32
 _BYTES: Final = _DIGITS + len("\n")
 
 _NEITHER: Final = (
-    "is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; else what "
-    "answers is no object store: correct the endpoint"
+    "is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
+    "else the server is not an object store: correct the endpoint"
 )
 
 

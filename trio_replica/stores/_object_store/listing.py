@@ -102,7 +102,6 @@ class Listing:
             if page.is_done or not answer.may_go_on:
                 return page
             barren = 0 if len(page.refs) > found else barren + 1
-            barren = 0 if len(page.refs) > found else barren + 1
             if answer.keys:
                 if answer.keys[-1] <= last:
                     raise self._error("it lists the same names again")

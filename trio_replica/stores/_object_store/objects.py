@@ -1,4 +1,4 @@
-"""The objects of an object store. All of it blocks, and runs in the store's threads, several at once."""
+"""The objects of an object store. All methods block, and run in the store's threads, several at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .client import ObjectClient
 
 CREATIONS: Final = 5
-"""Times that a put is tried again whose blob was both there and not: another program deletes it again and again."""
+"""Times that a put is tried again if its blob was both there and not, because another program keeps deleting it."""
 
 logger: Final = logging.getLogger("trio_replica")
 
@@ -42,30 +42,34 @@ class Objects:
                 return PutResult(blob.ref, added=True)
             if not isinstance(ended.error, AlreadyExistsError):
                 raise self._client.failure(ended.error)
-            # It is there; or it was, for the client repeats what failed; or another writer is at it, who may yet fail.
+            # The blob is there, or it was put by an earlier try of the client itself, or another writer is writing it
+            # and may yet fail.
             size = self._size(blob.ref)
             if size == len(blob):
                 return PutResult(blob.ref, added=False)
-            if size is not None:  # it came from another program
+            if size is not None:  # another program put it
                 logger.warning(
                     "replaced %s of %s: it had %d bytes, not %d", blob.ref, self._client.name, size, len(blob)
                 )
                 self.replace(blob)
                 return PutResult(blob.ref, added=True)
-        raise self._client.error(f"{blob.ref!s:.12} is said to be there and not to be there: try again later")
+        raise self._client.error(f"{blob.ref!s:.12} can't be created and can't be found: try again later")
 
     def replace(self, blob: Blob) -> None:
-        """Write `blob` whatever is there, atomically."""
+        """Write `blob` atomically, whatever is there."""
         ended = outcome.capture(self._write, blob, "overwrite")
         if isinstance(ended, outcome.Error):
             raise self._client.failure(ended.error)
 
     def _write(self, blob: Blob, mode: Any) -> None:
-        # In one request: one of several parts can't be made to depend on what is there.
+        # This is one request, because an upload in several parts can't depend on whether the object exists.
         obstore.put(self._client.client, _name(blob.ref), blob.data, mode=mode, use_multipart=False)
 
     def set_aside(self, ref: Ref) -> str | None:
-        """Copy a blob's object to another name, which no listing of blobs gets to, and return that, if there is one."""
+        """Copy a blob's object to another name, which no listing shows.
+
+        Return the name, or None if there is no object.
+        """
         name = time.strftime(f"damaged:{ref}-%Y%m%dT%H%M%SZ", time.gmtime())
         ended = outcome.capture(obstore.copy, self._client.client, _name(ref), name)
         if isinstance(ended, outcome.Value):
@@ -80,7 +84,7 @@ class Objects:
         ended = outcome.capture(obstore.delete, self._client.client, _name(ref))
         if isinstance(ended, outcome.Value):
             return True
-        if isinstance(ended.error, FileNotFoundError) and self._size(ref) is None:  # another was first
+        if isinstance(ended.error, FileNotFoundError) and self._size(ref) is None:  # another delete was first
             return False
         raise self._client.failure(ended.error)
 
@@ -98,7 +102,7 @@ class Objects:
         return self._size(ref) is not None
 
     def _size(self, ref: Ref) -> int | None:
-        """Return the bytes of a blob's object; None if there is none."""
+        """Return the number of bytes of a blob's object, or None if there is none."""
         ended = outcome.capture(obstore.head, self._client.client, _name(ref))
         if isinstance(ended, outcome.Value):
             return ended.value["size"]
@@ -107,7 +111,7 @@ class Objects:
         raise self._client.failure(ended.error)
 
     def _told_size(self, ref: Ref) -> int | None:
-        """Return what `_size` does, from a GET, whose answer has a body that says what is missing: object or bucket."""
+        """Return the same as `_size`, from a GET. Its answer says whether the object or the bucket is missing."""
         ended = outcome.capture(obstore.get, self._client.client, _name(ref))
         if isinstance(ended, outcome.Value):
             return ended.value.meta["size"]  # the body is not read
