@@ -89,6 +89,19 @@ async def open_as_nobody(
         print(json.dumps(f"{type(error).__name__}: {error}"))
 
 
+async def read_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Read all of a directory store as a user who owns nothing, and print what it has, or what that raises."""
+    folder = _become_nobody(folder)
+    try:
+        async with replica.open_directory(f"{folder}/{name}", read_only=True) as store:
+            refs = [ref async for ref in store.list_refs()]
+            report = await replica.scrub([store])
+            found = await store.get_many(refs)
+            print(json.dumps([report.is_sound, *(data.decode() for data in found.values())]))
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"))
+
+
 async def open_outbox_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
     """Open a replica with the outbox `name` in `folder` as a user who owns nothing, and print what that raises."""
     await _print_problem(f"{_become_nobody(folder)}/{name}")

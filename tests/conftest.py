@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .common import without_gc
+from .mounts import mounts  # noqa: F401  (a fixture of all tests)
 from .servers import ask_for_no_coverage, describe, mark_deep, missing_servers, skip_tests
 
 if TYPE_CHECKING:

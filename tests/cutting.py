@@ -90,16 +90,21 @@ def power_cuts(folder: str, *arguments: str) -> Iterator[set[Ref]]:  # pragma: n
 
 async def check(folder: str, acknowledged: set[Ref]) -> list[str]:  # pragma: no cover  (runs in a process of its own)
     """Return what is wrong with what a power cut has left, before and after it was opened and has caught up."""
-    async with opened_stores(folder, durable=False) as (sync_stores, async_stores):
-        found = await problems(sync_stores, acknowledged)
-        try:
-            async with replica.open(
-                sync_stores, async_stores, queue_size=QUEUE_SIZE, outbox=outbox_path(folder)
-            ) as store:
-                await store.flush()
-        except replica.ReplicaError as error:
-            found.append(str(error))
-        return found + await problems(async_stores, acknowledged)
+    found: list[str] = []
+    try:
+        async with opened_stores(folder, durable=False) as (sync_stores, async_stores):
+            found += await problems(sync_stores, acknowledged)
+            try:
+                async with replica.open(
+                    sync_stores, async_stores, queue_size=QUEUE_SIZE, outbox=outbox_path(folder)
+                ) as store:
+                    await store.flush()
+            except replica.ReplicaError as error:
+                found.append(str(error))
+            found += await problems(async_stores, acknowledged)
+    except replica.ReplicaError as error:  # of a store that can't be opened
+        found.append(str(error))
+    return found
 
 
 async def main(folder: str, *arguments: str) -> None:  # pragma: no cover  (runs in a process of its own)

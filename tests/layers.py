@@ -56,9 +56,12 @@ LAYERS: Final = [
     ],
     ["stores._object_store.s3_keys"],
     ["stores._object_store.parts"],
+    ["stores._directory.names", "stores._directory.stored", "stores._directory.synced"],
     ["stores._reads", "stores._started"],
+    ["stores._directory.leftovers", "stores._directory.marks"],
+    ["stores._directory.place"],
+    ["stores._directory.reads", "stores._directory.writes"],
     [
-        "stores._directory.blob_files",
         "stores._postgres.statements",
         "stores._sqlite.check",
         "stores._sqlite.statements",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from . import ceph_server, postgres_server
+from . import ceph_server, mounts, postgres_server
 from .powercut import recording
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SERVERS: Final[Mapping[str, Callable[[], str | None]]] = {
     "ceph": ceph_server.missing,
+    "mounts": mounts.missing,
     "postgres": postgres_server.missing,
     "strace": recording.missing,
 }

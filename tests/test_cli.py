@@ -1054,6 +1054,38 @@ def test_get_writes_a_file_whole_or_not_at_all(run: Run, monkeypatch: pytest.Mon
     assert not [name for name in os.listdir() if name.startswith(".")]
 
 
+@pytest.mark.parametrize("store", ["sqlite:store", "dir:store"])
+def test_get_overwrites_no_part_of_a_store(run: Run, store: str) -> None:
+    ref, other = put_blobs(store, [b"data", b"other"])
+    digits = str(other)
+    owned = {
+        "sqlite:store": ["store", "store-wal", "link"],
+        "dir:store": ["store/store-id", "store/new", f"store/blobs/{digits[:2]}/{digits[:4]}/{digits}", "link"],
+    }[store]
+    Path("link").symlink_to(owned[0])
+    for output in owned:
+        before = Path(output).read_bytes() if Path(output).exists() else None
+        ended = run("get", str(ref), "-o", output, "--sync", store)
+        assert (ended.status, ended.problems) == (
+            1,
+            [f"{output}: is part of a store; write the blob to another place"],
+        )
+        assert (Path(output).read_bytes() if Path(output).exists() else None) == before
+
+
+def test_get_overwrites_no_file_that_is_protected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def access(path: str, mode: int, **options: Any) -> bool:  # root may write to every file
+        return mode != os.W_OK and really_access(path, mode, **options)
+
+    really_access = os.access
+    ref, _ = put_blobs("sqlite:store", [b"data", b"other"])
+    write({"file": b"precious"})
+    monkeypatch.setattr(os, "access", access)
+    ended = run("get", str(ref), "-o", "file", "--sync", "sqlite:store")
+    assert (ended.status, ended.problems) == (1, ["file: Permission denied"])
+    assert Path("file").read_bytes() == b"precious"
+
+
 def test_get_into_a_pipe(run: Run) -> None:
     write({"file": b"data"})
     run("put", "file")
@@ -1558,6 +1590,15 @@ def test_init_leaves_no_part_of_a_file(run: Run, monkeypatch: pytest.MonkeyPatch
     ended = run("init")
     assert (ended.status, ended.problems) == (1, ["trio-replica.toml: No space left on device"])
     assert os.listdir() == []
+
+    def replace(*_: object) -> NoReturn:
+        os.unlink("trio-replica.toml")
+        write({"trio-replica.toml": b"another program's"})
+        refuse()
+
+    monkeypatch.setattr(cli_files, "write_all", replace)
+    assert run("init").status == 1
+    assert Path("trio-replica.toml").read_bytes() == b"another program's"
 
 
 # check

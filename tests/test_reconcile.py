@@ -775,7 +775,7 @@ async def test_a_directory_that_was_deleted_is_rebuilt_whole(tmp_path: Path) -> 
         report = await reconcile({"copy": copy, "database": database})
         assert report.stores["copy"] == ReconcileCounts(0, 300, 300, 0, sum(map(len, blobs.values())))
         assert await copy.get_many(blobs) == blobs
-    files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "copy" / "blobs").rglob("*") if path.is_file()]
     assert {path.name: path.read_bytes() for path in files} == {str(ref): data for ref, data in blobs.items()}
 
 

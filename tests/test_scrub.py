@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 AWAY = OSError("away")
 WRONG = "its bytes are those of "
+MISSING = "BlobNotFoundError: blob"
 
 
 class CheckedStore(SimulatedStore):
@@ -416,6 +417,25 @@ async def test_a_corrupt_blob_that_is_deleted_in_the_meantime_does_not_come_back
     assert store.blobs == {}
 
 
+@pytest.mark.parametrize("rate", [None, 1000.0])
+async def test_what_a_store_remembers_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
+    class Remembering(SimulatedStore):
+        async def get_stored(self, ref: Ref) -> bytes:
+            return (await self.get(ref)).replace(b"1", b"0")
+
+    store, good = Remembering(), MemoryStore()
+    await put_numbers(store, [1, 2])
+    await put_numbers(good, [1, 2])
+    report = await scrub({"store": store, "good": good, "retried": RetryingStore(store)}, bytes_per_second=rate)
+    assert [(finding.store, finding.ref) for finding in report.findings] == [
+        ("store", refs(1)[0]),
+        ("retried", refs(1)[0]),
+    ]
+    report = await scrub({"store": store, "good": good}, repair=True)
+    (finding,) = report.findings
+    assert finding.outcome.startswith("not repaired: it was replaced, and can't be read: CorruptBlobError")
+
+
 # The store as a whole
 
 
@@ -442,6 +462,31 @@ async def test_a_store_that_repairs_itself(autojump_clock: MockClock) -> None:
     assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made again")}
     assert not report.is_sound
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
+
+
+async def test_a_store_where_blobs_have_no_place(autojump_clock: MockClock) -> None:
+    class Blocked(CheckedStore):
+        async def set_aside(self, ref: Ref) -> str | None:
+            await trio.lowlevel.checkpoint()
+            return None
+
+    store = Blocked(Integrity(blocked=refs(1, 2), blocked_count=5))
+    good = MemoryStore()
+    await put_numbers(good, [1])
+    report = await scrub({"store": store})
+    assert report.stores == {"store": ScrubCounts(corrupt=5)}
+    problem = "something that is no blob, such as a link, has its place: it can't be stored"
+    assert report.findings == tuple(ScrubFinding("store", ref, problem, is_corrupt=True) for ref in refs(1, 2))
+    store.found = [Integrity(blocked=refs(1, 2), blocked_count=2)]
+    report = await scrub({"store": store, "good": good}, repair=True)
+    assert "repair" not in store.asked  # that is for what can be derived from the blobs
+    assert (report.stores["store"].corrupt, report.stores["store"].repaired) == (2, 1)
+    outcomes = [
+        "repaired from good",
+        f"not repaired: no other store has a good copy (good: {MISSING} {refs(2)[0]} not found)",
+    ]
+    assert [finding.outcome for finding in report.findings] == outcomes
+    assert not report.is_sound
 
 
 async def test_a_store_need_not_look_at_itself() -> None:

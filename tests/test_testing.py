@@ -374,6 +374,12 @@ class FindsWhatIsSetAside(SimulatedStore):
         return self.kept[ref] if ref in self.kept else await super().get(ref)
 
 
+class ReadsThePastOnly(SimulatedStore):
+    async def get_stored(self, ref: Ref) -> bytes:
+        await super().get_stored(ref)
+        return b""
+
+
 class SetsAnythingAside(SimulatedStore):
     async def set_aside(self, ref: Ref) -> str | None:
         await super().set_aside(ref)
@@ -443,6 +449,7 @@ class LosesCancelled(SimulatedStore):
         (MovesAside, ["what_is_set_aside_stays_as_it_was", "deleting_and_repairing_cancelled_at_once"]),
         (KeepsBesideTheBlobs, ["what_is_set_aside_stays_as_it_was", "a_copy_that_is_set_aside_is_no_blob"]),
         (FindsWhatIsSetAside, ["a_copy_that_is_set_aside_is_no_blob"]),
+        (ReadsThePastOnly, ["what_is_stored_is_what_was_put"]),
         (SetsAnythingAside, ["what_is_missing_is_not_set_aside"]),
         (TakesNoRef, ["what_is_set_aside_stays_as_it_was"]),
         (IsAlwaysBent, ["a_sound_store_finds_nothing_wrong"]),

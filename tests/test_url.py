@@ -604,6 +604,6 @@ def test_what_is_wrong_is_said_before_anything_is_opened(
 async def test_a_poisoned_replica_says_so_when_its_block_ends(here: Path) -> None:
     with pytest.raises(PoisonedError) as caught:
         async with replica.open_urls(["memory:"], {"far": "dir:far"}) as store:
-            (here / "far" / "tmp").rmdir()
+            (here / "far" / "store-id").unlink()
             await store.put(b"hello")
     assert caught.value.unreplicated == {"far": (Ref.of(b"hello"),)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -14,6 +14,10 @@ from ._store import Store
 
 if TYPE_CHECKING:
     from ._blob import Blob, BytesLike
+
+
+BLOCKED_LIMIT: Final = 10_000
+"""The most refs that `Integrity.blocked` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,16 @@ class Integrity:
     hidden: tuple[Ref, ...] = ()
     """Refs of blobs that the store has but that neither a get nor a listing finds, up to 10,000."""
     hidden_count: int = 0
-    """The number of all such blobs."""
+    """How many there are."""
+    blocked: tuple[Ref, ...] = ()
+    """Refs of blobs that can't be stored, because something that is no blob has their place: up to 10,000 of them."""
+    blocked_count: int = 0
+    """How many there are."""
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.problems and not self.hidden_count
+        return not self.problems and not self.hidden_count and not self.blocked_count
 
 
 class DeletableStore(Store):
@@ -80,6 +88,13 @@ class DeletableStore(Store):
         """
         await trio.lowlevel.checkpoint()
         return None
+
+    async def get_stored(self, ref: Ref) -> bytes:
+        """Return the blob as it is on the medium, past caches as far as the store can.
+
+        A scrub reads so. This default is `get`, and it raises what that raises. Being cancelled changes nothing.
+        """
+        return await self.get(ref)
 
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of the bytes under `ref`, whatever they are, where no listing shows it.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _HIDDEN: Final = "an index hides it: no get finds it, no listing shows it"
 
+_BLOCKED: Final = "something that is no blob, such as a link, has its place: it can't be stored"
+
 
 async def scrub(
     stores: Stores,
@@ -42,9 +44,11 @@ async def scrub(
 ) -> ScrubReport:
     """Read every blob of every store, hash it again, and report corrupt blobs.
 
-    The stores are scrubbed at the same time, each with up to 16 reads under way. So up to 16 blobs of each store are
-    in memory (twice as many with `repair`), and a page of up to 1000 refs. A store that can check itself as a whole
-    does so first (`DeletableStore.check_integrity`, which SQLite stores have). A failure does not stop the rest.
+    The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
+    memory, with `repair` twice as many, and a page of up to 1000 refs. They are read as they are on the medium, past
+    caches as far as a store can (`DeletableStore.get_stored`, of directories). A store that can look at itself as a
+    whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). What fails in one place does not
+    stop the rest.
 
     With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Once the good
     copy is in memory, the bad bytes are set aside if the store can do that (`DeletableStore.set_aside`). Then they are
@@ -127,7 +131,8 @@ class _ScrubbedStore:
     async def run(self, after: Ref, sources: Sequence[_ScrubbedStore]) -> None:
         """Check the store as a whole, and read all its blobs. Repair it and them if there are `sources`."""
         if isinstance(self._store, DeletableStore):
-            await self._check_itself(self._store, to_repair=bool(sources))
+            for ref in await self._check_itself(self._store, to_repair=bool(sources)):
+                await self._find_blocked(ref, sources)
         while True:
             ended = await attempt(self._page, after)
             if isinstance(ended, outcome.Error):
@@ -144,13 +149,14 @@ class _ScrubbedStore:
 
     # The store as a whole
 
-    async def _check_itself(self, store: DeletableStore, *, to_repair: bool) -> None:
+    async def _check_itself(self, store: DeletableStore, *, to_repair: bool) -> Sequence[Ref]:
+        """Note what is wrong, and have the store repair what it can; return refs whose place something else has."""
         before = await attempt(_check_integrity, store)
         if isinstance(before, outcome.Error):
             self._log.problems[self.name] = (f"it could not check itself: {describe_failure(before.error)}",)
-            return
+            return ()
         found = left = before.value
-        if to_repair and not found.is_sound:
+        if to_repair and (found.problems or found.hidden_count):
             left = await self._repair_itself(store, found)
             self._log.repaired[self.name] = tuple(line for line in found.problems if line not in left.problems)
         if left.problems:
@@ -160,6 +166,18 @@ class _ScrubbedStore:
             is_repaired = left.hidden_count == 0
             became = "" if not to_repair else "repaired: its index was made again" if is_repaired else "not repaired"
             self._log.find(ScrubFinding(self.name, ref, _HIDDEN, True, is_repaired, became))
+        self._log.count(self.name, corrupt=found.blocked_count - len(found.blocked))
+        return found.blocked
+
+    async def _find_blocked(self, ref: Ref, sources: Sequence[_ScrubbedStore]) -> None:
+        """Note that something that is no blob has a blob's place; put the blob there, if another store has it."""
+        await trio.lowlevel.checkpoint()
+        finding = ScrubFinding(self.name, ref, _BLOCKED, is_corrupt=True)
+        if sources:
+            blob, origin = await self._good_copy(ref, sources)
+            finding = await self._replace(finding, blob, origin)
+        self._log.count(self.name, corrupt=1, repaired=finding.is_repaired)
+        self._log.find(finding)
 
     async def _repair_itself(self, store: DeletableStore, found: Integrity) -> Integrity:
         """Have the store repair itself, and return the problems that are left."""
@@ -214,7 +232,7 @@ class _ScrubbedStore:
 
     async def _verified(self, ref: Ref) -> Blob:
         if self._pace is None:
-            blob = Blob(await self._store.get(ref))
+            blob = Blob(await _stored(self._store, ref))
         else:
             blob = await self._pace.read(self._store, ref)
         self._log.count(self.name, bytes=len(blob))
@@ -291,10 +309,15 @@ class _Pace:
         return await self._get(store, ref, expected)
 
     async def _get(self, store: Store, ref: Ref, expected: int) -> Blob:
-        blob = Blob(await store.get(ref))  # if this raises, it counts as many bytes as the last read
+        blob = Blob(await _stored(store, ref))  # if this raises, it counts as much as the one before
         self._due += (len(blob) - expected) / self._rate
         self._expected = len(blob)
         return blob
+
+
+async def _stored(store: Store, ref: Ref) -> bytes:
+    """Return a blob as it is on the medium, if the store can tell that from what it remembers."""
+    return await (store.get_stored(ref) if isinstance(store, DeletableStore) else store.get(ref))
 
 
 async def _check_integrity(store: DeletableStore) -> Integrity:

@@ -66,6 +66,14 @@ class OwnFiles:
         """Return whether a file belongs to a database, also if `real_path` is another name of it."""
         return real_path in self._databases or _inode(status) in self._inodes
 
+    def has_part(self, path: str) -> bool:
+        """Whether a file is a database's, or in a store's folder, or would be if it were there."""
+        real_path = os.path.realpath(path)
+        is_database = real_path in self._databases
+        with suppress(OSError):  # nothing is there
+            is_database = self.has_database(real_path, os.stat(path))
+        return is_database or self.has_path(real_path)
+
     def has_output(self, status: os.stat_result) -> bool:
         """Return whether the output goes to a file."""
         return _inode(status) in self._outputs
@@ -121,13 +129,15 @@ def read_files(files: Iterable[File]) -> list[Blob | str]:
     return [file.problem or _read(file) for file in files]
 
 
-def write_file(path: str, data: bytes) -> None:
-    """Write `data` to a file, device or pipe. A file keeps its old content until all of `data` is written.
+def write_file(path: str, data: bytes, own: OwnFiles) -> None:
+    """Write `data` to a file, which keeps its old content until it has all of `data`; or to a device or pipe.
 
     Raises:
-      CommandError: if the system refuses.
+      CommandError: if the file is a store's, which would lose what it has, or the system refuses.
 
     """
+    if not os.path.isdir(path) and own.has_part(path):
+        raise CommandError(f"{printable(path)}: is part of a store; write the blob to another place")
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             with open(path, "wb", buffering=0) as writer:
@@ -154,7 +164,9 @@ def write_new_file(path: str, data: bytes) -> None:
     try:
         write_all(file, data)
     except OSError as error:
-        os.unlink(path)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(path), os.fstat(file)):  # another program may have replaced it
+                os.unlink(path)
         raise CommandError(f"{printable(path)}: {error.strerror}") from error
     finally:
         os.close(file)
@@ -232,6 +244,8 @@ def _wrong(path: str, why: str | None) -> File:
 
 
 def _replace_file(path: str, data: bytes) -> None:
+    if os.path.exists(path) and not os.access(path, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # replacing it would take no permission
     temporary = os.path.join(os.path.dirname(path), f".trio-replica-{secrets.token_hex(8)}")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

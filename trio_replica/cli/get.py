@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 @click.pass_context
 def get(context: click.Context, ref: str, output: str) -> int:
     """Write the blob that REF names. The first digits of a ref will do, if no other begins with them."""
-    data = run(_get, chosen_stores(context), ref)
+    stores = chosen_stores(context)
+    data = run(_get, stores, ref)
     if output == "-":
         write_output(data)
     else:
-        write_file(output, data)
+        write_file(output, data, stores.own_files())
     return 0
 
 

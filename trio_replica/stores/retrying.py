@@ -253,6 +253,10 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Give the store a new identity: see `DeletableStore.renew_identity`."""
         return await self._call("renew_identity", self._deletable.renew_identity)
 
+    async def get_stored(self, ref: Ref) -> bytes:
+        """Return a blob as it is on the medium: see `DeletableStore.get_stored`."""
+        return await self._call("get_stored", partial(self._deletable.get_stored, ref))
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of the bytes under a ref: see `DeletableStore.set_aside`."""
         return await self._call("set_aside", partial(self._deletable.set_aside, ref))

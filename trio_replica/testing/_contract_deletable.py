@@ -48,6 +48,18 @@ class DeletableContract(ContractPart):
             bad: Any = "text"
             await assert_raises(TypeError, store.replace, bad)
 
+    async def test_what_is_stored_is_what_was_put(self) -> None:
+        """Reading past the store's caches finds the same blobs, and no others."""
+        async with self._open_deletable() as store:
+            for data in (b"", *some_blobs(5)):
+                ref, _ = await store.put(data)
+                with trio.testing.assert_checkpoints():
+                    assert await store.get_stored(ref) == data
+            with trio.testing.assert_checkpoints():
+                await assert_raises(BlobNotFoundError, store.get_stored, ABSENT)
+            bad: Any = bytes(ABSENT)
+            await assert_raises(TypeError, store.get_stored, bad)
+
     async def test_what_is_set_aside_stays_as_it_was(self) -> None:
         """Whether a copy is kept or not, the blob is still there, and can be replaced."""
         async with self._open_deletable() as store:
