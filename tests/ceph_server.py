@@ -23,7 +23,7 @@ from .s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-PROGRAMS: Final = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+PROGRAMS: Final = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "rados", "radosgw", "radosgw-admin")
 
 CONFIGURATION: Final = """
 [global]
@@ -154,6 +154,11 @@ class CephServer(S3Server):
         keys = [f"--access-key={access_key}", f"--secret-key={secret_key}"]
         create = ["user", "create", f"--uid={name}", f"--display-name={name}"]
         self._run("radosgw-admin", "-n", "client.rgw", *create, *keys, *options)
+
+    def lose(self, bucket: str, key: str) -> None:
+        """Remove the data of an object behind the gateway's back. It goes on listing the object."""
+        stats = json.loads(self._run("radosgw-admin", "-n", "client.rgw", "bucket", "stats", f"--bucket={bucket}"))
+        self._run("rados", "--pool=default.rgw.buckets.data", "rm", f"{stats['marker']}_{key}")
 
     def stop(self) -> None:
         """Kill what runs."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_replica import Blob, Ref, Store
+from trio_replica.stores import _object_store
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
+
+    import pytest
 
     from trio_replica import PutResult
     from trio_replica._blob import BytesLike
@@ -110,3 +114,11 @@ async def put_numbers(store: Store, numbers: Iterable[int]) -> list[Ref]:
 
 def refs(*numbers: int) -> tuple[Ref, ...]:
     return tuple(Ref.of(b"%d" % number) for number in numbers)
+
+
+def miss_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let a package of the extra ``cloud`` be not installed, and the modules not imported yet that need it."""
+    for module in [module for module in sys.modules if module.startswith(f"{_object_store.__name__}.")]:
+        monkeypatch.setattr(_object_store, module.rpartition(".")[2], sys.modules[module])  # to have it back afterwards
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)

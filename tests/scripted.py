@@ -6,7 +6,7 @@ import socketserver
 import threading
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from .held import PATIENCE
 
@@ -23,14 +23,18 @@ class Request(NamedTuple):
     method: str
     path: str
     body: bytes
+    headers: dict[str, str]
+    """By their names in lower case."""
 
 
 class Answer(NamedTuple):
     """The answer to a request."""
 
     status: int
-    body: str = ""
+    body: str | bytes = ""
     """The answer to a HEAD has no body: this only gives its length."""
+    headers: str = ""
+    """More header lines, each with its end."""
 
     @classmethod
     def of_error(cls, status: int, code: str, message: str = "") -> Answer:
@@ -90,30 +94,42 @@ def scripted_server(
 def say_nothing(server: Scripted, reader: IO[bytes], writer: IO[bytes]) -> None:
     """Take a request, and never answer."""
     server.requests.append(_read_request(reader))
+    never_answer(server, writer)
+
+
+def never_answer(server: Scripted, writer: IO[bytes]) -> None:
+    """Let who has asked wait."""
     server.was_asked.set()
     assert server.ended.wait(PATIENCE)
 
 
-def answering(answer: Callable[[Request], Answer]) -> Callable[[Scripted, IO[bytes], IO[bytes]], None]:
-    """Speak HTTP, one request a connection, and answer each as `answer` says."""
+def answering(
+    answer: Callable[[Request], Answer | Callable[[Scripted, IO[bytes]], None]],
+) -> Callable[[Scripted, IO[bytes], IO[bytes]], None]:
+    """Speak HTTP, one request a connection, and answer each as `answer` says, or have it write to the connection."""
 
     def talk(server: Scripted, reader: IO[bytes], writer: IO[bytes]) -> None:
         request = _read_request(reader)
         server.requests.append(request)
-        status, body = answer(request)
+        answered = answer(request)
+        if not isinstance(answered, Answer):
+            answered(server, writer)
+            return
+        status, body, headers = answered
+        data = body if isinstance(body, bytes) else body.encode()
         head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(body)}\r\n"
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(data)}\r\n{headers}"
             f'Connection: close\r\nETag: "etag"\r\nLast-Modified: {DATE}\r\n\r\n'
         )
-        writer.write((head + ("" if request.method == "HEAD" else body)).encode())
+        writer.write(head.encode() + (b"" if request.method == "HEAD" else data))
 
     return talk
 
 
 def _read_request(reader: IO[bytes]) -> Request:
     method, path, _ = reader.readline().decode().split(" ", 2)
-    headers: dict[str, Any] = {}
+    headers: dict[str, str] = {}
     while line := reader.readline().decode().strip():
         name, _, value = line.partition(": ")
         headers[name.lower()] = value
-    return Request(method, path, reader.read(int(headers.get("content-length", 0))))
+    return Request(method, path, reader.read(int(headers.get("content-length", 0))), headers)

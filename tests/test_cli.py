@@ -37,6 +37,7 @@ from trio_replica.cli.status import Holdings, survey
 from trio_replica.config import read_config
 from trio_replica.testing import SimulatedStore
 
+from .common import miss_package
 from .held import PATIENCE, wait_for
 from .schemes import open_with_function
 
@@ -1533,8 +1534,7 @@ def test_what_is_wrong_with_arguments_shows_no_secrets(run: Run, arguments: list
 
 
 def test_a_package_is_missing_for_a_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "trio_replica.stores._object_store.objects", raising=False)
-    monkeypatch.setitem(sys.modules, "obstore", None)
+    miss_package(monkeypatch, "obstore")
     ended = run("ls", "--sync", "s3://b")
     assert (ended.status, "pip install 'trio-replica[cloud]'" in " ".join(ended.err.split())) == (1, True)
     Path("x.toml").write_text('[sync]\na = "s3://b"\n')

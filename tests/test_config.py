@@ -6,7 +6,6 @@ import copy
 import io
 import os
 import pickle
-import sys
 import tomllib
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from trio_replica._urls.registry import OURS, find_scheme, forms
 from trio_replica._urls.store_options import option_kinds
 from trio_replica.config import read_config
 
+from .common import miss_package
 from .schemes import open_with_function
 
 if TYPE_CHECKING:
@@ -379,8 +379,7 @@ def test_a_reason_that_has_no_place(write: Callable[[str], str], monkeypatch: py
 
 
 def test_a_package_is_missing(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "trio_replica.stores._object_store.objects", raising=False)
-    monkeypatch.setitem(sys.modules, "obstore", None)
+    miss_package(monkeypatch, "obstore")
     with pytest.raises(ModuleNotFoundError, match=r"trio-replica\[cloud\]"):
         replica.open_config(write('[sync]\na = "s3://b"'))
 

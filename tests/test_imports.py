@@ -21,7 +21,7 @@ KNOW_STORES = {"_urls.opening", "_urls.store_url", "", "cli.stores"}
 EVERYWHERE = {"trio", "outcome", *sys.stdlib_module_names}
 COMMAND_LINE = {"click", "rich"}
 POSTGRES = {"psycopg"}
-CLOUD = {"obstore"}
+CLOUD = {"botocore", "httpcore", "obstore"}
 ADVICE = {"numpy"}
 
 
@@ -91,7 +91,7 @@ def _complaint(name: str, found: Import) -> str | None:
     if (
         top_level in EVERYWHERE
         or (top_level in COMMAND_LINE and is_command_line)
-        or (top_level in CLOUD and name == "stores._object_store.objects")
+        or (top_level in CLOUD and name.startswith("stores._object_store."))
         or (top_level in ADVICE and name.startswith("_advice."))
         or (top_level in POSTGRES and name.startswith("stores._postgres"))
         or (top_level == "pytest" and name.startswith("testing") and found.place == "function")

@@ -56,7 +56,7 @@ def answered(status: str, code: str = "", message: str = "") -> str:
         ),
         (answered("418 I'm a teapot"), "the server answered 418: correct the endpoint, the region or the credentials"),
         (answered("400 Bad Request", "Odd", "a\n&amp;\nb"), "the server answered 400 Odd: a & b"),
-        (answered("400 Bad Request", "Odd", "x" * 300), f"the server answered 400 Odd: {'x' * 200}…"),
+        (answered("400 Bad Request", "Odd", "x" * 300), f"the server answered 400 Odd: {'x' * 199}…"),
         (
             raised(UNANSWERED, "error: InvalidCertificate(\n UnknownIssuer,\n)"),
             "the certificate of its server is not trusted: correct the endpoint or the certificate",
@@ -81,7 +81,7 @@ def answered(status: str, code: str = "", message: str = "") -> str:
             "Generic S3 error: HTTP error: odd",
         ),
         (raised("Error performing GET REDACTED in 5.3ms - HTTP error: odd"), "Generic S3 error: HTTP error: odd"),
-        (raised("Got http://host/?sig=SECRET, " + "x " * 300), f"Generic S3 error: Got, {'x ' * 300}"[:200] + "…"),
+        (raised("Got http://host/?sig=SECRET, " + "x " * 300), f"Generic S3 error: Got, {'x ' * 300}"[:199] + "…"),
         ("", "RuntimeError"),
     ],
 )

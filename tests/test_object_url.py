@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trio_replica.stores._access import Access
 from trio_replica.stores._object_store.url import ClientLimits, ObjectPlace, parse_object_url
 
 LIMITS = ClientLimits(requests=16, request_timeout=30.0, connect_timeout=5.0, retries=3, retry_timeout=10.0)
@@ -64,9 +65,20 @@ def test_short_urls(url: str, name: str, config: dict[str, str]) -> None:
     assert not place.allow_http
 
 
+def test_how_it_may_be_used() -> None:
+    assert parse("s3://b").access == Access()
+    place = parse("s3://b?create=false&read_only=true&max_memory=7")
+    assert (place.access, place.config) == (Access(create=False, read_only=True, max_memory=7), {})
+    given = Access(create=False, max_memory=7)
+    assert parse_object_url("s3://b?max_memory=8", LIMITS, {}, given).access == Access(create=False, max_memory=8)
+
+
 @pytest.mark.parametrize(
     ("url", "line"),
     [
+        ("s3://b?create=perhaps", "create is true or false: s3://b"),
+        ("s3://b?max_memory=much", "max_memory is a number of bytes, at least 1: s3://b"),
+        ("s3://b?max_memory=0", "max_memory is a number of bytes, at least 1: s3://b"),
         ("bucket", "the URL of an object store begins with one of s3://, gs://, az://"),
         ("http://bucket/", "the URL of an object store begins with one of s3://, gs://, az://"),
         ("s3:bucket", "the URL of an object store begins with one of s3://, gs://, az://"),

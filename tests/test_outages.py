@@ -18,9 +18,11 @@ from trio_replica import PoisonedError, Ref, ReplicaStore, RetryingStore
 from .ceph_server import CephServer, ceph_server
 from .held import PATIENCE, wait_for
 from .s3_server import S3Server
-from .scripted import Answer, Scripted, answering, say_nothing, scripted_server
+from .scripted import Answer, Request, Scripted, answering, never_answer, scripted_server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_replica import Store
 
 BUCKET: Final = "blobs"
@@ -160,11 +162,8 @@ async def test_without_retries_an_outage_poisons_and_what_the_server_lacks_is_kn
             assert outage.accepted <= await refs_of(remote)
 
 
-def hang_once_open(server: Scripted, reader: IO[bytes], writer: IO[bytes]) -> None:
-    if server.requests:
-        say_nothing(server, reader, writer)
-    else:
-        answering(lambda _: Answer.of_error(404, "NoSuchKey"))(server, reader, writer)
+def answer_who_it_is(request: Request) -> Answer | Callable[[Scripted, IO[bytes]], None]:
+    return Answer(200, "0" * 32) if request.path.endswith("b~") else never_answer
 
 
 async def test_a_remote_store_that_hangs_holds_up_no_get_and_the_end_only_while_its_request_runs(
@@ -175,7 +174,7 @@ async def test_a_remote_store_that_hangs_holds_up_no_get_and_the_end_only_while_
         assert f"readers of s3://{BUCKET}/copy" in "".join(names_of_threads())
         server.ended.set()
 
-    with scripted_server(hang_once_open) as server:
+    with scripted_server(answering(answer_who_it_is)) as server:
         url = S3Server(server.endpoint()).url(f"{BUCKET}/copy", request_timeout=str(HANG))
         async with replica.open_sqlite(tmp_path / "local.db") as local, trio.open_nursery() as nursery:
             ref, _ = await local.put(b"blob")

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import outcome
+import trio
 
-from .._blob import hashed
+from .._blob import Ref, hashed
 from .._calls.all_ended import all_ended
 from .._calls.start import start_in_task
 from .._calls.threads import BATCH_BYTES, open_store_threads
 from .._deletable import DeletableStore
-from .._errors import BlobNotFoundError
+from .._errors import BlobNotFoundError, StoreIdentityError, StoreNotFoundError
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
-from ._object_store.place import CLIENT_OPTIONS, bucket_place
+from ._access import MAX_MEMORY, Access
+from ._object_store.place import CLIENT_OPTIONS, IDENTITY, bucket_place
 from ._object_store.url import ClientLimits, parse_object_url
 from ._started import StartedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from .._blob import Blob, BytesLike, Ref
+    from .._blob import Blob, BytesLike
     from .._calls.start import Cancel, Done
     from .._calls.threads import Call, Handler, StoreThreads
-    from ._object_store.objects import Objects
+    from ._object_store.listing import Listing
+    from ._object_store.parts import ObjectParts
 
     Request: TypeAlias = Callable[[], Any]
-
-MemberT = TypeVar("MemberT", bound="Hashable")
 
 REQUESTS: Final = 16
 """Requests that write at once, and as many that read. With blobs of 4 KiB and a Ceph gateway on the same 2 cores, one
@@ -51,6 +53,10 @@ RETRIES: Final = 3
 RETRY_TIMEOUT: Final = 10.0
 """Seconds after which the client no longer repeats a request. They are enough for `RETRIES`."""
 
+_EXTRA: Final = frozenset({"botocore", "httpcore", "obstore"})
+
+logger: Final = logging.getLogger("trio_replica")
+
 ALONE: Final = BATCH_BYTES
 """The size that makes each call a batch of its own. Of two calls in a batch, one would wait for the other's request."""
 
@@ -58,6 +64,9 @@ ALONE: Final = BATCH_BYTES
 def open_object_store(
     url: str,
     *,
+    create: bool = True,
+    read_only: bool = False,
+    max_memory: int = MAX_MEMORY,
     requests: int = REQUESTS,
     request_timeout: float = REQUEST_TIMEOUT,
     connect_timeout: float = CONNECT_TIMEOUT,
@@ -67,20 +76,30 @@ def open_object_store(
 ) -> AbstractAsyncContextManager[ObjectStore]:
     """Open a store with one object for each blob, ``PREFIX/b:<64 hex>`` in a bucket, for the block.
 
-    The bucket has to exist. With one GET, entering the block checks that it does and that the credentials open it.
-    Several processes may use one prefix at once. All other objects under it are left alone.
+    The bucket has to exist. With one GET of the store's identity, the object ``PREFIX/b~``, entering the block checks
+    that it does and that the credentials open it. A prefix without an identity gets one. Several processes may use one
+    prefix at once. All other objects under it are left alone.
 
     A put is one request, which creates the object if there is none, so the server decides which put added it. The
     server has to support that, like S3 (since 2024), Google Cloud Storage, Azure, Ceph and MinIO. It has to list names
     in order, which S3's directory buckets don't do. The credentials have to permit listing, because S3 does not say
     that a blob is missing otherwise. A blob is sent whole in one request. S3 and Azure accept up to about 5 GB.
 
+    A listing has ended only when it has shown the identity, which sorts after all blobs. An answer that is not a
+    listing, or is out of order, is an error, and no listing goes on forever. The client follows redirects. It makes all
+    requests except those for a listing in ``s3://``: see SECURITY.md.
+
     The end of the block waits for the requests under way, even if it is cancelled. A request that hangs takes
-    `request_timeout`, and a repetition takes up to `retry_timeout` more.
+    `request_timeout`, and a repetition takes up to `retry_timeout` more. A listing in ``s3://`` ends at once.
 
     Args:
       url: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``, with a percent-encoded prefix.
         It may end with ``?OPTION=VALUE&…`` for the other arguments, and these values take precedence.
+      create: whether a prefix with neither an identity nor a blob becomes a store. False makes that an error, so that
+        a misspelt prefix does not become a new store.
+      read_only: whether the block writes nothing, not even an identity. Permissions to list and to get are then enough.
+        If there is no identity, a listing ends where the server says so, and a warning is logged.
+      max_memory: bytes of the largest blob that a get or a put holds in memory, whatever the server says.
       requests: how many requests that write, and how many that read, may be under way at once. Each has a thread.
       request_timeout: seconds for a whole request, including its body and that of the answer. It limits the size of a
         blob on a slow connection.
@@ -96,38 +115,43 @@ def open_object_store(
         cloud's machine that it runs on.
 
     Raises:
-      ModuleNotFoundError: at once, if obstore is not installed.
+      ModuleNotFoundError: at once, if obstore, or botocore and httpcore for ``s3://``, are not installed.
       TypeError, ValueError: at once, if the URL or an option is bad.
       RuntimeError: at once, in a process that was forked from one that has used object stores.
+      StoreNotFoundError: on entering the block, if there is no store, and `create` or `read_only` forbids making one.
       ReplicaError: on entering the block, if the server can't be reached, has no such bucket, refuses the credentials,
         or is not an object store. The message has the remedy.
 
     """
+    access = Access(create=create, read_only=read_only, max_memory=max_memory)
     limits = ClientLimits(requests, request_timeout, connect_timeout, retries, retry_timeout)
-    place = parse_object_url(url, limits, config)
+    place = parse_object_url(url, limits, config, access)
     try:
-        from ._object_store.objects import Objects  # noqa: PLC0415  (it needs obstore, which may not be installed)
+        from ._object_store.parts import ObjectParts  # noqa: PLC0415  (it needs what may not be installed)
     except ModuleNotFoundError as error:
-        if error.name != "obstore":
+        if error.name not in _EXTRA:
             raise
         raise ModuleNotFoundError(
-            "object stores need obstore: pip install 'trio-replica[cloud]'", name="obstore"
+            f"object stores need {error.name}: pip install 'trio-replica[cloud]'", name=error.name
         ) from None
-    return open_objects(place.name, Objects(place), place.limits.requests)
+    return open_objects(ObjectParts(place))
 
 
 @asynccontextmanager
-async def open_objects(name: str, objects: Objects, requests: int) -> AsyncGenerator[ObjectStore, None]:
-    """Open the store with these objects, with `requests` threads that write and as many that read."""
+async def open_objects(parts: ObjectParts) -> AsyncGenerator[ObjectStore, None]:
+    """Open the store with these parts: find its identity, or give it one."""
+    name, requests = parts.place.name, parts.place.limits.requests
     async with (
         open_store_threads(f"writers of {name}", _serve, threads=requests) as writers,
         open_store_threads(f"readers of {name}", _serve, threads=requests) as readers,
+        parts.open_listing(readers) as listing,
     ):
         try:
-            await readers.run(objects.check, abandon_on_cancel=True)
-            yield ObjectStore(name, objects, writers, readers)
+            store = ObjectStore(parts, listing, writers, readers)
+            await store._find_identity()
+            yield store
         finally:
-            objects.close()
+            listing.close()
 
 
 @final
@@ -138,15 +162,59 @@ class ObjectStore(DeletableStore, StartedStore):
     """
 
     def __init__(
-        self, name: str, objects: Objects, writers: StoreThreads[Request], readers: StoreThreads[Request]
+        self, parts: ObjectParts, listing: Listing, writers: StoreThreads[Request], readers: StoreThreads[Request]
     ) -> None:
-        self._name = name
-        self._objects = objects
+        self._name = parts.place.name
+        self._access = parts.place.access
+        self._client = parts.client
+        self._objects = parts.objects
+        self._identity_objects = parts.identity
+        self._listing = listing
         self._writers = writers
         self._readers = readers
+        self._identity: str | None = None  # once it is known; it never changes then
 
     def __repr__(self) -> str:
         return f"<ObjectStore {self._name!r}>"
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it was opened with ``read_only=True``."""
+        return self._access.read_only
+
+    async def identity(self) -> str | None:
+        """Return what the object ``b~`` says: see `Store.identity`."""
+        found: str | None = await self._readers.run(self._identity_objects.read, abandon_on_cancel=True)
+        if self._identity is not None and found != self._identity:
+            raise StoreIdentityError(self._name, self._identity, found)
+        self._identity = found  # a store that is only read may get one from another program
+        return found
+
+    async def session_mark(self) -> str | None:
+        """Return what the object ``b~mark`` says: see `Store.session_mark`."""
+        mark: str | None = await self._readers.run(self._identity_objects.read_mark, abandon_on_cancel=True)
+        return mark
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Write the object ``b~mark``: see `Store.set_session_mark`."""
+        self._access.check_writable(self._name)
+        await self._writers.run(partial(self._identity_objects.write_mark, mark))
+
+    async def _find_identity(self) -> None:
+        """Find out who this store is, or give it an identity.
+
+        Raises:
+          StoreNotFoundError: if there is no store, and none may be made.
+
+        """
+        if await self.identity() is not None:
+            return
+        if not self._access.may_create and not await self._listing.list_page(Ref.ZERO, 1, trio.lowlevel.checkpoint):
+            raise StoreNotFoundError(self._name)
+        if self._access.read_only:
+            logger.warning("%s has no identity, so its listings end where the server says, without proof", self._name)
+        else:
+            self._identity = await self._writers.run(self._identity_objects.create)
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
@@ -155,10 +223,14 @@ class ObjectStore(DeletableStore, StartedStore):
         be. An object of another size under the blob's name, which another program has put there, is replaced and
         logged.
         """
+        self._access.check_writable(self._name)
+        self._access.check_size(self._name, len(blob))
         return self._writers.start(partial(self._objects.put, blob), done, size=ALONE)
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
         """Start to store many blobs, up to `requests` at once: see `StartableStore`."""
+        self._access.check_writable(self._name)
+        self._access.check_size(self._name, max(map(len, blobs), default=0))
         return start_in_task(partial(self._put_all, blobs), done)
 
     async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
@@ -183,21 +255,38 @@ class ObjectStore(DeletableStore, StartedStore):
 
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
         """Start a `list_page`: see `StartableStore`."""
-        return self._start_read(partial(self._objects.list_page, after, limit), done)
+        return start_in_task(partial(self._listing.list_page, after, limit, self._check_end), done)
+
+    async def _check_end(self) -> None:
+        """Refuse the end of a listing that has not shown the identity, unless there is none."""
+        if self._identity is None:  # it is only read
+            await trio.lowlevel.checkpoint()
+            return
+        await self.identity()  # which raises if it has gone
+        raise self._client.error(
+            f"its listing ended before the object {IDENTITY}, which is there, so it may lack blobs: "
+            "try again later, or repair the server"
+        )
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`. Of racing deletes of one blob, several may return True."""
-        deleted: bool = await self._writers.run(partial(self._objects.delete, check_ref(ref)), size=ALONE)
+        check_ref(ref)
+        self._access.check_writable(self._name)
+        deleted: bool = await self._writers.run(partial(self._objects.delete, ref), size=ALONE)
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
         """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await hashed(blob)
+        self._access.check_writable(self._name)
+        self._access.check_size(self._name, len(blob))
         await self._writers.run(partial(self._objects.replace, blob), size=ALONE)
 
     async def set_aside(self, ref: Ref) -> str | None:
         """Have the server copy an object to ``damaged:<64 hex>-<time>``: see `DeletableStore.set_aside`."""
-        name: str | None = await self._writers.run(partial(self._objects.set_aside, check_ref(ref)), size=ALONE)
+        check_ref(ref)
+        self._access.check_writable(self._name)
+        name: str | None = await self._writers.run(partial(self._objects.set_aside, ref), size=ALONE)
         return name
 
     def _start_read(self, request: Request, done: Done) -> Cancel:

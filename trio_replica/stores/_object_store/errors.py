@@ -9,6 +9,7 @@ import html
 import re
 from typing import TYPE_CHECKING, Final
 
+from ..._printable import one_line
 from ..._redact import redacted
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 TEXT_LIMIT: Final = 200
 """Characters that are shown of a message of a server or the client."""
+
+NO_GOOD_SERVER: Final = "correct the endpoint, or repair the server"
+"""What to do about a server whose answers are no answers, or contradict each other."""
 
 MISSING_CODES: Final = frozenset({"NoSuchKey", "BlobNotFound"})
 """The codes of S3 and Google, and of Azure, for a missing object in an existing bucket."""
@@ -27,7 +31,11 @@ _FORBIDDEN = "the server forbids this with these credentials: permit them to lis
 _WRONG_PLACE = "the bucket is elsewhere: correct the region or the endpoint"
 _TOO_LARGE = "the server takes no blob of this size in one request"
 _NOT_ABLE = "the server can't do this; a store has to put an object only if there is none (If-None-Match)"
-_NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
+NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
+_ODD_NAME = (
+    "under its prefix is an object of another program with a name that the client can't list (an empty part, a dot for "
+    "one, or a control character): move it away"
+)
 _REFUSED = "correct the endpoint, the region or the credentials"
 _TROUBLE = "the server is in trouble: try again later"
 
@@ -54,34 +62,34 @@ _STATUSES: Final = (
     (r"401", _BAD_CREDENTIALS),
     (r"403", _FORBIDDEN),
     (r"30\d", _WRONG_PLACE),
-    (r"404", _NO_OBJECT_STORE),
+    (r"404", NO_OBJECT_STORE),
     (r"413", _TOO_LARGE),
     (r"501", _NOT_ABLE),
     (r"408|429|5\d\d", _TROUBLE),
 )
 
+UNKNOWN_SERVER: Final = "the name of its server is not known: correct the endpoint, or the name service"
+NOT_LISTENING: Final = "its server refuses the connection: start it, or correct the endpoint"
+NO_TLS: Final = "its server speaks no TLS: correct the endpoint, or make it http:// and add allow_http=true"
+BAD_CERTIFICATE: Final = "the certificate of its server is not trusted: correct the endpoint or the certificate"
+NOT_IN_TIME: Final = (
+    "its server did not answer in time: try again later, or raise request_timeout, which limits the size of blobs"
+)
+HUNG_UP: Final = (
+    "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint"
+)
 _BEFORE_ANY_ANSWER: Final = (
-    ("dns error", "the name of its server is not known: correct the endpoint, or the name service"),
-    ("ConnectionRefused", "its server refuses the connection: start it, or correct the endpoint"),
-    (
-        "InvalidContentType",
-        "its server speaks no TLS: correct the endpoint, or make it http:// and add allow_http=true",
-    ),
-    (
-        "InvalidCertificate",
-        "the certificate of its server is not trusted: correct the endpoint or the certificate",
-    ),
+    ("dns error", UNKNOWN_SERVER),
+    ("ConnectionRefused", NOT_LISTENING),
+    ("InvalidContentType", NO_TLS),
+    ("InvalidCertificate", BAD_CERTIFICATE),
     ("BadScheme", "its endpoint is http://: make it https://, or add allow_http=true"),
-    (
-        "TimedOut|kind: Timeout",
-        "its server did not answer in time: try again later, or raise request_timeout, which limits the size of blobs",
-    ),
+    ("TimedOut|kind: Timeout", NOT_IN_TIME),
     ("InvalidUri", "its endpoint is no URL: correct it"),
-    (
-        "IncompleteMessage|ConnectionReset|BrokenPipe|UnexpectedEof|IncompleteBody",
-        "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint",
-    ),
-    (r"hyper::Error\(\s*Parse|Unable to extract metadata|Got invalid .* response", _NO_OBJECT_STORE),
+    ("IncompleteMessage|ConnectionReset|BrokenPipe|UnexpectedEof|IncompleteBody", HUNG_UP),
+    (r"contained empty path segment|Error parsing Path|non-unicode", _ODD_NAME),
+    ("Content-Length Header missing", f"it does not say how long what it sends is: {NO_GOOD_SERVER}"),
+    (r"hyper::Error\(\s*Parse|Unable to extract metadata|Got invalid .* response", NO_OBJECT_STORE),
 )
 
 _LOOKS_FOR_CREDENTIALS: Final = re.compile(
@@ -109,19 +117,24 @@ def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -
     Quoted text goes through `without_secrets` before it is shortened, because a shortened secret is not recognised.
     """
     text, _, debug = str(error).partition("\n\nDebug source:")
-    status, code = _STATUS.search(text), _CODE.search(text)
     if _LOOKS_FOR_CREDENTIALS.search(text + debug):
         return NO_CREDENTIALS
-    if status is None:
-        for pattern, line in _BEFORE_ANY_ANSWER:
-            if re.search(pattern, text + debug):
-                return line
-        return _shortened(without_secrets(_REQUEST.sub("", text))) or type(error).__name__
+    if status := _STATUS.search(text):
+        return explain_answer(status[1], text, without_secrets)
+    for pattern, line in _BEFORE_ANY_ANSWER:
+        if re.search(pattern, text + debug):
+            return line
+    return _shortened(without_secrets(_REQUEST.sub("", text))) or type(error).__name__
+
+
+def explain_answer(status: str, text: str, without_secrets: Callable[[str], str] = str) -> str:
+    """Return what the status of an answer, and the error in its text, mean: see `explain`."""
+    code = _CODE.search(text)
     if code is not None and code[1] in _CODES:
         return f"{_CODES[code[1]]} ({code[1]})"
-    said = f"{status[1]} {code[1]}" if code is not None else status[1]
+    said = f"{status} {code[1]}" if code is not None else status
     for pattern, line in _STATUSES:
-        if re.fullmatch(pattern, status[1]):
+        if re.fullmatch(pattern, status):
             return f"{line} ({said})"
     message = _MESSAGE.search(text)
     quoted = _shortened(without_secrets(html.unescape(message[1]))) if message else _REFUSED
@@ -129,5 +142,4 @@ def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -
 
 
 def _shortened(text: str) -> str:
-    line = " ".join(redacted(text).split())
-    return line if len(line) <= TEXT_LIMIT else f"{line[:TEXT_LIMIT]}…"
+    return one_line(redacted(text), TEXT_LIMIT)

@@ -10,6 +10,9 @@ from ..._query import options_in, split_query
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+IDENTITY: Final = "b~"
+"""The object that has a store's identity. It sorts after all blobs, ``b:…``, so a listing that shows it has ended."""
+
 CLIENT_OPTIONS: Final = (
     "endpoint",
     "region",

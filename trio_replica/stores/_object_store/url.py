@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from ..._redact import HIDDEN, redacted
+from .._access import Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,6 +72,7 @@ class ObjectPlace:
     config: Mapping[str, str] = field(repr=False)
     """The client's other options. Some are secrets."""
     limits: ClientLimits
+    access: Access = field(default_factory=Access)
 
     def without_secrets(self, text: str) -> str:
         """Return `text` without the values of options that may be secrets."""
@@ -83,8 +85,10 @@ class ObjectPlace:
         return text
 
 
-def parse_object_url(url: str, limits: ClientLimits, config: Mapping[str, str | bool]) -> ObjectPlace:
-    """Return the place that `url` names. Options in the URL take precedence over `limits` and `config`.
+def parse_object_url(
+    url: str, limits: ClientLimits, config: Mapping[str, str | bool], access: Access | None = None
+) -> ObjectPlace:
+    """Return the place that `url` names. Options in the URL take precedence over the other arguments.
 
     Raises:
       TypeError: if `url` is not a `str`, or an option has a value of the wrong type.
@@ -108,13 +112,14 @@ def parse_object_url(url: str, limits: ClientLimits, config: Mapping[str, str | 
     if "timeout" in options:  # the client's own option, which would take precedence
         raise ValueError(f"there is no option timeout, but request_timeout, connect_timeout and retry_timeout: {name}")
     limits = _limits(limits, options, name)
+    access = _access(access or Access(), options, name)
     allow_http = _yes_or_no("allow_http", options.pop("allow_http", "false"), name)
     endpoint = options.pop("endpoint", None)
     if endpoint is not None:
         _check_endpoint(endpoint, allow_http=allow_http, name=name)
         options[ENDPOINTS[scheme]] = endpoint
         name += f" at {endpoint}"
-    return ObjectPlace(name, scheme, bucket, prefix, allow_http, options, limits)
+    return ObjectPlace(name, scheme, bucket, prefix, allow_http, options, limits, access)
 
 
 def _texts(config: Mapping[str, str | bool]) -> dict[str, str]:
@@ -158,6 +163,19 @@ def _limits(limits: ClientLimits, options: dict[str, str], name: str) -> ClientL
         return replace(limits, **numbers)
     except ValueError as error:
         raise ValueError(f"{error}: {name}") from None
+
+
+def _access(access: Access, options: dict[str, str], name: str) -> Access:
+    """Return `access` with what `options` say instead, which is taken out of these."""
+    given: dict[str, Any] = {
+        option: _yes_or_no(option, options.pop(option), name) for option in ("create", "read_only") if option in options
+    }
+    try:
+        if "max_memory" in options:
+            given["max_memory"] = int(options.pop("max_memory"))
+        return replace(access, **given)
+    except ValueError:
+        raise ValueError(f"max_memory is a number of bytes, at least 1: {name}") from None
 
 
 def _yes_or_no(option: str, text: str, name: str) -> bool:

@@ -1,0 +1,105 @@
+"""The identity of an object store, and its mark: two small objects that sort after its blobs.
+
+All of it blocks, and runs in the store's threads.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, final
+
+import obstore
+import outcome
+from obstore.exceptions import AlreadyExistsError
+
+from ..._identity import is_identity, new_identity
+from .errors import NO_GOOD_SERVER, says_missing
+from .place import IDENTITY
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .client import ObjectClient
+
+MARK: Final = "b~mark"
+"""The object that has the mark of the last session."""
+
+_DIGITS: Final = 32
+_BYTES: Final = _DIGITS + len("\n")
+
+_NEITHER: Final = (
+    "is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
+    "else the server is not an object store: correct the endpoint"
+)
+
+
+@final
+class IdentityObjects:
+    """The identity of one store, and its mark."""
+
+    def __init__(self, client: ObjectClient) -> None:
+        self._client = client
+
+    def read(self) -> str | None:
+        """Return the identity; None if there is none.
+
+        Raises:
+          ReplicaError: if the server does not tell, or something else is there.
+
+        """
+        return self._read(IDENTITY)
+
+    def create(self) -> str:
+        """Give the store an identity, and return it: the one of another program that was faster, if there is one.
+
+        Raises:
+          ReplicaError: if it can't be created, or is not there afterwards.
+
+        """
+        ended = outcome.capture(self._write, IDENTITY, new_identity(), "create")
+        if isinstance(ended, outcome.Error) and not isinstance(ended.error, AlreadyExistsError):
+            raise self._client.failure(ended.error)
+        # It is read again even after a successful put, because a server without create-if-absent lets several succeed.
+        found = self.read()
+        if found is None:
+            raise self._client.error(f"{IDENTITY} was stored and is not there: {NO_GOOD_SERVER}")
+        return found
+
+    def read_mark(self) -> str | None:
+        """Return the mark; None if there is none.
+
+        Raises:
+          ReplicaError: if the server does not tell, or something else is there.
+
+        """
+        return self._read(MARK)
+
+    def write_mark(self, mark: str) -> None:
+        """Replace the mark.
+
+        Raises:
+          ReplicaError: if it can't be written, or something else is there, which stays.
+
+        """
+        self.read_mark()
+        ended = outcome.capture(self._write, MARK, mark, "overwrite")
+        if isinstance(ended, outcome.Error):
+            raise self._client.failure(ended.error)
+
+    def _read(self, name: str) -> str | None:
+        ended = outcome.capture(self._client.read, name, partial(self._check_size, name))
+        if isinstance(ended, outcome.Error):
+            if says_missing(ended.error):
+                return None
+            raise self._client.failure(ended.error)
+        text = ended.value.decode("ascii", "replace").removesuffix("\n")
+        if not is_identity(text):
+            raise self._client.error(f"{name} {_NEITHER}")
+        return text
+
+    def _check_size(self, name: str, size: int) -> None:
+        if not _DIGITS <= size <= _BYTES:
+            raise self._client.error(f"{name} {_NEITHER}")
+
+    def _write(self, name: str, text: str, mode: Any) -> None:
+        obstore.put(self._client.client, name, text.encode(), mode=mode, use_multipart=False)
