@@ -7,17 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._blob import all_hashed
+from .._calls.all_ended import all_ended
 from .._calls.start import ended_call
 from .._listing import check_page_request, check_ref, check_refs
 from .._parts import PAGE_LIMIT, in_parts
-from .._store import StartableStore
+from .._store import PutResult, StartableStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from .._blob import Blob, BytesLike, Ref
     from .._calls.start import Cancel, Done
-    from .._store import PutResult
 
 
 class StartedStore(StartableStore):
@@ -38,6 +38,12 @@ class StartedStore(StartableStore):
     @abstractmethod
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
         """Start a `list_page`: see `StartableStore`."""
+
+    async def _put_each(self, blobs: Sequence[Blob]) -> list[PutResult]:
+        """Store many blobs by a put of each, all at once."""
+        results = await all_ended(list(dict.fromkeys(blobs)), self.start_put)
+        added = {blob.ref: result.added for blob, result in results.items()}
+        return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs: see `Store.put_many`."""

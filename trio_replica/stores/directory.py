@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import outcome
 
 from .._blob import Blob, hashed
-from .._calls.all_ended import all_ended
 from .._calls.fan_out import concurrently
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
@@ -175,12 +174,7 @@ class DirectoryStore(DeletableStore, StartedStore):
 
         """
         self._check_writable()
-        return start_in_task(partial(self._put_all, blobs), done)
-
-    async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
-        results = await all_ended(list(dict.fromkeys(blobs)), self.start_put)
-        added = {blob.ref: result.added for blob, result in results.items()}
-        return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
+        return start_in_task(partial(self._put_each, blobs), done)
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.

@@ -18,7 +18,6 @@ from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError, StoreIdentityError, StoreNotFoundError
 from .._listing import check_ref
 from .._scheme import StoreScheme
-from .._store import PutResult
 from ._access import MAX_MEMORY, Access
 from ._object_store.place import CLIENT_OPTIONS, IDENTITY, bucket_place
 from ._object_store.url import ClientLimits, parse_object_url
@@ -200,6 +199,13 @@ class ObjectStore(DeletableStore, StartedStore):
         self._access.check_writable(self._name)
         await self._writers.run(partial(self._identity_objects.write_mark, mark))
 
+    async def renew_identity(self) -> str:
+        """Overwrite the object ``b~``, and remove ``b~mark``: see `DeletableStore.renew_identity`."""
+        self._access.check_writable(self._name)
+        await self.identity()
+        self._identity = await self._writers.run(self._identity_objects.renew)
+        return self._identity
+
     async def _find_identity(self) -> None:
         """Find out who this store is, or give it an identity.
 
@@ -231,12 +237,7 @@ class ObjectStore(DeletableStore, StartedStore):
         """Start to store many blobs, up to `requests` at once: see `StartableStore`."""
         self._access.check_writable(self._name)
         self._access.check_size(self._name, max(map(len, blobs), default=0))
-        return start_in_task(partial(self._put_all, blobs), done)
-
-    async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
-        results = await all_ended(list(dict.fromkeys(blobs)), self.start_put)
-        added = {blob.ref: result.added for blob, result in results.items()}
-        return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
+        return start_in_task(partial(self._put_each, blobs), done)
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.

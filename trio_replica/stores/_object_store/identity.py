@@ -65,6 +65,25 @@ class IdentityObjects:
             raise self._client.error(f"{IDENTITY} was stored and is not there: {NO_GOOD_SERVER}")
         return found
 
+    def renew(self) -> str:
+        """Give the store a new identity, remove the mark, and return the identity.
+
+        Raises:
+          ReplicaError: if the server refuses, or does not keep it.
+
+        """
+        identity = new_identity()
+        for step in (
+            partial(self._write, IDENTITY, identity, "overwrite"),
+            partial(obstore.delete, self._client.client, MARK),
+        ):
+            ended = outcome.capture(step)
+            if isinstance(ended, outcome.Error) and not says_missing(ended.error):
+                raise self._client.failure(ended.error)
+        if self.read() != identity:
+            raise self._client.error(f"{IDENTITY} was stored and is not there: {NO_GOOD_SERVER}")
+        return identity
+
     def read_mark(self) -> str | None:
         """Return the mark; None if there is none.
 

@@ -9,6 +9,8 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
+from ..._printable import one_line
+
 _ADDRESS: Final = re.compile(
     r"(- host: .*?, hostaddr: \S+: )?(connection (failed|is bad): |consuming input failed: )*"
     r'(connection to server .*?"(, port \d+)? failed: )?'
@@ -73,18 +75,11 @@ def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseExceptio
     """
     if not isinstance(error, psycopg.Error) or hasattr(error, _NAMED):
         return error
-    text = _one_line(error.diag.message_primary or "; ".join(_reasons(str(error)))) or type(error).__name__
+    text = one_line(error.diag.message_primary or "; ".join(_reasons(str(error))), LONGEST) or type(error).__name__
     named = copy.copy(error)
     named.args = (": ".join(filter(None, [text, name, _remedy(error, text, lost)])),)
     setattr(named, _NAMED, True)
     return named.with_traceback(error.__traceback__)
-
-
-def _one_line(text: str) -> str:
-    """Return the beginning of `text` in printable characters, one space where there are others."""
-    printable = "".join(character if character.isprintable() else " " for character in text[: 2 * LONGEST])
-    line = " ".join(printable.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _reasons(text: str) -> list[str]:
