@@ -9,7 +9,8 @@ import click
 import trio
 from rich.filesize import decimal
 
-from .._upkeep.reconcile import ReconcileCounts, reconcile
+from .._upkeep.reconcile import reconcile
+from .._upkeep.reconcile_report import ReconcileCounts
 from .output import Display, describe, printable, write_output
 from .running import FAILED, run
 from .stores import chosen_stores, open_each, store_options
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .._blob import Ref
-    from .._upkeep.reconcile import ReconcileReport
+    from .._upkeep.reconcile_report import ReconcileReport
     from .._urls.store_url import StoreUrl
     from .stores import Stores
 
