@@ -29,7 +29,7 @@ from trio_replica._sync import readers as _readers
 from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica._sync.readers import Readers
 from trio_replica._sync.sync_stores import SyncStores, _PutMany
-from trio_replica._upkeep.reconcile import _Member
+from trio_replica._upkeep.gaps import Member
 
 from .disks import File
 from .outbox import Connection
@@ -299,8 +299,8 @@ def a_listing_goes_on_after_the_longer_page(right: Right, pages: Sequence[list[R
 # Repairing
 
 
-@_planted(_Member, "settle_page")
-def a_store_that_can_not_be_listed_has_ended(right: Right, self: _Member, ended: Ended[list[Ref]]) -> bool:
+@_planted(Member, "settle_page")
+def a_store_that_can_not_be_listed_has_ended(right: Right, self: Member, ended: Ended[list[Ref]]) -> bool:
     goes_on: bool = right(self, outcome.Value([]) if isinstance(ended, outcome.Error) else ended)
     return goes_on
 

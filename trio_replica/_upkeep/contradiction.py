@@ -61,10 +61,19 @@ async def is_listed(store: Store, ref: Ref) -> bool:
     return check_page(await store.list_page(before, 1), before, 1) == [ref]
 
 
-async def claim_of(store: Store, ref: Ref) -> Contradiction | None:
+async def claim_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
     """Return how a store contradicts itself about a blob that a get does not find; None if nothing else shows it."""
-    if await is_listed(store, ref):
+    if ask_listing and await is_listed(store, ref):
         return Contradiction.LISTED_ABSENT
     if has_own_contains(store) and await contains(store, ref):
         return Contradiction.CLAIMED
+    return None
+
+
+async def denial_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
+    """Return how a store contradicts itself about a blob that a get finds; None if it agrees with itself."""
+    if ask_listing and not await is_listed(store, ref):
+        return Contradiction.UNLISTED
+    if has_own_contains(store) and not await contains(store, ref):
+        return Contradiction.DENIED
     return None

@@ -11,6 +11,8 @@ from .._frozen import FrozenDict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from .contradiction import Contradiction
+
 FINDINGS: Final = 10_000
 """Findings that a report keeps, of all stores together: some MB."""
 
@@ -24,7 +26,8 @@ class ScrubCounts:
     bytes: int = 0
     """Bytes of what was read."""
     corrupt: int = 0
-    """Blobs whose bytes are not those that the ref names, or that are listed and missing, or hidden by an index."""
+    """Blobs whose bytes are not those that the ref names, or that an index hides, or about which the store contradicts
+    itself: listed and not there, for example."""
     repaired: int = 0
     """Those of them that have been repaired."""
     failed: int = 0
@@ -35,7 +38,7 @@ class ScrubCounts:
 
 @dataclass(frozen=True, slots=True)
 class ScrubFinding:
-    """A blob of a store that is corrupt, or could not be read."""
+    """A blob of a store that is corrupt, or could not be read, or about which the store contradicts itself."""
 
     store: str
     """The name of the store."""
@@ -43,10 +46,12 @@ class ScrubFinding:
     problem: str
     """What is wrong, in words."""
     is_corrupt: bool
-    """Whether it is known to be corrupt; else it could not be read."""
+    """Whether it is known to be corrupt, or the store contradicts itself about it; else it could not be read."""
     is_repaired: bool = False
     outcome: str = ""
     """What became of it, in words; empty if no repair was asked for."""
+    contradiction: Contradiction | None = None
+    """Which answers of the store cannot both be true; None if it does not contradict itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class ScrubReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every blob was read and is right now, and no store has a problem."""
+        """Whether every blob was read and is right now, and no store has a problem or contradicts itself."""
         return not (
             self.problems
             or self.failures

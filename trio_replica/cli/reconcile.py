@@ -9,7 +9,7 @@ import click
 import trio
 from rich.filesize import decimal
 
-from .._upkeep.reconcile import reconcile
+from .._upkeep.reconcile import SPOT_CHECKS, reconcile
 from .._upkeep.reconcile_report import ReconcileCounts
 from .output import Display, describe, printable, write_output
 from .running import FAILED, run
@@ -31,10 +31,13 @@ _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
 
 @click.command("reconcile")
 @click.option("--dry-run", is_flag=True, help="Just count what is missing: copy nothing, and create no store.")
+@click.option("--ask-all", is_flag=True, help="Ask each store for every blob that it lists, not for some of them.")
 @store_options
 @click.pass_context
-def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
+def reconcile_stores(context: click.Context, *, dry_run: bool, ask_all: bool) -> int:
     """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
+
+    A store is asked whether it has what it lists, for some blobs of each page; scrub reads all of them.
 
     Don't delete from the stores while this runs: the blobs would come back. After an interruption, run it again: it
     goes on with what is still missing.
@@ -42,7 +45,7 @@ def reconcile_stores(context: click.Context, *, dry_run: bool) -> int:
     stores = chosen_stores(context, to_create=not dry_run)
     if not dry_run:
         stores.prepare()
-    return run(_reconcile, stores, dry_run)
+    return run(_reconcile, stores, dry_run, ask_all)
 
 
 @final
@@ -60,7 +63,7 @@ class Reconciling:
         """Whether all stores could be listed and nothing is missing."""
         return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
 
-    async def run(self, *, dry_run: bool) -> None:
+    async def run(self, *, dry_run: bool, ask_all: bool) -> None:
         """Copy the blobs that some stores have and others lack; in a dry run only count them.
 
         A problem with a blob is one line on standard error, and the rest goes on. A store that can't be opened does not
@@ -72,7 +75,8 @@ class Reconciling:
             if stores:
                 async with trio.open_nursery() as drawing:
                     drawing.start_soon(self._display.run)
-                    report = await reconcile(stores, dry_run=dry_run, on_progress=self._note)
+                    spot_checks = None if ask_all else SPOT_CHECKS
+                    report = await reconcile(stores, dry_run=dry_run, spot_checks=spot_checks, on_progress=self._note)
                     drawing.cancel_scope.cancel()
                 if more := report.problem_count - len(report.problems):
                     self._display.problem(f"and {more} more such problems")
@@ -118,9 +122,9 @@ def _steps(ref: Ref) -> int:
     return int.from_bytes(ref[:4], "big")
 
 
-async def _reconcile(stores: Stores, dry_run: bool) -> int:
+async def _reconcile(stores: Stores, dry_run: bool, ask_all: bool) -> int:
     reconciling = Reconciling(stores.with_stand_ins() if dry_run else stores.all(), Display())
-    await reconciling.run(dry_run=dry_run)
+    await reconciling.run(dry_run=dry_run, ask_all=ask_all)
     lines = "".join(f"{printable(line)}\n" for line in reconciling.table(stores.kinds())).encode()
     await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
     return 0 if reconciling.succeeded else FAILED
