@@ -75,8 +75,8 @@ LAYERS: Final = [
     ["_advice.remedies"],
     ["advice"],
     [""],  # the public interface
-    ["testing._contract_parts", "testing._simulated"],
-    ["testing._contract_deletable"],
+    ["testing._contract_parts", "testing._lying", "testing._simulated"],
+    ["testing._contract_agreement", "testing._contract_deletable", "testing._contract_identity"],
     ["testing._contract"],
     ["testing"],
     ["cli.output", "cli.refs", "cli.running"],

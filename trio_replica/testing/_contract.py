@@ -13,14 +13,16 @@ from .._blob import Blob, Ref
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
 from .._store import PutResult
+from ._contract_agreement import AgreementContract
 from ._contract_deletable import DeletableContract
+from ._contract_identity import IdentityContract
 from ._contract_parts import ABSENT, assert_raises, assert_refuses, skip, some_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-class StoreContract(DeletableContract):
+class StoreContract(IdentityContract, AgreementContract, DeletableContract):
     """The behaviours that `Store` and `DeletableStore` promise, as tests for pytest-trio.
 
     A subclass says how to open the store, and what it cannot do::
@@ -39,9 +41,6 @@ class StoreContract(DeletableContract):
 
     counts_racers = True
     """Whether of racing puts of one blob exactly one is ``added``. If not, any number of them may be."""
-
-    is_persistent = False
-    """Whether what was stored is there when the store is opened again, by a second ``open_store()`` in one test."""
 
     largest = 2 * 1024 * 1024
     """Bytes of the largest blob that the tests put. Over 1 MiB, so that it is hashed in a thread."""
