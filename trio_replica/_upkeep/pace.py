@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from .._blob import Blob
-from .._errors import BlobNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,23 +29,22 @@ class Pace:
         self._due = -math.inf
         self._expected: int | None = None
 
-    async def read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref) -> Blob:
-        """Return what ``get(ref)`` returns, once the pace allows for what was read before."""
+    async def read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref, *, is_listed: bool = True) -> Blob:
+        """Return what ``get(ref)`` returns, once the pace allows for what was read before.
+
+        A blob that is not listed is taken to be missing, so to cost nothing.
+        """
         async with self._turn:
             while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end in the meantime move it)
                 await trio.sleep_until(self._due)
-            expected = self._expected or 0
+            expected = (self._expected or 0) if is_listed else 0
             self._due = max(self._due, trio.current_time()) + expected / self._rate
-            if self._expected is None:
+            if self._expected is None and is_listed:
                 return await self._read(get, ref, expected)
         return await self._read(get, ref, expected)
 
     async def _read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref, expected: int) -> Blob:
-        try:
-            blob = Blob(await get(ref))  # if this fails otherwise, it counts as much as the one before
-        except BlobNotFoundError:
-            self._due -= expected / self._rate
-            raise
+        blob = Blob(await get(ref))  # if this raises, it counts as much as the one before
         self._due += (len(blob) - expected) / self._rate
         self._expected = len(blob)
         return blob

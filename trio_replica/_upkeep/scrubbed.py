@@ -151,7 +151,7 @@ class ScrubbedStore:
             answers. An answer that fails contradicts none.
 
         """
-        ended = await self._read(ref)
+        ended = await self._read(ref, is_listed=listed is not False)
         if _says_missing(ended):
             return await self._examine_missing(ref, ask_listing=listed is not False)
         if isinstance(ended, outcome.Error):
@@ -173,11 +173,14 @@ class ScrubbedStore:
         again = await self._read(ref)  # it may have come in the meantime
         return outcome.Error(ContradictionError(claim.value)) if _says_missing(again) else again
 
-    async def _read(self, ref: Ref) -> Ended[Blob]:
-        return await attempt(self._verified, ref)
+    async def _read(self, ref: Ref, *, is_listed: bool = True) -> Ended[Blob]:
+        return await attempt(partial(self._verified, is_listed=is_listed), ref)
 
-    async def _verified(self, ref: Ref) -> Blob:
-        blob = Blob(await self._get(ref)) if self._pace is None else await self._pace.read(self._get, ref)
+    async def _verified(self, ref: Ref, *, is_listed: bool) -> Blob:
+        if self._pace is None:
+            blob = Blob(await self._get(ref))
+        else:
+            blob = await self._pace.read(self._get, ref, is_listed=is_listed)
         self._log.count(self.name, bytes=len(blob))
         await hashed(blob)
         if blob.ref != ref:

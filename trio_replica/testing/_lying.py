@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from .._blob import to_blob, to_blobs
 from .._deletable import DeletableStore
@@ -37,7 +37,6 @@ class Lie(Enum):
     """A put returns with ``added=False``, and nothing is stored."""
 
 
-@final
 class LyingStore(DeletableStore):
     """A store over another one, whose answers it falsifies as it is told. Without lies it is that store.
 
