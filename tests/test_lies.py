@@ -22,6 +22,7 @@ from trio_replica import (
     RetryingStore,
     ScrubCounts,
     ScrubFinding,
+    Store,
     open_directory,
     open_sqlite,
     reconcile,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trio_replica import Blob, Store
+    from trio_replica import Blob
     from trio_replica._blob import BytesLike
 
 ONE = "0123456789abcdef" * 2
@@ -151,7 +152,7 @@ async def test_writing_need_not_end_a_lie() -> None:
             assert await answers(store, THIRD) == before
 
 
-async def test_a_lie_is_about_refs() -> None:
+def test_a_lie_is_about_refs() -> None:
     store: Any = LyingStore(MemoryStore())
     with pytest.raises(TypeError, match=r"a ref is a trio_replica\.Ref, not bytes"):
         store.lie(Lie.LISTS, bytes(32))
@@ -401,16 +402,9 @@ async def test_a_put_of_a_ghost_is_proved_by_a_get() -> None:
 
 async def test_a_get_that_fails_after_the_put_of_a_ghost_proves_nothing() -> None:
     class Failing(LyingStore):
-        puts = 0
-
-        async def put(self, blob: Blob | BytesLike) -> PutResult:
-            self.puts += 1
-            return await super().put(blob)
-
         async def get(self, ref: Ref) -> bytes:
-            if self.puts:
-                raise BROKEN
-            return await super().get(ref)
+            await trio.lowlevel.checkpoint()
+            raise BROKEN
 
     store = Failing(await honest())
     store.lie(Lie.LISTS, THIRD)
@@ -654,7 +648,7 @@ class Changing(PlainStore, DeletableStore):
         return await self.lying.contains(ref)
 
     async def delete(self, ref: Ref) -> bool:
-        return await self.lying.delete(ref)
+        raise NotImplementedError  # pragma: no cover  (nothing here deletes)
 
 
 def nothing() -> None:
@@ -662,11 +656,12 @@ def nothing() -> None:
 
 
 async def test_what_changes_between_two_answers_contradicts_nothing() -> None:
-    # Denied because it was deleted after the get; listed, then lost, then there again.
+    # Denied, and then not found any more: it was deleted after the first get.
     denying = await lying(Lie.DENIES, THIRD)
     lost = Changing(denying, nothing, lambda: denying.lie(Lie.LISTS, until_written=False))
     report = await scrub([lost], after=ALL[1])
     assert [one.ref for one in report.findings if one.ref == THIRD] == []
+    # Listed and not found, and then there: it was put again after the first get.
     ghost = await lying(Lie.LISTS, THIRD)
     assert (await scrub([Changing(ghost, nothing, ghost.recover)])).is_sound
     # There, and not listed when the listings are compared: it has come in the meantime.
@@ -721,6 +716,22 @@ async def test_an_unlisted_blob_that_is_corrupt_is_found_and_repaired() -> None:
     (finding,) = report.findings
     assert (finding.problem[:23], finding.outcome) == ("its bytes are those of ", "repaired from other")
     assert await answers(store, THIRD) == (True, True, True)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_a_repaired_blob_that_stays_unlisted_is_not_repaired(*, is_plain: bool) -> None:
+    class Plain(LyingStore):
+        contains = Store.contains
+
+    inner = SimulatedStore()
+    await put_numbers(inner, range(5))
+    inner.corrupt(THIRD)
+    store = Plain(inner) if is_plain else LyingStore(inner)
+    store.lie(Lie.HIDES, THIRD, until_written=False)
+    report = await scrub({"store": store, "other": await honest()}, repair=True)
+    (finding,) = report.findings
+    assert finding.outcome == "not repaired: it was replaced, and it is there, but not listed"
+    assert not report.is_sound
 
 
 async def test_a_listing_that_fails_when_it_is_compared_is_a_failure() -> None:

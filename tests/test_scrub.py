@@ -208,6 +208,7 @@ async def test_a_repair_sets_the_bad_bytes_aside_once_a_good_copy_is_in_hand(aut
         "set_aside first",
         "replace first",
         "get first",
+        "list_page first",  # whether it is listed, too
         "list_page first",
         "get second",
         "list_page second",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import trio
+
 from .._errors import ReplicaError
 from .._listing import predecessor
 from .._store import Store
@@ -63,6 +65,7 @@ async def is_listed(store: Store, ref: Ref) -> bool:
 
 async def claim_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
     """Return how a store contradicts itself about a blob that a get does not find; None if nothing else shows it."""
+    await trio.lowlevel.checkpoint()
     if ask_listing and await is_listed(store, ref):
         return Contradiction.LISTED_ABSENT
     if has_own_contains(store) and await contains(store, ref):
@@ -72,6 +75,7 @@ async def claim_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contr
 
 async def denial_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
     """Return how a store contradicts itself about a blob that a get finds; None if it agrees with itself."""
+    await trio.lowlevel.checkpoint()
     if ask_listing and not await is_listed(store, ref):
         return Contradiction.UNLISTED
     if has_own_contains(store) and not await contains(store, ref):

@@ -110,7 +110,9 @@ class ScrubbedStore:
         if isinstance(ended, outcome.Error) and isinstance(ended.error, (ContradictionError, CorruptBlobError)):
             await self._settle(sources, ref, ended)
 
-    async def _settle(self, sources: Sequence[ScrubbedStore], ref: Ref, ended: Ended[Blob]) -> None:
+    async def _settle(  # noqa: ASYNC910  (the reading has one)
+        self, sources: Sequence[ScrubbedStore], ref: Ref, ended: Ended[Blob]
+    ) -> None:
         """Count a blob; note what is wrong with it, and repair that, if there are `sources`."""
         if isinstance(ended, outcome.Error):
             finding = self._finding(ref, ended.error)
@@ -201,7 +203,7 @@ class ScrubbedStore:
         there = await attempt(partial(claim_of, ref=ref), self.store)
         if isinstance(there, outcome.Error):
             return _unrepaired(finding, describe_failure(there.error))
-        if there.value is None:
+        if there.value is None and _says_missing(await self._read(ref)):
             return None
         if blob is None:
             return _unrepaired(finding, f"no other store has a good copy{origin}")
@@ -232,7 +234,7 @@ class ScrubbedStore:
         replaced = await attempt(self.store.replace, blob)
         if isinstance(replaced, outcome.Error):
             return _unrepaired(finding, f"{describe_failure(replaced.error)}{kept}")
-        again = await self._examine(blob.ref, listed=True if finding.contradiction is None else None)
+        again = await self._examine(blob.ref, listed=None)
         if isinstance(again, outcome.Value):
             return replace(finding, is_repaired=True, outcome=f"{became}{kept}")
         return _unrepaired(finding, f"it was replaced, and {_still_wrong(again)}{kept}")
