@@ -1,4 +1,4 @@
-"""What the tests do in processes of their own: ``python child.py PROGRAM [ARGUMENT…]``."""
+"""The programs that tests run in processes of their own: ``python child.py PROGRAM [ARGUMENT…]``."""
 
 from __future__ import annotations
 
@@ -85,6 +85,19 @@ async def open_as_nobody(
     try:
         async with replica.open_store(f"{scheme}:{folder}/{name}"):
             print(json.dumps(None))
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"))
+
+
+async def read_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Read all of a directory store as a user who owns nothing, and print what it has, or what that raises."""
+    folder = _become_nobody(folder)
+    try:
+        async with replica.open_directory(f"{folder}/{name}", read_only=True) as store:
+            refs = [ref async for ref in store.list_refs()]
+            report = await replica.scrub([store])
+            found = await store.get_many(refs)
+            print(json.dumps([report.is_sound, *(data.decode() for data in found.values())]))
     except Exception as error:
         print(json.dumps(f"{type(error).__name__}: {error}"))
 

@@ -1,18 +1,20 @@
-"""What several tests of replicas use."""
+"""Blobs, stores and helpers that several tests of replicas share."""
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from trio_replica import Ref, Store
+from trio_replica import Blob, Ref, Store
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
-    from trio_replica import Blob, PutResult
+    from trio_replica import PutResult
     from trio_replica._blob import BytesLike
 
 BROKEN = OSError("broken")
@@ -37,6 +39,35 @@ class Ended:
             self.error = error
         self.at = trio.current_time()
         self.done.set()
+
+
+@contextmanager
+def without_gc() -> Generator[None, None, None]:
+    """Let nothing that is in a cycle be freed until the block ends."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def count_blobs() -> int:
+    return sum(type(each) is Blob for each in gc.get_objects())
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels `scope` when the tasks of a run have made a number of steps since it was given that scope."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.scope: trio.CancelScope | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.scope is not None:
+            self.steps -= 1
+            if self.steps == 0:
+                self.scope.cancel()
 
 
 class PlainStore(Store):

@@ -1,16 +1,21 @@
-"""The fixtures that more than one file of tests uses."""
+"""Settings of all tests, and the fixtures that more than one file of tests uses."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .common import without_gc
+from .mounts import mounts  # noqa: F401  (a fixture of all tests)
 from .servers import ask_for_no_coverage, describe, mark_deep, missing_servers, skip_tests
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 MISSING: Final = missing_servers()
 
@@ -56,6 +61,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     """Say how to run what was asked for, if all of it is deep."""
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and "deselected" in terminalreporter.stats:
         terminalreporter.write_line("all of these tests are deep: -m 'not exhaustive' runs them, too")
+
+
+@pytest.fixture
+def no_gc() -> Generator[None, None, None]:
+    """Let nothing that is in a cycle be freed during a test."""
+    with without_gc():
+        yield
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an outbox that is in use be refused at once."""
+    monkeypatch.setattr("trio_replica._async.outbox_file.LOCK_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -36,11 +36,11 @@ CUTS: Final = 100
 
 
 class Cuts(NamedTuple):
-    """What has become of power cuts."""
+    """The number of power cuts made, and the problems found."""
 
     number: int
     problems: list[str]
-    """What was wrong after the last of them."""
+    """The problems after the last of them."""
 
 
 async def cut_power(folder: str, *arguments: str) -> Cuts:
@@ -55,7 +55,7 @@ def record_traffic(folder: str, *arguments: str) -> list[Call]:
     return record([sys.executable, "-m", traffic.__name__, "record", folder, *arguments], ROOT)
 
 
-# What the process does
+# The work of the process
 
 
 def acknowledgements(calls: list[Call]) -> list[tuple[int, Ref]]:  # pragma: no cover  (runs in a process of its own)
@@ -90,16 +90,21 @@ def power_cuts(folder: str, *arguments: str) -> Iterator[set[Ref]]:  # pragma: n
 
 async def check(folder: str, acknowledged: set[Ref]) -> list[str]:  # pragma: no cover  (runs in a process of its own)
     """Return what is wrong with what a power cut has left, before and after it was opened and has caught up."""
-    async with opened_stores(folder, durable=False) as (sync_stores, async_stores):
-        found = await problems(sync_stores, acknowledged)
-        try:
-            async with replica.open(
-                sync_stores, async_stores, queue_size=QUEUE_SIZE, outbox=outbox_path(folder)
-            ) as store:
-                await store.flush()
-        except replica.ReplicaError as error:
-            found.append(str(error))
-        return found + await problems(async_stores, acknowledged)
+    found: list[str] = []
+    try:
+        async with opened_stores(folder, durable=False) as (sync_stores, async_stores):
+            found += await problems(sync_stores, acknowledged)
+            try:
+                async with replica.open(
+                    sync_stores, async_stores, queue_size=QUEUE_SIZE, outbox=outbox_path(folder)
+                ) as store:
+                    await store.flush()
+            except replica.ReplicaError as error:
+                found.append(str(error))
+            found += await problems(async_stores, acknowledged)
+    except replica.ReplicaError as error:  # of a store that can't be opened
+        found.append(str(error))
+    return found
 
 
 async def main(folder: str, *arguments: str) -> None:  # pragma: no cover  (runs in a process of its own)

@@ -95,7 +95,7 @@ async def fork_server() -> AsyncGenerator[ForkServer, None]:
             server.kill()
             with trio.CancelScope(shield=True):
                 await process.stdin.aclose()
-                await process.stdout.aclose()  # which ends who writes to it
+                await process.stdout.aclose()  # a child that still writes to it ends then
                 await process.wait()
 
 

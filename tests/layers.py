@@ -12,9 +12,10 @@ from typing import Final
 import trio_replica
 
 LAYERS: Final = [
-    ["_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
+    ["_parts", "_printable", "_query", "_redact", "_urls.kinds", "_urls.toml_lines"],
     ["_blob"],
-    ["_errors", "_log"],
+    ["_errors"],
+    ["_log"],
     ["_frozen"],
     ["_calls"],
     ["_calls.attempt", "_calls.hedges", "_calls.start"],
@@ -39,9 +40,12 @@ LAYERS: Final = [
     ["stores._access", "stores._files", "stores._retrying.passing"],
     ["stores._object_store.errors", "stores._object_store.place", "stores._object_store.url"],
     ["stores._object_store.objects"],
+    ["stores._directory.names", "stores._directory.stored", "stores._directory.synced"],
     ["stores._reads", "stores._started"],
+    ["stores._directory.leftovers", "stores._directory.marks"],
+    ["stores._directory.place"],
+    ["stores._directory.reads", "stores._directory.writes"],
     [
-        "stores._directory.blob_files",
         "stores._postgres.statements",
         "stores._sqlite.check",
         "stores._sqlite.statements",
@@ -79,12 +83,13 @@ LAYERS: Final = [
     ["testing._contract_agreement", "testing._contract_deletable", "testing._contract_identity"],
     ["testing._contract"],
     ["testing"],
-    ["cli.output", "cli.refs", "cli.running"],
+    ["cli.options", "cli.output", "cli.refs", "cli.running"],
     ["cli.files"],
     ["cli.stores"],
     [
         "cli.check",
         "cli.get",
+        "cli.identify",
         "cli.init",
         "cli.ls",
         "cli.outbox",

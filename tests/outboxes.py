@@ -1,4 +1,4 @@
-"""An outbox in memory, on Trio's clock: for tests, in which threads would not wait for that."""
+"""An outbox in memory, on Trio's clock, which the threads of a real outbox would not wait for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FULL = ReplicaError("the disk is full")
 
 @dataclass
 class Disk:
-    """What survives a crash."""
+    """The content of the outbox that survives a crash."""
 
     names: list[str] = field(default_factory=list)
     """Each one's place is the number of its store."""

@@ -29,7 +29,7 @@ host    all postgres  127.0.0.1/32 trust
 hostssl all tls_only  127.0.0.1/32 trust
 host    all guest     127.0.0.1/32 scram-sha-256
 """
-"""Who gets in: the superuser as he is, a guest by password, and one who can't, for the server has no TLS."""
+"""Access: the superuser without a password, a guest with one, and a third user never, because there is no TLS."""
 
 READY: Final = ("ready to accept connections", "ready to accept read-only connections")
 
@@ -95,7 +95,7 @@ class PostgresAddress:
 
 
 class PostgresServer(PostgresAddress):
-    """A server that can be killed and started again. What blocks, blocks for a second or less."""
+    """A server that can be killed and started again. Its methods block for a second or less."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         with socket.socket() as free:
@@ -233,5 +233,5 @@ def postgres_server(programs: Path) -> Generator[PostgresServer, None, None]:
 
 
 def _as_nobody() -> dict[str, Any]:
-    """Return what makes a process one of a user without rights: PostgreSQL refuses to be run by root."""
+    """Return options that give a process a user without rights, because PostgreSQL refuses to be run by root."""
     return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}

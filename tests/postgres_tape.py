@@ -1,4 +1,4 @@
-"""What a PostgreSQL server was asked and answered, written down and played back: for tests without a server.
+"""Recorded exchanges with a PostgreSQL server, played back in tests that have none.
 
 A tape has the connections of one test, in the order in which they were made. A connection is a list of exchanges: what
 the client sent until it waited, and what the server answered to that. Both are kept as text: one character is one byte.

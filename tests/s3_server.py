@@ -1,4 +1,4 @@
-"""What the tests need to know of a server that speaks S3, and to do to it."""
+"""A running server that speaks S3: its address, its keys, and a client for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECRET_KEY: Final = "SECRETTEST"
 
 
 class S3Server:
-    """One that is running, with a user."""
+    """A server that is running, with a user."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint

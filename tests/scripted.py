@@ -18,7 +18,7 @@ DATE: Final = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
 class Request(NamedTuple):
-    """What a client asks."""
+    """A client's request."""
 
     method: str
     path: str
@@ -26,11 +26,11 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What it is told."""
+    """The answer to a request."""
 
     status: int
     body: str = ""
-    """Of an answer to a HEAD, which has none, this says only how long it would be."""
+    """The answer to a HEAD has no body: this only gives its length."""
 
     @classmethod
     def of_error(cls, status: int, code: str, message: str = "") -> Answer:
@@ -46,7 +46,7 @@ class Scripted:
         self.requests: list[Request] = []
         self.was_asked = threading.Event()
         self.ended = threading.Event()
-        """That the block has ended: a server that does not answer waits for this."""
+        """Set when the block has ended. A server that does not answer waits for this."""
 
     @property
     def asked(self) -> list[str]:

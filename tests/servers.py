@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from . import ceph_server, postgres_server
+from . import ceph_server, mounts, postgres_server
 from .powercut import recording
 
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 SERVERS: Final[Mapping[str, Callable[[], str | None]]] = {
     "ceph": ceph_server.missing,
+    "mounts": mounts.missing,
     "postgres": postgres_server.missing,
     "strace": recording.missing,
 }
-"""For each marker of tests that need a server: what returns why there can be none, or None if there can."""
+"""Functions that return why there can be no server, or None if there can, by the marker of the tests that need it."""
 
 
 def missing_servers() -> dict[str, str]:

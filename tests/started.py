@@ -54,7 +54,7 @@ def start_call(call: Callable[[], Awaitable[object]], done: Done, *, interruptib
 
 
 async def let_calls_end() -> None:
-    """Let the tasks in which calls run end those that have just been cancelled. That takes no time, but a tick."""
+    """Let the tasks in which calls run end those that have just been cancelled. This takes no time, only a tick."""
     await trio.testing.wait_all_tasks_blocked()
 
 
@@ -183,4 +183,4 @@ def started(store: Store) -> Store:
 
 
 KINDS: Final = [pytest.param(as_it_is, id="awaited"), pytest.param(started, id="started")]
-"""What makes of a store one whose calls are awaited, and one whose calls are started."""
+"""Functions that turn a store into one whose calls are awaited, and into one whose calls are started."""

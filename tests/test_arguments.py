@@ -51,7 +51,7 @@ def test_a_mapping_is_copied() -> None:
         (
             {"a://me:one@host": A, "a://me:other@host": B},
             (),
-            "the name 'a://me:***@host' is given twice: names may not differ in what is secret in them alone",
+            "the name 'a://me:***@host' is given twice: names must not differ only in their secrets",
         ),
         (
             {"a://me:one@host": A},
@@ -181,17 +181,21 @@ async def test_a_good_fallback(fallback: Any) -> None:
 @pytest.mark.parametrize(
     ("async_stores", "fallback", "error"),
     [
-        ((), ["far"], "fallback has 'far', which is no async store: there is none"),
-        ({"far": B}, ["near"], "fallback has 'near', which is no async store: those are 'far'"),
-        ({"far": B}, ["sync-0"], "fallback has 'sync-0', which is no async store: those are 'far'"),
+        ((), ["far"], "fallback has 'far', which is not an async store: there is none"),
+        ({"far": B}, ["near"], "fallback has 'near', which is not an async store: those are 'far'"),
+        ({"far": B}, ["sync-0"], "fallback has 'sync-0', which is not an async store: those are 'far'"),
         (
             [B, C],
             ["async-1", "async-2"],
-            "fallback has 'async-2', which is no async store: those are 'async-0', 'async-1'",
+            "fallback has 'async-2', which is not an async store: those are 'async-0', 'async-1'",
         ),
         ([B, C], ["async-1", "async-0", "async-1"], "fallback has 'async-1' twice"),
         ({"s3://b?sig=x": B}, ["s3://b?sig=x", "s3://b?sig=y"], "fallback has 's3://b?sig=***' twice"),
-        ({"far": B}, ["a://me:pw@host"], "fallback has 'a://me:***@host', which is no async store: those are 'far'"),
+        (
+            {"far": B},
+            ["a://me:pw@host"],
+            "fallback has 'a://me:***@host', which is not an async store: those are 'far'",
+        ),
         ({"far": B}, [""], "the name of a store is not empty"),
     ],
 )

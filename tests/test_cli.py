@@ -263,7 +263,7 @@ def test_problems_are_one_line_each_and_the_rest_goes_on(run: Run, monkeypatch: 
     assert (ended.status, ended.out) == (1, printed)
     assert ended.problems == [
         "nowhere: No such file or directory",
-        "folder: is a folder: -r puts what is in it",
+        "folder: is a folder: -r puts the files in it",
         "socket: No such device or address",
         r"no\nsuch\x1b\udcff: No such file or directory",
     ]
@@ -296,7 +296,7 @@ def test_a_file_that_changes_after_it_was_found(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     os.symlink("somewhere", link)
     assert read_files(File(path, 1, walked=True) for path in (pipe, link, gone)) == [
-        f"{pipe}: is a regular file no more",
+        f"{pipe}: is no longer a regular file",
         f"{link}: Too many levels of symbolic links",
         f"{gone}: No such file or directory",
     ]
@@ -754,7 +754,7 @@ class Terminal:
 
     @contextmanager
     def stands_for(self, *streams: str) -> Generator[None, None, None]:
-        """Let the block have this terminal in the place of streams of `sys`, and then close it."""
+        """Replace streams of `sys` by this terminal for the block, and then close it."""
         with pytest.MonkeyPatch.context() as patch, self.file:
             for stream in streams:
                 patch.setattr(sys, stream, self.file)
@@ -765,13 +765,13 @@ class Terminal:
 
     @property
     def drawn(self) -> list[str]:
-        """What was drawn, without its colours, each line as it was once."""
+        """Every state of every line that was drawn, without its colours."""
         plain = re.sub(r"\x1b\[[0-9;]*m", "", self.seen)
         return [part for part in re.split(r"\r\x1b\[2K|\r\n", plain) if part]
 
     @property
     def picture(self) -> str:
-        """What it shows at the end."""
+        """The text that it shows at the end."""
         shown = [""]
         for part in re.findall(r"\r\x1b\[2K|\r\n|\x1b\[[0-9;]*m|[^\r\n\x1b]+", self.seen):
             if part == "\r\x1b[2K":
@@ -1053,6 +1053,38 @@ def test_get_writes_a_file_whole_or_not_at_all(run: Run, monkeypatch: pytest.Mon
     assert not [name for name in os.listdir() if name.startswith(".")]
 
 
+@pytest.mark.parametrize("store", ["sqlite:store", "dir:store"])
+def test_get_overwrites_no_part_of_a_store(run: Run, store: str) -> None:
+    ref, other = put_blobs(store, [b"data", b"other"])
+    digits = str(other)
+    owned = {
+        "sqlite:store": ["store", "store-wal", "link"],
+        "dir:store": ["store/store-id", "store/new", f"store/blobs/{digits[:2]}/{digits[:4]}/{digits}", "link"],
+    }[store]
+    Path("link").symlink_to(owned[0])
+    for output in owned:
+        before = Path(output).read_bytes() if Path(output).exists() else None
+        ended = run("get", str(ref), "-o", output, "--sync", store)
+        assert (ended.status, ended.problems) == (
+            1,
+            [f"{output}: is part of a store; write the blob to another place"],
+        )
+        assert (Path(output).read_bytes() if Path(output).exists() else None) == before
+
+
+def test_get_overwrites_no_file_that_is_protected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def access(path: str, mode: int, **options: Any) -> bool:  # root may write to every file
+        return mode != os.W_OK and really_access(path, mode, **options)
+
+    really_access = os.access
+    ref, _ = put_blobs("sqlite:store", [b"data", b"other"])
+    write({"file": b"precious"})
+    monkeypatch.setattr(os, "access", access)
+    ended = run("get", str(ref), "-o", "file", "--sync", "sqlite:store")
+    assert (ended.status, ended.problems) == (1, ["file: Permission denied"])
+    assert Path("file").read_bytes() == b"precious"
+
+
 def test_get_into_a_pipe(run: Run) -> None:
     write({"file": b"data"})
     run("put", "file")
@@ -1299,7 +1331,7 @@ def test_a_put_of_nothing_creates_no_store(run: Run, paths: list[str], stores: l
     Path("folder").mkdir()
     ended = run("put", *paths, *stores)
     assert (ended.status, ended.out) == (1, b"")
-    reason = "is a folder: -r puts what is in it" if paths == ["folder"] else "No such file or directory"
+    reason = "is a folder: -r puts the files in it" if paths == ["folder"] else "No such file or directory"
     assert ended.problems == [f"{path}: {reason}" for path in paths if path != "-r"]
     assert os.listdir() == ["folder"]
 
@@ -1361,7 +1393,7 @@ FIRST_MATCHES = pytest.mark.parametrize(
         (["variable"], "variable"),
     ],
 )
-"""What says which stores to use, and which of it counts."""
+"""The places that name stores, and the one of them that counts."""
 
 
 @FIRST_MATCHES
@@ -1416,9 +1448,9 @@ def test_the_stores_of_a_file_have_their_names_there(run: Run) -> None:
 def test_what_the_file_says_of_the_replica_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Options] = []
 
-    def noting(sync: Any, async_: Any, options: Options, *outbox: Any) -> Any:
+    def noting(sync: Any, async_: Any, options: Options, *outbox: Any, **how: Any) -> Any:
         opened.append(options)
-        return open_with(sync, async_, options, *outbox)
+        return open_with(sync, async_, options, *outbox, **how)
 
     monkeypatch.setattr("trio_replica._urls.opening.open_with", noting)
     monkeypatch.setattr("trio_replica.cli.stores.open_with", noting)
@@ -1506,7 +1538,7 @@ def test_a_package_is_missing_for_a_store(run: Run, monkeypatch: pytest.MonkeyPa
     ended = run("ls", "--sync", "s3://b")
     assert (ended.status, "pip install 'trio-replica[cloud]'" in " ".join(ended.err.split())) == (1, True)
     Path("x.toml").write_text('[sync]\na = "s3://b"\n')
-    problem = "x.toml:2: sync.a can't be used: an object store takes more: pip install 'trio-replica[cloud]'"
+    problem = "x.toml:2: sync.a can't be used: object stores need obstore: pip install 'trio-replica[cloud]'"
     assert run("ls", "--config", "x.toml").problems == [problem]
 
 
@@ -1518,9 +1550,9 @@ def test_init_writes_an_example_that_works(run: Run) -> None:
     assert (ended.status, ended.out) == (0, b"")
     assert ended.problems == ["wrote trio-replica.toml; trio-replica check tries the stores that it names"]
     assert os.stat("trio-replica.toml").st_mode & 0o777 == 0o600
-    assert run("check").status == 0
     printed = write({"data": b"data"})
     assert run("put", "data") == (0, printed, "")
+    assert run("check").status == 0
     assert run("status").out.decode().split()[4:] == ["local", "sync", "1", "0", "copy", "async", "1", "0"]
     assert sorted(os.listdir()) == ["data", "trio-replica-copy", "trio-replica.db", "trio-replica.toml"]
 
@@ -1559,6 +1591,15 @@ def test_init_leaves_no_part_of_a_file(run: Run, monkeypatch: pytest.MonkeyPatch
     assert (ended.status, ended.problems) == (1, ["trio-replica.toml: No space left on device"])
     assert os.listdir() == []
 
+    def replace(*_: object) -> NoReturn:
+        os.unlink("trio-replica.toml")
+        write({"trio-replica.toml": b"another program's"})
+        refuse()
+
+    monkeypatch.setattr(cli_files, "write_all", replace)
+    assert run("init").status == 1
+    assert Path("trio-replica.toml").read_bytes() == b"another program's"
+
 
 # check
 
@@ -1592,6 +1633,7 @@ def test_check_tries_every_store(run: Run, simulated: dict[str, SimulatedStore])
     )
     for name in names:
         simulated[f"{Path.cwd()}/{name}"] = simulated[name]
+        Path(name, "blobs").mkdir(parents=True)
     ended = run("check", "--config", "x.toml")
     assert (ended.status, ended.err) == (1, "")
     failed = "a://me:***@host"
@@ -1606,7 +1648,7 @@ def test_check_tries_every_store(run: Run, simulated: dict[str, SimulatedStore])
     assert re.fullmatch("get: blob .* is corrupt: its bytes are those of .*", outcomes["wrong"])
     assert outcomes["lost"] == "delete: the blob was not there any more"
     assert outcomes["no-db"].startswith("DatabaseError: SQLITE_NOTADB: ")
-    assert outcomes["no-folder"].startswith("OperationalError: SQLITE_CANTOPEN: ")
+    assert outcomes["no-folder"].endswith("/file/x: Not a directory")
     assert {len(simulated[name].blobs) for name in names if name != "no-delete"} == {0}
 
 
@@ -1614,19 +1656,59 @@ def test_check_repeats_nothing(run: Run, simulated: dict[str, SimulatedStore]) -
     simulated[f"{os.path.realpath('.')}/a"] = SimulatedStore()
     simulated[f"{os.path.realpath('.')}/a"].fail(OSError("away"), "put", count=1)
     Path("x.toml").write_text('[sync]\na = { url = "dir:a", retry = true }\n')
+    Path("a/blobs").mkdir(parents=True)
     ended = run("check", "--config", "x.toml")
     assert ended.out.endswith(b"failed: put: OSError: away\n")
 
 
-def test_check_of_the_default_stores_creates_them(run: Run) -> None:
+def test_check_of_the_default_stores(run: Run) -> None:
+    ended = run("check")
+    assert (ended.status, ended.problems) == (1, [NO_STORE])
+    assert os.listdir() == []
+    write({"data": b"data"})
+    assert run("put", "data").status == 0
     ended = run("check")
     assert (ended.status, ended.err) == (0, "")
     assert re.fullmatch(f"{CHECK_HEAD}{SYNC}{OK}{ASYNC}{OK}", ended.out.decode())
-    assert run("ls") == (0, b"", "")
-    assert sorted(os.listdir(DATA)) == ["blobs.db", "copy"]
+
+
+def test_check_creates_no_store(run: Run) -> None:
+    ended = run("check", "--sync", "memory:", "--sync", "dir:a", "--async", "sqlite:b.db")
+    assert (ended.status, ended.err) == (1, "")
+    _, memory, folder, database = ended.out.decode().splitlines()
+    assert re.fullmatch(f"memory:    {OK.removesuffix(chr(92) + 'n')}", memory)
+    assert re.fullmatch("dir:a +failed: there is no store dir:a: .*No such file or directory", folder)
+    assert re.fullmatch("sqlite:b.db +failed: there is no store sqlite:b.db: .*No such file or directory", database)
+    assert os.listdir() == []
+
+
+def test_check_notices_a_store_that_adds_what_is_there(run: Run, simulated: dict[str, SimulatedStore]) -> None:
+    class Overwriting(SimulatedStore):
+        async def put(self, blob: Blob | BytesLike) -> PutResult:
+            return (await super().put(blob))._replace(added=True)
+
+    simulated["a"] = Overwriting()
+    Path("a/blobs").mkdir(parents=True)
+    ended = run("check", "--sync", "dir:a")
+    assert ended.status == 1
+    assert b"failed: put: it added a blob that was there, so it has no create-if-absent" in ended.out
+    assert simulated["a"].blobs == {}
+
+
+def test_no_create_makes_no_store(run: Run) -> None:
+    write({"data": b"data"})
+    ended = run("put", "--no-create", "--sync", "dir:a", "data")
+    assert (ended.status, ended.out) == (1, b"")
+    assert "there is no store here" in ended.problems[0]
+    assert run("--no-create", "put", "data").problems == [NO_STORE]
+    assert os.listdir() == ["data"]
+    assert run("put", "--sync", "dir:a", "data").status == 0
+    assert run("put", "--no-create", "--sync", "dir:a", "data").status == 0
 
 
 def test_check_of_named_stores(run: Run) -> None:
+    write({"data": b"data"})
+    assert run("put", "--sync", "dir:a", "data").status == 0
     ended = run("check", "--sync", "memory:", "--async", "dir:a")
     assert (ended.status, ended.err) == (0, "")
     assert re.fullmatch(f"{CHECK_HEAD}memory:{OK}dir:a  {OK}", ended.out.decode())
@@ -1665,6 +1747,8 @@ def test_check_says_why_a_store_does_not_open(run: Run, monkeypatch: pytest.Monk
         yield SimulatedStore()
 
     open_with_function(monkeypatch, open_directory, "dir")
+    Path("a/blobs").mkdir(parents=True)
+    Path("b/blobs").mkdir(parents=True)
     ended = run("check", "--sync", "dir:a", "--sync", "dir:b", "--async", "memory:")
     assert (ended.status, ended.err) == (1, "")
     _, bad, odd, good = ended.out.decode().splitlines(keepends=True)
@@ -1690,6 +1774,8 @@ def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, Si
         async def get(self, ref: Ref) -> NoReturn:
             await self._interrupt()
 
+    Path("a/blobs").mkdir(parents=True)
+    Path("b/blobs").mkdir(parents=True)
     simulated["a"], simulated["b"] = Interrupting(), SimulatedStore()
     ended = run("check", "--sync", "dir:a", "--sync", "dir:b")
     assert (ended.status, ended.problems) == (130, ["interrupted"])
@@ -1708,6 +1794,8 @@ async def test_a_deletion_that_hangs_ends(
     simulated: dict[str, SimulatedStore],
     autojump_clock: MockClock,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     async def note(line: str) -> None:  # without a thread, for which a mock clock does not wait
         lines.append(line)
@@ -1715,6 +1803,8 @@ async def test_a_deletion_that_hangs_ends(
 
     lines: list[str] = []
     store = simulated["a"] = SimulatedStore()
+    monkeypatch.chdir(tmp_path)
+    Path("a/blobs").mkdir(parents=True)
     store.hang("delete")
     assert not await check_stores({"a": parse_url("dir:a")}, tell=note)
     assert trio.current_time() == 10

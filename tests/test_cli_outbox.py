@@ -15,7 +15,6 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError
-from trio_replica._async import outbox_file as internals
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
@@ -31,18 +30,13 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Ended]
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 run = test_cli.run
 simulated = test_cli.simulated
 terminal = test_cli.terminal
 
-
-IN_USE = "the file is in use: by another replica, or as the database of a store"
 NONE_IS_NAMED = "there is no outbox: name it with --outbox FILE, or in a configuration file"
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
 def leave(name: str, count: int, path: str = "outbox.db") -> None:
@@ -95,7 +89,7 @@ def test_entries_are_listed_by_store(run: Command) -> None:
     shown = [f"  {ref}" for ref in refs(*range(12))]
     lines = run("outbox", *options).out.decode().splitlines()
     assert lines == [
-        "2 pending for gone, which is no async store of this replica",
+        "2 pending for gone, which is not an async store of this replica",
         *shown[:2],
         f"12 pending for {name}",
         *shown[:10],
@@ -104,7 +98,7 @@ def test_entries_are_listed_by_store(run: Command) -> None:
     assert run("outbox", "--all", *options).out.decode().splitlines()[-13:] == [f"12 pending for {name}", *shown]
     Path("copy/blobs").mkdir(parents=True)
     assert run("status", *options).out.decode().splitlines()[-2:] == [
-        "outbox: 2 pending for gone, which is no async store of this replica",
+        "outbox: 2 pending for gone, which is not an async store of this replica",
         f"outbox: 12 pending for {name}",
     ]
 
@@ -144,7 +138,7 @@ def test_a_flush_says_what_is_pending_for_other_names(run: Command, simulated: d
     options = ["--sync", "dir:a", "--outbox", "outbox.db"]
     assert run("put", *options, "--async", "dir:b", "f").status == 1
     ended = run("outbox", "flush", *options, "--async", "dir:c")
-    assert (ended.status, ended.problems) == (1, ["1 pending for dir:b, which is no async store of this replica"])
+    assert (ended.status, ended.problems) == (1, ["1 pending for dir:b, which is not an async store of this replica"])
 
 
 def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, SimulatedStore], terminal: Terminal) -> None:
@@ -182,7 +176,7 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
     assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
     assert (listing.status, listing.problems) == (1, [in_use])
     assert (put.status, put.problems) == (1, [in_use])
-    assert (get.status, get.out) == (0, b"a"), "what only reads does not need it"
+    assert (get.status, get.out) == (0, b"a"), "a command that only reads does not need it"
     missing = f"{Path.cwd()}/none.db: there is no such outbox"
     assert run("outbox", "--outbox", "none.db").problems == [missing]
     assert run("status", "--sync", "dir:a-store", "--outbox", "none.db").out.decode().splitlines()[-1] == (
@@ -208,15 +202,15 @@ def test_forgetting_asks(run: Command, monkeypatch: pytest.MonkeyPatch, answer: 
     leave("copy", 3)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
     ended = run("outbox", "forget", "copy", "--outbox", "outbox.db")
-    assert "What is pending for copy will not be delivered. Forget all 3? [y/N]" in ended.err
+    assert "The blobs pending for copy will not be delivered. Forget all 3? [y/N]" in ended.err
     if forgotten:
-        assert ended.err.endswith("forgot 3 pending for copy; reconcile copies to it what it lacks\n")
+        assert ended.err.endswith("forgot 3 pending for copy; reconcile copies the blobs that it lacks\n")
     else:
         assert ended.err.endswith("nothing is forgotten\n")
     assert ended.status == (0 if forgotten else 1)
     left = run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[0]
     assert left == (
-        "nothing is pending" if forgotten else "3 pending for copy, which is no async store of this replica"
+        "nothing is pending" if forgotten else "3 pending for copy, which is not an async store of this replica"
     )
 
 
@@ -224,13 +218,13 @@ def test_forgetting_one(run: Command) -> None:
     leave("copy", 3)
     options = ["--outbox", "outbox.db", "--yes"]
     assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
-        "forgot 1 pending for copy; reconcile copies to it what it lacks"
+        "forgot 1 pending for copy; reconcile copies the blobs that it lacks"
     ]
     assert run("outbox", "forget", "copy", str(refs(1)[0]), *options).problems == [
         f"{refs(1)[0]} is not pending for copy"
     ]
     assert run("outbox", "forget", "other", *options).problems == [
-        "nothing is pending for other; something is for copy"
+        "nothing is pending for other; entries are pending for copy"
     ]
     assert run("outbox", "forget", "copy", *options).status == 0
     assert run("outbox", "forget", "copy", *options).problems == ["nothing is pending for copy"]
@@ -250,7 +244,7 @@ def test_forgetting_one_by_its_first_digits(run: Command) -> None:
     ]
     prefix = first[:16].upper()
     assert run("outbox", "forget", "copy", prefix, *options).problems == [
-        "forgot 1 pending for copy; reconcile copies to it what it lacks"
+        "forgot 1 pending for copy; reconcile copies the blobs that it lacks"
     ]
     assert run("outbox", "forget", "copy", prefix, *options).problems == [f"{prefix.lower()} is not pending for copy"]
     shown = run("outbox", "--all", "--outbox", "outbox.db").out.decode()

@@ -50,8 +50,9 @@ def test_help_states_the_assumptions(capfd: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capfd, "--help")
     told = " ".join(out.split())
     assert status == 0
-    assert "puts arrive independently of each other, as a Poisson process, and that service times are not" in told
-    assert "the margin is (1 + I) / (1 + cv²)" in told
+    assert "puts arrive independently of each other, as a Poisson process." in told
+    assert "It also assumes that service times are not correlated" in told
+    assert "The margin is (1 + I) / (1 + cv²)" in told
 
 
 def test_where_no_queue_will_do_one_line_says_what_would(capfd: pytest.CaptureFixture[str]) -> None:
@@ -75,10 +76,10 @@ def test_where_no_queue_will_do_one_line_says_what_would(capfd: pytest.CaptureFi
         ([*WORKLOAD, "--wait-share", "1"], "Error: --wait-share must be at least 1e-09 and less than 1, not 1.0"),
         ([*WORKLOAD, "--margin", "0.5"], "Error: --margin must be at least 1 times the queue"),
         ([*WORKLOAD, "--callers", "0"], "Error: Invalid value for '--callers': 0 is not in the range x>=1"),
-        ([*WORKLOAD, "--memory", "0"], "'0' is no number of bytes above zero, such as 100, 64KiB or 1.5GB"),
-        ([*WORKLOAD, "--memory", "9" * 400], "is no number of bytes above zero"),
-        ([*WORKLOAD, "--blob-size", "64 apples"], "'64 apples' is no number of bytes above zero"),
-        ([*WORKLOAD, "--blob-size", "many"], "'many' is no number of bytes above zero"),
+        ([*WORKLOAD, "--memory", "0"], "'0' is not a positive number of bytes, such as 100, 64KiB or 1.5GB"),
+        ([*WORKLOAD, "--memory", "9" * 400], "is not a positive number of bytes"),
+        ([*WORKLOAD, "--blob-size", "64 apples"], "'64 apples' is not a positive number of bytes"),
+        ([*WORKLOAD, "--blob-size", "many"], "'many' is not a positive number of bytes"),
     ],
 )
 def test_bad_options_are_refused(capfd: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:

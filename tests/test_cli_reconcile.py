@@ -60,7 +60,7 @@ sys.exit(cli.main())
 class Ended(NamedTuple):
     status: int
     rows: list[str]
-    """What was printed, with one space between two words."""
+    """The printed lines, with one space between two words."""
     problems: list[str]
 
 

@@ -54,7 +54,7 @@ def problem(path: str) -> str:
     return str(caught.value).removeprefix(FILE)
 
 
-# What a file opens
+# Files that open a replica
 
 
 async def test_a_replica(write: Callable[[str], str], tmp_path: Path) -> None:
@@ -190,16 +190,16 @@ def test_the_options_of_each_store_are_known(scheme: str) -> None:
     assert ("durable" in known) == (scheme in {"dir", "sqlite", "postgresql", "postgres"})
 
 
-# What is wrong
+# Files with a mistake
 
 WRONG = [
     # The file
-    ("sync", ":1: the file is no TOML: Expected '=' after a key in a key/value pair"),
-    ('[sync]\n\na = "', ":3: the file is no TOML: Unterminated string"),
-    ('[sync]\na = "memory:"\na = 1', ":3: the file is no TOML: Cannot overwrite a value"),
-    ("[sync]\n[sync]\n", ":2: the file is no TOML: Cannot declare ('sync',) twice"),
+    ("sync", ":1: the file is not TOML: Expected '=' after a key in a key/value pair"),
+    ('[sync]\n\na = "', ":3: the file is not TOML: Unterminated string"),
+    ('[sync]\na = "memory:"\na = 1', ":3: the file is not TOML: Cannot overwrite a value"),
+    ("[sync]\n[sync]\n", ":2: the file is not TOML: Cannot declare ('sync',) twice"),
     ("a = " + "[" * 3000 + "]" * 3000, ": its arrays or tables are nested too deeply"),
-    ('a = """x\n\n', ":1: the file is no TOML: Unterminated string"),
+    ('a = """x\n\n', ":1: the file is not TOML: Unterminated string"),
     # Keys
     ("queue = 1", ":1: queue is unknown; did you mean queue_size?"),
     ("\nqueue_sise = 1", ":2: queue_sise is unknown; did you mean queue_size?"),
@@ -255,7 +255,7 @@ WRONG = [
     ),
     (
         "[sync]\na = 'dir:x'\n[async]\nb = { url = 's3://b', endpoint = 'http://h:1' }",
-        ":4: async.b can't be used: an endpoint with http:// takes allow_http=true, for what is sent can be read: s3://b",
+        ":4: async.b can't be used: an endpoint with http:// needs allow_http=true, because it is not encrypted: s3://b",
     ),
     ("[sync.a]\nurl = 's3://b'\nrequest = 8", ":3: sync.a.request is unknown; did you mean requests?"),
     ("[sync.a]\nurl = 's3://b'\nrequests = 1.5", ":3: sync.a.requests has to be a whole number, not a number"),
@@ -266,7 +266,7 @@ WRONG = [
     ("repair_reads = 1", ":1: repair_reads has to be true or false, not a whole number"),
     (
         "\nfallback = ['a']\n[sync]\na = 'memory:'\n[async]\nb = 'memory:'",
-        ":2: fallback can't be used: fallback has 'a', which is no async store: those are 'b'",
+        ":2: fallback can't be used: fallback has 'a', which is not an async store: those are 'b'",
     ),
     (
         "fallback = ['b', 5]\n[sync]\na = 'memory:'\n[async]\nb = 'memory:'",
@@ -314,7 +314,7 @@ WRONG = [
     # No secrets
     (
         "[sync]\n'a://me:secret@h' = 'memory:'\n'a://me:other@h' = 'memory:'",
-        ':3: sync."a://me:***@h" differs from another name in what is secret in it alone',
+        ':3: sync."a://me:***@h" differs from another name only in its secrets',
     ),
     (
         "[sync]\na = 'memory:'\n'a://me:secret@h' = 's3://b?requests=0'",
@@ -372,7 +372,7 @@ def test_a_reason_that_has_no_place(write: Callable[[str], str], monkeypatch: py
         raise tomllib.TOMLDecodeError("token=secret")
 
     monkeypatch.setattr(tomllib, "loads", loads)
-    assert problem(write("")) == ": the file is no TOML: token=***"
+    assert problem(write("")) == ": the file is not TOML: token=***"
 
 
 def test_a_package_is_missing(write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:

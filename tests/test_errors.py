@@ -66,7 +66,7 @@ def pickled(error: ReplicaError) -> Any:
 
 
 def attributes(error: BaseException) -> dict[str, Any]:
-    """Return what of an error has to survive, with exceptions by their repr, for these have no equality."""
+    """Return the attributes that have to survive. Exceptions stand by their repr, because they have no equality."""
     return {name: repr(value) if name == "failures" else value for name, value in vars(error).items()}
 
 
@@ -87,7 +87,7 @@ def cancelled() -> trio.Cancelled:
     return caught[0]
 
 
-# What they are
+# Classes
 
 
 def test_what_they_say_of_a_failure_has_no_secrets() -> None:
@@ -120,7 +120,7 @@ def test_poisoned_is_a_broken_resource_and_no_other_is() -> None:
     assert not issubclass(StoreError, trio.BrokenResourceError)
 
 
-# What they say
+# Messages
 
 
 def test_not_found_names_the_ref() -> None:
@@ -229,20 +229,17 @@ def test_poisoned_error() -> None:
 def test_what_an_error_says_does_not_change() -> None:
     failures: dict[str, BaseException] = {"a": OSError()}
     unreplicated = {"a": (HELLO,)}
-    errors: list[StoreError | PoisonedError] = [
-        StoreError("put", HELLO, failures),
-        PoisonedError(failures, unreplicated),
-    ]
+    of_store, of_replica = StoreError("put", HELLO, failures), PoisonedError(failures, unreplicated)
     failures["b"] = ValueError()
     unreplicated["b"] = (OTHER,)
-    for error in errors:
+    for error in (of_store, of_replica):
         assert list(error.failures) == ["a"]
         with pytest.raises(TypeError):
             error.failures["c"] = ValueError()  # type: ignore[index]
-    assert errors[1].unreplicated == {"a": (HELLO,)}  # type: ignore[union-attr]
+    assert of_replica.unreplicated == {"a": (HELLO,)}
 
 
-# What survives
+# Pickles and copies
 
 ERRORS = [
     ReplicaError(),
@@ -345,7 +342,7 @@ def test_copy_keeps_the_very_failures() -> None:
     assert copy.copy(StoreError("put", HELLO, {"a": failure})).failures["a"] is failure
 
 
-# What is a store's failure
+# Failures, cancellations and exits
 
 
 def test_a_bare_failure() -> None:

@@ -5,7 +5,6 @@ For calls that are awaited in a nursery's tasks, and for calls that are started.
 
 from __future__ import annotations
 
-import gc
 import math
 import signal
 import warnings
@@ -27,7 +26,7 @@ from trio_replica._calls.fan_out import fan_out
 from .started import fan_out_in_tasks, fan_out_starting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from trio_replica._calls.attempt import Ended
 
@@ -79,7 +78,7 @@ class Calls:
 
 
 class Payload:
-    """What a failed call holds in its frame, as a put does its blob."""
+    """An object in the frame of a failed call, as a blob is in that of a put."""
 
 
 @pytest.fixture(params=[True, False], ids=["strict groups", "loose groups"])
@@ -103,14 +102,6 @@ WAYS = pytest.mark.parametrize(
 )
 OPERATIONS = pytest.mark.parametrize("fan_out", [fan_out_in_tasks, fan_out_starting], ids=["in tasks", "started"])
 """The ways in which a replica calls its stores, which can be hedged."""
-
-
-@pytest.fixture
-def no_gc() -> Generator[None, None, None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 # Times
@@ -262,7 +253,7 @@ async def test_a_call_that_ignores_its_cancellation_is_waited_for_and_settled(
     assert trio.current_time() == 5
 
 
-# What members raise
+# Exceptions of members
 
 
 @pytest.mark.parametrize("members", [["a"], ["a", "b"], ["a", "b", "c"]])
@@ -426,7 +417,7 @@ async def test_attempt(autojump_clock: trio.testing.MockClock) -> None:
     assert await attempt(calls.call, "bad") == outcome.Error(BROKEN)
 
 
-# What is left behind
+# Memory
 
 
 async def leave_nothing(fan_out: FanOut, members: int, how: str) -> None:

@@ -13,6 +13,7 @@ from trio_replica import (
     MemoryStore,
     Ref,
     ReplicaError,
+    RetryingDeletableStore,
     RetryingStore,
     Store,
     StoreError,
@@ -21,6 +22,7 @@ from trio_replica import (
     scrub,
 )
 from trio_replica._identity import is_identity, new_identity
+from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, PlainStore
 
@@ -77,6 +79,25 @@ async def test_a_memory_store_has_the_identity_that_it_was_given() -> None:
     with trio.testing.assert_checkpoints():
         await store.set_session_mark(OTHER)
     assert await store.session_mark() == OTHER
+
+
+async def test_a_memory_store_is_given_a_new_identity() -> None:
+    store = MemoryStore(identity=ONE)
+    await store.set_session_mark(OTHER)
+    retrying = RetryingStore(store)
+    assert isinstance(retrying, RetryingDeletableStore)
+    with trio.testing.assert_checkpoints():
+        new = await retrying.renew_identity()
+    assert is_identity(new)
+    assert new != ONE
+    assert (await store.identity(), await store.session_mark()) == (new, None)
+    assert await MemoryStore().renew_identity() is None
+
+
+async def test_by_default_a_store_that_can_delete_has_no_identity_to_renew() -> None:
+    store = SimulatedStore()
+    with trio.testing.assert_checkpoints():
+        assert await store.renew_identity() is None
 
 
 async def test_a_memory_store_without_an_identity_keeps_no_mark() -> None:

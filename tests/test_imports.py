@@ -1,4 +1,4 @@
-"""What holds for every module: what it imports, how long it is, and that the documentation lists it."""
+"""Rules for every module: its imports, its length, and its entry in the documentation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST_FUNCTION = 60
 
 
 class Import(NamedTuple):
-    """What one statement imports: a module of the package, by its name within it, or another, by its full name."""
+    """One imported module: one of the package, by its name within it, or another, by its full name."""
 
     module: str
     ours: bool

@@ -127,7 +127,17 @@ STEPS = st.one_of(
 @example([("add", 0, 1300), ("page", 0, 1), ("add", 2000, 3), ("remove", 2000, 3), ("add", 2000, 5), ("page", 0, 2)])
 @example([("add", 0, NUMBERS), ("page", 0, 1), ("remove", 0, 1300), ("page", 0, 1), ("add", 0, 5), ("page", 0, 3)])
 def test_index_against_a_model(program: list[Step]) -> None:
-    index = _RefIndex()
+    check_program(_RefIndex(), program)
+
+
+@given(st.lists(STEPS, max_size=12))
+def test_an_index_of_short_runs_against_a_model(program: list[Step]) -> None:
+    index = _RefIndex(recent_limit=5, run_limit=40)
+    check_program(index, program)
+    assert all(len(run) <= 40 for run in index._runs)
+
+
+def check_program(index: _RefIndex, program: list[Step]) -> None:
     model: set[Ref] = set()
     for what, start, count in program:
         if what == "page":
@@ -161,20 +171,24 @@ def listed(index: _RefIndex, limit: int) -> list[Ref]:
     return shown
 
 
-def test_a_page_does_not_sort_everything() -> None:
-    """A page between any two puts or deletions arranges the large list a few times only."""
-    index = _RefIndex()
-    for ref in REFS[:2000]:
+def test_no_step_moves_more_than_one_run() -> None:
+    index = _RefIndex(recent_limit=10, run_limit=80)
+    for ref in REFS:
+        runs = {id(run) for run in index._runs}
         index.add(ref)
-    index.page(Ref.ZERO, 1)
-    arranged = {id(index._sorted): index._sorted}
-    for ref in REFS[2000:]:
+        moved = [run for run in index._runs if id(run) not in runs]
+        assert sum(map(len, moved)) <= 80
+    assert len(index._runs) <= 2 * len(REFS) // 80 + 3
+
+
+def test_refs_that_were_removed_are_forgotten() -> None:
+    index = _RefIndex(recent_limit=10, run_limit=80)
+    for ref in REFS:
         index.add(ref)
-        index.page(Ref.ZERO, 1)
+    for ref in REFS[:-5]:
         index.remove(ref)
-        index.page(Ref.ZERO, 1)
-        arranged[id(index._sorted)] = index._sorted
-    assert 2 <= len(arranged) <= 3
+    assert len(index._removed) < 200
+    assert index.page(Ref.ZERO, 10) == sorted(REFS[-5:])
 
 
 def test_a_page_gets_past_many_that_were_removed() -> None:

@@ -1,4 +1,4 @@
-"""What the client's errors mean. The texts are those of obstore 0.12.1, with what does not matter left out."""
+"""The meaning of the client's errors. The texts are those of obstore 0.12.1, shortened."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ NO_CREDENTIALS = "there are no credentials: give them as options or in the envir
 FORBIDDEN = "the server forbids this with these credentials: permit them to list, get, put and delete in the bucket"
 ELSEWHERE = "the bucket is elsewhere: correct the region or the endpoint"
 TOO_LARGE = "the server takes no blob of this size in one request"
-NOT_ABLE = (
-    "the server can't do this; what a store needs includes to put an object only if there is none (If-None-Match)"
-)
+NOT_ABLE = "the server can't do this; a store has to put an object only if there is none (If-None-Match)"
 TROUBLE = "the server is in trouble: try again later"
 UNANSWERED = "Error performing GET http://127.0.0.1:80/b in 5.3ms - HTTP error: error sending request"
 
@@ -61,7 +59,7 @@ def answered(status: str, code: str = "", message: str = "") -> str:
         (answered("400 Bad Request", "Odd", "x" * 300), f"the server answered 400 Odd: {'x' * 200}…"),
         (
             raised(UNANSWERED, "error: InvalidCertificate(\n UnknownIssuer,\n)"),
-            "the certificate of its server is not to be trusted: correct the endpoint or the certificate",
+            "the certificate of its server is not trusted: correct the endpoint or the certificate",
         ),
         (
             raised("Error performing PUT http://169.254.169.254/latest/api/token in 5ms - HTTP error: error"),

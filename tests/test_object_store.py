@@ -174,7 +174,7 @@ async def assert_does_not_open(url: str, line: str, **options: Any) -> None:
     assert_line(caught.value, line)
 
 
-# What is in the bucket
+# The contents of the bucket
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ async def test_a_bucket_is_reconciled_and_scrubbed(server: S3Server, url: str) -
         assert (await scrub(stores)).findings == ()
 
 
-# What goes wrong with real servers
+# Failures of real servers
 
 
 def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +468,7 @@ async def test_tls_to_a_plain_port(moto: S3Server) -> None:
     await assert_does_not_open(moto.url(BUCKET, endpoint=endpoint), f"s3://{BUCKET} at {endpoint}: {line}")
 
 
-# What goes wrong with servers that are told to
+# Failures of servers with a script
 
 
 def line_of(server: Scripted, text: str) -> str:
@@ -485,7 +485,7 @@ def open_scripted(server: Scripted, **options: Any) -> AbstractAsyncContextManag
 
 
 def scripts(*answers: Answer) -> Callable[[Request], Answer]:
-    """Return what gives `answers` in their order, the last again and again; before them, one that lets a store open."""
+    """Return a function that first lets a store open, then gives `answers` in order, the last again and again."""
     remaining = iter((MISSING, *answers))
     return lambda _: next(remaining, answers[-1])
 
@@ -509,7 +509,7 @@ def says(text: bytes) -> Callable[[Scripted, IO[bytes], IO[bytes]], None]:
     return talk
 
 
-NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
 CLOSED = "its server closed the connection without an answer: try again later; if it speaks TLS, correct the endpoint"
 
 
@@ -656,7 +656,7 @@ async def test_an_answer_that_ends_too_early() -> None:
             await assert_fails(line_of(server, CLOSED), store.get, REF)
 
 
-# What is there after all
+# Races, and puts that were stored after all
 
 
 async def test_a_put_that_was_stored_and_said_to_have_failed() -> None:
@@ -681,7 +681,7 @@ async def test_a_put_beside_another_that_fails() -> None:
 async def test_a_put_beside_others_that_fail_again_and_again() -> None:
     conflict = Answer.of_error(409, "ConditionalRequestConflict")
     with scripted_server(answering(lambda request: conflict if request.method == "PUT" else MISSING)) as server:
-        line = line_of(server, f"{REF!s:.12} is said to be there and not to be there: try again later")
+        line = line_of(server, f"{REF!s:.12} can't be created and can't be found: try again later")
         async with open_scripted(server) as store:
             await assert_fails(line, store.put, DATA)
         assert [asked.split()[0] for asked in server.asked].count("PUT") == 5
@@ -719,7 +719,7 @@ async def test_a_deletion_that_is_forbidden() -> None:
                 await store.delete(REF)
 
 
-# What hangs
+# Calls that hang
 
 
 def hang_after_opening(server: Scripted, reader: IO[bytes], writer: IO[bytes]) -> None:
@@ -756,7 +756,7 @@ async def test_a_put_that_hangs_fails_in_time() -> None:
         async with open_scripted(server, request_timeout=1, retries=3) as store:
             await assert_fails(line_of(server, HUNG), store.put, DATA)
             await assert_fails(line_of(server, HUNG), store.get, REF)
-        assert len(server.requests) == 3  # of opening, and one each: they are not repeated, for they took too long
+        assert len(server.requests) == 3  # of opening, and one each: they took too long to be repeated
 
 
 @pytest.mark.deep
@@ -823,7 +823,7 @@ async def test_a_listing_under_way_when_the_block_ends() -> None:
             closing.set()
 
 
-# Who may use it, and what it shows
+# Its owner, its options and its secrets
 
 
 async def test_it_belongs_to_the_run_that_opened_it(moto: S3Server) -> None:
@@ -865,7 +865,7 @@ def test_it_takes_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ModuleNotFoundError) as caught:
         open_object_store(f"s3://{BUCKET}")
-    assert str(caught.value) == "an object store takes more: pip install 'trio-replica[cloud]'"
+    assert str(caught.value) == "object stores need obstore: pip install 'trio-replica[cloud]'"
 
 
 def test_who_has_no_object_store_does_not_import_its_client() -> None:

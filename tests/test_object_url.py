@@ -1,4 +1,4 @@
-"""What the URL of an object store says, and what no URL and no option may be."""
+"""The URLs and options of object stores, and those that are refused."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ def test_short_urls(url: str, name: str, config: dict[str, str]) -> None:
         ("s3://b?endpoint=https://ho st", ENDPOINT),
         (
             "s3://b?endpoint=http://host",
-            "an endpoint with http:// takes allow_http=true, for what is sent can be read: s3://b",
+            "an endpoint with http:// needs allow_http=true, because it is not encrypted: s3://b",
         ),
         (
             "s3://b?timeout=1s",
-            "there is no timeout but request_timeout, connect_timeout and retry_timeout: s3://b",
+            "there is no option timeout, but request_timeout, connect_timeout and retry_timeout: s3://b",
         ),
         ("s3://b?allow_http=perhaps", "allow_http is true or false: s3://b"),
         ("s3://b?requests=many", "requests is a number: s3://b"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ async def test_an_end_that_is_no_outcome_is_a_failure_of_the_store(autojump_cloc
 
     async with replica.open([MemoryStore(), Odd(start)]) as store:
         with pytest.raises(
-            StoreError, match=r"sync-1: ReplicaError: the store ended a call with .*, which is no outcome"
+            StoreError, match=r"sync-1: ReplicaError: the store ended a call with .*, which is not an outcome"
         ):
             await store.put(DATA)
 
@@ -150,7 +151,7 @@ async def test_a_value_that_can_not_be_looked_at_is_a_failure_of_the_store() -> 
     async with replica.open([Vague(MemoryStore())]) as store:
         with pytest.raises(StoreError, match=r"contains of .* failed: sync-0: OSError: broken"):
             await store.contains(REF)
-        with pytest.raises(StoreError, match=r"sync-0: ReplicaError: a put returned None, no PutResult"):
+        with pytest.raises(StoreError, match=r"sync-0: ReplicaError: a put returned None, which is not a PutResult"):
             await store.put(DATA)
 
 
@@ -166,6 +167,167 @@ async def test_a_subclass_that_overrides_a_method_has_it_called(autojump_clock: 
         assert await store.get(REF) == DATA
         await store.flush()
     assert puts == [Blob(DATA)] * 2
+
+
+@pytest.mark.parametrize("retrying", [False, True])
+async def test_a_mixin_that_overrides_a_method_has_it_called(*, retrying: bool) -> None:
+    class Veto:
+        async def put(self, blob: object) -> PutResult:
+            await trio.lowlevel.checkpoint()
+            raise OSError("broken")
+
+    class Vetoed(Veto, MemoryStore):  # type: ignore[misc]
+        pass
+
+    inner: Any = Vetoed()
+    odd = RetryingStore(inner, attempts=1) if retrying else inner
+    async with replica.open([odd]) as store:
+        with pytest.raises(StoreError, match="OSError: broken"):
+            await store.put(DATA)
+    assert len(inner) == 0
+
+
+async def test_a_call_of_the_store_itself_ends_once(autojump_clock: MockClock) -> None:
+    def start(done: Done) -> Any:
+        def end() -> None:
+            done(RESULT)
+            done(RESULT)
+            done(outcome.Error(BROKEN))
+
+        trio.lowlevel.current_trio_token().run_sync_soon(end)
+        return bool
+
+    assert await Odd(start).put(DATA) == PutResult(REF, added=True)
+    with trio.move_on_after(1) as scope:
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_call_of_the_store_itself_that_ends_after_it_was_withdrawn_wakes_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    told: list[Done] = []
+
+    def start(done: Done) -> Any:
+        told.append(done)
+        return lambda: True
+
+    with trio.move_on_after(1):
+        await Odd(start).put(DATA)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _() -> None:
+            await trio.sleep(1)
+            told[0](RESULT)
+
+        with trio.move_on_after(2) as scope:
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+async def test_a_call_of_the_store_itself_may_end_while_it_is_cancelled(
+    autojump_clock: MockClock, *, is_withdrawn: bool
+) -> None:
+    def start(done: Done) -> Any:
+        def cancel() -> bool:
+            done(RESULT)
+            return is_withdrawn
+
+        return cancel
+
+    with trio.move_on_after(1) as scope:
+        assert await Odd(start).put(DATA) == PutResult(REF, added=True)
+    assert not scope.cancelled_caught
+
+
+async def test_an_end_that_is_no_outcome_fails_a_call_of_the_store_itself() -> None:
+    def start(done: Done) -> Any:
+        done("text")  # type: ignore[arg-type]
+        return bool
+
+    with pytest.raises(replica.ReplicaError, match="the store ended a call with 'text', which is not an outcome"):
+        await Odd(start).put(DATA)
+
+
+def test_an_exit_request_of_a_call_that_ended_at_once_is_not_lost_to_a_cancellation() -> None:
+    def start(done: Done) -> Any:
+        scope.cancel()
+        done(outcome.Error(SystemExit(3)))
+        return bool
+
+    async def main() -> None:
+        with scope:
+            await Odd(start).put(DATA)
+
+    scope = trio.CancelScope()
+    with pytest.raises(SystemExit):
+        trio.run(main)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_an_exit_request_after_the_end_of_a_call_ends_the_operation(
+    autojump_clock: MockClock, *, is_last: bool
+) -> None:
+    def start(done: Done) -> Any:
+        done(RESULT)
+        raise SystemExit(3)
+
+    others = [SimulatedStore(put=math.inf)]
+    stores = [*others, Odd(start)] if is_last else [Odd(start), *others]
+    with pytest.raises(SystemExit):
+        async with replica.open(stores) as store:
+            await store.put(DATA)
+    assert trio.current_time() == 0
+
+
+async def test_an_exit_request_of_a_hedge_ends_the_get(autojump_clock: MockClock) -> None:
+    def start(done: Done) -> Any:
+        done(outcome.Error(BROKEN))
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        async with replica.open([SimulatedStore(get=math.inf), Odd(start)], hedge_delay=1) as store:
+            await store.get(REF)
+    assert trio.current_time() == 1
+
+
+@pytest.mark.parametrize("end", [outcome.Value(DATA), outcome.Error(SystemExit(3))])
+async def test_a_verdict_is_not_lost_while_other_calls_are_waited_for(autojump_clock: MockClock, end: Any) -> None:
+    def start_soon(done: Done) -> Any:
+        async def rest() -> Any:
+            await trio.sleep(0.5)
+            return end.unwrap()
+
+        done(Unfinished(rest))
+        return bool
+
+    def start_late(_: Done) -> Any:
+        return lambda: trio.current_time() >= 1  # it can be cancelled only then
+
+    async def get() -> None:
+        async with replica.open([Odd(start_soon), Odd(start_late)]) as store:
+            with trio.move_on_after(5):
+                answers.append(await store.get(REF))
+
+    answers: list[bytes] = []
+    if isinstance(end, outcome.Error):
+        with pytest.raises(SystemExit):
+            await get()
+    else:
+        await get()
+        assert answers == [DATA]
+    assert trio.current_time() == 5
+
+
+async def test_a_call_of_threads_that_has_ended_can_not_be_cancelled(tmp_path: Path) -> None:
+    async with replica.open_sqlite(tmp_path / "a.db") as store:
+        await store.put(DATA)
+        ended = trio.Event()
+        cancel = store.start_get(REF, lambda _: ended.set())
+        await ended.wait()
+        assert not cancel()
 
 
 # A call, a cancellation and an exit
@@ -244,19 +406,11 @@ def test_an_interrupt_at_the_end_of_the_block_comes_out_bare(hedge_delay: float)
         trio.run(main)
 
 
-# What is kept
+# Memory
 
 
 def blobs_alive() -> int:
     return sum(isinstance(thing, Blob) and len(thing) > 1000 for thing in gc.get_objects())
-
-
-@pytest.fixture
-def no_gc() -> Any:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def test_a_get_that_one_store_refuses_and_another_answers_leaves_no_cycle(no_gc: None) -> None:

@@ -57,7 +57,7 @@ Outcome: TypeAlias = "tuple[type[BaseException] | str, float]"
 
 
 class Situation(NamedTuple):
-    """What happens during an operation that begins at 0 seconds."""
+    """The events during an operation that begins at 0 seconds."""
 
     outcomes: dict[str, Outcome]
     seconds: tuple[float, float] = (1, 3)

@@ -1,6 +1,6 @@
-"""Calls that are started without a task for each: who is started, cancelled and waited for, and when.
+"""Calls that are started without a task for each: which are started, cancelled and waited for, and when.
 
-What they have in common with calls that are awaited is in ``test_fan_out.py``.
+Tests that calls which are awaited have to pass, too, are in ``test_fan_out.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trio_replica import BlobNotFoundError, Ref, open_directory, open_sqlite
 from trio_replica._calls.hedges import Hedges
 from trio_replica._calls.start import Unfinished, ended_call
 
-from .common import BROKEN, Ended
+from .common import BROKEN, CancelAtStep, Ended
 from .held import Held
 from .started import FannedOut
 
@@ -108,6 +108,14 @@ class Running:
         self._finish = finish
         self._unfinished = set(finishes)
         nursery.start_soon(self._run, members, start, hedges)
+
+    def cancel(self, how: str) -> None:
+        """Cancel it ``"from outside"``, as a scope of its caller does, or ``"by somebody"``, as its replica does."""
+        if how == "from outside":
+            self.scope.cancel()
+        else:
+            (under_way,) = self.under_way
+            under_way.cancel()
 
     async def _run(self, members: str, start: Callable[[str, Done], Cancel], hedges: Hedges | None) -> None:
         self.task = trio.lowlevel.current_task()
@@ -217,8 +225,7 @@ async def test_one_call_that_ends_at_once_among_others() -> None:
 async def test_an_operation_that_is_cancelled_while_a_call_is_started() -> None:
     def start(member: str, done: Done) -> Cancel:
         if member == "b":
-            (under_way,) = operation.under_way
-            under_way.cancel()
+            operation.cancel("by somebody")
         return told.start(member, done)
 
     told = Told()
@@ -249,11 +256,7 @@ async def test_cancelled_it_cancels_all_and_settles_nothing(how: str) -> None:
         hedged = Running(nursery, "cd", told.start, hedges=hedges)
         await trio.testing.wait_all_tasks_blocked()
         for operation in (all_at_once, hedged):
-            if how == "from outside":
-                operation.scope.cancel()
-            else:
-                (under_way,) = operation.under_way
-                under_way.cancel()
+            operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         hedges.stop()  # which has nothing left to start
     for operation in (all_at_once, hedged):
@@ -274,14 +277,11 @@ async def test_what_can_not_be_cancelled_is_waited_for_and_settled(
     async with trio.open_nursery() as nursery:
         operation = Running(nursery, "abcd", told.start, settles=settles)
         await trio.testing.wait_all_tasks_blocked()
-        if how == "from outside":
-            operation.scope.cancel()
-        elif how == "by somebody":
-            (under_way,) = operation.under_way
-            under_way.cancel()
-        else:
+        if how == "settled":
             settled["d"] = "d" if settles is outcome.Value else BROKEN
             await told.end("d", None if settles is outcome.Value else BROKEN)
+        else:
+            operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         assert told.cancelled.keys() == {"c", "d"} - settled.keys()
         await told.end("a", error)
@@ -300,11 +300,7 @@ async def test_cancelled_it_starts_no_more_though_the_last_call_fails(how: str) 
     async with trio.open_nursery() as nursery:
         operation = Running(nursery, "ab", told.start, hedges=Hedges(math.inf))
         await trio.testing.wait_all_tasks_blocked()
-        if how == "from outside":
-            operation.scope.cancel()
-        else:
-            (under_way,) = operation.under_way
-            under_way.cancel()
+        operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a", BROKEN)
         assert operation.ended is not None
@@ -333,7 +329,7 @@ async def test_an_exit_comes_out_bare_when_what_can_not_be_cancelled_has_ended(
     assert operation.settled == {"a": "a", "b": BROKEN}
 
 
-# What can't be started
+# Calls that can't be started
 
 
 async def test_a_call_that_is_refused_has_failed() -> None:
@@ -383,7 +379,7 @@ async def test_a_call_that_is_refused_makes_way_for_the_next(autojump_clock: Moc
     assert told.cancelled == {"d": 7}
 
 
-# What takes a task
+# Work that takes a task
 
 
 async def test_a_value_that_can_not_be_finished_is_a_failure(autojump_clock: MockClock) -> None:
@@ -465,13 +461,10 @@ async def test_cancelled_while_a_value_is_finished_it_waits_for_what_can_not_be_
         operation = Running(nursery, "abcd", told.start, finish=finish, finishes="ab", settles=outcome.Error)
         await trio.testing.wait_all_tasks_blocked()
         await told.end("a")
-        if how == "from outside":
-            operation.scope.cancel()
-        elif how == "by somebody":
-            (under_way,) = operation.under_way
-            under_way.cancel()
-        else:
+        if how == "settled":
             told.end_soon("d", BROKEN)
+        else:
+            operation.cancel(how)
         await trio.testing.wait_all_tasks_blocked()
         assert cancelled == ["a"]
         await told.end("b")  # which would have to be finished, too
@@ -647,19 +640,6 @@ async def test_one_call_that_is_cancelled() -> None:
 # Real threads and files
 
 
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when the tasks of a run have made a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.scope = trio.CancelScope()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps -= 1
-        if self.steps == 0:
-            self.scope.cancel()
-
-
 def store_threads() -> set[str]:
     """Return the names of all threads but those that Trio keeps for its own use."""
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio")}
@@ -677,27 +657,27 @@ def test_cancelled_at_any_step_real_stores_keep_what_was_put(tmp_path: Path, hed
             replica.open([one, two], hedge_delay=hedge_delay) as store,
         ):
             kept, _ = await store.put(before)
-            trio.lowlevel.add_instrument(instrument)
             tasks = trio.lowlevel.current_statistics().tasks_living
-            with instrument.scope:
+            with trio.CancelScope() as instrument.scope:
                 async with trio.open_nursery() as nursery:
                     for data in (interrupted, b"another", before):
                         nursery.start_soon(store.put, data)
                     for _ in range(3):
                         nursery.start_soon(store.get, kept)
-            trio.lowlevel.remove_instrument(instrument)
+            cancelled = instrument.scope.cancelled_caught
+            instrument.scope = None
             assert trio.lowlevel.current_statistics().tasks_living == tasks
             assert await store.get(kept) == before
             for data in (interrupted, after):
                 ref, _ = await store.put(data)
                 assert await store.get(ref) == await one.get(ref) == await two.get(ref) == data
-        return instrument.scope.cancelled_caught
+        return cancelled
 
     threads = store_threads()
     seen = set()
     for steps in range(1, 16):
         instrument = CancelAtStep(steps)
-        seen.add(trio.run(main))
+        seen.add(trio.run(main, instruments=[instrument]))
         assert store_threads() == threads
     assert True in seen
     temporary = [path for path in (tmp_path / "folder").rglob("*") if path.is_file() and len(path.name) < 64]

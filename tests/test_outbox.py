@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import signal
@@ -20,7 +19,7 @@ from trio_replica._async import outbox as internals
 from trio_replica._async.delivery import OutboxDelivery
 from trio_replica.testing import Batched, SimulatedStore
 
-from .common import BROKEN, Ended, put_numbers, refs
+from .common import BROKEN, Ended, count_blobs, put_numbers, refs, without_gc
 from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
@@ -395,7 +394,7 @@ async def test_entries_for_a_name_that_is_gone_are_kept_and_logged(
         await store.flush()
     assert disk.pending("copy") == [*refs(0, 1)]
     assert [record.getMessage() for record in caplog.records] == [
-        "the outbox has 2 pending for copy, which is no async store: it keeps them"
+        "the outbox has 2 pending for copy, which is not an async store: it keeps them"
     ]
 
 
@@ -585,8 +584,34 @@ async def test_last_acknowledgements_that_fail_are_logged(
         outbox.failures.append(FULL)
     assert outbox.disk.pending("copy") == [*refs(0)]
     assert caplog.records[0].getMessage() == (
-        "delivered blobs can't be acknowledged, so they will be delivered again: the disk is full"
+        "the last commit of the outbox failed, so delivered blobs may be delivered again: "
+        "ReplicaError: the disk is full"
     )
+
+
+async def test_a_last_commit_that_breaks_does_not_hide_the_error_of_the_block(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = MemoryOutbox(Disk())
+    with pytest.raises(ValueError, match="of the block"):
+        async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+            await put_numbers(store, [0])
+            outbox.failures.append(MemoryError("none left"))
+            raise ValueError("of the block")
+    assert "delivered blobs may be delivered again: MemoryError: none left" in caplog.text
+
+
+async def test_the_end_does_not_wait_for_room_in_an_outbox_that_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "UNCOMMITTED_LIMIT", 2)
+    outbox = MemoryOutbox(Disk())
+    copy = SimulatedStore(put=1)
+    async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox, batch_size=1) as store:
+        await put_numbers(store, range(10))
+        outbox.is_full = True
+    assert len(copy.blobs) == 10
+    assert trio.current_time() < 20
 
 
 async def test_an_interruption_of_the_last_acknowledgements_comes_out(autojump_clock: MockClock) -> None:
@@ -655,7 +680,7 @@ async def test_soon_after_a_put_has_returned_a_crash_leaves_it_not_in_doubt(
     async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, MemoryOutbox(after)) as store:
         with pytest.raises(StoreError, match="3 of the blobs pending for it can't be read"):
             await store.flush()
-    assert after.pending("copy") == [*refs(0, 1, 2)], "what returned is pending, though the sync store was emptied"
+    assert after.pending("copy") == [*refs(0, 1, 2)], "blobs of returned puts stay pending when a sync store is emptied"
 
 
 async def test_acknowledgements_that_fail_are_kept_for_the_next_commit(
@@ -672,7 +697,7 @@ async def test_acknowledgements_that_fail_are_kept_for_the_next_commit(
         await trio.sleep(0.1)
         assert (of(store).pending, outbox.disk.pending("copy")) == (0, [])
     assert [record.getMessage() for record in caplog.records] == [
-        "delivered blobs can't be acknowledged: ReplicaError: the disk is full"
+        "the outbox can't be written: ReplicaError: the disk is full"
     ]
 
 
@@ -901,22 +926,15 @@ async def test_a_missing_blob_that_is_read_alone(autojump_clock: MockClock) -> N
 
 
 async def test_what_cant_be_read_keeps_no_blob_alive(autojump_clock: MockClock) -> None:
-    def count() -> int:
-        return sum(type(each) is Blob for each in gc.get_objects())
-
     rotten = SimulatedStore()
     await put_numbers(rotten, [0, 1])
     rotten.corrupt(refs(0)[0])
     async with open_with_outbox([rotten], {"copy": MemoryStore()}, MemoryOutbox(lacking(0, 1))) as store:
-        gc.collect()
-        gc.disable()
-        try:
-            before = count()
+        with without_gc():
+            before = count_blobs()
             with pytest.raises(StoreError):
                 await store.flush()
-            assert count() == before
-        finally:
-            gc.enable()
+            assert count_blobs() == before
 
 
 async def test_a_relay_reads_blobs_as_a_get_does(autojump_clock: MockClock) -> None:
@@ -952,12 +970,12 @@ def test_the_outbox_has_its_name(stores: Any) -> None:
         (
             "sqlite:a",
             ValueError,
-            r"outbox is the path of a file, not 'sqlite:a'; before the name of such a file goes './'",
+            r"outbox is the path of a file, not 'sqlite:a'; write './' before the name of such a file",
         ),
         (
             ":memory:",
             ValueError,
-            r"outbox is the path of a file, not ':memory:'; before the name of such a file goes './'",
+            r"outbox is the path of a file, not ':memory:'; write './' before the name of such a file",
         ),
         ("s3://a:b@c/", ValueError, r"outbox is the path of a file, not 's3://a:\*\*\*@c/'; .*"),
     ],

@@ -1,4 +1,4 @@
-"""What an outbox says of files, folders and disks that are not as they have to be."""
+"""An outbox on files, folders and disks that are not as they have to be."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Generator
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     folder = tmp_path / "folder"
     folder.mkdir()
     return folder / "outbox.db"
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
 async def make_outbox(path: Path) -> None:
@@ -94,7 +91,7 @@ async def test_the_database_of_a_store(path: Path) -> None:
         assert (await problem(path, store)).startswith(f"{path}: the file is in use: by another replica, or as the")
         assert await store.get(ref) == b"hello"
         await store.put(b"more")
-    assert await problem(path) == f"{path}: the file is a database, but no outbox: name another one"
+    assert await problem(path) == f"{path}: the file is a database, but not an outbox: name another one"
     async with replica.open_sqlite(path) as store:
         assert [ref async for ref in store.list_refs()] == sorted([Ref.of(b"hello"), Ref.of(b"more")])
 

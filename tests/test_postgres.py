@@ -95,7 +95,7 @@ def server(running: PostgresServer) -> PostgresServer:
 
 @pytest.fixture(params=["played back", pytest.param("real", marks=pytest.mark.postgres)])
 def either(request: pytest.FixtureRequest) -> Iterator[PostgresAddress]:
-    """What a server answered to a test that asks it the same each time, or the server itself.
+    """Yield the recorded answers to a test that asks the same each time, or the server itself.
 
     After a change of what a store asks, ``TRIO_REPLICA_RECORD=1 python -m pytest -m postgres tests/test_postgres.py``
     writes down the server's answers.
@@ -247,7 +247,7 @@ OPERATIONS: list[Callable[[PostgresStore], Awaitable[object]]] = [
 READS = OPERATIONS[4:]
 
 
-# What is played back
+# Recorded answers
 
 START, QUERY, READY = b"\0\0\0\x08abcd", b"Q\0\0\0\x05x", b"Z\0\0\0\x05I"
 TAPE = [[["␀␀␀␈abcd", "Z␀␀␀␅I"], ["Q␀␀␀␅x", "Z␀␀␀␅I"]]]
@@ -295,7 +295,7 @@ def test_what_was_not_recorded_is_not_answered() -> None:
     assert player.problems == ["asked '', where 'Q␀␀␀␅x' was recorded"]
 
 
-# What is in the database
+# The contents of the database
 
 
 async def test_the_format_of_the_database(either: PostgresAddress) -> None:

@@ -1,4 +1,4 @@
-"""What needs no PostgreSQL server: conninfos, errors, and psycopg being there at all."""
+"""Tests that need no PostgreSQL server: of conninfos, of errors, and of a missing psycopg."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_bad_arguments() -> None:
             await open_and_close("", answer_timeout=timeout)
 
 
-# What answers is no server, or nothing does
+# Answers from no server, and silence
 
 
 async def check_line(conninfo: str, name: str, *parts: str) -> None:
@@ -181,7 +181,7 @@ async def test_a_server_that_answers_garbage(answer: bytes, more: str, reason: s
             f"postgresql://user:secret@127.0.0.1:{port}/blobs{more}",
             f"postgresql://127.0.0.1:{port}/blobs",
             reason,
-            "that is no PostgreSQL server: check the host and the port",
+            "that is not a PostgreSQL server: check the host and the port",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the model of a file system keeps through a power cut."""
+"""The model of a file system, and the files that it keeps through a power cut."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import trio_replica as replica
 from trio_replica import BlobNotFoundError, PoisonedError, Ref, ReplicaStore, StoreError
 from trio_replica.testing import Batched, Concurrent, Serial, SimulatedStore
 
+from .common import CancelAtStep
 from .started import StartedStore
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Step:
     """When it begins, in seconds."""
     kind: Kind
     blobs: list[int]
-    """Which of `BLOBS` it is about."""
+    """The places of its blobs in `BLOBS`."""
     deadline: float
     """Seconds after which it is cancelled."""
 
@@ -225,7 +226,7 @@ class Run:
         for name, each in self.async_stores.items():
             left = unreplicated.get(name, ())
             assert len(set(left)) == len(left)
-            assert self.accepted <= each.blobs.keys() | set(left), "what is accepted is there, or said to be missing"
+            assert self.accepted <= each.blobs.keys() | set(left), "an accepted blob is there, or said to be missing"
             assert set(left) <= self.tried
 
     def check_end(self, error: Exception | None, *, cancelled: bool) -> None:
@@ -269,20 +270,6 @@ def test_programs(program: Program, _: object) -> None:
 
 
 # Every cancellation in turn
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when the tasks of a run have made a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.scope: trio.CancelScope | None = None
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.scope is not None:
-            self.steps -= 1
-            if self.steps == 0:
-                self.scope.cancel()
 
 
 async def list_all(store: ReplicaStore) -> None:

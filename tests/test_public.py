@@ -72,7 +72,7 @@ def function_of(value: Any) -> Any:
 
 
 def is_ours(function: Any) -> bool:
-    """Whether the code of a function is this package's, whatever its `__module__` says."""
+    """Return whether the code of a function is this package's, whatever its `__module__` says."""
     return code_of(function).partition(".")[0] == "trio_replica"
 
 

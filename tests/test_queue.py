@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 import trio_replica as replica
-from trio_replica import Blob, MemoryStore, PoisonedError, PutResult
+from trio_replica import MemoryStore, PoisonedError, PutResult
 from trio_replica.testing import Batched, SimulatedStore
 
-from .common import BROKEN, Ended, put_numbers, refs
+from .common import BROKEN, Ended, count_blobs, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -224,10 +224,6 @@ def only_new_objects() -> Generator[None, None, None]:
     gc.unfreeze()
 
 
-def count_blobs() -> int:
-    return sum(type(each) is Blob for each in gc.get_objects())
-
-
 @pytest.mark.usefixtures("only_new_objects")
 async def test_what_is_not_written_is_let_go(autojump_clock: MockClock) -> None:
     with trio.move_on_after(1):
@@ -259,6 +255,6 @@ async def test_memory_is_bounded(autojump_clock: MockClock, batch_size: int) -> 
                 nursery.start_soon(put_some, store, 1000 * caller)
         await store.flush()
         await trio.testing.wait_all_tasks_blocked()
-        assert count_blobs() == 0, "who waits keeps nothing"
+        assert count_blobs() == 0, "a put that waits keeps nothing"
     assert len(slow.blobs) == 80
     assert 5 < peak <= 5 + batch_size + 4

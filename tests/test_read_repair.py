@@ -28,7 +28,7 @@ from trio_replica import (
 from trio_replica._sync import repairs as _repairs
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs
+from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs, without_gc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -260,7 +260,7 @@ async def test_a_get_that_is_cancelled_while_the_fallback_is_asked(autojump_cloc
     assert writes(sync) == []
 
 
-# What is written back
+# Blobs that are written back
 
 REPAIRS: list[tuple[Scenario, Scenario, float, list[str]]] = [
     # what the sync stores and the fallback answer, and when; when the get returns; what is done to each sync store
@@ -390,7 +390,7 @@ async def test_repairs_that_fail(autojump_clock: MockClock, caplog: pytest.LogCa
         assert store.statistics().sync_stores["sync-0"] == SyncStoreStatistics(0, 0, 0, 0, unrepairable=2)
     assert len(asked(one, "put")) == len(asked(two, "put")) == 2
     assert {(record.levelname, record.name) for record in caplog.records} == {("WARNING", "trio_replica")}
-    begin, end = f" can't be given back {numbers[0]!s:.12}: ", "; of others it is not told"
+    begin, end = f" can't be given back {numbers[0]!s:.12}: ", "; later failures are only counted"
     assert sorted(record.getMessage() for record in caplog.records) == [
         f"sync-0{begin}OSError: full, says s3://me:***@bucket{end}",
         f"sync-1{begin}ExceptionGroup: group (1 sub-exception) [OSError: broken]{end}",
@@ -421,7 +421,7 @@ async def test_a_corrupt_blob_in_a_store_that_can_not_replace_it(
         assert store.statistics().sync_stores["sync-0"].get_failures == 2
     assert writes(corrupt) == []
     (record,) = caplog.records
-    reason = "it is corrupt, and the store can't replace it; of others it is not told"
+    reason = "it is corrupt, and the store can't replace it; later failures are only counted"
     assert record.getMessage() == f"sync-0 can't be given back {REF!s:.12}: {reason}"
 
 
@@ -445,7 +445,7 @@ async def test_what_a_get_finds_once_the_replica_is_closed_is_not_written_back(a
     assert writes(lacking) == []
 
 
-# How much at once
+# The bounds on simultaneous repairs
 
 
 @OPERATIONS
@@ -529,7 +529,7 @@ async def test_a_blob_that_was_written_back_is_not_kept(autojump_clock: MockCloc
         assert sys.getrefcount(data) == before
 
 
-# What is not verified
+# Answers that fail verification
 
 
 async def test_what_is_wrong_is_not_written_back(autojump_clock: MockClock) -> None:
@@ -555,10 +555,57 @@ async def test_an_answer_that_is_no_bytes_is_not_written_back(autojump_clock: Mo
     (lacking,), odd = await open_answering(("miss", 1)), Odd(get=2)
     await odd.put(DATA)
     async with replica.open([lacking, odd], verify=False, repair_reads=True) as store:
-        assert await store.get(REF) == 5  # type: ignore[comparison-overlap]
+        with pytest.raises(StoreError, match="sync-1: TypeError: a blob is made of bytes"):
+            await store.get(REF)
         await trio.testing.wait_all_tasks_blocked()
         assert repairs(store) == [(0, 0), (0, 0)]
     assert writes(lacking) == []
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("answer", [None, 5, "text"])
+async def test_an_answer_that_is_no_bytes_is_no_answer(autojump_clock: MockClock, answer: Any, *, verify: bool) -> None:
+    class Odd(SimulatedStore):
+        async def get(self, ref: Ref) -> Any:
+            await super().get(ref)
+            return answer
+
+    odd, good = Odd(), SimulatedStore(get=1)
+    async with replica.open([odd, good], verify=verify) as store:
+        await store.put(DATA)
+        assert await store.get(REF) == DATA
+        assert await store.get_many([REF]) == {REF: DATA}
+        counts = store.statistics().sync_stores["sync-0"]
+        assert (counts.gets_won, counts.get_failures) == (0, 2)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_an_answer_in_a_buffer_becomes_bytes(*, verify: bool) -> None:
+    class Buffers(PlainStore):
+        async def get(self, ref: Ref) -> Any:
+            return bytearray(await super().get(ref))
+
+    async with replica.open([Buffers(MemoryStore())], verify=verify) as store:
+        await store.put(DATA)
+        assert [type(await store.get(REF)), type((await store.get_many([REF]))[REF])] == [bytes, bytes]
+
+
+async def test_a_blob_that_can_not_be_hashed_is_not_repaired_and_ends_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def no_thread(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    large = Blob(bytes(2 * 1024 * 1024))
+    lacking, good = SimulatedStore(), SimulatedStore(get=1)
+    await good.put(large)
+    async with replica.open([lacking, good], repair_reads=True, verify=False) as store:
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        assert await store.get(large.ref) == large.data
+        await trio.testing.wait_all_tasks_blocked()
+        assert repairs(store) == [(0, 1), (0, 0)]
+    assert "sync-0 can't be given back" in caplog.text
 
 
 async def test_a_store_that_says_itself_that_a_blob_is_corrupt(autojump_clock: MockClock) -> None:
@@ -703,17 +750,13 @@ async def test_reads_that_fail_leave_no_cycle(operation: str) -> None:
     sync, spare = SimulatedStore(), SimulatedStore()
     spare.fail(BROKEN, "get")
     async with replica.open([sync], [spare], fallback=["async-0"], repair_reads=True) as store:
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             for _ in range(3):
                 with pytest.raises(StoreError):
                     await read(store, operation)
                 sync.calls.clear()
                 spare.calls.clear()
             assert gc.collect() == 0
-        finally:
-            gc.enable()
 
 
 # Real stores

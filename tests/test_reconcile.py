@@ -1,4 +1,4 @@
-"""What some stores have and others lack: what is copied, counted and said, and what goes wrong with it."""
+"""Blobs that some stores have and others lack: copies, counts and reports, and failures."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, put_numbers, refs
-from .test_programs import CancelAtStep
+from .common import BROKEN, CancelAtStep, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +55,7 @@ def called(store: SimulatedStore, operation: str) -> list[tuple[Ref, ...]]:
     return [call.refs for call in store.calls if call.operation == operation]
 
 
-# What is copied and counted
+# Copies and counts
 
 
 async def test_all_stores_have_all_then() -> None:
@@ -183,7 +182,7 @@ async def test_a_blob_that_came_while_it_runs_is_read_too_if_need_be() -> None:
     assert lacking.blobs == {refs(1)[0]: b"1"}
 
 
-# What goes wrong with a blob
+# Failures of one blob
 
 
 async def test_a_corrupt_blob_is_read_from_the_next_store() -> None:
@@ -361,7 +360,7 @@ few_refs = st.sets(st.sampled_from(REFS), max_size=2)
 
 @dataclass
 class Plan:
-    """What a store has, and what goes wrong with it."""
+    """The blobs of a store, and its failures."""
 
     has: set[Ref]
     corrupt: set[Ref]
@@ -426,7 +425,7 @@ plans = st.builds(
 
 
 class Model:
-    """What has to come of some plans."""
+    """The outcome that some plans must have."""
 
     def __init__(self, given: list[Plan], after: Ref, *, dry_run: bool) -> None:
         self.contents = [{ref: b"rotten" if ref in plan.corrupt else DATA[ref] for ref in plan.has} for plan in given]
@@ -786,11 +785,11 @@ async def test_a_directory_that_was_deleted_is_rebuilt_whole(tmp_path: Path) -> 
         report = await reconcile({"copy": copy, "database": database})
         assert report.stores["copy"] == ReconcileCounts(0, 300, 300, 0, sum(map(len, blobs.values())))
         assert await copy.get_many(blobs) == blobs
-    files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "copy" / "blobs").rglob("*") if path.is_file()]
     assert {path.name: path.read_bytes() for path in files} == {str(ref): data for ref, data in blobs.items()}
 
 
-async def test_a_large_blob_is_verified_and_copied(tmp_path: Path) -> None:
+async def test_a_large_blob_is_verified_and_copied() -> None:
     data = bytes(3 * 1024 * 1024)
     source, target = SimulatedStore(), MemoryStore()
     rotten, intact = Ref.of(b"rotten"), Ref.of(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import math
 import random
@@ -38,7 +37,7 @@ from trio_replica import (
 )
 from trio_replica.testing import SimulatedStore, StoreContract
 
-from .common import Ended, PlainStore, put_numbers, refs
+from .common import Ended, PlainStore, put_numbers, refs, without_gc
 from .started import KINDS, StartedStore, started
 
 if TYPE_CHECKING:
@@ -272,7 +271,7 @@ async def test_callers_do_not_wait_for_each_other(autojump_clock: MockClock, ret
     assert retrying.statistics().retries == len(store.calls) - 50
 
 
-# What is repeated
+# Failures that are retried, and others
 
 
 @pytest.mark.parametrize(
@@ -496,18 +495,14 @@ async def test_a_failure_is_freed_when_nobody_has_it(autojump_clock: MockClock, 
 
     failures: list[weakref.ref[Failure]] = []
     retrying = retry(Failing(), attempts=attempts)
-    gc.collect()
-    gc.disable()
-    try:
+    with without_gc():
         with pytest.raises(Failure):
             await retrying.put(BLOB)
         await trio.lowlevel.checkpoint()  # until then Trio remembers what woke this task
         assert [failure() for failure in failures] == [None] * attempts
-    finally:
-        gc.enable()
 
 
-# What it is
+# The class, its arguments and its log
 
 
 def test_a_store_that_deletes_stays_one() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import weakref
@@ -30,7 +29,7 @@ from trio_replica import (
 from trio_replica._calls.start import Unfinished, never
 from trio_replica.testing import SimulatedStore
 
-from .common import DATA, REF, Ended, PlainStore
+from .common import DATA, REF, Ended, PlainStore, without_gc
 from .started import KINDS, StartedDeletableStore, StartedStore
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
-# Whatever way an attempt fails
+# Each way in which an attempt can fail
 
 
 @pytest.mark.parametrize("in_replica", [False, True])
@@ -149,7 +148,8 @@ async def test_a_failure_that_passes_is_followed_by_another_attempt(
         assert (await retrying.put(BLOB)).added
     assert 0.15 < trio.current_time() < 0.3
     counts = retrying.statistics()
-    assert (counts.calls, counts.retries, counts.gave_up, counts.waiting) == (1, 2, 0, 0)
+    calls = 2 if in_replica else 1  # a replica asks who the store is, too
+    assert (counts.calls, counts.retries, counts.gave_up, counts.waiting) == (calls, 2, 0, 0)
     assert counts.last_error == "OSError: second"
 
 
@@ -221,7 +221,7 @@ async def test_each_line_of_the_log_has_its_own_error(
     ]
 
 
-async def test_a_log_that_fails_fails_no_call(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_log_that_fails_fails_no_call(autojump_clock: MockClock) -> None:
     class Full(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
             raise OSError("no space left on the device")
@@ -562,12 +562,8 @@ async def test_no_blob_is_kept_by_a_call_that_has_ended(
     payloads: list[weakref.ref[Payload]] = []
     retrying = RetryingStore(prepare(Holding(SimulatedStore())), attempts=attempts)
     async with replica.open([retrying]) as store:
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             with nullcontext() if attempts == 4 else pytest.raises((OSError, replica.StoreError)):
                 await (store if in_replica else retrying).get(REF)
             await trio.testing.wait_all_tasks_blocked()
             assert [payload() for payload in payloads] == [None] * attempts
-        finally:
-            gc.enable()

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 AWAY = OSError("away")
 WRONG = "its bytes are those of "
+MISSING = "BlobNotFoundError: blob"
 
 
 class CheckedStore(SimulatedStore):
@@ -79,7 +80,7 @@ class CheckedStore(SimulatedStore):
 
     @property
     def steps(self) -> list[str]:
-        """What it was called for since the last `calls.clear()`; ``contains`` is a page of one."""
+        """The operations that it was called for since the last `calls.clear()`; ``contains`` is a page of one."""
         return [call.operation for call in self.calls]
 
 
@@ -101,7 +102,7 @@ def wrong(number: int) -> str:
 
 
 def finding(store: str, number: int, outcome: str = "", *, repaired: bool = False) -> ScrubFinding:
-    """What is found of a flipped number."""
+    """Return the finding about a flipped number."""
     return ScrubFinding(store, Ref.of(b"%d" % number), wrong(number), True, repaired, outcome)
 
 
@@ -146,7 +147,7 @@ STORE = SimulatedStore()
             {"a": STORE, "b": PlainStore(STORE)},
             {"repair": True},
             TypeError,
-            "^b is of type PlainStore, not a DeletableStore: to repair takes its replace$",
+            "^b is of type PlainStore, not a DeletableStore: a repair needs its replace method$",
         ),
         ([STORE], {"after": b"\0" * 32}, TypeError, "a ref is a trio_replica.Ref, not bytes"),
         ([STORE], {"bytes_per_second": 0}, ValueError, "bytes_per_second is more than 0, not 0"),
@@ -354,7 +355,7 @@ async def test_a_listing_of_nonsense_is_a_failure(autojump_clock: MockClock) -> 
     assert report.stores["store-0"].refs == 1
 
 
-# What comes and goes
+# Blobs that come and go
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -421,6 +422,25 @@ async def test_a_corrupt_blob_that_is_deleted_in_the_meantime_does_not_come_back
     assert store.blobs == {}
 
 
+@pytest.mark.parametrize("rate", [None, 1000.0])
+async def test_what_a_store_remembers_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
+    class Remembering(SimulatedStore):
+        async def get_stored(self, ref: Ref) -> bytes:
+            return (await self.get(ref)).replace(b"1", b"0")
+
+    store, good = Remembering(), MemoryStore()
+    await put_numbers(store, [1, 2])
+    await put_numbers(good, [1, 2])
+    report = await scrub({"store": store, "good": good, "retried": RetryingStore(store)}, bytes_per_second=rate)
+    assert [(finding.store, finding.ref) for finding in report.findings] == [
+        ("store", refs(1)[0]),
+        ("retried", refs(1)[0]),
+    ]
+    report = await scrub({"store": store, "good": good}, repair=True)
+    (finding,) = report.findings
+    assert finding.outcome.startswith("not repaired: it was replaced, and can't be read: CorruptBlobError")
+
+
 # The store as a whole
 
 
@@ -447,6 +467,31 @@ async def test_a_store_that_repairs_itself(autojump_clock: MockClock) -> None:
     assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made again")}
     assert not report.is_sound
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
+
+
+async def test_a_store_where_blobs_have_no_place(autojump_clock: MockClock) -> None:
+    class Blocked(CheckedStore):
+        async def set_aside(self, ref: Ref) -> str | None:
+            await trio.lowlevel.checkpoint()
+            return None
+
+    store = Blocked(Integrity(blocked=refs(1, 2), blocked_count=5))
+    good = MemoryStore()
+    await put_numbers(good, [1])
+    report = await scrub({"store": store})
+    assert report.stores == {"store": ScrubCounts(corrupt=5)}
+    problem = "something that is no blob, such as a link, has its place: it can't be stored"
+    assert report.findings == tuple(ScrubFinding("store", ref, problem, is_corrupt=True) for ref in refs(1, 2))
+    store.found = [Integrity(blocked=refs(1, 2), blocked_count=2)]
+    report = await scrub({"store": store, "good": good}, repair=True)
+    assert "repair" not in store.asked  # that is for what can be derived from the blobs
+    assert (report.stores["store"].corrupt, report.stores["store"].repaired) == (2, 1)
+    outcomes = [
+        "repaired from good",
+        f"not repaired: no other store has a good copy (good: {MISSING} {refs(2)[0]} not found)",
+    ]
+    assert [finding.outcome for finding in report.findings] == outcomes
+    assert not report.is_sound
 
 
 async def test_a_store_need_not_look_at_itself() -> None:
@@ -531,7 +576,7 @@ async def test_stores_are_read_at_the_same_time_each_16_blobs_at_once(autojump_c
         (0.0, 2, [0.0, 0.5, 1.0, 1.5, 2.0]),  # one byte each
         (0.0, 0.25, [0.0, 4.0, 8.0, 12.0, 16.0]),
         (0.0, math.inf, [0.0] * 5),
-        (3.0, 1, [0.0, 3.0, 4.0, 5.0, 6.0]),  # the first alone, for nobody knows how long it is
+        (3.0, 1, [0.0, 3.0, 4.0, 5.0, 6.0]),  # the first alone, because nobody knows how long it is
         (0.25, 2, [0.0, 0.5, 1.0, 1.5, 2.0]),
     ],
 )
@@ -550,7 +595,7 @@ async def test_blobs_of_different_sizes_count_for_the_pace(autojump_clock: MockC
         store.corrupt(Ref.of(blob), blob)
     await scrub([store], bytes_per_second=8)
     gets = [call.started for call in store.calls if call.operation == "get"]
-    # In any while, what was read before the last read began had been paid for, but for what was under way.
+    # The blobs read before a read began had been paid for by then, except for those still being read.
     for place, begun in enumerate(gets):
         ended = sum(len(blob) for blob, start in zip(blobs, gets, strict=True) if start + 1.0 < begun)
         assert begun >= ended / 8, place
@@ -575,7 +620,7 @@ async def test_copies_for_a_repair_count_for_the_pace_too(autojump_clock: MockCl
     assert [call.started for call in other.calls if call.operation == "get"] == [0.0, 16.0]
 
 
-# What is told
+# Progress and findings
 
 
 async def test_progress_is_told_in_frozen_snapshots(autojump_clock: MockClock) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-# What is hidden
+# Hidden and shown texts
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         ("Authorization: AWS4 Credential=AK, Signature=x\nHost: h", "Authorization: ***\nHost: h"),
         ("x-amz-security-token: abc\nHost: h", "x-amz-security-token: ***\nHost: h"),
         ("Set-Cookie: a=b; c\r\nHost: h", "Set-Cookie: ***\r\nHost: h"),
-        # What shows fields
+        # Fields
         ('{"password": "a b", "x": 1}', '{"password": "***", "x": 1}'),
         ("{'password': \"it's\", 'x': 1}", "{'password': \"***\", 'x': 1}"),
         ("{'password': ['a b', \"c]d\"], 'x': 1}", "{'password': *** 'x': 1}"),
@@ -223,7 +223,7 @@ def test_other_names(name: str) -> None:
     assert not names_secret(name)
 
 
-# Whatever it is, and wherever it stands
+# Any secret in any place
 
 ANY = st.text(st.characters(codec="utf-8"), max_size=20)
 SECRET = st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=4, max_size=20).map(
@@ -392,7 +392,7 @@ BAD_URLS = [
     f"https://host/bucket?X-Amz-Signature={ENCODED}",
     f"me:{ENCODED}@host",
 ]
-"""What none of can be opened."""
+"""URLs that are refused."""
 
 LOST_URLS = [
     f"postgresql://me:{ENCODED}@{NOWHERE}/db?sslmode=disable",
@@ -402,7 +402,7 @@ LOST_URLS = [
         f"&secret_access_key={ENCODED}&session_token={ENCODED}"
     ),
 ]
-"""What nobody answers."""
+"""URLs of servers that do not answer."""
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
@@ -483,7 +483,7 @@ async def test_no_part_of_a_replica_shows_a_secret(autojump_clock: MockClock, ca
     shown += [store, list(statistics.sync_stores), list(statistics.async_stores), list(store.unreplicated)]
     shown += [list(error.unreplicated), list(error.failures), error.store, list(failed.value.failures)]
     shown += [str(error), str(failed.value), far, far.statistics()]
-    # What follows in a log is the error of the store itself, with its traceback, which is as its author made it.
+    # In a log, the error of the store itself follows with its traceback. The replica does not change this one.
     shown += [record.getMessage() for record in caplog.records]
     assert len(caplog.records) == 3
     for one in shown:

@@ -1,4 +1,4 @@
-"""What becomes of a run of the tests where a server is missing."""
+"""Runs of the tests where a server is missing."""
 
 from __future__ import annotations
 

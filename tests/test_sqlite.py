@@ -133,7 +133,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return Faulty.faults
 
 
-# What is in the database
+# The contents of the database
 
 
 async def test_the_format_of_the_database(path: Path) -> None:
@@ -250,7 +250,7 @@ async def test_an_outbox_is_no_store(path: Path) -> None:
     async with _sqlite_outbox.open_sqlite_outbox(str(path), ["copy"]):
         pass
     before = path.read_bytes()
-    with pytest.raises(ReplicaError, match=f"^the database is an outbox, and no store: name another file: {path}$"):
+    with pytest.raises(ReplicaError, match=f"^the database is an outbox and not a store: name another file: {path}$"):
         await open_and_put(path)
     assert path.read_bytes() == before
 

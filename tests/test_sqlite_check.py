@@ -1,4 +1,4 @@
-"""What a SQLite store finds out about itself, and how it repairs its index, on files that are damaged while closed."""
+"""The integrity check of a SQLite store and the repair of its index, on files that are damaged while closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOBS = [Blob(b"%d" % i * 50) for i in range(500)]
 REF = BLOBS[250].ref
 INDEX = "sqlite_autoindex_blobs_1"
 INDEX_LEAF, INDEX_INTERIOR, TABLE_LEAF = 10, 2, 13
-"""What the first byte of a page says (https://www.sqlite.org/fileformat.html#b_tree_pages)."""
+"""Kinds of pages, by their first byte (https://www.sqlite.org/fileformat.html#b_tree_pages)."""
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ async def test_many_hidden_rows_are_counted_and_some_named(path: Path) -> None: 
     assert len(checked(path, problems=2).problems) == 2
 
 
-# What is not repaired
+# Limits of the repair
 
 
 def lose_rows(path: Path) -> str:
@@ -241,7 +241,7 @@ async def test_refs_that_are_none_are_not_looked_for(path: Path) -> None:
         assert (await store.check_integrity()).hidden == ()
 
 
-# How
+# The check as an operation
 
 
 async def test_reads_do_not_wait_for_a_check_and_a_cancelled_one_is_interrupted(

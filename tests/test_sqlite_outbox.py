@@ -26,15 +26,12 @@ from .common import BROKEN, put_numbers, refs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "outbox.db")
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(internals, "LOCK_SECONDS", 0.0)
 
 
 async def commit(storage: OutboxStorage, *changes: Any, **named: Any) -> None:
@@ -110,7 +107,8 @@ async def test_a_session_that_loses_its_connection_has_nothing_in_doubt(path: st
 
 async def test_a_commit_is_synced(path: str) -> None:
     async with open_sqlite_outbox(path, []) as (storage, _):
-        database: Any = storage._threads._serve.__self__  # type: ignore[attr-defined]
+        sqlite_storage: Any = storage
+        database = sqlite_storage._threads._serve.__self__
         ran: list[Any] = []
 
         def look() -> None:
@@ -239,12 +237,21 @@ def damage(path: str) -> None:
 
 
 WRONG: list[tuple[Callable[[str], object], str]] = [
-    (partial(write, data=b"some text, that is long enough"), "the file is no outbox: name another one (SQLITE_NOTADB)"),
-    (lambda path: make(path, "CREATE TABLE blobs (ref)"), "the file is a database, but no outbox: name another one"),
-    (lambda path: make(path, "PRAGMA application_id = 5"), "the file is a database, but no outbox: name another one"),
+    (
+        partial(write, data=b"some text, that is long enough"),
+        "the file is not an outbox: name another one (SQLITE_NOTADB)",
+    ),
+    (
+        lambda path: make(path, "CREATE TABLE blobs (ref)"),
+        "the file is a database, but not an outbox: name another one",
+    ),
+    (
+        lambda path: make(path, "PRAGMA application_id = 5"),
+        "the file is a database, but not an outbox: name another one",
+    ),
     (
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 1"),
-        "the file is a database, but no outbox: name another one",
+        "the file is a database, but not an outbox: name another one",
     ),
     (
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 2"),
@@ -276,7 +283,7 @@ async def test_a_folder_that_is_missing(tmp_path: Path) -> None:
 async def test_a_bad_outbox_is_found_before_a_store_is_opened(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("none")
     opening = replica.open_urls({"a": f"sqlite:{tmp_path}/a"}, {"b": f"dir:{tmp_path}/b"}, outbox=tmp_path / "outbox")
-    with pytest.raises(ReplicaError, match="no outbox"):
+    with pytest.raises(ReplicaError, match="not an outbox"):
         async with opening:
             pass  # pragma: no cover  (it does not open)
     assert [entry.name for entry in tmp_path.iterdir()] == ["outbox"]

@@ -1,4 +1,4 @@
-"""What a store gets for nothing: the defaults over one that implements only what it must."""
+"""The methods that a store inherits: the defaults over one that implements only what it must."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from trio_replica._calls.fan_out import CONCURRENCY, concurrently
 from trio_replica._listing import PAGE_SIZE, check_page_request, check_ref, check_refs
 from trio_replica._store import check_results
 from trio_replica.testing import SimulatedStore
+
+from .common import without_gc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -103,7 +105,7 @@ async def rest_of(iterator: AsyncIterator[Ref]) -> list[Ref]:
     return [ref async for ref in iterator]
 
 
-# What has to be there
+# Abstract methods
 
 
 def test_a_store_implements_what_is_abstract() -> None:
@@ -286,15 +288,11 @@ async def test_a_failure_leaves_no_cycle(autojump_clock: MockClock) -> None:
         await trio.sleep(number)
         raise OSError
 
-    gc.collect()
-    gc.disable()
-    try:
+    with without_gc():
         with pytest.raises(OSError):
             await concurrently(call, [1, 2, 3])
         await trio.lowlevel.checkpoint()
         assert [payload() for payload in payloads] == [None] * 3
-    finally:
-        gc.enable()
 
 
 # contains

@@ -82,7 +82,7 @@ def opened(module: str) -> list[Any]:
     return calls
 
 
-# What works
+# Schemes that work
 
 
 async def test_a_store_at_a_path(site: Site, here: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_command_line(site: Site, here: Path) -> None:
     assert run_command(site, "put", "data", "--config", "x.toml").stdout == line
 
 
-# What is wrong
+# Packages, options and URLs with a mistake
 
 
 def test_a_package_that_cannot_be_imported(site: Site, here: Path) -> None:

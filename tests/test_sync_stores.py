@@ -1,4 +1,4 @@
-"""What a replica reads: the first good answer, the many, and the union, under the mock clock with exact times."""
+"""The reads of a replica: the first good answer, the many, and the union, under the mock clock with exact times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica.stores._started import StartedStore
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, DATA, REF, Ended, open_answering
+from .common import BROKEN, DATA, REF, Ended, open_answering, without_gc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -514,16 +514,12 @@ async def test_a_get_of_one_store_that_fails_leaves_no_cycle(answer: str) -> Non
     elif answer == "failing":
         store.fail(BROKEN)
     async with replica.open([store]) as one:
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             for _ in range(3):
                 with pytest.raises((BlobNotFoundError, StoreError)):
                     await one.get(Ref.of(b"missing") if answer == "missing" else ref)
                 store.calls.clear()
             assert gc.collect() == 0
-        finally:
-            gc.enable()
 
 
 class Refusing(StartedStore):
@@ -553,15 +549,11 @@ async def test_calls_that_can_not_be_started_leave_no_cycle(operation: str, fall
             "contains": partial(store.contains, Ref.ZERO),
             "list_page": partial(store.list_page, Ref.ZERO, 1),
         }
-        gc.collect()
-        gc.disable()
-        try:
+        with without_gc():
             for _ in range(3):
                 with pytest.raises(StoreError, match="sync-0: ArithmeticError"):
                     await calls[operation]()
             assert gc.collect() == 0
-        finally:
-            gc.enable()
 
 
 async def test_a_put_that_has_just_been_hashed_when_the_replica_closes_is_not_begun(

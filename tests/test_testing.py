@@ -134,7 +134,7 @@ async def test_a_put_many_of_nothing_and_of_repeats(autojump_clock: MockClock) -
     assert [added for _, added in results] == [True, True, False]
 
 
-# What goes wrong
+# Simulated failures
 
 
 async def test_failures(autojump_clock: MockClock) -> None:
@@ -249,7 +249,7 @@ async def test_calls_are_recorded(autojump_clock: MockClock) -> None:
     assert repr(store) == "<SimulatedStore of 3 blobs>"
 
 
-# The contract finds what is wrong
+# Mistakes that the contract finds
 
 
 class Forgetful(SimulatedStore):
@@ -374,6 +374,12 @@ class FindsWhatIsSetAside(SimulatedStore):
         return self.kept[ref] if ref in self.kept else await super().get(ref)
 
 
+class ReadsThePastOnly(SimulatedStore):
+    async def get_stored(self, ref: Ref) -> bytes:
+        await super().get_stored(ref)
+        return b""
+
+
 class SetsAnythingAside(SimulatedStore):
     async def set_aside(self, ref: Ref) -> str | None:
         await super().set_aside(ref)
@@ -443,6 +449,7 @@ class LosesCancelled(SimulatedStore):
         (MovesAside, ["what_is_set_aside_stays_as_it_was", "deleting_and_repairing_cancelled_at_once"]),
         (KeepsBesideTheBlobs, ["what_is_set_aside_stays_as_it_was", "a_copy_that_is_set_aside_is_no_blob"]),
         (FindsWhatIsSetAside, ["a_copy_that_is_set_aside_is_no_blob"]),
+        (ReadsThePastOnly, ["what_is_stored_is_what_was_put"]),
         (SetsAnythingAside, ["what_is_missing_is_not_set_aside"]),
         (TakesNoRef, ["what_is_set_aside_stays_as_it_was"]),
         (IsAlwaysBent, ["a_sound_store_finds_nothing_wrong"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import random
 import signal
@@ -37,7 +36,7 @@ def nothing() -> None:
 
 
 class Serving:
-    """What the threads of a test serve: each request is a function to be called, or a value to be returned."""
+    """The handler of a test's threads: each request is a function to be called, or a value to be returned."""
 
     def __init__(self, enter: Callable[[], object] = nothing, leave: Callable[[], object] = nothing) -> None:
         self.batches: list[list[object]] = []
@@ -113,13 +112,6 @@ def threads_left() -> list[str]:
 def _no_thread_is_left() -> Generator[None, None, None]:
     yield
     assert threads_left() == []
-
-
-@pytest.fixture
-def _no_garbage_collection() -> Generator[None, None, None]:
-    gc.disable()
-    yield
-    gc.enable()
 
 
 # Calls
@@ -557,7 +549,7 @@ class Payload:
     """A request that takes much memory."""
 
 
-@pytest.mark.usefixtures("_no_garbage_collection")
+@pytest.mark.usefixtures("no_gc")
 async def test_a_payload_is_released_while_the_thread_idles() -> None:
     def handle(batch: Sequence[Call[Payload]]) -> None:
         for call in batch:
@@ -573,7 +565,7 @@ async def test_a_payload_is_released_while_the_thread_idles() -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.usefixtures("_no_garbage_collection")
+@pytest.mark.usefixtures("no_gc")
 async def test_an_exception_that_is_kept_does_not_keep_the_payloads_of_others(*, alone: bool) -> None:
     def fail() -> None:
         raise Told("broken")

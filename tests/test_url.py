@@ -427,9 +427,9 @@ async def test_what_is_put_is_in_every_store(here: Path) -> None:
 async def test_options_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[Options] = []
 
-    def noting(sync: Any, async_: Any, options: Options, *outbox: Any) -> Any:
+    def noting(sync: Any, async_: Any, options: Options, *outbox: Any, **how: Any) -> Any:
         passed.append(options)
-        return open_with(sync, async_, options, *outbox)
+        return open_with(sync, async_, options, *outbox, **how)
 
     monkeypatch.setattr(opening, "open_with", noting)
     async with replica.open_urls(
@@ -452,7 +452,7 @@ async def test_the_fallback_is_read(fallback: Any) -> None:
 
 
 def test_a_fallback_that_is_no_async_store() -> None:
-    with pytest.raises(ValueError, match=r"^fallback has 'far', which is no async store: those are 'async-0'$"):
+    with pytest.raises(ValueError, match=r"^fallback has 'far', which is not an async store: those are 'async-0'$"):
         replica.open_urls(["dir:a"], ["dir:b"], fallback=["far"])
     assert os.listdir() == []
 
@@ -604,6 +604,6 @@ def test_what_is_wrong_is_said_before_anything_is_opened(
 async def test_a_poisoned_replica_says_so_when_its_block_ends(here: Path) -> None:
     with pytest.raises(PoisonedError) as caught:
         async with replica.open_urls(["memory:"], {"far": "dir:far"}) as store:
-            (here / "far" / "tmp").rmdir()
+            (here / "far" / "store-id").unlink()
             await store.put(b"hello")
     assert caught.value.unreplicated == {"far": (Ref.of(b"hello"),)}

@@ -265,7 +265,7 @@ def serve() -> None:  # pragma: no cover  (runs in a process of its own)
                 tell("started", os.getpid())
                 trio.run(partial(globals()[program], *arguments))
                 status = 0
-            except BaseException:  # noqa: ASYNC103  (told here, for the process ends)
+            except BaseException:  # noqa: ASYNC103  (told here, because the process ends)
                 traceback.print_exc()
             finally:
                 os._exit(status)

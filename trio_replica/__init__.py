@@ -1,7 +1,7 @@
 """Content-addressed blobs, kept in several stores at once, for programs written with Trio.
 
-`open` opens a replica of stores; `open_urls` opens its stores too; `reconcile` copies to stores what they lack.
-`docs/architecture.md` tells how it works.
+`open` opens a replica of stores, and `open_urls` opens its stores as well. `reconcile` copies blobs to stores that lack
+them. `docs/architecture.md` describes how it works.
 """
 
 from ._blob import Blob, BytesLike, Ref, to_blob
@@ -19,7 +19,7 @@ from ._errors import (
     StoreNotFoundError,
     StoreReadOnlyError,
 )
-from ._frozen import FrozenDict as FrozenDict  # for pickles, which name it; it is not exported
+from ._frozen import FrozenDict as FrozenDict  # not exported, but pickles name it
 from ._open import open  # noqa: A004  (read as replica.open)
 from ._options import ReplicaOptions
 from ._public import publish

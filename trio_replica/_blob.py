@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     BytesLike: TypeAlias = Buffer
 else:
     BytesLike = getattr(collections.abc, "Buffer", bytes | bytearray | memoryview)  # Buffer is new in Python 3.12
-"""What is bytes-like: `bytes`, `bytearray`, `memoryview`, and whatever else shows its bytes as these do."""
+"""Bytes-like objects: `bytes`, `bytearray`, `memoryview`, and any other object that shows its bytes as these do."""
 
 REF_SIZE: Final = 32
 """Bytes in a ref: the length of a SHA-256 digest (FIPS 180-4)."""
@@ -26,17 +26,18 @@ HASH_INLINE_LIMIT: Final = 1024 * 1024
 """Bytes that may be hashed on the event loop: 1 MiB took 0.6 ms on a CPU with SHA instructions."""
 
 HASH_PIECE: Final = 2047
-"""Bytes that `hashlib` hashes without letting go of the interpreter, which it does for 2048 and more. To get it back
+"""Bytes that `hashlib` hashes without releasing the interpreter, which it does for 2048 and more. Getting it back
 from a busy thread takes longer than hashing a small blob: 18 µs more for a verified get of 4 KiB from SQLite."""
 
 HASH_PIECES_LIMIT: Final = 64 * 1024
-"""Bytes that are hashed in such pieces, which holds the interpreter for 35 µs and costs 10 % (4 KiB: 2.7 µs, 16 %)."""
+"""The largest blob, in bytes, that is hashed in such pieces. This holds the interpreter for 35 µs and costs 10 % (4
+KiB: 2.7 µs, 16 %)."""
 
 HASH_OVERHEAD: Final = 1024
-"""Bytes that can be hashed in the time, 1 µs, that each blob takes beside its content."""
+"""Bytes that can be hashed in 1 µs, which is the time that each blob takes beside its content."""
 
 SHOWN_LIMIT: Final = 80
-"""Characters that an error shows of what is no ref: a line of most terminals."""
+"""Characters that an error shows of a text that is not a ref. They fit on a line of most terminals."""
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -70,7 +71,7 @@ class Ref(bytes):
 
     @classmethod
     def of(cls, data: Blob | BytesLike, /) -> Ref:
-        """Return the ref of a blob, or of bytes-like data, which this hashes where it stands.
+        """Return the ref of a blob, or of bytes-like data, which is hashed without being copied.
 
         Raises:
           TypeError: if `data` is neither.
@@ -118,8 +119,8 @@ class Blob:
     Blobs are equal, and hash, by their refs. ``Blob(blob)`` is `blob` itself.
 
     Args:
-      data: anything bytes-like. A `bytes` is kept as it is; any other buffer is copied, so that its owner may go on
-        to use it.
+      data: anything bytes-like. A `bytes` is kept as it is. Any other buffer is copied, so that its owner may go on
+        using it.
 
     Raises:
       TypeError: if `data` is not bytes-like; a `str` has to be encoded first.
@@ -171,7 +172,7 @@ class Blob:
 
 
 def sha256(data: bytes | memoryview) -> bytes:
-    """Return the SHA-256 digest of `data`, a view of which is one of bytes."""
+    """Return the SHA-256 digest of `data`. A view has to be one of bytes."""
     size = len(data)
     if size > HASH_PIECES_LIMIT:
         return hashlib.sha256(data).digest()
@@ -184,7 +185,7 @@ def sha256(data: bytes | memoryview) -> bytes:
 async def to_blob(data: Blob | BytesLike) -> Blob:
     """Return `data` as a blob whose ref has been computed, in a thread when it is over 1 MiB.
 
-    Every store begins its ``put`` with this. Being cancelled leaves nothing behind; a thread that hashes is abandoned.
+    Every store begins its ``put`` with this. Being cancelled changes nothing, and abandons a thread that hashes.
 
     Raises:
       TypeError: if `data` is neither a `Blob` nor bytes-like.
@@ -196,7 +197,7 @@ async def to_blob(data: Blob | BytesLike) -> Blob:
 
 
 async def hashed(data: Blob | BytesLike) -> Blob:
-    """Return what `to_blob` returns, without its checkpoint: for a caller who has one of its own next."""
+    """Return what `to_blob` returns, without its checkpoint. The caller has to pass a checkpoint of its own next."""
     blob = Blob(data)
     if takes_thread(blob):
         await trio.to_thread.run_sync(_compute_ref, blob, abandon_on_cancel=True)
@@ -206,15 +207,15 @@ async def hashed(data: Blob | BytesLike) -> Blob:
 
 
 def takes_thread(blob: Blob) -> bool:
-    """Whether to compute the ref of `blob`, which has not been done, would hold up the event loop."""
+    """Return whether computing the ref of `blob`, if it is not computed yet, would hold up the event loop."""
     return blob._ref is None and len(blob) > HASH_INLINE_LIMIT
 
 
 async def to_blobs(items: Iterable[Blob | BytesLike]) -> list[Blob]:
     """Return `items` as `to_blob` would each, in their order.
 
-    It has a checkpoint at its end, and one for each MiB that is hashed. The buffers are copied before anything else
-    runs, and a bad item raises before any is hashed.
+    It has a checkpoint at its end, and one for each MiB that is hashed. Buffers that may change are copied
+    before anything else runs, and a bad item raises before any item is hashed. Being cancelled changes nothing.
 
     Raises:
       TypeError: if one is neither a `Blob` nor bytes-like.
@@ -226,10 +227,15 @@ async def to_blobs(items: Iterable[Blob | BytesLike]) -> list[Blob]:
 
 
 async def all_hashed(items: Iterable[Blob | BytesLike]) -> list[Blob]:
-    """Return what `to_blobs` returns, without the checkpoint at its end: for a caller who has one of its own next."""
-    blobs = [Blob(item) for item in items]
+    """Return what `to_blobs` returns, without the checkpoint at its end. The caller has to pass one of its own next."""
+    given = list(items)
+    if not set(map(type, given)) <= _IMMUTABLE:
+        given = [Blob(item) for item in given]
+    blobs: list[Blob] = []
     since_checkpoint = 0
-    for blob in blobs:
+    for item in given:
+        blob = Blob(item)
+        blobs.append(blob)
         if blob._ref is None:
             since_checkpoint += len(blob) + HASH_OVERHEAD
             if since_checkpoint > HASH_INLINE_LIMIT:
@@ -238,6 +244,10 @@ async def all_hashed(items: Iterable[Blob | BytesLike]) -> list[Blob]:
             else:
                 _compute_ref(blob)
     return blobs  # noqa: ASYNC910  (see above)
+
+
+_IMMUTABLE: Final = frozenset({bytes, Blob})
+"""The types of items that can't change in the meantime, so that each can be made a blob when its turn comes."""
 
 
 def _compute_ref(blob: Blob) -> None:

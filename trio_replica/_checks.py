@@ -14,19 +14,19 @@ from ._store import Store
 Stores: TypeAlias = Iterable[Store] | Mapping[str, Store]
 
 NEAR: Final = 0.65
-"""How similar a name has to be to a misspelt one, from 0 to 1. The 0.6 of `difflib` takes "durable" for "url"; a name
-of four letters with two of them exchanged is 0.75."""
+"""How similar a name has to be to a misspelt one, from 0 to 1. With the 0.6 of `difflib`, "durable" would count as
+similar to "url". A name of four letters with two of them exchanged has 0.75."""
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|:memory:\Z")
-"""How a text begins that may be meant as the URL of a store, or is SQLite's name of a database in memory."""
+"""The beginning of a text that may be meant as the URL of a store, or of SQLite's name for a database in memory."""
 
 
 def named_stores(sync_stores: Stores, async_stores: Stores) -> tuple[dict[str, Store], dict[str, Store]]:
-    """Return the sync stores and the async stores by name, in their order; of names that are URLs, without secrets.
+    """Return the sync stores and the async stores by name, in their order. Names that are URLs lose their secrets.
 
     Raises:
       ValueError: if there is no sync store, a name is empty, or a name or a store is given twice.
-      TypeError: if a name is no `str` or a store no `Store`.
+      TypeError: if a name is not a `str`, or a store is not a `Store`.
 
     """
     named_sync = _named(sync_stores, "sync_stores", "sync")
@@ -44,7 +44,7 @@ def checked_names(option: str, names: Iterable[str]) -> tuple[str, ...]:
 
     Raises:
       ValueError: if one is empty, or is given twice.
-      TypeError: if it is no iterable of names.
+      TypeError: if it is not an iterable of names.
 
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
@@ -59,25 +59,25 @@ def checked_names(option: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def fallback_stores(names: Iterable[str], async_stores: Mapping[str, Store]) -> dict[str, Store]:
-    """Return the async stores that a `fallback` names, in its order.
+    """Return the async stores that a `fallback` names, in the order of the names.
 
     Raises:
-      ValueError: if a name is that of no async store.
+      ValueError: if a name is not that of an async store.
 
     """
     for name in names:
         if name not in async_stores:
             known = f"those are {', '.join(map(repr, async_stores))}" if async_stores else "there is none"
-            raise ValueError(f"fallback has {name!r}, which is no async store: {known}")
+            raise ValueError(f"fallback has {name!r}, which is not an async store: {known}")
     return {name: async_stores[name] for name in names}
 
 
 def named_peers(stores: Stores) -> dict[str, Store]:
-    """Return stores that are all alike by name, in their order; of names that are URLs, without secrets.
+    """Return stores of one kind by name, in their order. Names that are URLs lose their secrets.
 
     Raises:
       ValueError: if there is none, a name is empty, or a name or a store is given twice.
-      TypeError: if a name is no `str` or a store no `Store`.
+      TypeError: if a name is not a `str`, or a store is not a `Store`.
 
     """
     named = _named(stores, "stores", "store")
@@ -100,10 +100,10 @@ def check_writable(named: Mapping[str, Store]) -> None:
 
 
 def check_size(name: str, size: int, *, at_least: int = 1) -> int:
-    """Return a number of blobs, checked.
+    """Return a number of blobs after checking it.
 
     Raises:
-      TypeError: if it is no `int`.
+      TypeError: if it is not an `int`.
       ValueError: if it is less than `at_least`.
 
     """
@@ -115,10 +115,10 @@ def check_size(name: str, size: int, *, at_least: int = 1) -> int:
 
 
 def check_flag(name: str, flag: bool) -> bool:
-    """Return a flag, checked.
+    """Return a flag after checking it.
 
     Raises:
-      TypeError: if it is no `bool`.
+      TypeError: if it is not a `bool`.
 
     """
     if not isinstance(flag, bool):
@@ -130,7 +130,7 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
     """Return the path of a file as text.
 
     Raises:
-      TypeError: if it is no path.
+      TypeError: if it is not a path.
       ValueError: if it can't be the path of a file, looks like a URL, or begins with a ``~`` that shells replace.
 
     """
@@ -141,7 +141,7 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{name} is the path of a file, not {text!r}")
     if isinstance(path, str) and _URL.match(path):
         raise ValueError(
-            f"{name} is the path of a file, not {redacted(path)!r}; before the name of such a file goes './'"
+            f"{name} is the path of a file, not {redacted(path)!r}; write './' before the name of such a file"
         )
     if home := at_home(text):
         raise ValueError(f"{name} is {text!r}, but ~ is not replaced here: write {home!r}, or the path of a folder ~")
@@ -149,16 +149,16 @@ def checked_path(name: str, path: str | os.PathLike[str]) -> str:
 
 
 def at_home(path: str) -> str:
-    """Return the path that a shell would make of one that begins with ``~``; empty if it would leave it alone."""
+    """Return the path that a shell makes of one that begins with ``~``, or an empty text if it would not change it."""
     home = os.path.expanduser(path) if path.startswith("~") else path
     return "" if home == path else home
 
 
 def check_seconds(name: str, seconds: float) -> float:
-    """Return a length of time, checked.
+    """Return a length of time after checking it.
 
     Raises:
-      TypeError: if it is no number.
+      TypeError: if it is not a number.
       ValueError: if it is negative or NaN.
 
     """
@@ -170,13 +170,13 @@ def check_seconds(name: str, seconds: float) -> float:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that names the known name that is nearest to a misspelt one; empty if none is."""
+    """Return the end of a message with the known name nearest to a misspelt one. It is empty if no name is near."""
     similar = nearest(name, known)
     return f"; did you mean {similar}?" if similar else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is nearest to a misspelt one; None if none is near."""
+    """Return the known name nearest to a misspelt one, or None if no name is near."""
     return next(iter(difflib.get_close_matches(name, list(known), 1, NEAR)), None)
 
 
@@ -198,7 +198,7 @@ def _named(stores: Stores, parameter: str, kind: str) -> dict[str, Store]:
         if not isinstance(store, Store):
             raise TypeError(f"{shown} is of type {type(store).__name__}, not a Store{_hint(store)}")
         if shown in named:
-            raise ValueError(f"the name {shown!r} is given twice: names may not differ in what is secret in them alone")
+            raise ValueError(f"the name {shown!r} is given twice: names must not differ only in their secrets")
         named[shown] = store
     return named
 
@@ -212,7 +212,7 @@ def _shown_name(name: str) -> str:
 
 
 def _hint(given: object) -> str:
-    """Return a hint at what the caller may have meant by this instead of a store or stores."""
+    """Return a hint at what the caller may have meant by an argument that is not a store or stores."""
     if isinstance(given, str):
         return f": use open_store({redacted(given)!r})"
     if isinstance(given, Store):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -16,21 +16,30 @@ if TYPE_CHECKING:
     from ._blob import Blob, BytesLike
 
 
+BLOCKED_LIMIT: Final = 10_000
+"""The most refs that `Integrity.blocked` has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Integrity:
-    """What a store has found out about itself: see `DeletableStore.check_integrity`."""
+    """The findings of a store about itself: see `DeletableStore.check_integrity`."""
 
     problems: tuple[str, ...] = ()
-    """What is wrong with it as a whole, in words: the first lines, if there are many. Empty if nothing is."""
+    """The problems of the store as a whole, in words. If there are many lines, these are the first. Empty if there are
+    none."""
     hidden: tuple[Ref, ...] = ()
-    """Refs of blobs that it has and that neither a get nor a listing finds: up to 10,000 of them."""
+    """Refs of blobs that the store has but that neither a get nor a listing finds, up to 10,000."""
     hidden_count: int = 0
+    """How many there are."""
+    blocked: tuple[Ref, ...] = ()
+    """Refs of blobs that can't be stored, because something that is no blob has their place: up to 10,000 of them."""
+    blocked_count: int = 0
     """How many there are."""
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.problems and not self.hidden_count
+        return not self.problems and not self.hidden_count and not self.blocked_count
 
 
 class DeletableStore(Store):
@@ -40,40 +49,63 @@ class DeletableStore(Store):
     async def delete(self, ref: Ref) -> bool:
         """Remove the blob that `ref` names, and return whether it was there.
 
-        Returning means that it is gone, as durably as the store's puts are. Being cancelled means that it may or may
-        not be.
+        Returning means that the blob is gone, as durably as the store's puts are. Being cancelled means that it may or
+        may not be gone.
 
         Raises:
-          TypeError: if `ref` is no `Ref`.
-          Exception: whatever the store fails with; the blob may or may not be there.
+          TypeError: if `ref` is not a `Ref`.
+          Exception: if the store fails. The blob may or may not be there.
 
         """
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever the store has under its ref: a corrupt one is repaired.
+        """Write a blob whatever the store has under its ref, so that a corrupt one is repaired.
 
-        Returning means that the store has it, as durably as after a put. Atomic where the store can; this default
-        deletes, then puts, so between the two, and if it is cancelled or fails there, the blob is missing.
+        Returning means that the store has the blob, as durably as after a put. Being cancelled means that the store
+        may have the new blob, the old bytes, or nothing. A store overrides this where it can write atomically, so that
+        one of the two is always there. This default deletes, then puts, so the blob is missing in between.
 
         Raises:
-          TypeError: if `blob` is neither a `Blob` nor bytes-like; then nothing is deleted.
-          Exception: whatever the store fails with.
+          TypeError: if `blob` is neither a `Blob` nor bytes-like. Then nothing is deleted.
+          Exception: if the store fails. The blob may be missing then.
 
         """
         blob = await to_blob(blob)
         await self.delete(blob.ref)
         await self.put(blob)
 
+    async def renew_identity(self) -> str | None:
+        """Give the store a new identity, because it is a copy of another store, and return it.
+
+        It is then as durable as a put. The mark of its last session goes with the former identity. Nothing else should
+        have the store open. Being cancelled means that it may or may not have been done. This default does nothing and
+        returns None: the store keeps no identity.
+
+        Raises:
+          StoreReadOnlyError: if the store was opened to be read only.
+          Exception: whatever else the store fails with.
+
+        """
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def get_stored(self, ref: Ref) -> bytes:
+        """Return the blob as it is on the medium, past caches as far as the store can.
+
+        A scrub reads so. This default is `get`, and it raises what that raises. Being cancelled changes nothing.
+        """
+        return await self.get(ref)
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep a copy of the bytes under `ref`, whatever they are, where no listing shows it.
 
-        Returns where that is, in words. Then the copy is as durable as a put; the blob itself is as it was. None says
-        that nothing is kept: there is no such blob, or the store, as this default, has no place for such copies. Being
-        cancelled means that a copy may have been made.
+        Returns the place of the copy, in words. Returning means that the copy is as durable as a put, and the blob
+        itself is as it was. None means that there is no copy, because there is no such blob, or because the store has
+        no place for copies, like this default. Being cancelled means that a copy may have been made.
 
         Raises:
-          TypeError: if `ref` is no `Ref`.
-          Exception: whatever the store fails with.
+          TypeError: if `ref` is not a `Ref`.
+          Exception: if the store fails. A copy may have been made.
 
         """
         check_ref(ref)
@@ -81,25 +113,26 @@ class DeletableStore(Store):
         return None
 
     async def check_integrity(self) -> Integrity:
-        """Look for what is wrong with the store as a whole and shows in no get; this default looks for nothing.
+        """Look for problems of the store as a whole that no get shows. This default looks for nothing.
 
-        It changes nothing, and neither does being cancelled. It may take as long as reading the whole store.
+        Returning means that the check is complete. It changes nothing, and neither does being cancelled. It may take
+        as long as reading the whole store.
 
         Raises:
-          Exception: whatever keeps the store from telling.
+          Exception: if the store can't be checked.
 
         """
         await trio.lowlevel.checkpoint()
         return Integrity()
 
     async def repair_integrity(self) -> None:
-        """Make again what the store derives from its blobs, such as an index; this default has nothing to do.
+        """Rebuild what the store derives from its blobs, such as an index. This default has nothing to do.
 
-        Returning means that this is as durable as a put. No blob is lost. Other writes may have to wait in the
-        meantime. Being cancelled means that it may or may not have been done.
+        Returning means that the repair is as durable as a put. No blob is lost. Other writes may have to wait in the
+        meantime. Being cancelled means that the repair may or may not have been done.
 
         Raises:
-          Exception: whatever the store fails with, or why it would lose something; then nothing has changed.
+          Exception: if the store fails, or if the repair would lose a blob. Then nothing has changed.
 
         """
         await trio.lowlevel.checkpoint()

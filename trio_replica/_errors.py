@@ -1,14 +1,15 @@
-"""The errors, and how an exception that a store raised is split into its failure and a cancellation."""
+"""The errors, and the functions that split an exception of a store into its failure and a cancellation."""
 
 from __future__ import annotations
 
 import math
 import pickle
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ._printable import SHOWN_LIMIT, one_line
 from ._redact import redacted
 
 if TYPE_CHECKING:
@@ -17,22 +18,26 @@ if TYPE_CHECKING:
     from ._blob import Ref
 
 
+REDACTED_LIMIT: Final = 100_000
+"""Characters of a text that are searched for secrets, which takes milliseconds, before the first of them are shown."""
+
+
 class ReplicaError(Exception):
     """The base of all errors of this library.
 
-    Every one survives `pickle` and `copy` with its attributes. An exception within it that can't be pickled becomes a
-    `ReplicaError` of its `repr`.
+    Every error survives `pickle` and `copy` with its attributes. If it contains an exception that can't be pickled,
+    that becomes a `ReplicaError` with its `repr`.
     """
 
     def _arguments(self) -> tuple[Any, ...]:
-        """Return what the constructor was called with."""
+        """Return the arguments of the constructor."""
         return self.args
 
     def __copy__(self) -> ReplicaError:
         return _rebuild(type(self), self._arguments(), _notes(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The last part is what the object's `__dict__` is updated with; the rest of it is what the constructor makes.
+        # The last part updates the object's `__dict__`. The constructor makes the rest of it.
         arguments = tuple(picklable(argument) for argument in self._arguments())
         return type(self), arguments, {"__notes__": notes} if (notes := _notes(self)) else None
 
@@ -43,30 +48,30 @@ class BlobNotFoundError(ReplicaError, LookupError):
     def __init__(self, ref: Ref) -> None:
         super().__init__(f"blob {ref} not found")
         self.ref = ref
-        """The ref that was asked for."""
+        """The ref that was requested."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return (self.ref,)
 
 
 class CorruptBlobError(ReplicaError):
-    """A store has other bytes under a ref than the ref names, or named another ref for the bytes it was given."""
+    """A store has the wrong bytes under a ref, or returned the wrong ref for the bytes that were put."""
 
     def __init__(self, ref: Ref, actual: Ref) -> None:
         super().__init__(f"blob {ref!s:.12} is corrupt: its bytes are those of {actual!s:.12}")
         self.ref = ref
-        """The ref that was asked for, or put."""
+        """The ref that was requested or put."""
         self.actual = actual
-        """The ref of the bytes that were found, or the one that the store named."""
+        """The ref of the bytes that the store has, or the ref that the store returned."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.ref, self.actual
 
 
 class StoreError(ReplicaError):
-    """One or more stores failed an operation, which has failed with them.
+    """One or more stores failed, and an operation with them.
 
-    The cause is the one failure, or an `ExceptionGroup` of several.
+    The cause is the failure of the store, or an `ExceptionGroup` if several stores failed.
     """
 
     def __init__(self, operation: str, ref: Ref | None, failures: Mapping[str, BaseException]) -> None:
@@ -75,7 +80,7 @@ class StoreError(ReplicaError):
         self.operation = operation
         """The method that was called: ``"put"``, ``"get_many"``, …"""
         self.ref = ref
-        """The ref of the blob; None for operations on many."""
+        """The ref of the blob, or None for operations on many."""
         self.failures: Mapping[str, BaseException] = MappingProxyType(dict(failures))
         """The failure of each store that failed, by the store's name."""
         self.__cause__: BaseException | None = _combined(list(failures.values()))
@@ -152,7 +157,7 @@ class BlobTooLargeError(ReplicaError):
 class PoisonedError(ReplicaError, trio.BrokenResourceError):
     """An async store failed, so the replica accepts nothing any more.
 
-    What it says is true of the moment when it was raised. Its cause is the exception of `store`.
+    Its message and attributes describe the moment when it was raised. Its cause is the exception of `store`.
     """
 
     def __init__(
@@ -162,13 +167,13 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
         lacks = "".join(f"; {name} lacks {len(refs)} accepted" for name, refs in unreplicated.items())
         super().__init__(f"the replica is poisoned: {describe_failures(failures)}{lacks}")
         self.failures: Mapping[str, BaseException] = MappingProxyType(dict(failures))
-        """The exception of each async store that failed, by the store's name, in the order of their failing."""
+        """The exception of each failed async store by its name, in the order in which they failed."""
         self.store: str = next(iter(failures))
         """The name of the async store that failed first."""
         self.unreplicated: Mapping[str, tuple[Ref, ...]] = MappingProxyType(unreplicated)
-        """For each async store that had not confirmed all, by its name: the refs, each once, in queue order.
+        """The unconfirmed refs of each async store that has any, by its name; each ref once, in queue order.
 
-        See `ReplicaStore.unreplicated`, also for what an outbox changes.
+        See `ReplicaStore.unreplicated`, which also explains the effect of an outbox.
         """
         self.__cause__: BaseException | None = failures[self.store]
         self.add_note(
@@ -181,38 +186,38 @@ class PoisonedError(ReplicaError, trio.BrokenResourceError):
 
 
 class MissingCredentialsError(ValueError):
-    """Nothing in the URL of a store is wrong, but it has no credentials, and the environment has none either.
+    """Neither the URL of a store, which is otherwise correct, nor the environment has credentials.
 
-    Users see it as a `ValueError`. A command whose stores need not all be opened tells it from a bad URL.
+    Users see it as a `ValueError`. The command line uses it to distinguish missing credentials from a bad URL.
     """
 
 
 def closed_error() -> trio.ClosedResourceError:
-    """Return what every operation of a closed replica raises."""
+    """Return the error that every operation of a closed replica raises."""
     return trio.ClosedResourceError("the replica is closed: its block has ended")
 
 
 def describe_failures(failures: Mapping[str, BaseException]) -> str:
-    """Return each failed store with its error, for one line of a log."""
+    """Return the failed stores with their errors as part of one line of a log."""
     return "; ".join(f"{name}: {describe_failure(failure)}" for name, failure in failures.items())
 
 
 def describe_failure(failure: BaseException) -> str:
-    """Return the kind of a failure and what it says, without secrets, in one line."""
-    text = " ".join(_shown(str, failure).split())
+    """Return the type and message of a failure in one line, without secrets."""
+    text = _shown(str, failure)
     if isinstance(failure, BaseExceptionGroup):
         text += f" [{'; '.join(describe_failure(part) for part in failure.exceptions)}]"
     return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
 
 
 def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Cancelled | None]:
-    """Split what a store raised into what is that store's failure, whatever its shape, and a cancellation that goes on.
+    """Split an exception that a store raised into the store's failure and a cancellation to be raised again.
 
-    To be called in the task that called the store: if that is not cancelled, a `trio.Cancelled` is some other task's,
-    which the store has kept and passed on, so it is a failure as well.
+    Call it in the task that called the store. If that task is not cancelled, a `trio.Cancelled` belongs to some other
+    task, and the store has kept it and passed it on. So it is a failure as well.
 
     Raises:
-      KeyboardInterrupt, SystemExit: if there is one in it, bare: these are carried out.
+      KeyboardInterrupt, SystemExit: if the exception is one or contains one. It is raised bare.
 
     """
     if leave := exit_request_in(raised):
@@ -229,12 +234,12 @@ def split_failure(raised: BaseException) -> tuple[BaseException | None, trio.Can
 
 
 def exit_request_in(raised: BaseException) -> BaseException | None:
-    """Return the `KeyboardInterrupt` or `SystemExit` in what a store raised, if there is one."""
+    """Return the `KeyboardInterrupt` or `SystemExit` in an exception of a store, if there is one."""
     return _find(raised, (KeyboardInterrupt, SystemExit))
 
 
 def failure_of_started(raised: BaseException) -> BaseException:
-    """Return the failure of a call that no cancellation reaches: a `trio.Cancelled` that it raised is a stray one."""
+    """Return the failure of a call that no cancellation reaches. A `trio.Cancelled` that it raised is a stray one."""
     if _find(raised, (trio.Cancelled,)) is None:
         return raised
     stray = ReplicaError("the store raised a Cancelled that was not meant for its caller")
@@ -265,7 +270,7 @@ def _rebuild(kind: type[ReplicaError], arguments: tuple[Any, ...], notes: list[s
 
 
 def picklable(argument: Any) -> Any:
-    """Return what stands for a value in a pickle: for an exception that can't be pickled, a `ReplicaError`."""
+    """Return a value as it goes into a pickle. An exception that can't be pickled becomes a `ReplicaError`."""
     if isinstance(argument, dict):
         return {name: picklable(value) for name, value in argument.items()}
     if isinstance(argument, BaseException):
@@ -276,8 +281,13 @@ def picklable(argument: Any) -> Any:
     return argument
 
 
-def _shown(show: Callable[[BaseException], str], failure: BaseException) -> str:
+def shown(thing: object) -> str:
+    """Return the `repr` of what a store answered with, for one line of a message: short, and without secrets."""
+    return _shown(repr, thing, 80)
+
+
+def _shown(show: Callable[[object], str], thing: object, limit: int = SHOWN_LIMIT) -> str:
     try:
-        return redacted(show(failure))
-    except Exception as exc:  # an exception whose own __str__ or __repr__ fails
+        return one_line(redacted(show(thing)[:REDACTED_LIMIT]), limit)
+    except Exception as exc:  # of a __str__ or __repr__ that fails
         return f"<{show.__name__} raised {type(exc).__name__}>"

@@ -29,5 +29,5 @@ class FrozenDict(dict[KeyT, ValueT]):
         clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A dict is made again item by item, which this class refuses.
+        # Unpickling a dict sets its items one by one, which this class refuses.
         return type(self), ({key: picklable(value) for key, value in self.items()},)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import outcome
 
 from ._calls.fan_out import fan_out
-from ._errors import ReplicaError, StoreError
+from ._errors import ReplicaError, StoreError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ def new_identity() -> str:
 
 def is_identity(text: object) -> bool:
     """Return whether something is an identity, or the mark of a session, which has the same form."""
-    return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+    return type(text) is str and _IDENTITY.fullmatch(text) is not None
 
 
 async def read_identities(stores: Mapping[str, Store]) -> dict[str, str | None]:
@@ -76,7 +76,7 @@ async def _ask(stores: Mapping[str, Store]) -> dict[str, Ended[str | None]]:
 async def _read_identity(store: Store) -> str | None:
     identity = await store.identity()
     if identity is not None and not is_identity(identity):
-        raise ReplicaError(f"an identity is 32 lowercase hex digits, not {identity!r:.80}")
+        raise ReplicaError(f"an identity is 32 lowercase hex digits, not {shown(identity)}")
     return identity
 
 

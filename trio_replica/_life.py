@@ -1,4 +1,4 @@
-"""The life of a replica: its states, the parts that run in its block, and which exception leaves the block."""
+"""The life of a replica: its states, the parts that run in its block, and the exception that leaves the block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Part(Protocol):
-    """Anything of a replica that runs in the background. It begins with the block, and ends with it in three steps."""
+    """A part of a replica that runs in the background. It begins with the block, and ends with it in three steps."""
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start its tasks, which never raise."""
@@ -32,20 +32,23 @@ class Part(Protocol):
         """End within `grace` seconds, because the block was cancelled or interrupted. May be called again."""
 
     async def ended(self) -> None:
-        """Wait until nothing of it runs. Being cancelled changes nothing."""
+        """Wait until all its tasks have ended. Being cancelled changes nothing."""
 
 
 class AsyncSide(Protocol):
-    """The async stores, as far as the life of a replica depends on them."""
+    """The async stores, as the life of a replica sees them."""
 
     def fail(self) -> None:
-        """Accept nothing more, and wake everybody who waits for room or for a flush."""
+        """Accept nothing more, and wake every task that waits for room or for a flush."""
 
     def unreplicated(self) -> Mapping[str, tuple[Ref, ...]]:
         """Return the refs that each async store has not confirmed."""
 
     def report(self) -> StoreError | None:
-        """Log what is left at the end. Returns the error for undeliverable blobs, if it was not raised yet."""
+        """Log the blobs that are left at the end.
+
+        Returns the error for undeliverable ones, if it was not raised yet.
+        """
 
 
 @final
@@ -53,8 +56,8 @@ class BackgroundTask:
     """One task of a part.
 
     It runs in the nursery of the block, under a shielded cancel scope of its own. So a cancellation from outside
-    reaches the body of the block but not this task, which ends by itself or because of `stop`. A `KeyboardInterrupt` or
-    `SystemExit` that a store raises in it is passed on to end the block.
+    reaches the body of the block but not this task. The task ends by itself or because of `stop`. A `KeyboardInterrupt`
+    or `SystemExit` that a store raises in it is passed on to end the block.
     """
 
     def __init__(self, name: str, run: Callable[[], Awaitable[None]], life: Life) -> None:
@@ -65,18 +68,18 @@ class BackgroundTask:
         self._ended = trio.Event()
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start it."""
+        """Start the task."""
         nursery.start_soon(self._work, name=self._name)
 
     def stop(self, grace: float = 0.0) -> None:
-        """Give it `grace` more seconds; with 0 it ends as soon as it can be interrupted."""
+        """Give the task `grace` more seconds. With 0 it ends as soon as it can be interrupted."""
         if grace > 0:
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + grace)
         else:
             self._scope.cancel()
 
     async def ended(self) -> None:  # noqa: ASYNC910  (it may have)
-        """Wait until it has ended."""
+        """Wait until the task has ended. Being cancelled changes nothing."""
         if not self._ended.is_set():
             await self._ended.wait()
 
@@ -93,7 +96,7 @@ class BackgroundTask:
 
 @final
 class Life:
-    """The state of one replica: this is the only place where it changes.
+    """The state of one replica, which changes only here.
 
     ::
 
@@ -102,7 +105,7 @@ class Life:
         └──────────────────────────────────────────────────▲
                              block ends
 
-    Every change is one synchronous step: the state is noted first, and then everybody who waits is woken. So the task
+    Every change is one synchronous step, which notes the state first and then wakes every waiting task. So the task
     that runs next finds the new state, and no operation is accepted that nobody would finish.
     """
 
@@ -110,7 +113,7 @@ class Life:
         self.not_accepting: trio.Event = trio.Event()
         """Set when it is poisoned or closed."""
         self.ended_at: float | None = None
-        self._failures: dict[str, BaseException] = {}  # of the async stores, in the order of their failing
+        self._failures: dict[str, BaseException] = {}  # of the async stores, in the order in which they failed
         self._reported: set[str] = set()  # the failed async stores that a raised PoisonedError has named
         self._closed = False
         self._exit_request: BaseException | None = None
@@ -127,7 +130,7 @@ class Life:
     # Checks of callers
 
     def check_here(self) -> None:
-        """Check that this is the `trio.run` of the block."""
+        """Check that this is the `trio.run` that entered the block."""
         if trio.lowlevel.current_trio_token() is not self._token:
             raise RuntimeError("a replica belongs to the trio.run that opened it")
 
@@ -138,21 +141,21 @@ class Life:
             raise self.error()
 
     def check_accepting(self) -> None:
-        """Check that the replica accepts operations. Every operation comes here, so it makes one call less."""
+        """Check that the replica accepts operations. This inlines other checks, because every operation uses it."""
         if trio.lowlevel.current_trio_token() is not self._token:
             self.check_here()
         if self._closed or self._failures:
             raise self.error()
 
     def error(self) -> PoisonedError | trio.ClosedResourceError:
-        """Return the error of a replica that accepts nothing more. The caller has to raise it."""
+        """Return the error of a replica that accepts nothing more, for the caller to raise."""
         if self._closed:
             return closed_error()
         self._reported.update(self._failures)
         return self._poisoned_error()
 
     async def wait_poisoned(self) -> PoisonedError:
-        """Wait until it is poisoned, and return the error that says so."""
+        """Wait until the replica is poisoned, and return the error that says so."""
         self.check_open()
         await self.not_accepting.wait()
         if not self._failures:
@@ -188,7 +191,7 @@ class Life:
     @asynccontextmanager
     @enable_ki_protection
     async def block(self, async_side: AsyncSide, parts: Sequence[Part], grace: float) -> AsyncGenerator[None, None]:
-        """Run the `parts` of a replica for a block. At its end they are waited for in their order."""
+        """Run the `parts` of a replica for a block. At its end, wait for them in their order."""
         ended: BaseException | None = None
         interruption: BaseException | None = None
         raised: BaseException | None = None
@@ -214,11 +217,11 @@ class Life:
         """Close the parts and wait for them. Returns the last exception that interrupted the block or this, if any.
 
         After an interruption the waiting is shielded, because the parts have their grace. A second interruption ends
-        that.
+        the grace.
         """
         self._close()
         try:
-            while True:  # noqa: ASYNC913  (at the end, which is waited for, it returns)
+            while True:  # noqa: ASYNC913  (it returns at the end of the parts)
                 if interruption is not None:
                     for part in self._parts:
                         part.stop(grace)
@@ -236,7 +239,7 @@ class Life:
             del interruption  # its traceback may refer to this frame
 
     def _end(self, ended: BaseException | None, interruption: BaseException | None) -> BaseException | None:
-        """Report what is left, and return the one exception that the block has to raise, if any."""
+        """Report the blobs that are left, and return the exception that the block has to raise, if any."""
         self.ended_at = trio.current_time()
         assert self._async_side is not None
         undelivered = self._async_side.report()
@@ -262,7 +265,7 @@ class Life:
 
 
 def _is_cancellation(exc: BaseException) -> bool:
-    """Whether `exc` is a `trio.Cancelled`, or a group of nothing else."""
+    """Return whether `exc` is a `trio.Cancelled`, or a group of nothing else."""
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(trio.Cancelled)[1] is None
     return isinstance(exc, trio.Cancelled)

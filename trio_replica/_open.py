@@ -1,4 +1,4 @@
-"""`open`: the checks of its arguments, and the parts of a replica put together."""
+"""`open`, which checks its arguments and puts the parts of a replica together."""
 
 from __future__ import annotations
 
@@ -48,35 +48,37 @@ def open(  # noqa: A001  (read as replica.open)
 
     The block runs the workers that drain the queues of the async stores. It does not open or close the stores.
 
-    When the block ends normally or with an `Exception`, nothing more is accepted. The workers write what is queued, and
-    reads under way are waited for, without a limit. To bound that, set the deadline of the enclosing cancel scope. When
-    the block is cancelled or interrupted, also while it drains, the workers and the reads get `grace` seconds. A write
-    that can't be interrupted is waited for in any case, so no call outlives the block. Blobs that an async store was
-    not given are then in `ReplicaStore.unreplicated`, and logged.
+    When the block ends normally or with an `Exception`, nothing more is accepted. The block then waits without a limit
+    for the workers to write the queued blobs and for reads under way. To bound that, set the deadline of the enclosing
+    cancel scope. When the block is cancelled or interrupted, also while it drains, the workers and the reads get
+    `grace` seconds. The block always waits for a write that can't be interrupted, so no call outlives it. Blobs that an
+    async store was not given are then in `ReplicaStore.unreplicated`, and logged.
 
-    The body's exception comes out as itself. Leaving the block raises `PoisonedError` if an async store has failed
-    and no `PoisonedError` has said so yet, also instead of a cancellation; if the body is raising, its exception
-    wins, with a note.
+    The body's exception leaves the block as it is. Leaving the block raises `PoisonedError` if an async store has
+    failed and no `PoisonedError` has reported it yet, even instead of a cancellation. If the body raises an exception
+    of its own, that exception gets a note instead.
 
     Args:
-      sync_stores: the stores that have a blob before its put returns, and that are read. An iterable of stores,
-        which are named ``sync-0``, ``sync-1``, …, or a mapping of names to stores. At least one.
-      async_stores: the stores that blobs are delivered to in the background, likewise; named ``async-0``, ….
+      sync_stores: the stores that have a blob before its put returns, and that gets and listings read. An iterable of
+        stores, which are named ``sync-0``, ``sync-1``, …, or a mapping of names to stores. There has to be at least
+        one.
+      async_stores: the stores that blobs are delivered to in the background. An iterable of stores, which are named
+        ``async-0``, ``async-1``, …, or a mapping of names to stores.
       options: see `ReplicaOptions`.
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
         given twice, a store was opened to be read only, or `fallback` has a name that no async store has. With an
-        outbox, also if the async stores have no names, a store is called ``outbox``, or the path can't be that of a
+        outbox, also if the async stores have no names, a store is called ``outbox``, or the path can't be the path of a
         file.
-      TypeError: if there is no such option, a size is no `int`, a time no number, a flag no `bool`, a store no `Store`,
-        or `fallback` no iterable of names.
-      ReplicaError: on entering the block, if the outbox can't be used: with its path and what is wrong.
+      TypeError: if there is no such option, or an argument has the wrong type. Sizes have to be `int`, flags `bool`,
+        times numbers, and stores `Store`. `fallback` has to be an iterable of names.
+      ReplicaError: on entering the block, if the outbox can't be used. The message has its path and the reason.
       ValueError: on entering the block, if two stores have one identity, because they are then one store.
-      StoreError: on entering the block, if a store does not say who it is: see `Store.identity`.
-      PoisonedError: when the block ends; see above.
-      StoreError: when the block ends, with an outbox, if it has blobs that can't be delivered because no sync store
-        gives them, and no flush has said so.
+      StoreError: on entering the block, if a store does not tell its identity (see `Store.identity`).
+      PoisonedError: when the block ends, as described above.
+      StoreError: when the block ends, if the outbox has blobs that can't be delivered because no sync store returns
+        them, and no flush has reported it.
 
     """
     taken = Options.of("open", options)
@@ -154,7 +156,7 @@ async def _open_named(
             storage, state = await stack.enter_async_context(open_outbox(list(named_async)))
             outbox = Outbox(storage, state, list(named_async), life)
             delivery = OutboxDelivery(life, queues, outbox, sync_reads, batch_size)
-            # The outbox ends last, because its last commit has what all the others have left to it.
+            # The outbox ends last, because its last commit has everything that the other parts have left to it.
             parts = [*repairs, delivery, operations, outbox]
         async with life.block(delivery, parts, options.grace):
             yield ReplicaStore(life, sync, reads, delivery)

@@ -1,6 +1,6 @@
-"""The options of a replica: the one list of them, and the frozen `Options` that is built from it."""
+"""The one list of a replica's options, and the frozen `Options` that is built from it."""
 
-# No postponed annotations here: those of the list are read at run time.
+# This module has no postponed annotations, because those of the list are read at run time.
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,7 @@ from ._checks import check_flag, check_seconds, check_size, checked_names, check
 AnyT = TypeVar("AnyT")
 
 LINE: Final = 120
-"""Columns of a line of a docstring."""
+"""The width of a docstring in columns."""
 
 
 @final
@@ -35,15 +35,15 @@ class Option:
 
     default: Any
     check: Callable[[str, Any], Any]
-    """Called with the name and a value. Returns the value to keep, or raises `TypeError` or `ValueError`."""
+    """A function of the name and a value. It returns the value to keep, or raises `TypeError` or `ValueError`."""
     text: str
-    """Its description. The first sentence stands alone in the example of a file, and in the help of a command."""
+    """The description. Its first sentence stands alone in the example of a file and in the help of a command."""
     example: str
-    """A value as a file would have it."""
+    """An example value, as written in a file."""
     flag: str = ""
-    """The name of a value in the help of a command; empty if commands have no such option."""
+    """The name of the value in the help of a command. Empty if commands have no such option."""
     is_for_reading: bool = False
-    """Whether a command that only reads has a use for it."""
+    """Whether a command that only reads uses it."""
 
     @property
     def summary(self) -> str:
@@ -58,8 +58,8 @@ def _or_none(check: Callable[[str, AnyT], AnyT]) -> Callable[[str, AnyT | None],
 class ReplicaOptions(TypedDict, total=False):
     """The options of `open`, `open_urls` and a configuration file.
 
-    A function that passes options on declares them with ``**options: Unpack[ReplicaOptions]``. This is the one list:
-    signatures, checks, files, commands and documentation are made of it.
+    A function that passes options on declares them with ``**options: Unpack[ReplicaOptions]``. This is the only list of
+    options. Signatures, checks, files, commands and documentation are generated from it.
     """
 
     queue_size: Annotated[
@@ -67,7 +67,7 @@ class ReplicaOptions(TypedDict, total=False):
         Option(
             default=10,
             check=check_size,
-            text="The blobs that wait for one async store before a put waits for room.",
+            text="The number of blobs that wait for one async store before a put waits for room.",
             example="64",
             flag="N",
         ),
@@ -88,7 +88,7 @@ class ReplicaOptions(TypedDict, total=False):
             default=0.0,
             check=check_seconds,
             text="The seconds that the workers and the reads under way get when the block is cancelled. `math.inf` "
-            "gives them as many as they need.",
+            "sets no limit.",
             example="5",
         ),
     ]
@@ -97,7 +97,7 @@ class ReplicaOptions(TypedDict, total=False):
         Option(
             default=0.0,
             check=check_seconds,
-            text="The seconds after which a get asks the next sync store too, in the order of the sync stores; 0 asks "
+            text="The seconds after which a get also asks the next sync store, in the order of the sync stores. 0 asks "
             "all at once. When a store fails or misses, the get asks the next one immediately. `math.inf` asks one "
             "after another.",
             example="0.05",
@@ -122,8 +122,8 @@ class ReplicaOptions(TypedDict, total=False):
             text="A file that keeps what is pending for the async stores, so that a crash forgets nothing and a put "
             "never waits for room. The async stores need names, because entries are kept by name. A put returns when "
             "its entries are on the disk as well. Blobs that a crash, a failed store or a cut exit leaves are "
-            "delivered when the outbox is opened the next time. One replica at a time can have it. It is created if "
-            "need be, in a folder that exists, on a local file system.",
+            "delivered when the outbox is opened the next time. Only one replica at a time can use the file. It is "
+            "created if necessary, in an existing folder on a local file system.",
             example='"trio-replica-outbox.db"',
             flag="FILE",
         ),
@@ -133,11 +133,11 @@ class ReplicaOptions(TypedDict, total=False):
         Option(
             default=(),
             check=checked_names,
-            text="The names of async stores that a get asks, too, when no sync store has given the blob. So do "
-            "`ReplicaStore.get_many` and `ReplicaStore.contains`. They are asked as the sync stores are, in case a "
-            "disk is lost, or because a sync store is a cache in front of a slow store. Their failures poison nothing. "
-            "A blob that waits in the queue of such a store is not there yet. Listings are still those of the sync "
-            "stores.",
+            text="The names of async stores that a get also asks when no sync store has given the blob. So do "
+            "`ReplicaStore.get_many` and `ReplicaStore.contains`. These stores are asked in the same way as the sync "
+            "stores. This helps if a disk is lost, or if a sync store is a cache in front of a slow store. Failures of "
+            "these reads do not poison the replica. A blob that waits in the queue of such a store is not there yet. "
+            "Listings still cover only the sync stores.",
             example='["copy"]',
         ),
     ]
@@ -146,13 +146,13 @@ class ReplicaOptions(TypedDict, total=False):
         Option(
             default=False,
             check=check_flag,
-            text="Whether a get writes the blob that it has found to the sync stores that missed it or had it corrupt. "
-            "It uses `Store.put` for the first and `DeletableStore.replace` for the second, in the background, so it "
-            "neither delays a get nor fails it. A repair that would make more than 64 blobs or 16 MiB at once for one "
-            "store is left to a later get. Each store is given each blob once in a session, as far as the last 10,000 "
-            "of its blobs go. A failed repair is counted, and logged the first time. When the block ends, repairs that "
-            "have not begun are dropped, and those under way have 5 seconds, and no more than `grace` if it was "
-            "cancelled.",
+            text="Whether a get writes the blob that it has found to the sync stores that lacked it or had a corrupt "
+            "copy. It uses `Store.put` in the first case and `DeletableStore.replace` in the second. It does so in the "
+            "background, so it neither delays a get nor fails it. A repair that would make more than 64 blobs or "
+            "16 MiB at once for one store is left to a later get. Each store is given each blob once in a session; "
+            "the last 10,000 refs are remembered. Failed repairs are counted, and the first one is logged. When the "
+            "block ends, repairs that have not begun are dropped. Those under way have 5 seconds, but no more than "
+            "`grace` if the block was cancelled.",
             example="true",
         ),
     ]
@@ -161,10 +161,10 @@ class ReplicaOptions(TypedDict, total=False):
 _HINTS: Final = get_type_hints(ReplicaOptions, include_extras=True)
 
 TYPES: Final[dict[str, Any]] = {name: hint.__origin__ for name, hint in _HINTS.items()}
-"""The type of each option, by its name."""
+"""The type of each option by its name."""
 
 OPTIONS: Final[dict[str, Option]] = {name: hint.__metadata__[0] for name, hint in _HINTS.items()}
-"""The other properties of each option, by its name."""
+"""The other properties of each option by its name."""
 
 
 def _with_fields(kind: type[AnyT]) -> type[AnyT]:
@@ -178,14 +178,14 @@ def _with_fields(kind: type[AnyT]) -> type[AnyT]:
 @final
 @_with_fields
 class Options:
-    """The options of one replica, checked: an attribute for each in `ReplicaOptions`."""
+    """The checked options of one replica, with an attribute for each option in `ReplicaOptions`."""
 
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
         def __init__(self, **options: Unpack[ReplicaOptions]) -> None: ...
 
-        # The fields are made of the list at run time, so type checkers cannot know their names.
+        # The fields are made from the list at run time, so type checkers cannot know their names.
         def __getattr__(self, name: str) -> Any: ...
 
     def __post_init__(self) -> None:
@@ -194,14 +194,14 @@ class Options:
 
     @classmethod
     def of(cls, door: str, given: Mapping[str, Any]) -> "Options":
-        """Return the options that a function was given as keyword arguments.
+        """Return the options that were given to a function as keyword arguments.
 
         Args:
           door: the name of the function.
           given: the arguments.
 
         Raises:
-          TypeError: if there is no such option, or it has a value of a wrong type.
+          TypeError: if there is no such option, or its value has the wrong type.
           ValueError: if a value is bad.
 
         """
@@ -213,7 +213,7 @@ class Options:
 
 
 def with_options(door: AnyT) -> AnyT:
-    """Give a function that takes ``**options`` the signature and the documentation of each option."""
+    """Add the signature and the documentation of each option to a function that takes ``**options``."""
     function = cast("Any", door)
     own = signature(function)
     parameters = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
@@ -223,7 +223,7 @@ def with_options(door: AnyT) -> AnyT:
     ]
     function.__signature__ = own.replace(parameters=parameters)
     before, _, after = (function.__doc__ or "").partition("options: see `ReplicaOptions`.\n")
-    indent = before.rpartition("\n")[2]  # from Python 3.13 on, that of the code is not in it
+    indent = before.rpartition("\n")[2]  # from Python 3.13 on, docstrings lose the code's indentation
     described = "".join(_described(name, option, indent) for name, option in OPTIONS.items())
     function.__doc__ = before.removesuffix(indent) + described + after
     return door

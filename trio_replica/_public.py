@@ -1,4 +1,4 @@
-"""Public names: each says that it is from this package, and its annotations can be looked up at run time."""
+"""Publishing names: making each one say that it is from this package, and its annotations usable at run time."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _NAMES: Final[dict[str, Any]] = {
     "os": os,
     "outcome": outcome,
 }
-"""What the names in public annotations stand for: those that are not public themselves, and those that have been
-published. One name means one thing in all modules."""
+"""The objects that names in public annotations refer to. Some names are not public themselves, and published names are
+added. A name means the same in all modules."""
 
 
 def publish(package: str, public: Mapping[str, Any]) -> None:
     """Make classes, functions and methods say that they are from `package`, and let their annotations be looked up.
 
-    So a traceback, a `repr` and a pickle name what the user has imported, and no private module that may move.
+    So a traceback, a `repr` and a pickle name the import path of the user, and not a private module that may move.
 
-    Modules import most of what their annotations use for type checkers only. `typing.get_type_hints` looks the
-    annotations of a function up in the module where the function stands, so that is given those names here. The
-    annotations of a class it looks up in the module that the class says it is from, so they are looked up here, while
-    that is still the right one.
+    Modules import most names in their annotations for type checkers only. `typing.get_type_hints` looks up the
+    annotations of a function in the module that defines the function, so this adds the names to that module. It looks
+    up the annotations of a class in the module that the class claims to be from. So this evaluates them before the
+    claim changes.
 
     Args:
       package: the name of the package.
-      public: its public names, with what they stand for.
+      public: its public names and their objects.
 
     """
     ours = {
@@ -53,13 +53,13 @@ def publish(package: str, public: Mapping[str, Any]) -> None:
         if inspect.isclass(thing) or inspect.isfunction(thing)
         if thing.__module__.startswith(_PACKAGE)
     }
-    # No functions: annotations name none, and `open` of a module is not to become ours.
+    # Functions are left out. Annotations never name them, and `open` in a module must not become ours.
     _NAMES.update({name: thing for name, thing in public.items() if not inspect.isfunction(thing)})
     classes = {kind for thing in ours.values() if inspect.isclass(thing) for kind in _ours_in(thing.__mro__)}
     for module in {thing.__module__ for thing in (*ours.values(), *classes)}:
         names = vars(sys.modules[module])
         for name, thing in _NAMES.items():
-            # Not an assignment: a module may have a name of its own that is spelt the same, and its code uses that.
+            # This must not replace a name that a module already has, because its code uses that one.
             names.setdefault(name, thing)
     for kind in classes:
         _look_up(kind)
@@ -72,12 +72,12 @@ def publish(package: str, public: Mapping[str, Any]) -> None:
 
 
 def _ours_in(kinds: Iterable[type]) -> Iterator[type]:
-    """Yield the classes of this package that do not say yet that they are from it."""
+    """Yield the classes of this package that still name a private module."""
     yield from (kind for kind in kinds if kind.__module__.startswith(_PACKAGE))
 
 
 def _look_up(kind: type) -> None:
-    """Replace the annotations of a class, which are text, by what they say."""
+    """Evaluate the annotations of a class, which are text."""
     if own := inspect.get_annotations(kind):
         said = typing.get_type_hints(kind, include_extras=True)
         kind.__annotations__ = {name: said[name] for name in own}

@@ -1,4 +1,4 @@
-"""The options in the query of a URL: where they begin, and what they say."""
+"""The options in the query of a URL."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def split_query(url: str) -> tuple[str, str]:
-    """Split a URL, or what comes after its scheme, at the question mark that begins its options.
+    """Split a URL, or the part after its scheme, at the question mark that begins its options.
 
-    That is the first one that is in no password.
+    This is the first question mark that is not part of a password.
     """
     host = url.find("//") + 2
     slash = url.find("/", host)

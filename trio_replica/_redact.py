@@ -7,25 +7,25 @@ from typing import Final
 from urllib.parse import unquote
 
 HIDDEN: Final = "***"
-"""The text that is shown instead of a secret."""
+"""The replacement for a secret."""
 
 LIMIT: Final = 1_000_000
-"""Characters of values within values that are looked at; after them, all is hidden. That takes less than a second;
-without it, a text of nothing but openings would take minutes."""
+"""The number of characters of values within values that are searched. Everything after them is hidden. The search takes
+less than a second. Without the bound, a text of nothing but opening brackets would take minutes."""
 
 _PARTS: Final = re.compile(
     "pass(wor|w)d|pass(phrase|code)|secret|token|credential|signature|authorization|cookie"
     "|(api|access|account|client|customer|encryption|master|private|sas|server|shared|signing|storage)key"
 )
-"""A name is that of a secret if one of these is in it, whatever stands between its words."""
+"""Words of which one makes a name that of a secret, whatever stands between the words of the name."""
 
 _LAST_WORDS: Final = frozenset({"auth", "jwt", "pass", "pw", "pwd", "sas", "sig"})
-"""Words that make a name that of a secret if they are the last one of it, or the only one."""
+"""Words that make a name that of a secret if they are its last or only word."""
 
 _PUBLIC: Final = ("requireauth", "skipsignature")
 """Options of libpq and of obstore that only sound like secrets."""
 
-_CODE = r"%(?:25)*"  # what begins a character that was percent-encoded, once or several times
+_CODE = r"%(?:25)*"  # the beginning of a character that was percent-encoded, once or several times
 _ENCODED_PERCENT: Final = re.compile("%(?:25)+")
 _PLAIN: Final = (re.compile(r"://"), re.compile(r":"), re.compile(r"@"))
 _ENCODED: Final = (
@@ -33,15 +33,15 @@ _ENCODED: Final = (
     re.compile(rf":|{_CODE}3A", re.IGNORECASE),
     re.compile(rf"@|{_CODE}40"),
 )
-"""What stands before the authority of a URL, before the password in it, and after the password."""
+"""The texts before the authority of a URL, before the password in it, and after the password."""
 
 _NO_PORT: Final = re.compile(r"://[^\s/@:\[]*:(?=\S)(?![0-9]{1,5}(?!\w))")
-"""What stands before a password, and not before a port."""
+"""The text before a password, and not before a port."""
 _BARE: Final = re.compile(r"\A(\W*(?!(?:dir|sqlite|mailto):)\w[\w.+-]*:(?!//))(\S+)(?=@)")
-"""What stands before an address without a scheme, or with half of one. A path may have an at sign."""
+"""The text before an address with no scheme, or with half of one. A path may have an at sign."""
 
-# A name, encoded or not, and what stands between it and its value, if it has one. Or an encoded character that is part
-# of no name, so that its digits are not taken for the beginning of one.
+# Either a name, encoded or not, with the text between it and its value, if it has one. Or an encoded character that is
+# not part of a name, so that its digits do not count as the beginning of a name.
 _NAME: Final = re.compile(
     rf"""
     (?P<name> (?: [\w.-] | {_CODE}(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9A]) )+ )
@@ -70,28 +70,28 @@ _VALUE: Final = re.compile(
 )
 
 _ALREADY: Final = re.compile(r"\*+['\")\]}>,;:.]*")
-"""What has been hidden before, and what somebody has put around it since."""
+"""A secret that has been hidden before, and any text that was put around it since."""
 
 _ELEMENT: Final = re.compile(r"(<([\w.:-]+)(?:\s[^<>]*)?>)([^<]+)")
 """The text of an XML element, and its name."""
 
 
 def redacted(text: str) -> str:
-    """Return `text` with ``***`` for what may be a secret in it.
+    """Return `text` with ``***`` instead of anything that may be a secret.
 
-    Those are the passwords of URLs, and the values of what is named like a secret: options of a URL, parameters of a
-    conninfo, headers, fields of JSON, XML or what `repr` shows; anywhere in a text, and also percent-encoded. A value
-    ends at a space, if it is not in quotes. A name of one word before a colon and a space is taken for prose,
-    ``password: wrong``, and what follows is shown. Of a text that has no such form nothing is known:
-    what is secret in it stays. In doubt too much is hidden. To redact a text again changes nothing.
+    Secrets are recognised by their form, anywhere in a text and also percent-encoded. They are the passwords of URLs,
+    and values with names like those of secrets: options of a URL, parameters of a conninfo, headers, and fields of
+    JSON, XML or a `repr`. A value ends at a space unless it is in quotes. A name of one word before a colon and a
+    space counts as prose (``password: wrong``), so the text after it is shown. A secret in any other form is not
+    recognised and stays. In doubtful cases too much is hidden. Redacting a text again changes nothing.
     """
     while (shown := _without_passwords(_without_values(_without_elements(text)))) != text:
-        text = shown  # each time, it has fewer characters that are no stars
+        text = shown  # each round leaves fewer characters that are not stars
     return text
 
 
 def names_secret(name: str) -> bool:
-    """Whether a value of this name, of an option say, is secret."""
+    """Return whether the value of an option, or of anything else with this name, is secret."""
     while (decoded := unquote(_ENCODED_PERCENT.sub("%", name))) != name:
         name = decoded
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
@@ -107,7 +107,7 @@ def _hidden(value: str) -> str:
 
 
 def _without_passwords(text: str) -> str:
-    """Return `text` without the passwords of its URLs: all from the first colon of an authority to the last @."""
+    """Return `text` without the passwords of its URLs, from the first colon of an authority to the last @."""
 
     def without(match: re.Match[str]) -> str:
         word = _BARE.sub(lambda bare: bare[1] + _hidden(bare[2]), match[0])
@@ -125,7 +125,7 @@ def _without_passwords(text: str) -> str:
 
 
 def _without_spaced_password(line: str) -> str:
-    """Return a line without a password that should have no spaces, and has."""
+    """Return a line without a password that contains spaces, although it should not."""
     end = line.rfind("@")
     for word in re.finditer(r"\S+", line[: max(0, end)]):
         begin = _NO_PORT.search(word[0]) if "@" not in word[0] and word.end() < end else None
@@ -136,10 +136,10 @@ def _without_spaced_password(line: str) -> str:
 
 
 def _without_values(text: str) -> str:
-    """Return `text` without the values of what is named like a secret."""
+    """Return `text` without the values that have names like those of secrets."""
     spans: list[tuple[int, int]] = []
     seen = 0
-    for named in _NAME.finditer(text):  # also within values: one that began by chance may end within a secret
+    for named in _NAME.finditer(text):  # also within values, because one that began by chance may end within a secret
         start, end = _value(text, named)
         seen += end - start
         if seen > LIMIT:
@@ -159,7 +159,7 @@ def _without_values(text: str) -> str:
 
 
 def _value(text: str, named: re.Match[str]) -> tuple[int, int]:
-    """Return where the secret value of what `named` has found begins and ends; if there is none, both are one."""
+    """Return the beginning and the end of the secret value after a name. Both are the same if there is none."""
     none = named.end(), named.end()
     if named["equals"] is None:
         return none
@@ -168,7 +168,7 @@ def _value(text: str, named: re.Match[str]) -> tuple[int, int]:
     if not (names_secret(name) or (is_option and name.lower() == "key")):
         return none
     value = _value_pattern(named, is_option=is_option).match(text, named.end())
-    assert value is not None  # each matches nothing as well
+    assert value is not None  # each pattern also matches an empty text
     kind = value.lastgroup
     is_prose = named["colon"] and named["equals"][-1].isspace() and not named["end"] and not re.search("[_-]", name)
     if kind == "word" and is_prose:

@@ -1,4 +1,4 @@
-"""A kind of store that the URLs of one scheme name: how it is opened, and where a store of it is."""
+"""The description of a kind of store for the URLs of one scheme."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def path_place(path: str, _: Mapping[str, Any]) -> Hashable:
-    """Return where a path leads."""
+    """Return the real path that a path leads to."""
     return os.path.realpath(path)
 
 
@@ -29,7 +29,7 @@ def url_place(url: str, _: Mapping[str, Any]) -> Hashable:
 @final
 @dataclass(frozen=True)
 class StoreScheme:
-    """A kind of store that URLs name, also in files and on the command line.
+    """A kind of store that has URLs, which also work in files and on the command line.
 
     A package registers one for its stores as an entry point of the group ``trio_replica.stores``, whose name is the
     scheme and whose object is a `StoreScheme`::
@@ -42,26 +42,26 @@ class StoreScheme:
     Args:
       open: the function that opens such a store for a block. It is given the path or the URL, unless `form` is empty,
         and options as keyword arguments. It opens nothing before the block is entered, but raises `TypeError` or
-        `ValueError` at once for a bad option. An option is a keyword-only parameter whose annotation says which values
-        a file may have for it: ``bool``, ``int``, ``float``, ``str``, ``list`` and unions of these. It has to
-        be one that can be looked up at run time. The options
-        ``retry``, ``retry_attempts`` and ``retry_seconds``, which all stores have, do not get there.
-      form: what comes after the scheme and its colon, as messages show it. ``PATH`` is a path, which is taken as it
-        stands; in a file it is relative to the folder of the file, and options stand beside the URL. A form that begins
-        with ``//``, as ``//HOST/NAME``, is that of a store on another machine: the function is given the whole URL, the
-        options in its query are taken out and given to it, and failed operations are retried unless the URL says
-        ``retry=false``. If the form is empty, nothing comes after the colon.
-      place: returns what is the same for two URLs of one store, given what the function is given: the path or the URL,
-        and a mapping of the options. None means that each is a store of its own. By default it is where the path leads,
-        or the URL without its options.
-      landmark: returns the path that exists if there is a store at a path, so that a command that only reads can say
-        that there is none instead of creating it.
-      query: the names of options that the function reads in the query of its URL itself, as far as they are known, for
-        a message about one that is misspelt. Options that are neither these nor parameters are left in the URL, too. By
-        default there are none, and other options are refused.
+        `ValueError` at once for a bad option. An option is a keyword-only parameter. Its annotation says which values a
+        file may have for it: ``bool``, ``int``, ``float``, ``str``, ``list`` and unions of these. The annotation has to
+        be usable at run time. The function does not get the options ``retry``, ``retry_attempts`` and
+        ``retry_seconds``, which all stores have.
+      form: the part after the scheme and its colon, as messages show it. ``PATH`` is a path, which is used literally.
+        In a file it is relative to the folder of the file, and options stand beside the URL. A form that begins with
+        ``//``, such as ``//HOST/NAME``, is that of a store on another machine. Then the function is given the whole URL
+        without the options in its query, and these options as keyword arguments. Failed operations are retried unless
+        the URL says ``retry=false``. If the form is empty, nothing comes after the colon.
+      place: a function that returns a value that is equal for two URLs of one store. Its arguments are the path or the
+        URL, and a mapping of the options. None means that each URL is a store of its own. By default the value is the
+        real path, or the URL without its options.
+      landmark: a function that takes the path of a store and returns a path that exists only if the store does. With
+        it, a command that only reads can report a missing store instead of creating it.
+      query: the names of options that the function itself reads in the query of its URL, as far as they are known.
+        Messages about misspelt options use these names. Options that are neither these nor parameters stay in the URL
+        as well. By default there are none, and other options are refused.
 
     Raises:
-      TypeError: if an argument is not of the type that it has here.
+      TypeError: if an argument has the wrong type.
 
     """
 
@@ -81,7 +81,7 @@ class StoreScheme:
         if isinstance(names, str) or not isinstance(names, Collection):
             raise TypeError(f"query of a StoreScheme is a collection of names, not {names!r}")
         if self.place is url_place and self.has_path:
-            object.__setattr__(self, "place", path_place)  # a path may look like a URL
+            object.__setattr__(self, "place", path_place)  # `url_place` would misread a path that looks like a URL
 
     @property
     def is_remote(self) -> bool:

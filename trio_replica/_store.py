@@ -1,4 +1,4 @@
-"""`Store`, the class of all stores, and `StartableStore`, for stores whose calls need no task."""
+"""`Store`, the base class of all stores, and `StartableStore`, the one of stores whose calls need no task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import trio
 from ._blob import Ref, hashed, to_blobs
 from ._calls.fan_out import concurrently
 from ._calls.start import ended_call, start_in_task
-from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError
+from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, shown
 from ._listing import RefIterator, check_ref, check_refs, predecessor
+from ._parts import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -28,17 +29,17 @@ class PutResult(NamedTuple):
     ref: Ref
     """The ref of the blob."""
     added: bool
-    """Whether this put brought the blob to the store; False where it was there already."""
+    """Whether this put added the blob. False if the store already had it."""
 
 
 class Store(ABC):
     """A place that keeps blobs by their refs.
 
-    A store implements `put`, `get` and `list_page`; the other methods have defaults made of these, to be overridden
-    where the store can do better. `trio_replica.testing.StoreContract` tests all that is promised here.
+    A store implements `put`, `get` and `list_page`. The other methods have defaults that use these, and a store
+    overrides them where it can do better. `trio_replica.testing.StoreContract` tests all of the promises.
 
-    A blob is never visible in part, also after a crash. A store belongs to the `trio.run` that opened it: elsewhere
-    its methods raise `RuntimeError`.
+    A blob is never visible in part, also after a crash. A store belongs to the `trio.run` that opened it. In another
+    run its methods raise `RuntimeError`.
     """
 
     @property
@@ -97,12 +98,12 @@ class Store(ABC):
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Store a blob. Repeating it is harmless.
 
-        Returning means that the store has the blob and keeps its promise of durability for it, also when it was there
-        already. Being cancelled means that it may or may not be stored; repeat it to be sure.
+        Returning means that the store has the blob and keeps its promise of durability for it, also if the blob was
+        there already. Being cancelled means that the blob may or may not be stored. Repeat the put to be sure.
 
         Raises:
           TypeError: if `blob` is neither a `Blob` nor bytes-like.
-          Exception: whatever the store fails with; the blob may or may not be stored.
+          Exception: if the store fails. The blob may or may not be stored.
 
         """
 
@@ -112,8 +113,9 @@ class Store(ABC):
 
         Raises:
           BlobNotFoundError: only if the store is sure that it has no such blob.
-          TypeError: if `ref` is no `Ref`.
-          Exception: whatever else keeps the store from telling: damage, a refusal, a time-out.
+          TypeError: if `ref` is not a `Ref`.
+          Exception: if anything else keeps the store from answering, such as damage, a missing permission or a
+            time-out.
 
         """
 
@@ -121,27 +123,28 @@ class Store(ABC):
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return up to `limit` refs greater than `after`, ascending, each once.
 
-        Only an empty page means that there are no more; a short one does not. The store keeps no state between pages,
-        so a listing resumes anywhere. Being cancelled changes nothing.
+        Only an empty page means that there are no more refs. A short page does not. The store keeps no state between
+        pages, so a listing resumes anywhere. Being cancelled changes nothing.
 
         Raises:
-          TypeError: if `after` is no `Ref` or `limit` no `int`.
+          TypeError: if `after` is not a `Ref`, or `limit` is not an `int`.
           ValueError: if `limit` is less than 1.
-          Exception: whatever else the store fails with.
+          Exception: if the store fails.
 
         """
 
     def list_refs(self, after: Ref = Ref.ZERO) -> AsyncIterator[Ref]:
         """Return an asynchronous iterator over all refs greater than `after`, ascending.
 
-        It shows every blob that is there from the beginning of the iteration to its end; one that comes or goes in the
-        meantime may be shown. It has a checkpoint for each page, so not for each ref, and leaving it early leaves
-        nothing behind. When a page raises or is cancelled, iterating again goes on where it stopped.
+        It shows every blob that is there from the beginning of the iteration to its end. A blob that is added or
+        deleted in the meantime may be shown. The iterator has a checkpoint for each page, so not for each ref. A loop
+        that ends early leaves nothing to clean up. When a page raises or is cancelled, iterating again goes on where it
+        stopped.
 
         Raises:
-          TypeError: at once, if `after` is no `Ref`.
+          TypeError: at once, if `after` is not a `Ref`.
           ReplicaError: while iterating, if a page is not after the one before it.
-          Exception: while iterating, what `list_page` raises.
+          Exception: while iterating, if `list_page` raises it.
 
         """
         return RefIterator(self.list_page, after)
@@ -149,15 +152,22 @@ class Store(ABC):
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs, and return a result for each, in the same order.
 
-        Of equal blobs at most one is reported as added. Being cancelled, or an error, means that any part of them may
-        be stored; repeat it whole.
+        Returning means that the store has all blobs, as durably as after a `put`. At most one of several equal blobs is
+        reported as added. More than 1000 are stored in parts, one after another, so that other tasks run in between.
+        Being cancelled means that any part of the blobs may be stored. Repeat the whole call to be sure.
 
         Raises:
-          TypeError: if one is neither a `Blob` nor bytes-like; then none is stored.
-          Exception: what the first put that fails raises; the others are cancelled.
+          TypeError: if one is neither a `Blob` nor bytes-like. Then none is stored.
+          Exception: if the store fails. Any part of the blobs may be stored. The default raises the error of the first
+            put that fails, and cancels the others.
 
         """
-        blobs = await to_blobs(blobs)
+        results: list[PutResult] = []
+        for part in in_parts(await to_blobs(blobs)):
+            results += await self._put_part(part)
+        return results
+
+    async def _put_part(self, blobs: Sequence[Blob]) -> list[PutResult]:
         added: dict[Ref, bool] = {}
 
         async def put(blob: Blob) -> None:
@@ -169,13 +179,13 @@ class Store(ABC):
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return the blobs that `refs` name, by their refs; those that the store lacks are absent.
+        """Return the blobs that `refs` name by their refs. Blobs that the store lacks are absent.
 
         Being cancelled changes nothing.
 
         Raises:
-          TypeError: if one is no `Ref`.
-          Exception: what the first get that fails otherwise than by a `BlobNotFoundError` raises.
+          TypeError: if one is not a `Ref`.
+          Exception: if the store fails. The default raises the first error that is not a `BlobNotFoundError`.
 
         """
         found: dict[Ref, bytes] = {}
@@ -193,8 +203,8 @@ class Store(ABC):
         """Return whether the store has the blob that `ref` names. Being cancelled changes nothing.
 
         Raises:
-          TypeError: if `ref` is no `Ref`.
-          Exception: whatever keeps the store from telling.
+          TypeError: if `ref` is not a `Ref`.
+          Exception: if anything keeps the store from answering.
 
         """
         check_ref(ref)
@@ -205,26 +215,27 @@ class Store(ABC):
 
 
 class StartableStore(Store):
-    """A store whose calls can be started without a task that waits for each, as those of `open_store_threads` can.
+    """A store whose calls can be started without a task that waits for each, like calls of `open_store_threads`.
 
-    A replica of such stores writes to all, and reads from the first that answers, for a fraction of the cost of tasks.
+    With such stores, a replica writes to all, and reads from the first that answers, for a fraction of the cost of
+    tasks.
 
-    `put` and `get` are made of `start_put` and `start_get`. Each calls ``done`` once with the outcome of the call: an
-    `outcome.Value` or an `outcome.Error`, which is ``Error(BlobNotFoundError(ref))`` for a missing blob. It does so in
-    Trio's thread, at once or later. A call that can't go on without waiting ends with ``Unfinished(call)`` instead; its
-    caller then gives ``await call()`` a task, and takes the outcome of that.
+    `put` and `get` use `start_put` and `start_get`. Each of these calls ``done`` once with the outcome of the call. It
+    is an `outcome.Value` or an `outcome.Error`, and ``Error(BlobNotFoundError(ref))`` for a missing blob. ``done`` is
+    called in Trio's thread, at once or later. A call that can't go on without waiting ends with ``Unfinished(call)``
+    instead. Its caller then awaits ``call()`` in a task, and takes the outcome of that.
 
-    Each returns a function that cancels the call. It returns True if ``done`` will not be called, and False if the call
-    can no longer be interrupted, or has ended. It may be called several times, and must not raise. `StoreThreads.start`
-    does all of this.
+    Each returns a function that cancels the call. That function returns True if ``done`` will not be called, and False
+    if the call can no longer be interrupted, or has ended. It may be called several times, and must not raise.
+    `StoreThreads.start` does all of this.
 
     The other four ``start_…`` methods do the same for calls on many blobs and on listings. A store overrides them where
     it needs no task, and then overrides the method itself as well.
 
-    A replica calls these six, not the methods themselves. The calls are outside of the cancel scopes of the replica's
-    caller, but in its context, so that context variables reach the store. A start must not set any: whether its caller
-    then sees that depends on when it was started. The methods of a subclass that overrides `put` or `get` are called in
-    tasks, so that they are not passed over.
+    A replica calls these six methods of its sync stores and its `fallback`, not `put`, `get` and so on. The calls run
+    outside of the cancel scopes of the replica's caller, but in its context, so that context variables reach the store.
+    A start must not set context variables, because its caller may or may not see them. The methods of a subclass that
+    overrides `put` or `get` are called in tasks, so that the overriding method is used.
     """
 
     @abstractmethod
@@ -232,7 +243,7 @@ class StartableStore(Store):
         """Start a `put` of a blob whose ref has been computed. Its value is a `PutResult`.
 
         Raises:
-          Exception: what the store refuses the blob with; then ``done`` is not called.
+          Exception: if the store refuses the blob at once. Then ``done`` is not called.
 
         """
 
@@ -241,7 +252,7 @@ class StartableStore(Store):
         """Start a `get`.
 
         Raises:
-          Exception: what the store refuses it with; then ``done`` is not called.
+          Exception: if the store refuses the call at once. Then ``done`` is not called.
 
         """
 
@@ -275,9 +286,9 @@ class StartableStore(Store):
 
 
 def startable(store: Store) -> StartableStore:
-    """Return `store` if its calls can be started; else one that gives each call of `store` a task.
+    """Return `store` if its calls can be started, or else a wrapper that gives each call of `store` a task.
 
-    Those of a subclass that overrides a method, and not the start of it, can't: its own method would be passed over.
+    A subclass that overrides a method but not its start is wrapped. Otherwise its own method would not be called.
     """
     if not isinstance(store, StartableStore):
         return _InTasks(store)
@@ -288,15 +299,16 @@ _STARTED: Final = ("put", "put_many", "get", "get_many", "contains", "list_page"
 
 
 def _is_overridden(kind: type[StartableStore], name: str) -> bool:
-    """Whether a class has a method of its own that the start of it, in a class above, does not call."""
-    start = next(one for one in kind.__mro__ if f"start_{name}" in vars(one))
-    method = next(one for one in kind.__mro__ if name in vars(one))
-    return start is not StartableStore and method is not start and issubclass(method, start)
+    """Return whether a class overrides a method before the class that has its start, so that the start ignores it."""
+    classes = kind.__mro__
+    start = next(place for place, one in enumerate(classes) if f"start_{name}" in vars(one))
+    method = next(place for place, one in enumerate(classes) if name in vars(one))
+    return classes[start] is not StartableStore and method < start  # a mixin comes before it, too
 
 
 @final
 class _InTasks(StartableStore):
-    """A store whose calls can only be awaited, so each that is started takes a task."""
+    """A wrapper of a store whose calls can only be awaited, so each call that is started takes a task."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -327,7 +339,7 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
     """Check that a store answered a put of `blobs` with a result for each.
 
     Raises:
-      ReplicaError: what `results_error` returns.
+      ReplicaError: if `results_error` returns one.
 
     """
     error = results_error(blobs, results)
@@ -336,25 +348,32 @@ def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
 
 
 def are_put_results(results: Sequence[PutResult]) -> bool:
-    """Whether all are exactly of these types, and none is only equal to one that is."""
-    return all(type(result) is PutResult and type(result.ref) is Ref for result in results)
+    """Return whether all results are exactly of these types, and not just equal to results that are."""
+    return all(
+        type(result) is PutResult and type(result.ref) is Ref and type(result.added) is bool for result in results
+    )
 
 
 def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
-    """Return what is wrong with the results with which a store answered a put of `blobs`.
+    """Return the error in the results of a store for a put of `blobs`, or None if they are right.
 
-    It is a `ReplicaError` if there are more or fewer results than blobs, or one is no result; a `CorruptBlobError` if
-    one names another ref than that of its blob.
+    It is a `ReplicaError` if there are more or fewer results than blobs, or one is not a `PutResult`. It is a
+    `CorruptBlobError` if one has another ref than its blob.
     """
     if not isinstance(results, Sequence):
-        return ReplicaError(f"a put_many returned {results!r}, no list of results")
+        return ReplicaError(f"a put_many returned {shown(results)}, which is not a list of results")
     if len(results) != len(blobs):
         return ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
     if are_put_results(results) and [result.ref for result in results] == [blob.ref for blob in blobs]:
         return None
-    for blob, result in zip(blobs, results, strict=True):
-        if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
-            return ReplicaError(f"a put returned {result!r}, no PutResult")
-        if result[0] != blob.ref:
-            return CorruptBlobError(blob.ref, result[0])
+    return next(filter(None, map(_result_error, blobs, results)), None)
+
+
+def _result_error(blob: Blob, result: PutResult) -> ReplicaError | None:
+    if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
+        return ReplicaError(f"a put returned {shown(result)}, which is not a PutResult")
+    if result[0] != blob.ref:
+        return CorruptBlobError(blob.ref, result[0])
+    if type(result[1]) is not bool:
+        return ReplicaError(f"a put returned {shown(result[1])} for added, which is True or False")
     return None

@@ -1,6 +1,6 @@
-"""How large a `queue_size` should be: `recommend_queue_size`.
+"""`recommend_queue_size`, which calculates how large a queue should be.
 
-`docs/queue-size.md` derives the formulas. They are in `_advice/`, which needs numpy: the extra ``advice``.
+`docs/queue-size.md` derives the formulas. They are in `_advice/`, which needs numpy (the extra ``advice``).
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from ._advice.search import Plan, Workload
 
 LEAST_SHARE: Final = 1e-9
-"""The least `wait_share`: a rarer wait cannot be told from rounding errors."""
+"""The least `wait_share`, because rarer waits can't be distinguished from rounding errors."""
 
 MOST_BLOBS: Final = 10**9
-"""The most blobs that a burst or a stall may bring."""
+"""The most blobs that may arrive in a burst or a stall."""
 
 MOST_UNEVEN: Final = 100
-"""The largest `service_cv`: half of such log-normal times are below a hundredth of the mean."""
+"""The largest `service_cv`. Half of such log-normal times are below a hundredth of the mean."""
 
 MOST_MARGIN: Final = 10_000
 
 ALMOST_ALWAYS: Final = 0.9995
-"""A store that is busy for a larger share of the time is said to be so "over 99.9%" of it."""
+"""The share of busy time above which the advice says "over 99.9%"."""
 
 
 @final
 class NoQueueSizeError(ReplicaError, ValueError):
-    """Raised when no queue size keeps the promise: the message says why, and `remedy` which changes would help."""
+    """No queue size keeps the promise. The message says why, and `remedy` says which changes would help."""
 
     def __init__(self, reason: str, remedy: str) -> None:
-        """Take both as clauses of one sentence."""
+        """Make the error from two clauses of a sentence."""
         super().__init__(reason, remedy)
         self.remedy = remedy
-        """The changes that would help, each of which was tried."""
+        """The changes that would help. Each of them was tried."""
 
     def __str__(self) -> str:
         return f"no queue will do: {self.args[0]}; {self.remedy}"
@@ -56,21 +56,21 @@ class QueueAdvice:
     batch_size: int
     """The `batch_size` for `open`, in blobs."""
     memory_bytes: int
-    """Bytes of the blobs in a full queue, in the batch being written, and of one blob for each caller."""
+    """Bytes of the blobs in a full queue, in the batch being written, and held by the callers (one each)."""
     wait_share: float
     """The share of the puts that wait for room in the queue."""
     mean_wait: float
-    """The mean wait of all puts; those that do not wait count as 0."""
+    """The mean wait of all puts. Puts that do not wait count as 0."""
     mean_loss: float
-    """Blobs accepted that the store lacks, if the process is killed at a random moment: the mean."""
+    """The mean number of accepted blobs that the store lacks if the process is killed at a random moment."""
     worst_loss: int
-    """Blobs accepted that the store lacks, if the process is killed at the worst moment."""
+    """The number of accepted blobs that the store lacks if the process is killed at the worst moment."""
     drain_seconds: float
     """The mean time to write a full queue, after a full batch that the worker has just taken."""
     limited_by: Literal["steady load", "burst", "stall"]
     """The part of the workload that needs so large a queue."""
     reason: str
-    """Why the queue is so large and not smaller, in words."""
+    """The reason why the queue is not smaller, in words."""
     assumptions: str
     """The conditions under which this holds, in words."""
 
@@ -92,57 +92,57 @@ def recommend_queue_size(
 ) -> QueueAdvice:
     """Return the `queue_size` and the `batch_size` that one async store needs.
 
-    With these, at most `wait_share` of the puts wait for room in the steady state. A burst and a stall pass, with a
-    probability of at least 1 - `wait_share`, without any put waiting from their beginning until the queue is empty
-    again. The sum of the two sizes is the least that keeps this promise; of equal sums, the one with the smaller batch.
+    With these, at most `wait_share` of the puts wait for room in the steady state. With a probability of at least 1 -
+    `wait_share`, no put waits from the beginning of a burst or a stall until the queue is empty again. The sum of the
+    two sizes is the least that keeps this promise. Of equal sums, the one with the smaller batch is chosen.
 
-    Two assumptions carry the calculation. **Puts arrive independently of each other**, as a Poisson process; give
-    bursts with `burst`. **Service times are not correlated**: a slow call says nothing about the next one. Real stores
-    have slow moments, and then many more puts wait: with one directory store with a mean of 2 ms, a queue of 9 was
-    advised for 1 % of the puts, and 25 % waited. The `margin` allows for that: it multiplies the queue size.
+    The calculation makes two assumptions. **Puts arrive independently of each other**, as a Poisson process; give
+    bursts with `burst`. **Service times are not correlated**, so a slow call says nothing about the next one. Real
+    stores have slow moments, and then many more puts wait. For one directory store with a mean of 2 ms, the advice for
+    1 % of the puts was a queue of 9, and 25 % waited. The `margin` multiplies the queue size to allow for that.
 
     To choose a `margin`, measure several thousand calls one after another. Let cv be the standard deviation of their
     times divided by the mean. Add up the times of each m consecutive calls, and let I be the variance of these sums
     divided by m times the square of the mean time. Double m until I no longer grows, or until fewer than 16 sums are
     left. Then ``margin = (1 + I) / (1 + cv**2)``, at least 1. ``python -m benchmarks queue --store URL`` does so. If I
-    never stops growing, the store has slow periods longer than the measurement: give their length as a `stall`.
+    never stops growing, the store has slow periods longer than the measurement. Then give their length as a `stall`.
 
     The result is the same each time. The calculation takes about 0.1 seconds, and up to a few seconds for a
-    `batch_cost` with a `burst_rate`. It is quickest with ``OPENBLAS_NUM_THREADS=1`` in the environment, because its
+    `batch_cost` with a `burst_rate`. It is fastest with ``OPENBLAS_NUM_THREADS=1`` in the environment, because its
     matrices are small.
 
-    The sources: M/G/1 queues by the recursion for their departures and the formula of Pollaczek and Khinchine
-    (Kleinrock, *Queueing Systems* 1, chapter 5); bursts and stalls by the ballot theorem of Takács (*Combinatorial
-    Methods in the Theory of Stochastic Processes*, 1967); batches by a Markov chain from batch to batch; the margin by
-    the heavy-traffic limit for dependent service times (Fendick, Saksena and Whitt, "Dependence in packet queues",
-    *IEEE Transactions on Communications* 37, 1989). ``docs/queue-size.md`` derives them and says how they were checked.
+    M/G/1 queues use the recursion for their departures and the formula of Pollaczek and Khinchine (Kleinrock, *Queueing
+    Systems* 1, chapter 5). Bursts and stalls use the ballot theorem of Takács (*Combinatorial Methods in the Theory of
+    Stochastic Processes*, 1967). Batches use a Markov chain from batch to batch. The margin uses the heavy-traffic
+    limit for dependent service times (Fendick, Saksena and Whitt, "Dependence in packet queues", *IEEE Transactions on
+    Communications* 37, 1989). ``docs/queue-size.md`` derives the formulas and says how they were checked.
 
     Args:
       rate: puts a second.
       service_time: the mean seconds that the store takes for a put, measured in use rather than alone.
-      service_cv: the standard deviation of the store's times divided by their mean. Times are always the same for 0,
+      service_cv: the standard deviation of the store's times divided by their mean. Times are constant for 0,
         exponential for 1, and otherwise log-normal.
-      batch_cost: seconds a and b, if a ``put_many`` of k blobs, 2 or more, takes a + b·k on average, with the same
-        `service_cv`. None if it takes as long as its puts one after another: then batches gain nothing.
-      burst: the blobs that arrive together now and then, instead of the steady stream, beginning at a random moment.
-      burst_rate: the puts a second in a burst, as a Poisson process; None if they arrive all at once.
-      stall: the seconds for which the store does not answer now and then, beginning at a random moment. A call in
-        progress goes on afterwards.
+      batch_cost: seconds a and b, if a ``put_many`` of k blobs (2 or more) takes a + b·k on average, with the same
+        `service_cv`. None if it takes as long as its puts one after another, so that batches gain nothing.
+      burst: the number of blobs in an occasional burst, which replaces the steady stream and begins at a random moment.
+      burst_rate: the puts a second in a burst, as a Poisson process. None if they arrive all at once.
+      stall: the seconds of an occasional stall in which the store does not answer, beginning at a random moment. A call
+        in progress goes on afterwards.
       blob_size: the mean bytes of a blob.
       memory: the bytes for the blobs in the queue, in the batch being written, and of the callers.
-      callers: the tasks that put at the same time; each holds one blob.
-      wait_share: the share of the puts that may wait, and of the bursts and stalls in which any may; from 1e-9 to
-        below 1.
+      callers: the number of tasks that put at the same time. Each holds one blob.
+      wait_share: the share of the puts that may wait, and of the bursts and stalls in which any put may wait, from 1e-9
+        to below 1.
       margin: the factor by which the queue is made larger, from 1 to 10,000, because slow calls come together. The
-        `wait_share` of the result is that of the queue before it is made larger, because with correlated times the
-        larger queue is expected to have this share; `mean_wait` and `mean_loss` are scaled up accordingly.
+        `wait_share` of the result is that of the queue before it is made larger, because the larger queue should have
+        this share with correlated times. `mean_wait` and `mean_loss` are scaled up accordingly.
 
     Raises:
-      NoQueueSizeError: if the store does not keep up with the puts, or hardly, or there is too little memory. It is a
+      NoQueueSizeError: if the store does not or hardly keep up with the puts, or there is too little memory. It is a
         `ValueError`, and says what would help.
       ValueError: if a number is out of its bounds or not finite. The message begins with the name of the argument.
-      TypeError: if an argument is not a number, or `batch_cost` not a pair of them.
-      ModuleNotFoundError: if numpy is missing: ``pip install 'trio-replica[advice]'``.
+      TypeError: if an argument is not a number, or `batch_cost` is not a pair of numbers.
+      ModuleNotFoundError: if numpy is missing. Then run ``pip install 'trio-replica[advice]'``.
 
     """
     _check_positive("rate", rate, "puts a second")
@@ -155,7 +155,7 @@ def recommend_queue_size(
         _check_positive("burst_rate", burst_rate, "puts a second")
         if burst is None:
             raise ValueError("burst_rate needs a burst: say how many blobs arrive at that rate")
-    _check_between("stall", stall, "seconds", 0, MOST_BLOBS / rate)  # for so many blobs
+    _check_between("stall", stall, "seconds", 0, MOST_BLOBS / rate)  # its arrivals have the same bound
     _check_positive("blob_size", blob_size, "bytes")
     _check_positive("memory", memory, "bytes")
     _check_count("callers", callers, "tasks")
@@ -219,7 +219,7 @@ def _reason(workload: Workload, plan: Plan, size: int) -> str:
 
 
 def _apart(share: float, more: float, allowed: float) -> tuple[str, str]:
-    """Return two shares with enough digits, three or more, to tell `more` from `share` and from `allowed`."""
+    """Return two shares with enough digits (at least three) to distinguish `more` from `share` and from `allowed`."""
     told = [(f"{share:.{digits}g}", f"{more:.{digits}g}") for digits in range(3, 18)]
     return next((less, over) for less, over in told if float(less) < float(over) > allowed)
 
@@ -267,12 +267,12 @@ def _check_between(name: str, number: object, unit: str, least: float = 0, most:
 
 
 def _checked_number(name: str, number: object, unit: str) -> float:
-    """Return the number, or NaN, with which no comparison holds, if it is not finite."""
+    """Return the number, or NaN if it is not finite, because no comparison with NaN holds."""
     if not isinstance(number, (int, float)) or isinstance(number, bool):
         raise TypeError(f"{name} must be a number of {unit}, not {number!r}")
     try:
         return number if math.isfinite(number) else math.nan
-    except OverflowError:  # an int that is larger than any float
+    except OverflowError:  # an int larger than any float
         return math.nan
 
 

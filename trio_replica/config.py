@@ -36,21 +36,21 @@ _KINDS: Final = {
     dict: "a table",
     list: "an array",
 }
-"""What the types of values are called. The others are those of dates and times."""
+"""The names of the types of values. Other types are those of dates and times."""
 
 
 class ConfigError(ReplicaError, ValueError):
-    """A configuration file can't be used. It is said in one line, with the file, the line in it, and the key."""
+    """A configuration file can't be used. The message is one line with the file, the line in it, and the key."""
 
     def __init__(self, path: str, line: int | None, problem: str) -> None:
         place = path if line is None else f"{path}:{line}"
         super().__init__(f"{place}: {problem}")
         self.path = path
-        """The file, as it was given."""
+        """The path of the file, as it was given."""
         self.line = line
-        """The line, counted from 1; None if the problem has none."""
+        """The line, counted from 1, or None if the problem has none."""
         self.problem = problem
-        """What is wrong."""
+        """The problem."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.path, self.line, self.problem
@@ -59,33 +59,33 @@ class ConfigError(ReplicaError, ValueError):
 def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open the replica that a TOML file describes, with stores of its own, which the block opens and closes.
 
-    As in ``async with open_config("trio-replica.toml") as store: …``. The file::
+    Use it as in ``async with open_config("trio-replica.toml") as store: …``. An example of a file::
 
-        queue_size = 64            # also batch_size, grace, hedge_delay, verify, repair_reads: what `open` takes
+        queue_size = 64            # also batch_size, grace, hedge_delay, verify, repair_reads, as for `open`
         outbox = "outbox.db"       # keeps what is pending for the async stores
         fallback = ["offsite"]     # async stores that a get asks when no sync store has the blob
 
-        [sync]                     # names of stores, and their URLs: what `open_store` takes
+        [sync]                     # names of stores, and their URLs, as for `open_store`
         local = "sqlite:blobs.db"  # a path is relative to the folder of the file
 
         [async]
         offsite = { url = "s3://bucket/prefix", requests = 8, retry_seconds = 300 }
 
-    A table instead of a URL has the URL and options: keyword arguments of the function that opens the store
-    (`open_directory`, `open_sqlite`, `open_object_store`, `open_postgres`), ``retry``, ``retry_attempts`` and
-    ``retry_seconds``. What the URL says itself counts more. Credentials need not be in the file: the clients find them
-    in the environment.
+    A table instead of a URL has the URL and options. The options are the keyword arguments of the function that opens
+    the store (`open_directory`, `open_sqlite`, `open_object_store`, `open_postgres`), and ``retry``, ``retry_attempts``
+    and ``retry_seconds``. Options in the URL take precedence. Credentials need not be in the file, because the clients
+    find them in the environment.
 
     The file is read when this is called, which blocks.
 
     Raises:
-      TypeError: at once, if `path` is no path.
-      ConfigError: at once, if there is no such file, or it is no TOML, has an unknown key or a value of a wrong type,
-        or describes no replica.
-      ModuleNotFoundError: at once, if a store takes a package that is not installed.
-      ImportError: at once, if the package that has such stores can't be used.
-      Exception: on entering the block, what opening a store raises; those opened before it have been closed.
-      PoisonedError: when the block ends; see `open`.
+      TypeError: at once, if `path` is not a path.
+      ConfigError: at once, if there is no such file, or it is not TOML, has an unknown key or a value of a wrong type,
+        or does not describe a replica.
+      ModuleNotFoundError: at once, if a store needs a package that is not installed.
+      ImportError: at once, if another package provides such stores and can't be used.
+      Exception: on entering the block, if a store can't be opened. Stores opened before it have been closed.
+      PoisonedError, StoreError: when the block ends, in the same cases as with `open`.
 
     """
     return read_config(path).open()
@@ -94,12 +94,12 @@ def open_config(path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Rep
 @final
 @dataclass(frozen=True)
 class Config:
-    """What a file says."""
+    """The content of a file."""
 
     sync: Mapping[str, StoreUrl]
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
-    """Those of `ReplicaOptions` that the file gives."""
+    """The options of `ReplicaOptions` that the file gives."""
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
         """Open the replica for a block: see `open_config`."""
@@ -108,10 +108,10 @@ class Config:
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
-    """Return what a configuration file says, and that fits together. Blocks.
+    """Return the content of a configuration file after checking all of it. Blocks.
 
     Raises:
-      TypeError, ConfigError, ImportError: see `open_config`.
+      TypeError, ConfigError, ImportError: in the same cases as with `open_config`.
 
     """
     file = _File(os.fsdecode(path))
@@ -126,14 +126,14 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     for kind, stores in (("sync", sync), ("async", async_)):
         for name, url in stores.items():
             with file.locating((kind, name)):
-                url.open()  # which opens nothing yet, but checks all that is said of the store
+                url.open()  # this opens nothing yet, but checks the options of the store
     return Config(sync, async_, options)
 
 
 def _check_together(
     file: _File, sync: Mapping[str, StoreUrl], async_: Mapping[str, StoreUrl], outbox: str | None
 ) -> None:
-    """Check each store beside those before it, so that the error is at the line of the one too many."""
+    """Check each store together with those before it, so that the error is at the line of the one that does not fit."""
     names: dict[str, list[str]] = {"sync": [], "async": []}
     urls: list[StoreUrl] = []
     for kind, stores in (("sync", sync), ("async", async_)):
@@ -148,7 +148,7 @@ def _check_together(
 
 @final
 class _File:
-    """A file that was read, and the errors that are in it."""
+    """A file that was read, with methods that check its values and make errors with their lines."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -170,27 +170,27 @@ class _File:
             raise ConfigError(path, None, "its arrays or tables are nested too deeply") from None
 
     def error(self, key: Key, problem: str) -> ConfigError:
-        """Return the error that there is a problem with the value of a key, at its line or that of its table."""
+        """Return the error for a problem with the value of a key, at the line of the key or of its table."""
         line = next((self._lines[key[:size]] for size in range(len(key), 0, -1) if key[:size] in self._lines), None)
         return ConfigError(self.path, line, f"{_shown(key)} {problem}")
 
     @contextmanager
     def locating(self, key: Key) -> Generator[None, None, None]:
-        """Turn what is raised because a value is bad into an error at its line."""
+        """Turn an exception about a bad value into an error at its line."""
         try:
             yield
         except (TypeError, ValueError) as error:
             raise self.error(key, f"can't be used: {redacted(str(error))}") from None
-        except ImportError as error:  # nothing in the file is wrong, so it stays what it is
+        except ImportError as error:  # the file is right, so it stays an ImportError
             kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
             raise kind(str(self.error(key, f"can't be used: {redacted(str(error))}")), name=error.name) from error
 
     def beside(self, path: str) -> str:
-        """Return a path that is relative to the folder of the file."""
+        """Return a path of the file, relative to the folder of the file."""
         return os.path.join(os.path.dirname(os.path.abspath(self.path)), path)
 
     def options(self) -> dict[str, Any]:
-        """Return the options of the replica that the file gives, checked."""
+        """Return the options of the replica that the file gives, after checking them."""
         options: dict[str, Any] = {}
         for name in filter(self.document.__contains__, OPTIONS):
             self.check_kind((name,), self.document[name], kinds_of(TYPES[name]))
@@ -223,7 +223,7 @@ class _File:
         for name, value in table.items():
             key, shown = (kind, name), redacted(name)
             if shown in stores:
-                raise self.error(key, "differs from another name in what is secret in it alone")
+                raise self.error(key, "differs from another name only in its secrets")
             stores[shown] = self._store(key, value)
             self._lines.setdefault((kind, shown), self._lines[key])
         return stores
@@ -258,20 +258,20 @@ def _decoded(path: str, data: bytes) -> str:
         return data.decode("utf-8-sig").replace("\r\n", "\n")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-    raise ConfigError(path, line, "the file is not UTF-8")  # out here, for that error has the whole file
+    raise ConfigError(path, line, "the file is not UTF-8")  # out here, because the other error has the whole file
 
 
 def _no_toml(path: str, text: str, reason: str) -> ConfigError:
-    """Return the error for what `tomllib` says, which ends with the line and the column, or says that it is the end."""
+    """Return the error for a message of `tomllib`, which ends with the place of the error."""
     place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", reason)
     if place is None:
-        return ConfigError(path, None, f"the file is no TOML: {redacted(reason)}")
+        return ConfigError(path, None, f"the file is not TOML: {redacted(reason)}")
     line = int(place[1]) if place[1] else text.rstrip("\n").count("\n") + 1
-    return ConfigError(path, line, f"the file is no TOML: {redacted(reason[: place.start()])}")
+    return ConfigError(path, line, f"the file is not TOML: {redacted(reason[: place.start()])}")
 
 
 def _shown(key: Key) -> str:
-    """Return a key as it would be written, without secrets, for a name may be a URL."""
+    """Return a key as a file would have it, without secrets, because a name may be a URL."""
     parts = [part if re.fullmatch("[A-Za-z0-9_-]+", part) else f'"{redacted(part)}"' for part in key]
     return ".".join(parts)
 

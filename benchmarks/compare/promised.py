@@ -149,7 +149,7 @@ def replicas_of_2() -> Iterator[Comparison]:
 
 
 def _replica_of(*openers: workloads.Opener) -> workloads.Opener:
-    """Return what opens a replica of stores of different kinds."""
+    """Return a function that opens a replica of stores of different kinds."""
 
     @asynccontextmanager
     async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:
@@ -211,7 +211,7 @@ def drains(store: str, size: str, *, group: str = "", at_least: float | None = N
 
 
 def _with_sink(*, outbox: bool) -> workloads.Opener:
-    """Return what opens a replica of two SQLite stores, and a sink to write to."""
+    """Return a function that opens a replica of two SQLite stores, and a sink to write to."""
 
     @asynccontextmanager
     async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:

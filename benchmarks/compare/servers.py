@@ -22,7 +22,7 @@ MISSING: Final[Mapping[str, Callable[[], str | None]]] = {
     "ceph": ceph_server.missing,
     "postgres": postgres_server.missing,
 }
-"""For each server, what returns why there can be none here, or None if there can."""
+"""Functions that return why a server can't run here, or None if it can, by its name."""
 
 
 class Ceph:

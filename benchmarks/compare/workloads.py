@@ -58,7 +58,7 @@ OPENERS: Final[dict[str, Opener]] = {"memory": memory, "directory": directory, "
 
 
 def replicated(open_one: Opener, sync: int, async_: int = 0, **options: Any) -> Opener:
-    """Return what opens a replica of some stores of one kind."""
+    """Return a function that opens a replica of some stores of one kind."""
 
     @asynccontextmanager
     async def open_replica(folder: Path) -> AsyncGenerator[Store, None]:
@@ -85,7 +85,7 @@ async def open_all(open_one: Opener, folder: Path, number: int) -> AsyncGenerato
 
 
 def payloads(size: int) -> Callable[[], bytes]:
-    """Return what makes one blob after another of `size` bytes, no two alike, in the time that it takes to copy one."""
+    """Return a function that makes a blob of `size` bytes, no two alike, in the time that it takes to copy one."""
     prefix = os.urandom(8)
     numbers = count()
     rest = os.urandom(size)[16:]

@@ -1,4 +1,4 @@
-"""Curves of a small sweep, for tests of what is made of them."""
+"""Curves of a small sweep, for tests of the tables and charts that are made of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def curves_of(wanted: Sequence[Scenario], extent: Extent) -> list[Curve]:
-    """All curves, found without further processes."""
+    """Return all curves, found without further processes."""
     curves = {(scenario, batches): Curve(scenario, batches) for scenario in wanted for batches in (False, True)}
     for task in tasks(wanted, extent):
         sweep._keep(curves, task, task.run())

@@ -33,7 +33,7 @@ def store_with_batches() -> SimulatedStore:
 
 
 def press(after: str, *, times: int = 1) -> Callable[[str], None]:
-    """Return what presses Ctrl-C so many times: whenever it is told what contains `after`."""
+    """Return a function that presses Ctrl-C when it is told a text that contains `after`, at most so many times."""
     left = iter(range(times))
 
     def told(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The advice holds, says the recursion R, and half of it does not."""
+"""The recursion R confirms that the advice is enough, and that half of it is not."""
 
 from __future__ import annotations
 

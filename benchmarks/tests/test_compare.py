@@ -1,4 +1,4 @@
-"""How the benchmarks measure: order, ratios, folders, and what they refuse. That they run is seen by running them."""
+"""The benchmarks' measuring: order, ratios, folders and refused options. Only running them shows that they run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Usage(NamedTuple):
-    """What `shutil.disk_usage` returns."""
+    """The type of what `shutil.disk_usage` returns."""
 
     total: int
     used: int

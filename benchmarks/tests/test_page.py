@@ -73,6 +73,7 @@ class Tags(HTMLParser):
 
 def svgs(text: str) -> list[str]:
     urls = [url for _, url in Tags(text).images]
+    assert urls
     assert all(url.startswith("data:image/svg+xml;base64,") for url in urls)
     return [base64.b64decode(url.partition(",")[2]).decode() for url in urls]
 

@@ -20,6 +20,8 @@ from trio_replica.testing import Batched, Exponential, SimulatedStore
 from .measured import EACH, FIXED, PLAN, PUT, quiet, shown, store_with_batches
 
 if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.deep
 
 
-# What is measured
+# Measurements
 
 
 async def test_what_is_measured_is_what_the_store_takes_and_what_the_recursion_says(autojump_clock: MockClock) -> None:
@@ -64,16 +66,28 @@ async def test_what_is_measured_is_what_the_store_takes_and_what_the_recursion_s
     assert store.blobs == {}
 
 
+class Slowing:
+    """The times of `store_with_batches`, multiplied by a factor that can change."""
+
+    factor = 1
+
+    def sample(self, source: random.Random) -> float:
+        return self.factor * PUT
+
+    def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:
+        return Batched(self.factor * FIXED, self.factor * EACH).completions(count, put_time)
+
+
 async def test_the_advice_is_for_the_times_in_use(autojump_clock: MockClock) -> None:
-    store, measurement = store_with_batches(), Measurement("store", PLAN)
+    times, measurement = Slowing(), Measurement("store", PLAN)
     fixed_before = {}
 
     def told(text: str) -> None:
-        if "1 of 3" in text:  # from now on, the store takes twice as long
+        if "1 of 3" in text:
             fixed_before.update(measurement.workload())
-            store.__init__(put=2 * PUT, put_many=Batched(2 * FIXED, 2 * EACH))  # type: ignore[misc]
+            times.factor = 2
 
-    await measure(store, measurement, told=told)
+    await measure(SimulatedStore(put=times, put_many=times), measurement, told=told)
     assert fixed_before == {
         "rate": 100.0,
         "service_time": PUT,

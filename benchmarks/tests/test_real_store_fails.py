@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.deep
 
 
-# What goes wrong
+# Failures and interruptions
 
 
 @pytest.mark.parametrize(("operation", "after", "steps"), [("put", 100, 1), ("put_many", 7, 2), ("put", 500, 3)])
@@ -160,7 +160,7 @@ async def test_a_keyboard_interrupt_while_deleting_comes_out_bare(autojump_clock
     assert set(measurement.left) == set(store.blobs)
 
 
-# What is deleted
+# Deleting
 
 
 async def test_what_was_there_before_stays(autojump_clock: MockClock) -> None:

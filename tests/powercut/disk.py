@@ -1,8 +1,8 @@
 """A model of a file system that keeps what POSIX promises, and no more.
 
-What has been written to a file stays if the file was synced after it, and else any part of it may. A name in a folder
-stays, or stays away, if the folder was synced after that, and else any of the changes since may have been made. A
-rename is made in both folders or in none.
+Bytes written to a file stay if the file was synced after that. If it was not, any part of them may stay. A name in a
+folder stays, or stays away, if the folder was synced after that. If it was not, any of the changes since may have been
+made. A rename is made in both folders or in none.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NEVER_LEFT: Final = b"-shm"
 
 
 class Fate(Protocol):
-    """What decides what is left of what was not synced."""
+    """Decides which changes are left that were not synced."""
 
     def keeps(self) -> bool:
-        """Whether the next change is left: of a folder's names, or of a file's length."""
+        """Return whether the next change is left: of a folder's names, or of a file's length."""
 
     def parts(self, size: int, offset: int) -> Iterable[slice]:
-        """Which parts are left of a write of `size` bytes at `offset`."""
+        """Return the parts that are left of a write of `size` bytes at `offset`."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Disk:
         self._offsets: dict[int, int] = {}
         self._syncing: dict[Call, Node | None] = {}
         done = [call for call in calls if call.result >= 0]
-        # Names change as a call begins, for other threads may know of it before it ends; what it returned, only then.
+        # Names change as a call begins, because other threads may know of it before it ends. Results come last.
         moments = [(call.begin, 0, call) for call in done] + [(call.end, 1, call) for call in done]
         self._moments: Final = deque(sorted(moments, key=lambda moment: moment[:2]))
 
@@ -207,7 +207,7 @@ class Disk:
         assert isinstance(folder, Folder), path
         return folder, os.path.basename(path)
 
-    # What calls do
+    # The effects of calls
 
     def _create(self, call: Call) -> None:
         path, flags, *_ = call.arguments[1:]

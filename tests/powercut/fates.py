@@ -26,7 +26,7 @@ class DrawnFate:
         return self._draw.choice([0.0, 0.0, 1.0, 1.0, 0.1, 0.5, 0.9])
 
     def keeps(self) -> bool:
-        """Whether the next change is left: of names in folders, or of a file's length."""
+        """Return whether the next change is left: of names in folders, or of a file's length."""
         return self._draw.random() < self._share_of_names
 
     def parts(self, size: int, offset: int) -> Iterator[slice]:

@@ -23,7 +23,7 @@ class Call(NamedTuple):
     """A system call that has ended.
 
     It had its effect some time between the lines on which it began and ended. If they are the same, no other call
-    that was recorded began or ended meanwhile.
+    that was recorded began or ended in the meantime.
     """
 
     begin: int

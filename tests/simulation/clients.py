@@ -1,4 +1,4 @@
-"""What those who use a replica do, and what they may expect of it."""
+"""The tasks that use a replica, and the answers that they may expect of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Client:
 
     def __init__(self, session: Session, number: int) -> None:
         self.scope: trio.CancelScope | None = None
-        """What is under way can be cancelled by this."""
+        """Cancels the operation that is under way."""
         self._session = session
         self._draw = session.draw
         self._name = f"client {number}"

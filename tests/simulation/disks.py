@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Media(Protocol):
-    """What a store keeps its blobs in."""
+    """The disk or bucket in which a store keeps its blobs."""
 
     def read(self, ref: Ref) -> bytes | None:
         """Return what is under a ref; None if nothing is."""

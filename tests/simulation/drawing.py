@@ -24,7 +24,7 @@ TROUBLES: Final = ("errors", "hangs", "garbles", "outage")
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens in a session, beside what its clients do."""
+    """The course of a session, except for the operations of its clients."""
 
     options: dict[str, Any]
     """Of `trio_replica.open`."""
@@ -44,7 +44,7 @@ class Plan:
     crash_after: int
     """The number of the put soon after whose return it comes; 0 if it is among the steps."""
     steps: dict[int, str]
-    """What happens before the step with that number, at once."""
+    """The event that happens just before a step, by the number of the step."""
 
 
 def draw_plan(draw: random.Random, async_names: list[str], *, outbox: bool) -> Plan:

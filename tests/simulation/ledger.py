@@ -1,4 +1,4 @@
-"""What has been promised: the puts that returned, and what is pending for whom."""
+"""A record of the promises made: the puts that returned, and the entries that are pending for each async store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOBS: Final = {Ref.of(data): data for data in (b"blob %d" % number for number i
 REFS: Final = list(BLOBS)
 
 NAMES: Final = {ref: f"b{number}" for number, ref in enumerate(REFS)}
-"""What they are called in a trace."""
+"""Their names in a trace."""
 
 
 def named(refs: Iterable[Ref]) -> str:
@@ -51,16 +51,16 @@ PUT: ContextVar[Put] = ContextVar("PUT")
 
 @final
 class Ledger:
-    """What has been acknowledged since the beginning, over all crashes."""
+    """The blobs acknowledged since the beginning, over all crashes."""
 
     def __init__(self, sync_media: dict[str, Media], async_media: dict[str, Media]) -> None:
         self.sync_media = sync_media
         self.async_media = async_media
         self.acknowledged: dict[Ref, None] = {}
         self.lost: dict[str, set[Ref]] = {name: set() for name in sync_media}
-        """What each sync store had, and lost with all else: that is no fault of the replica's."""
+        """The blobs that each sync store had, and lost with all else. The replica is not to blame for these."""
         self.rotten: set[tuple[str, Ref]] = set()
-        """What has rotted in a sync store."""
+        """The blobs that have rotted in a sync store."""
 
     def acknowledge(self, put: Put) -> None:
         """Note that a put has returned: every sync store has its blobs, and keeps them."""
@@ -110,7 +110,7 @@ class Ledger:
         return {name for name in names if media[name].read(ref) == BLOBS[ref]}
 
     def is_safe_without(self, lost: str, refs: Iterable[Ref]) -> bool:
-        """Whether some blobs are still in a sync store, whole and durable, when one is lost."""
+        """Return whether some blobs are still in a sync store, whole and durable, when one is lost."""
         others = [media for name, media in self.sync_media.items() if name != lost]
         return all(any(media.possible(ref) == {BLOBS[ref]} for media in others) for ref in refs)
 
@@ -138,7 +138,7 @@ class Ledger:
 
 @final
 class Entries:
-    """What is pending in one session, as it has been told: what the outbox says has to be the same."""
+    """The entries pending in one session, as the session was told. The outbox has to report the same."""
 
     def __init__(self, file: DatabaseFile) -> None:
         self.changes = 0

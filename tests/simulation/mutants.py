@@ -1,7 +1,6 @@
 """Bugs that are planted in the package, one at a time, to see that the simulation finds them.
 
-Each function does something in the place of another one of the package, which it is given as `right`. Its name says
-what is wrong then.
+Each function replaces another one of the package, which it is given as `right`. Its name says what is wrong then.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
 Right: TypeAlias = "Callable[..., Any]"
 
 MUTANTS: Final[dict[str, Callable[[], AbstractContextManager[object]]]] = {}
-"""What plants each bug for a block, by what is wrong then."""
+"""Context managers that each plant a bug for a block, by a name that says what is wrong."""
 
 
 def _planted(owner: object, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -163,13 +162,13 @@ def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: Delivery) -
 
 
 @_planted(BlobQueue, "add_relay")
-def an_entry_is_acknowledged_when_it_is_taken(right: Right, self: BlobQueue, acknowledge: Acknowledge) -> None:
+def an_entry_is_acknowledged_when_it_is_taken(right: Right, self: Any, acknowledge: Acknowledge) -> None:
     async def acknowledge_and_write(batch: list[Blob]) -> None:
         await acknowledge([seq for *_, seq in islice(self._unconfirmed, len(batch))])
         await write(batch)
 
     write = self._write
-    self._write = acknowledge_and_write  # type: ignore[method-assign]
+    self._write = acknowledge_and_write
     right(self, _say_nothing)
 
 

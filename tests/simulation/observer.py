@@ -1,4 +1,4 @@
-"""What looks on at every step of every task, and does things between them."""
+"""An observer of every step of every task, which makes things happen between the steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Observer(trio.abc.Instrument):
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self.actions: dict[int, Callable[[], None]] = {}
-        """What is done before the steps with these numbers."""
+        """The actions to take before the steps with these numbers."""
         self.steps = 0
         self.is_over = False
         """Whether nothing is done and checked any more."""
@@ -50,7 +50,7 @@ class Observer(trio.abc.Instrument):
         self._do(self._check)
 
     def _do(self, something: Callable[[], None]) -> None:
-        """Do something unless all is over. What an instrument raises, Trio would log, and go on without it."""
+        """Do something unless all is over. It must not raise: Trio would log that, and remove the instrument."""
         if not self.is_over:
             try:
                 something()

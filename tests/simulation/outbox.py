@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT")
 
 BATCH_CALLS = 4
-"""The most calls in one batch: few, for the traffic is little."""
+"""The most calls in one batch: few, because there is little traffic."""
 
 
 @final
 @dataclass
 class DatabaseFile:
-    """The file of a database. What has been committed survives a power cut once it is synced, all of it in order."""
+    """The file of a database. A commit survives a power cut once it is synced, and only with all commits before it."""
 
     synced: bytes | None = None
     unsynced: list[bytes] = field(default_factory=list)
-    """What it became by each commit since."""
+    """Its content after each commit since."""
     is_synced_by_commits: bool = True
     """Whether the last commit came from a connection that has told SQLite to sync."""
 
@@ -177,7 +177,7 @@ class SimulatedThread:
 
 @final
 class SimulatedOutbox:
-    """What stands for the disk and the thread of an outbox in one session.
+    """A stand-in for the disk and the thread of an outbox in one session.
 
     `asked` and `told` are called with changes when they are asked for, and when it is said that they are durable.
     """

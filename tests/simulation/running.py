@@ -41,7 +41,7 @@ class Failure:
 @final
 @dataclass
 class Results:
-    """What has come of some seeds."""
+    """The results of some seeds."""
 
     seeds: int = 0
     tally: Counter[str] = field(default_factory=Counter)

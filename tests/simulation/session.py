@@ -35,11 +35,11 @@ SLOW: Final = 1.0
 
 
 class BodyError(Exception):
-    """What the body of a block raises."""
+    """Raised by the body of a block."""
 
 
 class Readable(NamedTuple):
-    """Which of the stores that a get asks have a blob."""
+    """The stores that have a blob, among those that a get asks."""
 
     any: set[str]
     healthy: set[str]
@@ -48,7 +48,7 @@ class Readable(NamedTuple):
 
 @final
 class Session:
-    """A replica of some stores, those who use it, and who sees that it keeps its promises."""
+    """A replica of some stores, the clients that use it, and the observer that checks its promises."""
 
     def __init__(self, world: World, plan: Plan, surroundings: Surroundings) -> None:
         self.world = world
@@ -67,7 +67,7 @@ class Session:
         self._puts = 0  # that have returned
         self._accepted = 0  # their blobs
         self._pending: dict[str, set[Ref]] = {name: set() for name in self._async_stores}
-        """What has been acknowledged, and is not yet in each async store."""
+        """The blobs that have been acknowledged and are not yet in each async store."""
         self._has_told = False
         """Whether a flush has said that something can't be delivered: then the end does not say so again."""
         self._checked_state: tuple[object, ...] = ()
@@ -146,7 +146,7 @@ class Session:
         for client in self._clients:
             nursery.start_soon(client.run, self.plan.operations)
 
-    # What happens between steps
+    # Events between steps
 
     def _action(self, name: str) -> Callable[[], None]:
         return {
@@ -182,7 +182,7 @@ class Session:
         self.world.crash(self.draw, power_cut=self.plan.crash == "power cut")
         self._observer.end()
 
-    # What is promised
+    # Promises
 
     def acknowledge(self, put: Put) -> None:
         """Note that a put has returned."""
@@ -199,7 +199,7 @@ class Session:
             refs.update(put.refs)
 
     def flushing(self) -> Callable[[], None]:
-        """Return what checks, when a flush that begins now has returned, that it has done what it promises."""
+        """Return a check that a flush which begins now has kept its promise, to be made once it has returned."""
         awaited = {name: set(refs) for name, refs in self._pending.items()}
         entries = self._entries
         pending = {} if entries is None else {name: entries.pending(name).keys() for name in awaited}
@@ -220,7 +220,7 @@ class Session:
         return Readable(having, having - self._troubled())
 
     def is_in_all_sync_stores(self, ref: Ref) -> bool:
-        """Whether there is no sync store now that a put could add a blob to."""
+        """Return whether there is no sync store now that a put could add a blob to."""
         return all(store.media.read(ref) is not None for store in self._sync_stores.values())
 
     def listed(self) -> list[Ref]:
@@ -245,7 +245,7 @@ class Session:
             require(isinstance(error, BodyError), "a block raises what it says", error)
 
     def is_troubled(self, names: Iterable[str]) -> bool:
-        """Whether something may have gone wrong in each of some stores."""
+        """Return whether something may have gone wrong in each of some stores."""
         return self._troubled().issuperset(names)
 
     def _troubled(self) -> set[str]:
@@ -276,7 +276,7 @@ class Session:
             self._check_queue(name, counts, unreplicated[name])
 
     def _state(self) -> tuple[object, ...]:
-        """Return what changes with what `_check_queue` looks at: most steps change nothing of it."""
+        """Return a value that changes whenever `_check_queue` has something new to look at. Few steps change it."""
         entries = self._entries
         return (
             self._puts,
@@ -295,7 +295,7 @@ class Session:
         batch_size = options["batch_size"] or options["queue_size"]
         require(counts.in_flight <= batch_size, "a batch has its size", name, counts.in_flight)
         held = counts.queued + counts.in_flight
-        require(len(unreplicated) <= held, "what is unreplicated is queued or in flight", name, len(unreplicated), held)
+        require(len(unreplicated) <= held, "an unreplicated blob is queued or in flight", name, len(unreplicated), held)
         known = set(unreplicated)
         if self._entries is not None:
             pending = self._entries.pending(name)
@@ -309,7 +309,7 @@ class Session:
             require(not counts.blocked_puts, "with an outbox no put waits for room", name)
             known.update(pending.values())
         unknown = self._pending[name] - known
-        require(not unknown, "what a store lacks is known to be unreplicated, or pending", name, named(sorted(unknown)))
+        require(not unknown, "a lacking blob is known to be unreplicated, or pending", name, named(sorted(unknown)))
 
     def _end(self, raised: Exception | None) -> None:
         """Check what has to hold when the block has ended."""
@@ -347,7 +347,7 @@ class Session:
                 self.trace.note("repaired", f"{name} {sync_counts.repaired}")
 
     def _has_drained(self, raised: Exception | None) -> bool:
-        """Whether the block says that everything has been delivered."""
+        """Return whether the block says that everything has been delivered."""
         counts = self.replica.statistics().async_stores.values()
         if self._has_told or self._block.cancel_called or any(count.failure is not None for count in counts):
             return False

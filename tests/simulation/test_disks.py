@@ -1,4 +1,4 @@
-"""What a crash leaves of the disks of a simulation, and what its threads do."""
+"""Tests of the simulation itself: its disks after a crash, and its threads."""
 
 from __future__ import annotations
 

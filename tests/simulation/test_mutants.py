@@ -62,7 +62,7 @@ FOUND_BY: Final = {
     "a_repair_believes_a_write": 0,
     "a_store_names_a_file_that_is_not_synced": 0,
 }
-"""A seed that finds each bug: it is tried first, for that is faster. Any other would do."""
+"""A seed that finds each bug: it is tried first, because that is faster. Any other would do."""
 
 
 def test_there_is_a_seed_for_every_bug() -> None:

@@ -138,6 +138,7 @@ def test_when_all_is_over_nothing_is_wrong_any_more() -> None:
 
     observer = Observer()
     observer.run(end)
+    assert observer.violation is None
 
 
 def test_the_first_of_several_violations_counts() -> None:

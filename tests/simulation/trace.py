@@ -1,4 +1,4 @@
-"""What happened in a simulation, in its order, and what must never happen."""
+"""A record of the events of a simulation in their order, and the error for a broken promise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Violation(Exception):
 
 @final
 class Trace:
-    """The events of one seed, and how often what kind of thing happened."""
+    """The events of one seed, and a count of each kind."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

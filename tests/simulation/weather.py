@@ -75,7 +75,7 @@ class Weather:
         return result
 
     def garbles(self, operation: str) -> bool:
-        """Whether what is read comes as something else."""
+        """Return whether a read brings other bytes than those there."""
         garbles = self.draw.random() < self.garble_rate
         if garbles:
             self.trace.note("garbled", f"{self.name} {operation}")

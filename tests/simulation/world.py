@@ -1,4 +1,4 @@
-"""What one seed draws: stores that outlive sessions and crashes, and the sessions, one after another."""
+"""A world drawn from one seed: stores that outlive sessions and crashes, and the sessions, one after another."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class World:
             self._recover()
             self._maintain_liars()
 
-    # What happens to the stores
+    # Events that befall the stores
 
     def arrive(self) -> Iterator[tuple[str, list[Ref]]]:
         """Let arrive what is late, and return what has come to which store."""
@@ -91,7 +91,7 @@ class World:
                 yield name, media.arrive()
 
     def crash(self, draw: random.Random, *, power_cut: bool) -> None:
-        """Leave what a crash leaves at this moment. Who works on the stores works on what is gone, from now on."""
+        """Keep only what a crash leaves at this moment. Tasks that still run work on stores that are gone."""
         for media in (self.ledger.sync_media, self.ledger.async_media):
             media.update({name: one.left(draw, power_cut=power_cut) for name, one in media.items()})
         if self.outbox is not None:

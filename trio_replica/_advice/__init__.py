@@ -1,1 +1,4 @@
-"""The mathematics behind `recommend_queue_size`. It needs numpy, so it is imported only when it is called."""
+"""The mathematics behind `recommend_queue_size`.
+
+It needs numpy, so it is imported only when that function is called.
+"""

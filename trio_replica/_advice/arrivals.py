@@ -1,7 +1,7 @@
 """The number of blobs that arrive during a call of the store, as a Poisson process.
 
-This number, J, is described by its excess over u, the expectation of max(J - u, 0). If a queue has room for u, so many
-arrivals find it full. The second differences of the excess are the probabilities of J.
+This number, J, is described by its excess over u, which is the expectation of max(J - u, 0). This is how many arrivals
+find a queue full that has room for u. The second differences of the excess are the probabilities of J.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from .calls import Floats, Integers
 
 RATES: Final = 2000
-"""The most constant times into which log-normal ones are split."""
+"""The largest number of constant times into which log-normal times are split."""
 
 EVEN: Final = 1e-6
-"""Times with a smaller coefficient of variation are taken to be always the same."""
+"""Times with a smaller coefficient of variation count as constant."""
 
 FAR: Final = 38
-"""Standard deviations. Beyond so many, a normal distribution is 0 or 1 in floating point."""
+"""Standard deviations beyond which a normal distribution is 0 or 1 in floating point."""
 
 
 def excess(means: Floats, cv: float, at: Integers, *, second: bool = False) -> Floats:
@@ -58,14 +58,14 @@ def exceeding(mean: float, cv: float, top: int) -> Floats:
 
 
 class _Split(NamedTuple):
-    """Log-normal times, split into constant ones, in each of which the arrivals have a Poisson distribution."""
+    """Log-normal times, split into constant ones. In each of these the arrivals have a Poisson distribution."""
 
     rates: Floats
     """The mean numbers of arrivals in the constant times."""
     weights: Floats
     """The probability of each of these: a row for each distribution."""
     beyond: Floats
-    """The probability of more than the last of them."""
+    """The probability of a mean larger than the last of them."""
     beyond_sum: Floats
     """The expectation of these larger means; smaller ones count as 0."""
     beyond_squares: Floats
@@ -108,7 +108,7 @@ def _poisson_excess(means: Floats, at: Integers, *, second: bool) -> Floats:
 
 
 def poisson(mean: float) -> tuple[int, Floats]:
-    """Return a first number and the probabilities of it and those after it, for a Poisson distribution."""
+    """Return a first number of a Poisson distribution, and the probabilities of this number and of those after it."""
     (first,), (last,) = _window(np.array([mean]))
     logarithms = np.concatenate([[0.0], np.cumsum(np.log(max(mean, LEAST_MEAN) / np.arange(first + 1, last + 1)))])
     chances = np.exp(logarithms - logarithms.max())
@@ -116,7 +116,7 @@ def poisson(mean: float) -> tuple[int, Floats]:
 
 
 def _window(means: Floats) -> tuple[Integers, Integers]:
-    """Return bounds, outside of which Poisson distributed numbers are with a probability of less than 1e-20."""
+    """Return bounds outside of which Poisson numbers lie with a probability of less than 1e-20."""
     wide = 10 * np.sqrt(means) + 20
     return np.floor(np.maximum(0.0, means - wide)).astype(np.int64), np.ceil(means + wide).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The puts that come, and how long the store takes for them: what the advice is calculated from."""
+"""The input of the advice: the rate of the puts, and how long the store takes for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 LEAST_MEAN: Final = 1e-12
-"""A call during which fewer blobs arrive than this, on average, counts as one with so many."""
+"""The least mean number of arrivals during a call. A smaller mean counts as this one."""
 
 
 class BatchCost(NamedTuple):
@@ -23,7 +23,7 @@ class BatchCost(NamedTuple):
     each: float
 
     def of(self, blobs: int) -> float:
-        """Return the seconds that a batch of so many blobs takes."""
+        """Return the seconds that a batch of `blobs` blobs takes."""
         return self.fixed + self.each * blobs
 
 
@@ -41,12 +41,12 @@ class Calls:
     """The mean seconds of a ``put_many``; None if it takes as long as its puts one after another."""
 
     def seconds(self, blobs: Integers) -> Floats:
-        """Return the mean seconds of calls with so many blobs each."""
+        """Return the mean seconds of a call for each number of blobs."""
         put = np.full(len(blobs), self.service_time)
         return put if self.cost is None else np.where(blobs == 1, put, self.cost.fixed + self.cost.each * blobs)
 
     def means(self, blobs: Integers) -> Floats:
-        """Return how many blobs arrive on average during calls with so many blobs each."""
+        """Return how many blobs arrive on average during a call, for each number of blobs in the call."""
         means: Floats = np.maximum(self.rate * self.seconds(blobs), LEAST_MEAN)
         return means
 
@@ -59,7 +59,7 @@ class Calls:
 def factors(source: np.random.Generator, count: int, cv: float) -> Floats:
     """Draw times with mean 1 and the coefficient of variation `cv` (standard deviation divided by mean).
 
-    They are always the same for 0, exponential for 1, and otherwise log-normal: mostly short, a few very long.
+    They are constant for 0, exponential for 1, and otherwise log-normal, which means mostly short and a few very long.
     """
     if cv == 0:
         return np.ones(count)

@@ -4,7 +4,7 @@ The burst or stall begins at a random moment of the steady state. Two numbers de
 when the call in flight ends, and by how many they increase before they decrease. The second is a random walk, in which
 each full batch takes `batch_size` blobs while J arrive. Let walk(u) be the probability that its highest point is at
 most u. Then walk(n - y)/walk(n - 1) is the probability that y blobs decrease to one without ever exceeding n (Takács).
-Here they need to decrease only to a whole batch; that probability is at least as large, so the advice errs on the safe
+Here they need to decrease only to a whole batch. Its probability is at least as large, so the advice errs on the safe
 side.
 """
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from .levels import Queue
 
 SEED: Final = 20240229
-"""Bursts at a rate are drawn, and are the same ones each time."""
+"""The seed from which bursts at a rate are drawn, so that they are the same each time."""
 
 BURSTS: Final = 20_000
-"""The most bursts that are drawn."""
+"""The largest number of bursts to draw."""
 
 STEPS: Final = 5_000
-"""The most calls that are drawn for each of them. In a longer burst, several calls are drawn as one."""
+"""The largest number of calls to draw for one burst. In a longer burst, several calls are drawn as one."""
 
 DRAWN: Final = 1_000_000
-"""The calls that are drawn, about, for all bursts together: a third of a second."""
+"""Approximate number of calls to draw for all bursts together. This takes a third of a second."""
 
 ENOUGH_MISSED: Final = 20
 """If fewer bursts than this are expected to be missed, the answer is calculated from their moments."""
 
 
 def least_for_stall(queue: Queue, seconds: float, missed: float) -> int | None:
-    """Return the least queue size with which, but for a probability of `missed`, no put waits for a stall.
+    """Return the least queue size with which a stall makes a put wait with a probability of at most `missed`.
 
     None if it is beyond the sizes that `queue` knows.
     """
@@ -51,12 +51,12 @@ def least_for_stall(queue: Queue, seconds: float, missed: float) -> int | None:
 
 
 def least_for_burst(queue: Queue, blobs: int, missed: float) -> int | None:
-    """Return the least queue size for so many blobs at once: see `least_for_stall`."""
+    """Return the least queue size for a burst of `blobs` blobs at once: see `least_for_stall`."""
     return _least_for_more(queue, blobs, np.ones(1), missed)
 
 
 def _least_for_more(queue: Queue, first: int, chances: Floats, missed: float) -> int | None:
-    """Let `first` blobs or more arrive before the call in flight ends, or the call that the first of them begins."""
+    """Return the least size if `first` blobs or more arrive before the call in flight, or the one they begin, ends."""
     busy = convolved(queue.left, chances)
     came = chances.copy()
     none = came[0] if first == 0 else 0.0
@@ -121,7 +121,9 @@ def _least_for_long(queue: Queue, blobs: int, rate: float, missed: float) -> int
 def _burst(
     queue: Queue, blobs: int, rate: float, *, most: int, source: np.random.Generator, count: int
 ) -> tuple[Integers, Integers]:
-    """Draw bursts, with calls of up to `most` blobs, a multiple of the batch size, several batches drawn as one call.
+    """Draw bursts, with calls of up to `most` blobs.
+
+    `most` is a multiple of the batch size, so a call may be several batches.
 
     Returns the largest number of blobs to be taken until the end of the call in which the last one arrives, and their
     number at that end.
@@ -156,7 +158,7 @@ def _burst(
 
 
 def _in_flight(source: np.random.Generator, count: int, cv: float) -> Floats:
-    """Draw the factors of calls that are in flight at random moments; long calls are more likely to be."""
+    """Draw the factors of calls that are in flight at random moments. Long calls are more likely to be in flight."""
     if cv == 1:
         return source.gamma(2.0, 1.0, count)
     return factors(source, count, cv) * (
@@ -165,7 +167,7 @@ def _in_flight(source: np.random.Generator, count: int, cv: float) -> Floats:
 
 
 def _scales(source: np.random.Generator, batches: Integers, cv: float) -> Floats:
-    """Draw the factors of the seconds of so many batches together, with the mean and the spread of such a sum."""
+    """Draw factors of the total seconds of each number of batches, with the mean and the spread of such a sum."""
     if cv == 0 or batches.max(initial=1) == 1:
         return factors(source, len(batches), cv)
     return source.gamma(batches / cv**2, cv**2 / batches)

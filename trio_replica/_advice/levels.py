@@ -1,12 +1,12 @@
-"""The number of blobs in the steady state: the distributions from which the advice is calculated.
+"""The distributions of the number of blobs in the steady state, from which the advice is calculated.
 
 Whenever a worker is free, it takes the blobs that have arrived, at most `batch_size` of them. It also takes those whose
 puts wait for room, so its work depends only on the batch size, and one distribution gives the waits for every queue
 size. J is the number of blobs that arrive during a call.
 
 If a distribution for batches has many numbers, it is kept only at some of them, its nodes. A probability between two
-nodes is divided between both so that the mean stays the same. That makes the spread slightly larger, never smaller, so
-the advice errs on the safe side.
+nodes is divided between both so that the mean stays the same. This makes the spread slightly larger and never smaller,
+so the advice errs on the safe side.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .calls import Calls, Floats, Integers
 
 LONGEST: Final = 2**18
-"""The longest queue that is looked for, in blobs, except for bursts and stalls."""
+"""The longest queue that the search considers, in blobs, except for bursts and stalls."""
 
 NODES: Final = 400
-"""The most nodes of a distribution. The time grows with their third power; 400 take 5 ms."""
+"""The largest number of nodes of a distribution. The time grows with their third power; 400 take 5 ms."""
 
 
 def convolved(one: Floats, other: Floats) -> Floats:
@@ -40,9 +40,9 @@ def convolved(one: Floats, other: Floats) -> Floats:
 
 
 def _stationary(steps: Floats) -> Floats:
-    """Return the distribution that a step does not change; `steps` has a row for each number before the step."""
+    """Return the distribution that a step does not change. `steps` has a row for each number before the step."""
     equations = np.eye(len(steps)) - steps.T
-    equations[0] = 1.0  # their sum is 0, so one is redundant; this one says: the sum of all is 1
+    equations[0] = 1.0  # their sum is 0, so one is redundant; instead, the probabilities add up to 1
     right = np.zeros(len(steps))
     right[0] = 1.0
     found: Floats = np.maximum(np.linalg.solve(equations, right), 0.0)
@@ -50,7 +50,10 @@ def _stationary(steps: Floats) -> Floats:
 
 
 class Queue(ABC):
-    """The blobs before one worker in the steady state, for one batch size. Nothing here depends on `queue_size`."""
+    """The blobs that one worker has before it in the steady state, with one batch size.
+
+    Nothing depends on `queue_size`.
+    """
 
     calls: Calls
     batch_size: int
@@ -60,7 +63,7 @@ class Queue(ABC):
     @property
     @abstractmethod
     def left(self) -> Floats:
-        """The probability that, at a random moment, a call is in flight that leaves 0, 1, and so on blobs to be taken.
+        """The probabilities that at a random moment a call is in flight that leaves 0, 1, … blobs to be taken.
 
         The sum of these and `idle` is below 1 by the probability of longer queues.
         """
@@ -68,9 +71,9 @@ class Queue(ABC):
     @property
     @abstractmethod
     def walk(self) -> Floats:
-        """The probability that the sums of J - `batch_size` over the next full batches never exceed 0, 1, and so on.
+        """The probabilities that the sums of J - `batch_size` over the next full batches never exceed 0, 1, ….
 
-        The queue grows by so many blobs before it shrinks.
+        The largest sum is the number of blobs by which the queue grows before it shrinks.
         """
 
     @abstractmethod
@@ -83,7 +86,7 @@ class Queue(ABC):
 
     @abstractmethod
     def least(self, share: float) -> int | None:
-        """Return the least queue size with which at most `share` of the puts wait; None if it is beyond `top`."""
+        """Return the least queue size with which at most `share` of the puts wait, or None if it is beyond `top`."""
 
     @abstractmethod
     def mean_wait(self, queue_size: int) -> float:
@@ -95,17 +98,17 @@ class Queue(ABC):
 
     @abstractmethod
     def draw(self, source: np.random.Generator, count: int) -> tuple[Integers, Integers]:
-        """Draw the blobs in the queue and in flight when a call began, for the calls in flight at random moments.
+        """Draw calls in flight at random moments. Return the blobs in the queue and in flight when each of them began.
 
         None are in flight if the worker is idle.
         """
 
 
 class Singles(Queue):
-    """The queue of a worker that writes one blob after another: M/G/1."""
+    """The queue of a worker that writes one blob after another (M/G/1)."""
 
     def __init__(self, calls: Calls, top: int) -> None:
-        """Calculate the probabilities of the numbers up to `top`. The store must keep up with the puts."""
+        """Calculate the probabilities of the numbers up to `top`, for a store that keeps up with the puts."""
         self.calls = calls
         self.batch_size = 1
         self._mean = calls.rate * calls.service_time
@@ -114,18 +117,19 @@ class Singles(Queue):
         none = 1 - self._more[0]
         heights = self._more / none
         heights[0] = 0.0
-        # A call that begins leaves a sum of heights in the queue, by each of which it is higher than ever before.
+        # A call that begins leaves a queue that is a sum of heights. By each of these it exceeds its highest level so
+        # far.
         self._kept = self.idle / none * _renewals(heights)
 
     @cached_property
     def walk(self) -> Floats:
-        """Lindley's recursion is the same for this and for the blobs left in the queue when a call begins."""
+        """The same distribution as that of the blobs left in the queue when a call begins, by Lindley's recursion."""
         never_more: Floats = np.minimum(np.cumsum(self._kept), 1.0)
         return never_more
 
     @cached_property
     def left(self) -> Floats:
-        """At a random moment a call is in flight that has J arrivals with a likelihood proportional to J."""
+        """The probabilities for a call in flight. Its number of arrivals is J with a likelihood proportional to J."""
         chances = -np.diff(self._more)  # of 1, 2, ... arrivals
         return convolved(self._kept, chances * np.arange(1, len(chances) + 1))[: len(chances)]
 
@@ -133,7 +137,7 @@ class Singles(Queue):
         return Singles(replace(self.calls, rate=rate), top)
 
     def share(self, queue_size: int) -> float:
-        """Return the share of the time with more than `queue_size` blobs in the system: Poisson arrivals see that."""
+        """Return the share of the time with more than `queue_size` blobs. Poisson arrivals see the same share."""
         return 1 - float(self.walk[min(queue_size, len(self.walk)) - 1])
 
     def least(self, share: float) -> int | None:
@@ -161,7 +165,7 @@ class Nodes:
     """The numbers of blobs at which the distributions for batches are kept, and the arrivals during their calls."""
 
     def __init__(self, calls: Calls, top: int, usual: int) -> None:
-        """Choose among the numbers up to `top`, for batches of about `usual` blobs."""
+        """Choose nodes among the numbers up to `top`, suited to batches of about `usual` blobs."""
         self.calls = calls
         self.top = top
         self.grid = _nodes(top, usual)
@@ -189,7 +193,7 @@ class Batches(Queue):
     """
 
     def __init__(self, nodes: Nodes, batch_size: int) -> None:
-        """Calculate the probabilities of the nodes. In batches of that size, the store must keep up with the puts."""
+        """Calculate the probabilities of the nodes, for a store that keeps up with the puts in batches of that size."""
         self.calls = nodes.calls
         self.batch_size = batch_size
         self._nodes = nodes
@@ -233,7 +237,7 @@ class Batches(Queue):
 
     @cached_property
     def left(self) -> Floats:
-        """At a random moment a call is in flight that has J arrivals with a likelihood proportional to J."""
+        """The probabilities for a call in flight. Its number of arrivals is J with a likelihood proportional to J."""
         levels = self._nodes.levels
         left = np.zeros(self._nodes.top)
         left[levels - 1] = self._weights @ ((levels - self._kept[:, None]) * self._steps) / self._came
@@ -291,8 +295,8 @@ class Batches(Queue):
     def _waiting(self, queue_size: int) -> float:
         """Return the expected number of puts that each arrival finds waiting, summed from one batch to the next.
 
-        Batches that begin above the highest level are left out. Of n arrivals without room, n - 1 find the first one
-        waiting, n - 2 the second, and so on: n(n - 1)/2 in sum.
+        Batches that begin above the highest level are left out. If n arrivals find no room, n - 1 of them find the
+        first one waiting, n - 2 the second, and so on. The sum is n(n - 1)/2.
         """
         partial, full = slice(self._partial), slice(self._partial, None)
         alone = excess(self._means[partial], self.calls.cv, np.array([queue_size]), second=True)[:, 0]
@@ -309,7 +313,7 @@ class Batches(Queue):
 
 
 def _nodes(top: int, usual: int) -> Integers:
-    """Return 0 and numbers up to `top`: all of them if they are few, and otherwise ever fewer as far as `usual`.
+    """Return 0 and numbers up to `top`. If these are many, they grow sparser up to `usual`.
 
     Their distance is a multiple of √L, at least 1. The standard deviation of the arrivals that lead to L blobs is about
     √L; a fifth of it as the distance adds 0.7 % to their variance.

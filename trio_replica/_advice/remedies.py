@@ -1,4 +1,4 @@
-"""Workloads that no queue suits: why, and which changes would help. Every change that is named was tried."""
+"""Explanations of why no queue suits a workload, and of which changes would help. Every change named was tried."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Room(NamedTuple):
     blob_size: float
     """Mean bytes of a blob."""
     callers: int
-    """Each holds a blob, too."""
+    """Tasks that put. Each of them holds a blob, too."""
 
     def needed(self, plan: Plan) -> int:
         """Return the bytes that a plan needs."""
@@ -48,7 +48,7 @@ class Room(NamedTuple):
 
 
 def refusal(workload: Workload, plan: Plan | None, room: Room) -> tuple[str, str]:
-    """Return why there is no plan, or no room for it, and what would help: two clauses of a sentence."""
+    """Return two clauses of a sentence: why there is no plan, or no room for it, and what would help."""
     if plan is None:
         return _overload(workload), _less_load(workload, room)
     held = f"a queue of {plan.queue_size}, batches of {plan.batch_size} and {room.callers} callers"
@@ -97,7 +97,7 @@ def _more_memory(workload: Workload, plan: Plan, room: Room) -> str:
 
 
 def _first(candidates: Sequence[Workload], will_do: Callable[[Workload], bool]) -> Sequence[Workload]:
-    """Return the first of the candidates that will do, if there is one; all that follow it will, too."""
+    """Return the first of the candidates that will do, if there is one. All candidates after it have to do as well."""
     place = bisect_left(candidates, x=True, key=will_do)
     return candidates[place : place + 1]
 

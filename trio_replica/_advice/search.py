@@ -19,16 +19,17 @@ Need: TypeAlias = Literal["steady load", "burst", "stall"]
 """A part of the workload that a queue has to be large enough for."""
 
 HARDLY: Final = 200
-"""The search does not look for savings of less than one blob in so many."""
+"""The search ignores savings of less than one blob in this many."""
 
 HARDLY_KEEPS_UP: Final = 1e-9
 """A store that is idle for a smaller share of the time counts as one that does not keep up."""
 
 FEW: Final = DRAWN // 8
-"""Calls that are drawn for each batch size that is tried. For the one that is chosen, `DRAWN` are."""
+"""Calls to draw for each batch size that is tried. For the chosen one, `DRAWN` calls are drawn."""
 
 MISSED: Final = 1 / 20
-"""The share, of the bursts and stalls in which puts may wait, that may be beyond the calculated numbers."""
+"""The share of the allowed misses (bursts and stalls in which puts may wait) that the calculated numbers may leave
+out."""
 
 
 class Workload(NamedTuple):
@@ -62,7 +63,7 @@ class Plan(NamedTuple):
 
     @property
     def blobs(self) -> int:
-        """The blobs in a full queue and a full batch: the search minimizes these."""
+        """The blobs in a full queue and a full batch, which the search minimizes."""
         return self.queue_size + self.batch_size
 
     @property
@@ -81,7 +82,7 @@ class Plan(NamedTuple):
 def least(workload: Workload) -> Plan | None:
     """Return the plan that holds the fewest blobs, with the smallest batch size if there are several.
 
-    None if there is none, or it needs more than `levels.LONGEST` blobs.
+    Returns None if there is no such plan, or if it needs more than `levels.LONGEST` blobs.
     """
     single = _single(workload)
     return single if workload.calls.cost is None else _in_batches(workload, workload.calls.cost, single)
@@ -106,7 +107,7 @@ def _in_batches(workload: Workload, cost: BatchCost, single: Plan | None) -> Pla
     each = calls.rate * cost.each
     if 1 - each < HARDLY_KEEPS_UP:
         return single
-    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch; with smaller ones the store does not keep up
+    usual = calls.rate * cost.fixed / (1 - each)  # the mean batch, below which the store does not keep up
     first = max(2, int(usual) + 1)
     top = 64 + 3 * first + 8 * int(math.sqrt(usual * (1 + usual * calls.cv**2)))
     if workload.burst is not None and workload.burst_rate is not None:
@@ -166,7 +167,7 @@ def _less(plan: Plan, other: Plan | None) -> Plan:
 
 
 def _planned(workload: Workload, queue: Queue, enough: float = math.inf, drawn: int = DRAWN) -> Plan | None:
-    """Return the plan with the batch size of `queue`; None if a need is beyond the numbers that `queue` knows.
+    """Return the plan with the batch size of `queue`, or None if a need is beyond the numbers that `queue` knows.
 
     If the batch and the queue for the steady load alone hold more than `enough`, the other needs are left out.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Page(NamedTuple):
-    """Some entries of one store that are not in hand, and how far they go."""
+    """Some entries of one store that are not in hand, and the number up to which the page looked."""
 
     entries: list[Entry]
     last: int | None
@@ -25,9 +25,9 @@ class Backlog:
     """The entries of one async store.
 
     An entry is *in hand* while its blob is in the store's queue, or being written. Then it is in `acknowledging` until
-    its acknowledgement is committed, and so are the entries of puts that failed, which are withdrawn. The relay skips
-    both. The store is *catching up* when there are other entries, which no put will queue. All of these have numbers
-    above `cursor`.
+    its acknowledgement is committed. Withdrawn entries of failed puts are in `acknowledging` too. The relay skips both
+    kinds. The store is *catching up* when there are other entries, because no put will queue those. All of them have
+    numbers above `cursor`.
     """
 
     def __init__(self, name: str, number: int, pending: int) -> None:
@@ -49,42 +49,44 @@ class Backlog:
 
     @property
     def deferred(self) -> int:
-        """Entries that failed alone: their blobs can't be read from any sync store."""
+        """The number of entries that failed alone because their blobs can't be read from any sync store."""
         return self.missing + self.unreadable
 
     def counts(self) -> dict[str, int]:
-        """Return what `AsyncStoreStatistics` has of it."""
+        """Return the counts that `AsyncStoreStatistics` shows."""
         return {"pending": self.pending, "deferred": self.deferred}
 
     def has_caught_up(self, before: int) -> bool:
-        """Whether no entry with a number below `before` is left, except those that are deferred."""
+        """Return whether every entry with a number below `before` is gone or deferred."""
         return (not self.is_catching_up or self.cursor >= before - 1) and all(seq >= before for seq in self.in_hand)
 
     def has_uncommitted(self, before: int) -> bool:
-        """Whether an entry with a number below `before` has an acknowledgement that is not committed yet."""
+        """Return whether an entry with a number below `before` has an acknowledgement that is not committed yet."""
         return any(seq < before for seq in self.acknowledging)
 
     def take(self, page: Sequence[Entry]) -> Page:
-        """Return what of a page is not in hand.
+        """Return the entries of a page that are not in hand.
 
-        Call it as the page arrives: an entry that is dropped later is still in `acknowledging` then.
+        Call this in the step in which the page arrives. Entries that are dropped later are still in `acknowledging`
+        then.
         """
         entries = [entry for entry in page if entry.seq not in self.in_hand and entry.seq not in self.acknowledging]
         return Page(entries, page[-1].seq if page else None)
 
     def hold(self, seqs: Sequence[int]) -> None:
-        """Have entries in hand, because their blobs have entered the queue."""
+        """Note that entries are in hand, because their blobs have entered the queue."""
         self.in_hand.update(seqs)
 
     def acknowledge(self, seqs: Sequence[int]) -> None:
-        """Expect entries to be dropped, because their blobs are delivered or their put has failed."""
+        """Note that entries are about to be dropped, because their blobs are delivered or their put has failed."""
         self.in_hand.difference_update(seqs)
         self.acknowledging.update(seqs)
 
     def leave(self, seqs: Sequence[int], bound: int) -> None:
-        """Leave entries to the relay, when every put with a number below `bound` has ended."""
-        # The relay never looks at numbers up to its cursor again. So a store that begins to catch up gets a cursor
-        # below the first put that is under way: such a put may leave entries later with lower numbers than these.
+        """Leave entries to the relay. Every put with a number below `bound` has ended."""
+        # The relay never looks at numbers up to its cursor again. A put that is still under way may leave entries
+        # later, with lower numbers than these. So a store that begins to catch up gets a cursor below the first such
+        # put.
         if not self.is_catching_up:
             self.is_catching_up = True
             self.cursor = bound - 1
@@ -94,7 +96,7 @@ class Backlog:
     def end_catching_up(self, before: int) -> bool:
         """End catching up, unless an entry numbered `before` or higher was left to the relay in the meantime.
 
-        To be called when no entry with a lower number is there. Returns whether the store has caught up.
+        Call this when the storage has no entry with a lower number. Returns whether the store has caught up.
         """
         # A put that ended after the empty page was asked for may have left entries that are not in that page. They have
         # numbers of `before` or more, because every put with a lower one had ended by then.

@@ -1,4 +1,7 @@
-"""Accepting a put: first the sync stores, then the queues or the outbox. It runs the workers and relays, too."""
+"""Accepting a put, first by the sync stores and then by the queues or the outbox.
+
+It runs the workers and relays, too.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 REFS_LOGGED: Final = 10
-"""Of the refs that a store lacks at the end, the number that the log names; `ReplicaStore.unreplicated` has all."""
+"""The number of lacking refs that the log names for each store at the end. `ReplicaStore.unreplicated` has all."""
 
 
 class Delivery(ABC):
@@ -48,34 +51,38 @@ class Delivery(ABC):
     async def accept(
         self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
     ) -> ResultT:
-        """Make a put: write the blobs to the sync stores with ``write(others)``, then have them delivered.
+        """Write the blobs to the sync stores with ``write(others)``, then have them delivered.
 
-        Returning means that every async store is going to be given the blobs.
+        Returning means that every async store is going to be given the blobs. Being cancelled means that some stores
+        may have the blobs, or will get them.
 
         Raises:
-          PoisonedError, trio.ClosedResourceError: if the replica accepts nothing more before that.
-          StoreError: what `write` raises.
+          PoisonedError, trio.ClosedResourceError: if the replica stops accepting before it has accepted all blobs.
+          StoreError: if `write` raises it.
 
         """
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait until every blob that was accepted before is in every async store: see `ReplicaStore.flush`."""
+        """Wait until every async store has every blob that was accepted before. See `ReplicaStore.flush`."""
 
     @abstractmethod
     def report(self) -> StoreError | None:
-        """Log what is left at the end. Returns the error of what could not be delivered, if it was not raised yet."""
+        """Log the blobs that are left at the end.
+
+        Returns the error for undeliverable ones, if it was not raised yet.
+        """
 
     def statistics(self, now: float) -> dict[str, AsyncStoreStatistics]:
         """Return the counts of each async store, as of `now` on Trio's clock."""
         return {queue.name: queue.statistics(now, **self.backlog_counts(queue.name)) for queue in self.queues}
 
     def backlog_counts(self, _: str) -> dict[str, int]:
-        """Return the counts of one store's backlog for its statistics; without an outbox there are none."""
+        """Return the counts of one store's backlog for its statistics. Without an outbox there are none."""
         return {}
 
     def shown(self) -> list[str]:
-        """Return for the `repr` of the replica what is left for each async store."""
+        """Return, for the `repr` of the replica, the counts of undelivered blobs of each async store."""
         shown = []
         for queue in self.queues:
             counts = {"unreplicated": len(queue.unreplicated())} | self.backlog_counts(queue.name)
@@ -95,12 +102,12 @@ class Delivery(ABC):
             worker.start(nursery)
 
     def fail(self) -> None:
-        """Accept nothing more, and wake everybody who waits for room or for a flush."""
+        """Accept nothing more, and wake every task that waits for room or for a flush."""
         for queue in self.queues:
             queue.close()
 
     def close(self) -> None:
-        """Accept nothing more; the workers write what is queued."""
+        """Accept nothing more. The workers still write the queued blobs."""
         self.fail()
 
     def stop(self, grace: float) -> None:
@@ -119,7 +126,7 @@ class Delivery(ABC):
 
 @final
 class QueueDelivery(Delivery):
-    """Queues alone: a put waits for room, and a kill loses what is queued."""
+    """Delivery by queues alone. A put waits for room, and a kill loses the queued blobs."""
 
     async def accept(
         self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
@@ -150,7 +157,10 @@ class QueueDelivery(Delivery):
 
 @final
 class OutboxDelivery(Delivery):
-    """Queues with an outbox: no put waits for room. The relay of a store reads back the blobs that found none."""
+    """Delivery by queues with an outbox.
+
+    No put waits for room: the relay of a store reads back the blobs that found none.
+    """
 
     def __init__(
         self, life: Life, queues: Sequence[BlobQueue], outbox: Outbox, sync_stores: Readers, batch_size: int
@@ -160,11 +170,11 @@ class OutboxDelivery(Delivery):
         self._relays = {queue.name: Relay(outbox, queue, sync_stores, batch_size, life) for queue in queues}
         self._reported: set[str] = set()  # stores whose problems a raised StoreError has named
 
-    @enable_ki_protection  # an interrupted put has to end too, because relays wait for those under way
+    @enable_ki_protection  # an interrupted put has to end too, because relays wait for puts under way
     async def accept(
         self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
     ) -> ResultT:
-        """Write the blobs, and beside that their entries: see `Delivery.accept`."""
+        """Write the blobs and at the same time their entries: see `Delivery.accept`."""
         intent = self.outbox.intent([blob.ref for blob in blobs])
         try:
             result = await write((intent,))
@@ -179,8 +189,10 @@ class OutboxDelivery(Delivery):
     async def flush(self) -> None:
         """Wait until all blobs whose put has ended are in every async store, and their entries acknowledged.
 
+        Being cancelled changes nothing.
+
         Raises:
-          StoreError: if some can't be delivered, or acknowledged.
+          StoreError: if some blobs can't be delivered, or their entries can't be acknowledged.
 
         """
         before = self.outbox.next_seq
@@ -210,7 +222,7 @@ class OutboxDelivery(Delivery):
                 if self.outbox.has_room:
                     await relay.backlog.changed.park()
                 else:
-                    await self.outbox.commit()  # the workers wait for that, and only here one learns why it fails
+                    await self.outbox.commit()  # a flush learns only here why commits fail, while the workers wait
         return True  # noqa: ASYNC910  (a flush has its own checkpoint)
 
     def backlog_counts(self, name: str) -> dict[str, int]:
@@ -218,7 +230,7 @@ class OutboxDelivery(Delivery):
         return self.outbox.backlogs[name].counts()
 
     def report(self) -> StoreError | None:
-        """Log what is still pending. Returns the error of what could not be delivered, unless one was raised before."""
+        """Log what is still pending. Returns the error for undeliverable blobs, unless it was raised before."""
         for backlog in self.outbox.backlogs.values():
             if backlog.pending:
                 log(
@@ -237,13 +249,13 @@ class OutboxDelivery(Delivery):
         super().start(nursery)
 
     def fail(self) -> None:
-        """Accept nothing more, and wake everybody who waits for a flush."""
+        """Accept nothing more, and wake every task that waits for a flush."""
         super().fail()
         for backlog in self.outbox.backlogs.values():
             backlog.changed.unpark_all()
 
     def close(self) -> None:
-        """Accept nothing more; each relay ends once its store has caught up, then its worker."""
+        """Accept nothing more. Each relay ends once its store has caught up, then its worker ends."""
         super().close()
         for relay in self._relays.values():
             relay.close()

@@ -1,9 +1,9 @@
-"""The outbox of a replica: it numbers the entries of each put, and hands them to queues or leaves them to relays.
+"""The outbox of a replica, which numbers the entries of each put and hands them to queues or leaves them to relays.
 
 Entries are rows in an `OutboxStorage`, one for each put and async store, under a number that the put draws here. A put
 writes its entries beside its writes to the sync stores, and has ended when all are done. An entry is acknowledged when
-its store has the blob. Every method is synchronous and leaves the state whole, so a put is under way, given, or
-abandoned, and never anything between.
+its store has the blob. Every change of state is synchronous and complete, so a put is always under way, given, or
+abandoned.
 """
 
 from __future__ import annotations
@@ -34,33 +34,35 @@ if TYPE_CHECKING:
     from .storage import OutboxState, OutboxStorage
 
 NAME: Final = "outbox"
-"""The name of an outbox that fails in a `StoreError`, beside the names of the stores."""
+"""The name under which a `StoreError` reports a failed outbox, beside the names of the stores."""
 
 COMMIT_SECONDS: Final = 0.1
-"""Seconds after which acknowledgements, and the end of the last puts, are committed if no put has taken them along."""
+"""Seconds after which acknowledgements, and the ends of the last puts, are committed if no later put has committed
+them."""
 
 END_SECONDS: Final = 5.0
-"""Seconds for the last commit. Blobs whose acknowledgement it does not make are delivered again, which is harmless."""
+"""Seconds for the last commit. If it does not commit an acknowledgement, that blob is delivered again, which is
+harmless."""
 
 UNCOMMITTED_LIMIT: Final = 10_000
-"""Acknowledgements that may wait for a commit. If there are more, on a full disk for example, workers wait."""
+"""The number of acknowledgements that may wait for a commit. If there are more, as on a full disk, workers wait."""
 
 
 class _Uncommitted(NamedTuple):
-    """Acknowledgements that are to be committed, and the callback for when they are."""
+    """Acknowledgements that are to be committed, and the callback for their commit."""
 
     acknowledgements: Sequence[Acknowledgement]
     confirm: Callable[[], None]
 
     @property
     def size(self) -> int:
-        """How many entries are acknowledged."""
+        """The number of acknowledged entries."""
         return sum(len(one.seqs) for one in self.acknowledgements)
 
 
 @final
 class Intent:
-    """The entries of one put: beside the sync stores, one more participant of its write."""
+    """The entries of one put. They are one more participant of its write, beside the sync stores."""
 
     __slots__ = ("_outbox", "_refs", "seqs", "was_started")
 
@@ -74,11 +76,11 @@ class Intent:
         self._refs = refs
 
     def start_put(self, _: object, done: Done) -> Cancel:
-        """Start to write the entries, whose outcome is None: see `StartableStore.start_put`.
+        """Start to write the entries: see `StartableStore.start_put`. The value of the outcome is None.
 
         Raises:
-          ReplicaError: if too many acknowledgements wait for an outbox that fails, because the entries of this put may
-            have to be withdrawn as well.
+          ReplicaError: if the outbox fails and too many acknowledgements wait already. The entries of this put might
+            have to be withdrawn, which would be one more.
 
         """
         if self._outbox.is_failing and not self._outbox.has_room:
@@ -93,7 +95,7 @@ class Intent:
         """Return None, because a commit has no results that could be wrong, and nobody counts it."""
 
     def note_put_failure(self) -> None:
-        """Count nothing: the log tells why an outbox fails."""
+        """Count nothing: the `StoreError` of the put tells why."""
 
 
 @final
@@ -107,10 +109,11 @@ class Outbox:
         self._storage = storage
         self._next = state.next_seq
         self._under_way: OrderedDict[int, None] = OrderedDict()  # puts, by the first of their numbers
-        self._abandoned: set[int] = set()  # puts that failed and whose withdrawal is not yet committed, likewise
+        self._abandoned: set[int] = set()  # failed puts whose withdrawal is not committed yet, likewise
         self._uncommitted: list[_Uncommitted] = []
         self._uncommitted_count = 0
         self._has_committed = trio.lowlevel.ParkingLot()  # workers and relays that wait for room
+        self._is_closed = False
         self.is_failing = False
         """Whether the last commit of acknowledgements failed."""
         self._to_commit = trio.Event()
@@ -120,12 +123,12 @@ class Outbox:
             if count and name not in self.backlogs:
                 log(
                     logging.WARNING,
-                    f"the outbox has {count} pending for {name}, which is no async store: it keeps them",
+                    f"the outbox has {count} pending for {name}, which is not an async store: it keeps them",
                 )
 
     @property
     def bound(self) -> int:
-        """Every put with a number below this has ended."""
+        """The number below which every put has ended."""
         return next(iter(self._under_way), self._next)
 
     @property
@@ -139,13 +142,13 @@ class Outbox:
         return self._next
 
     def is_in_doubt(self, seq: int) -> bool:
-        """Whether the put of an entry may never have returned, in an earlier session: then perhaps no store has it."""
+        """Return whether the put of an entry, in an earlier session, may never have returned."""
         return any(seq in seqs for seqs in self._in_doubt)
 
     # Puts
 
     def intent(self, refs: Sequence[Ref]) -> Intent:
-        """Begin a put, which is under way until its blobs are given, or it is abandoned."""
+        """Begin a put. It is under way until `give` or `abandon` ends it."""
         seqs = range(self._next, self._next + len(refs))
         self._next = seqs.stop
         self._under_way[seqs.start] = None
@@ -153,10 +156,14 @@ class Outbox:
 
     @enable_ki_protection
     def give(self, intent: Intent, blobs: Sequence[Blob], queues: Iterable[BlobQueue]) -> None:
-        """End a put whose blobs are in every sync store: queue them where there is room; leave the rest to relays."""
-        # One step without a checkpoint, so an entry is in hand or left to a relay before anybody can look. The put ends
-        # last: while it is under way, `bound` is at most its own first number, so the cursor that `leave` sets stands
-        # below its entries. Ended before, it would let a cursor pass them, and they would wait for the next session.
+        """End a put whose blobs are in every sync store.
+
+        Queue them where there is room, and leave the rest to relays.
+        """
+        # This is one step without a checkpoint, so an entry is in hand or left to a relay before any task can look. The
+        # put ends last. While it is under way, `bound` is at most its first number, so the cursor that `leave` sets is
+        # below its entries. If the put ended first, a cursor could pass its entries, and they would wait for the next
+        # session.
         seqs = intent.seqs
         for queue in queues:
             backlog = self.backlogs[queue.name]
@@ -169,7 +176,7 @@ class Outbox:
 
     @enable_ki_protection
     def abandon(self, intent: Intent) -> None:
-        """End a put that has failed: its entries are withdrawn, if they may have been written."""
+        """End a put that has failed, and withdraw its entries if they may have been written."""
         seqs = intent.seqs
         if not intent.was_started:
             self._end(seqs.start)
@@ -208,12 +215,12 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        """Whether not too many acknowledgements wait for a commit."""
+        """Whether more acknowledgements may wait for a commit."""
         return self._uncommitted_count <= UNCOMMITTED_LIMIT
 
     async def wait_room(self) -> None:  # noqa: ASYNC910  (a worker has just written)
-        """Wait until there is room for acknowledgements."""
-        while not self.has_room:
+        """Wait until there is room for acknowledgements, or until none is to be had before the block ends."""
+        while not self.has_room and not (self._is_closed and self.is_failing):
             await self._has_committed.park()
 
     def _add(self, uncommitted: _Uncommitted) -> None:
@@ -224,7 +231,7 @@ class Outbox:
     # Commits
 
     def _start_commit(self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = ()) -> Cancel:
-        """Start to commit entries, all acknowledgements that wait, and how far all puts have ended."""
+        """Start to commit entries, all acknowledgements that wait, and the number below which all puts have ended."""
         self._committed = watermark = self.watermark
         if not self._uncommitted:
             return self._storage.start_commit(Changes(seqs, refs, self._numbers, (), watermark), done)
@@ -257,7 +264,9 @@ class Outbox:
         self._to_commit.set()
         if not self.has_room:
             for backlog in self.backlogs.values():
-                backlog.changed.unpark_all()  # those who flush would wait for workers that wait for room
+                backlog.changed.unpark_all()  # a flush would wait for workers that wait for room
+        if self._is_closed:
+            self._has_committed.unpark_all()  # and so would the end of the block
 
     def _commit_unawaited(self) -> None:
         """Start to commit the acknowledgements that wait, without waiting for the outcome."""
@@ -266,10 +275,11 @@ class Outbox:
     async def commit(self, before: int = 0) -> None:
         """Commit the acknowledgements that wait, until those of all entries with numbers below `before` are committed.
 
-        One commit may not be enough, because another may be under way that carries some of them, and fail.
+        One commit may not be enough, because some of them may be part of another commit, which may fail. Being
+        cancelled changes nothing.
 
         Raises:
-          ReplicaError: if a commit fails; its acknowledgements then wait for the next.
+          ReplicaError: if a commit fails. Its acknowledgements then wait for the next one.
 
         """
         await self._commit_once()
@@ -280,16 +290,16 @@ class Outbox:
         try:
             await ended_call(self._start_commit)
         except BaseException:
-            # Cancelled, too. `_committed` is the watermark that the disk is believed to have; 0 says that this is not
-            # known any more. Otherwise nothing might tell the disk how far the puts have ended before a crash, and the
-            # last entries would be in doubt.
+            # This also runs after a cancellation. `_committed` is the watermark that the disk is believed to have, and
+            # 0 means that this is unknown. Without this, no later commit might write the watermark before a crash, and
+            # the last entries would be in doubt.
             self._committed = 0
             self._to_commit.set()
             raise
 
     @enable_ki_protection
     async def _commit_in_time(self) -> None:
-        """Until it is stopped, commit the acknowledgements and the ends of puts that no later put has carried."""
+        """Commit acknowledgements and ends of puts that no later put has committed, until stopped."""
         was_logged = False
         while True:
             await self._to_commit.wait()
@@ -301,7 +311,7 @@ class Outbox:
                 await self._commit_once()
             except Exception as error:
                 if not was_logged:
-                    log(logging.ERROR, f"delivered blobs can't be acknowledged: {describe_failure(error)}")
+                    log(logging.ERROR, f"the outbox can't be written: {describe_failure(error)}")
                 was_logged = True
             else:
                 was_logged = False
@@ -309,17 +319,19 @@ class Outbox:
     # The life of a part
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start to commit what no later put carries."""
+        """Start to commit what no later put commits."""
         self._commits.start(nursery)
 
     def close(self) -> None:
-        """Go on: the last acknowledgements are still to come."""
+        """Go on, because the last acknowledgements are still to come. Nobody waits for commits that fail any more."""
+        self._is_closed = True
+        self._has_committed.unpark_all()
 
     def stop(self, grace: float) -> None:
-        """Go on: the last commit has a deadline of its own."""
+        """Do nothing, because the last commit has a deadline of its own."""
 
     async def ended(self) -> None:
-        """Commit the last acknowledgements, within `END_SECONDS`. Nothing else of the replica may still run."""
+        """Commit the last acknowledgements, within `END_SECONDS`. Everything else in the replica has to have ended."""
         self._commits.stop()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
@@ -327,14 +339,18 @@ class Outbox:
                 await self.commit(self._next)
                 if needs_second:  # only now the watermark can pass the entries that have been withdrawn
                     await self.commit(self._next)
-        except ReplicaError as error:
-            log(logging.ERROR, f"delivered blobs can't be acknowledged, so they will be delivered again: {error}")
+        except Exception as error:
+            log(
+                logging.ERROR,
+                f"the last commit of the outbox failed, so delivered blobs may be delivered again: "
+                f"{describe_failure(error)}",
+            )
         await self._commits.ended()
 
     # Reading
 
     async def page(self, backlog: Backlog, limit: int) -> tuple[Page, int]:
-        """Return the next entries that are left to the relay, and the bound below which they are all there are."""
+        """Return the next entries that are left to the relay, and the bound below which there are no others."""
         # Entries of a put that is under way may be committed after this page is read. The page must not go past them,
         # because the relay never looks at numbers below its cursor again.
         before = self.bound

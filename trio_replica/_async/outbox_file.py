@@ -1,4 +1,4 @@
-"""The SQL of an outbox, a SQLite file: committing entries, and reading those that are left after a crash."""
+"""The SQL of an outbox, which is a SQLite file: committing entries, and reading those that a crash has left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSION: Final = 1
 """The version of the format, in the header as well. Another one is refused."""
 
 LOCK_SECONDS: Final = 1.0
-"""Seconds that opening waits for somebody who only looks at the outbox."""
+"""Seconds that opening waits for another process that only reads the outbox."""
 
 _SCHEMA: Final = (
     "CREATE TABLE stores (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL)",
@@ -44,17 +44,17 @@ _SCHEMA: Final = (
 _TABLES: Final = {"stores", "debts", "meta", "doubts"}
 
 _REFS_AT_ONCE: Final = 1000
-"""Refs that a listing has in memory."""
+"""Refs that a listing holds in memory."""
 
 _ROWS_AT_ONCE: Final = 128
-"""Rows in one statement. Python's SQLite module releases the interpreter lock, and takes it again, for each.
+"""Rows in one statement. Python's SQLite module releases the interpreter lock for each statement, and takes it again.
 
-The statements for all numbers of rows stay parsed.
+The statements for all numbers of rows stay prepared.
 """
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_BUSY: "the file is in use: by another replica, or as the database of a store",
-    sqlite3.SQLITE_NOTADB: "the file is no outbox: name another one",
+    sqlite3.SQLITE_NOTADB: "the file is not an outbox: name another one",
     sqlite3.SQLITE_CORRUPT: "the outbox is damaged: set the file aside, and reconcile the stores",
     sqlite3.SQLITE_READONLY: "the outbox can't be written: permit it, in its folder too",
     sqlite3.SQLITE_PERM: "the outbox can't be used: permit to read and write it, in its folder too",
@@ -63,7 +63,7 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR_LOCK: "the outbox can't be written: permit it, in its folder too",  # only read
     sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
-"""The remedies, by SQLite's codes; a primary code covers all extended ones that have no remedy of their own."""
+"""The remedies by SQLite's codes. A primary code covers all its extended codes that have no remedy of their own."""
 
 
 class _Page(NamedTuple):
@@ -82,15 +82,15 @@ _Request: TypeAlias = Changes | _Page
 async def open_sqlite_outbox(
     path: str, names: Iterable[str]
 ) -> AsyncGenerator[tuple[OutboxStorage, OutboxState], None]:
-    """Open an outbox in a SQLite database of its own, for the block; create it if need be.
+    """Open an outbox in a SQLite database of its own for the block. Create it if necessary.
 
     Args:
       path: the file. Its folder has to exist.
       names: the stores that will have entries.
 
     Raises:
-      ReplicaError: with the path, and what is wrong: if it is no outbox, or a newer one, or in use by another replica,
-        or can't be opened or written.
+      ReplicaError: if the file is not an outbox, is of a newer version, is in use by another replica, or can't be
+        opened or written. The message has the path and the reason.
 
     """
     database = _Database(os.path.abspath(path), list(names))  # noqa: ASYNC240  (touches no disk)
@@ -107,7 +107,7 @@ class SqliteOutbox(OutboxStorage):
         self._threads = threads
 
     def start_commit(self, changes: Changes, done: Done) -> Cancel:
-        """Start to make changes: see `OutboxStorage.start_commit`. Those that wait are one transaction."""
+        """Start to make changes: see `OutboxStorage.start_commit`. All changes that wait become one transaction."""
         return self._threads.start(changes, done)
 
     def start_page(self, store: int, after: int, before: int, limit: int, done: Done) -> Cancel:
@@ -117,7 +117,7 @@ class SqliteOutbox(OutboxStorage):
 
 @final
 class _Database:
-    """The database. All of it blocks, and runs in the outbox's thread."""
+    """The database of an outbox. All of its methods block, and run in the outbox's thread."""
 
     def __init__(self, path: str, names: list[str]) -> None:
         self.path = path
@@ -138,7 +138,7 @@ class _Database:
             self._connection = None
 
     def _open(self) -> OutboxState:
-        """Connect, check that it is an outbox that can be written, and return what is in it."""
+        """Connect, check that this is an outbox that can be written, and return its state."""
         with _explaining(self.path):
             self._connection = connection = _connected(self.path)
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -150,9 +150,9 @@ class _Database:
             return _read_state(connection)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Count the opening, and note which entries are in doubt. A full or read-only disk shows here.
+        """Count the opening, and note which entries are in doubt. A full or read-only disk causes an error here.
 
-        For a database that was closed after an error, check that nobody has used it in the meantime.
+        If the database was closed after an error, check that nobody has used it in the meantime.
         """
         ((openings,),) = connection.execute("SELECT openings FROM meta").fetchall()
         if self._openings is None:
@@ -175,7 +175,7 @@ class _Database:
         self._commit(waiting)
 
     def _commit(self, calls: Sequence[Call[_Request]]) -> None:
-        """Make the changes of `calls`. The calls get outcomes only once these are committed."""
+        """Make the changes of `calls`. The calls get their outcomes after the commit."""
         if not calls:
             return
         ended = outcome.capture(self._transact, [cast("Changes", call.request) for call in calls])
@@ -183,7 +183,7 @@ class _Database:
             if isinstance(ended, outcome.Error):
                 call.fail(ended.error)
             else:
-                call.outcome = outcome.Value(None)  # one of its own: an outcome is unwrapped once
+                call.outcome = outcome.Value(None)  # one for each call, because an outcome is unwrapped once
 
     def _transact(self, changes: Sequence[Changes]) -> None:
         entries = [
@@ -216,7 +216,7 @@ class _Database:
 
     @contextmanager
     def _usable(self) -> Generator[sqlite3.Connection, None, None]:
-        """Lend the connection. After an error, which may have left it unfit, the next one is a new one."""
+        """Lend the connection. An error may leave it unusable, so the next use makes a new one."""
         try:
             if self._connection is None:
                 self._open()
@@ -230,19 +230,19 @@ class _Database:
 
 @final
 class OutboxFile:
-    """An outbox that no replica uses, to be inspected and changed by hand. All of it blocks."""
+    """An outbox that no replica uses, to be inspected and changed by hand. All of its methods block."""
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
 
     def pending(self) -> Mapping[str, int]:
-        """Return how many entries each store has, by its name, in the order in which the names were added."""
+        """Return the number of entries of each store by its name, in the order in which the names were added."""
         with _explaining(self._path):
             return _read_state(self._connection).pending
 
     def refs(self, name: str, *, at_once: int = _REFS_AT_ONCE) -> Iterator[Ref]:
-        """Return the refs that are pending for a store, in the order of their puts; one for each put."""
+        """Return the refs that are pending for a store, one for each put, in the order of the puts."""
         after = 0
         while True:
             with _explaining(self._path):
@@ -268,10 +268,10 @@ class OutboxFile:
 
 @contextmanager
 def opened_outbox(path: str) -> Generator[OutboxFile, None, None]:
-    """Open an outbox that is there, for a block in which no replica can. Blocks.
+    """Open an existing outbox for a block, during which no replica can open it. Blocks.
 
     Raises:
-      ReplicaError: if there is none, or it is in use, or it can't be used.
+      ReplicaError: if the file does not exist, is in use, or can't be used.
 
     """
     path = os.path.abspath(path)
@@ -304,7 +304,7 @@ def _check(path: str, connection: sqlite3.Connection) -> None:
     if not tables and identity == version == 0:
         return
     if identity != APPLICATION_ID or (version == VERSION and not tables >= _TABLES):
-        raise ReplicaError(f"{path}: the file is a database, but no outbox: name another one")
+        raise ReplicaError(f"{path}: the file is a database, but not an outbox: name another one")
     if version != VERSION:
         raise ReplicaError(f"{path}: the outbox is of version {version}, and this package knows {VERSION}: update it")
 
@@ -327,9 +327,9 @@ def _add_names(connection: sqlite3.Connection, names: Iterable[str]) -> None:
 
 
 def _note_in_doubt(connection: sqlite3.Connection) -> None:
-    """Note, for this session and all later ones, which entries are of puts that may never have returned.
+    """Note for all sessions from now on which entries belong to puts that may never have returned.
 
-    The watermark goes on from here, so the numbers above the one on the disk have to be kept in another place.
+    The watermark rises from here on, so the range of numbers above the one on the disk has to be kept separately.
     """
     connection.execute(
         "DELETE FROM doubts WHERE NOT EXISTS"

@@ -1,4 +1,4 @@
-"""The queue of one async store: a put waits here when it is full, and a worker drains it."""
+"""The queue of one async store. A put waits here when the queue is full, and a worker drains it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 _Unconfirmed: TypeAlias = "tuple[Ref, int, float, int]"
-"""A blob that was accepted and that the store has not confirmed.
+"""An accepted blob that the store has not confirmed.
 
-Its ref, its bytes, when it was queued, and the number of its entry, if there is an outbox.
+The parts are its ref, its length in bytes, when it was queued, and the number of its entry (with an outbox).
 """
 
 
@@ -33,15 +33,15 @@ class Acknowledge(Protocol):
     """Callback: the worker reports the entries that it has just delivered."""
 
     async def __call__(self, seqs: Sequence[int], /) -> None:
-        """Note that the store has the blobs. It may take a while, and never fails."""
+        """Note that the store has the blobs. This may wait, and it never fails."""
 
 
 class _Wait:
     """A put that waits for room in some queues.
 
-    Its task parks once, however many queues are full. `queues` has those that some of its blobs have not entered yet,
-    and it stands in the line of each of these. The step that empties `queues` wakes the task, and so does closing a
-    queue. Both take it out of every line first, so it is woken exactly once.
+    Its task parks once, however many queues are full. `queues` has the queues that some of its blobs have not entered
+    yet, and the put stands in the line of each of these. The step that empties `queues` wakes the task, and so does
+    closing a queue. Both first take the put out of every line, so its task is woken exactly once.
     """
 
     __slots__ = ("queues", "since", "task")
@@ -52,7 +52,7 @@ class _Wait:
         self.since = trio.current_time()
 
     def end(self) -> None:
-        """Leave all queues: blobs that have not entered one by now never will."""
+        """Leave all queues. Blobs that have not entered a queue by now never will."""
         for queue in tuple(self.queues):
             queue.leave(self)
 
@@ -62,8 +62,8 @@ class BlobQueue:
     """The queue of one async store.
 
     The blobs are in a memory channel. A put that finds it full joins the line of the waiting ones. The worker lets them
-    in as it makes room, first come, first served. All state changes in synchronous methods, so no task sees a change
-    half made.
+    in as it makes room, first come, first served. All state changes happen in synchronous methods, so no task sees a
+    half-made change.
     """
 
     def __init__(self, name: str, store: Store, capacity: int, batch_size: int) -> None:
@@ -91,15 +91,15 @@ class BlobQueue:
 
     @property
     def accepted(self) -> int:
-        """Blobs that have entered the queue since it was made."""
+        """The number of blobs that have entered the queue since it was made."""
         return self._accepted
 
     def unreplicated(self) -> tuple[Ref, ...]:
-        """Return the refs of all blobs that entered and that the store has not confirmed, each once, in queue order."""
+        """Return the refs of all queued blobs that the store has not confirmed, each once, in queue order."""
         return tuple(dict.fromkeys(ref for ref, *_ in self._unconfirmed))
 
     def statistics(self, now: float, **of_outbox: int) -> AsyncStoreStatistics:
-        """Return the counts as of `now`, in seconds on Trio's clock, with those of an outbox."""
+        """Return the counts as of `now` (seconds on Trio's clock). `of_outbox` are the counts of an outbox."""
         return AsyncStoreStatistics(
             capacity=self._capacity,
             queued=self._accepted - self._taken,
@@ -122,7 +122,7 @@ class BlobQueue:
 
         With an outbox, `seqs` are the numbers of their entries.
         """
-        return 0 if self._waiting else self._enter(blobs, seqs)  # those who wait were here first
+        return 0 if self._waiting else self._enter(blobs, seqs)  # puts that wait were here first
 
     def join(self, blobs: Iterable[Blob], wait: _Wait) -> None:
         """Let `wait` wait for room for `blobs`."""
@@ -137,7 +137,7 @@ class BlobQueue:
         self._blocked_seconds += trio.current_time() - wait.since
 
     def close(self) -> None:
-        """Accept nothing more, except from a relay, and wake all that wait for room or for blobs to be written."""
+        """Accept nothing more, except from a relay. Wake every task that waits for room or for blobs to be written."""
         self._closed = True
         if not self._has_relay:
             self._send.close()
@@ -151,12 +151,15 @@ class BlobQueue:
         await self._room.park()
 
     def add_relay(self, acknowledge: Acknowledge) -> None:
-        """Have a relay until `remove_relay`, and call `acknowledge` with the entries that have been written."""
+        """Have a relay until `remove_relay`.
+
+        The worker calls `acknowledge` with the entries of the blobs that it has written.
+        """
         self._acknowledge = acknowledge
         self._has_relay = True
 
     def remove_relay(self) -> None:
-        """Let the worker end once the queue is closed and empty, because there is no relay left to fill it."""
+        """Note that no relay fills the queue any more, so the worker ends once the queue is closed and empty."""
         self._has_relay = False
         if self._closed:
             self._send.close()
@@ -196,7 +199,7 @@ class BlobQueue:
         A failure is kept in `failure`, and then passed to `poison`.
 
         Raises:
-          trio.Cancelled: if it is cancelled; the blobs that were not confirmed stay in `unreplicated`.
+          trio.Cancelled: if the worker is cancelled. The blobs that the store has not confirmed stay in `unreplicated`.
           KeyboardInterrupt, SystemExit: if the store raised one.
 
         """
@@ -204,7 +207,7 @@ class BlobQueue:
             async for blob in self._receive:
                 try:
                     await self._write(self._take(blob))
-                except BaseException as raised:  # noqa: ASYNC103  (its Cancelled goes on; the rest is a failure)
+                except BaseException as raised:  # noqa: ASYNC103  (its Cancelled is raised; the rest is a failure)
                     self.failure, cancelled = split_failure(raised)
                     if self.failure is not None:
                         poison(self.failure)
@@ -215,16 +218,19 @@ class BlobQueue:
                         del cancelled  # its traceback refers to this frame
                     break  # noqa: ASYNC104  (it was no cancellation)
                 finally:
-                    del blob  # not to be kept alive while waiting for the next
+                    del blob  # so that it is not kept alive while the worker waits for the next
 
     async def wait_written(self, count: int) -> bool:
-        """Wait until `count` blobs have been written since the queue was made; False if it is closed before that."""
+        """Wait until `count` blobs have been written since the queue was made.
+
+        Return False if it is closed before that.
+        """
         while self._written < count and not self._closed:
             await self._progress.park()
         return self._written >= count  # noqa: ASYNC910  (a flush has its own checkpoint)
 
     def _take(self, first: Blob) -> list[Blob]:
-        """Return the next batch, which begins with `first`; the puts that wait follow into the room that it leaves."""
+        """Return the next batch, which begins with `first`. Waiting puts enter the room that it leaves."""
         batch = [first]
         self._taken += 1
         while True:
@@ -257,9 +263,9 @@ class BlobQueue:
 async def enqueue(queues: Sequence[BlobQueue], blobs: Sequence[Blob]) -> bool:
     """Queue `blobs` in all `queues`, each in their order, and wait where there is no room.
 
-    Every queue that has room is entered at once, and if all have there is no checkpoint. Returns whether all blobs
-    entered all queues: False if the queues were closed in the meantime. Then, and after a cancellation, some blobs may
-    have entered some queues, and the rest will not.
+    The blobs enter every queue that has room at once. If all queues have room, there is no checkpoint. Returns whether
+    all blobs entered all queues, which is False if the queues were closed in the meantime. In that case, and after a
+    cancellation, some blobs may have entered some queues, and the rest will not.
     """
     wait: _Wait | None = None
     for queue in queues:

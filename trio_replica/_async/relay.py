@@ -1,7 +1,7 @@
-"""The relay of an async store: it replays what a crash, a failed store or a full queue has left in the outbox.
+"""The relay of an async store, which replays the entries that a crash, a failed store or a full queue has left.
 
-Its backlog is the entries whose blobs no put will queue: those of earlier sessions, and of puts that found the queue
-full.
+Its backlog is the entries whose blobs no put will queue. They are those of earlier sessions, and those of puts that
+found the queue full.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from .storage import Entry
 
 ENTRIES_LOGGED: Final = 10
-"""Deferred entries that the log names, for each of the two reasons; all are counted."""
+"""The number of deferred entries that the log names for each of the two reasons. All are counted."""
 
 
 @final
 class Relay:
-    """The relay of one async store: it delivers the backlog in the order of the puts."""
+    """The relay of one async store. It delivers the backlog in the order of the puts."""
 
     def __init__(self, outbox: Outbox, queue: BlobQueue, sync_stores: Readers, batch_size: int, life: Life) -> None:
         self.failure: BaseException | None = None
-        """The failure that ended it early: the outbox could not be read."""
+        """The failure that ended the relay early because it could not read the outbox."""
         self._outbox = outbox
         self.backlog: Backlog = outbox.backlogs[queue.name]
         self._queue = queue
@@ -54,7 +54,7 @@ class Relay:
         return self._queue.name
 
     def problem(self) -> BaseException | None:
-        """Return why some entries can't be delivered in this session; None if all can."""
+        """Return why some entries can't be delivered in this session, or None if all can."""
         backlog = self.backlog
         if self.failure is None and backlog.deferred:
             return ReplicaError(
@@ -64,20 +64,20 @@ class Relay:
         return self.failure
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start it."""
+        """Start the task."""
         self._task.start(nursery)
 
     def close(self) -> None:
-        """Let it end once the store has caught up."""
+        """Let the relay end once the store has caught up."""
         self._is_closed = True
         self.backlog.changed.unpark_all()
 
     def stop(self) -> None:
-        """End it now. The blobs that it has not queued stay pending."""
+        """End the relay now. The blobs that it has not queued stay pending."""
         self._task.stop()
 
     async def ended(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the relay has ended."""
         await self._task.ended()
 
     @enable_ki_protection
@@ -101,7 +101,7 @@ class Relay:
         page, before = await self._outbox.page(self.backlog, self._batch_size)
         if page.last is None:
             if not self.backlog.end_catching_up(before) and self._outbox.bound == before:
-                await self.backlog.changed.park()  # until the put ends that is the first of those under way
+                await self.backlog.changed.park()  # until the first put under way ends
             return
         found, failures = await self._read(list(dict.fromkeys(entry.ref for entry in page.entries)))
         for entry in page.entries:
@@ -111,14 +111,15 @@ class Relay:
                 self._defer_unreadable(entry, failures[entry.ref])
             else:
                 self._withdraw_or_defer(entry)
-            # Not before the entry is in hand, deferred or withdrawn: a flush takes all up to the cursor as dealt with.
+            # The cursor moves only once the entry is in hand, deferred or withdrawn, because a flush takes all entries
+            # up to the cursor as dealt with.
             self.backlog.cursor = entry.seq
-        # The page may end with entries that are in hand, or acknowledged: they are dealt with as well.
+        # The page may end with entries that are in hand or being acknowledged. These are dealt with as well.
         self.backlog.cursor = page.last
         self.backlog.changed.unpark_all()
 
     async def _read(self, refs: Sequence[Ref]) -> tuple[dict[Ref, Blob], dict[Ref, str]]:
-        """Return the blobs that the sync stores have, and why others can't be read. No store has the rest."""
+        """Return the blobs that the sync stores have, and why other blobs can't be read. No store has the rest."""
         found: dict[Ref, Blob] = {}
         with suppress(StoreError):
             answers = await self._sync_stores.get_many(list(refs))
@@ -126,7 +127,9 @@ class Relay:
             if all(blob.ref == ref for ref, blob in found.items()):
                 return found, {}
             found = {}
-        failures: dict[Ref, str] = {}  # no exceptions: their tracebacks would refer to this frame, which has the blobs
+        failures: dict[
+            Ref, str
+        ] = {}  # text, because the traceback of an exception would refer to this frame, which has the blobs
         for ref in refs:
             try:
                 blob = await to_blob(await self._sync_stores.get(ref))
@@ -137,7 +140,7 @@ class Relay:
                 continue
             if blob.ref == ref:
                 found[ref] = blob
-            else:  # of a replica that does not verify
+            else:  # the replica does not verify
                 failures[ref] = describe_failure(CorruptBlobError(ref, blob.ref))
         return found, failures  # noqa: ASYNC910  (there is at least one ref, and the get of it has one)
 
@@ -154,7 +157,7 @@ class Relay:
             log(logging.WARNING, f"{entry.ref} is deferred for {self.name}, because it can't be read: {why}")
 
     def _withdraw_or_defer(self, entry: Entry) -> None:
-        """Withdraw an entry in doubt, because every sync store says that it lacks the blob; defer any other."""
+        """Withdraw an entry in doubt, or defer any other, because every sync store says that it lacks the blob."""
         if self._outbox.is_in_doubt(entry.seq):
             why = "its put may never have returned, and no sync store has it"
             log(logging.INFO, f"{entry.ref} is not pending for {self.name} any more: {why}")

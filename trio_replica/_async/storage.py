@@ -1,4 +1,4 @@
-"""The interface of an outbox to its file, which `outbox_file` implements."""
+"""The interface between an outbox and its file, which `outbox_file` implements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 
 class Acknowledgement(NamedTuple):
-    """Entries of one store to drop: the store has their blobs, or they are withdrawn because their put failed."""
+    """Entries of one store to drop, because the store has their blobs, or because their put failed."""
 
     store: int
     seqs: Sequence[int]
@@ -33,26 +33,26 @@ class Changes(NamedTuple):
     seqs: Sequence[int] = ()
     """The numbers of new entries."""
     refs: Sequence[Ref] = ()
-    """The blobs that are pending for every store of `stores`, in the order of the numbers."""
+    """The refs of the blobs that are pending for every store of `stores`, in the order of the numbers."""
     stores: Sequence[int] = ()
     acknowledgements: Sequence[Acknowledgement] = ()
     watermark: int = 0
-    """The number below which every put has ended; 0 leaves it as it is."""
+    """The number below which every put has ended. 0 leaves the stored number as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """The state of an outbox when it was opened."""
+    """The state of an outbox at its opening."""
 
     ids: Mapping[str, int]
-    """The number of each store, by its name; those of former sessions included."""
+    """The number of each store by its name, including stores of former sessions."""
     pending: Mapping[str, int]
-    """The number of entries of each store, by its name."""
+    """The number of entries of each store by its name."""
     next_seq: int
     """The number of the next put."""
     in_doubt: Sequence[range]
     """Numbers of entries whose puts may never have returned, because a crash ended their session before its watermark
-    had passed them. Each session leaves at most one range. A range is kept until it has no entries."""
+    had passed them. Each session leaves at most one range. A range is kept until all its entries are dropped."""
 
 
 class OutboxStorage(ABC):
@@ -60,8 +60,8 @@ class OutboxStorage(ABC):
 
     @abstractmethod
     def start_commit(self, changes: Changes, done: Done) -> Cancel:
-        """Start to make changes, all or none. Once ``done(Value(None))`` is called, they survive a power cut."""
+        """Start to make all of the changes or none. Once ``done(Value(None))`` is called, they survive a power cut."""
 
     @abstractmethod
     def start_page(self, store: int, after: int, before: int, limit: int, done: Done) -> Cancel:
-        """Start to read the first entries of a store with numbers between two, at most `limit`, in their order."""
+        """Start to read up to `limit` entries of a store, in order, with numbers above `after` and below `before`."""

@@ -1,4 +1,4 @@
-"""`all_ended`: several calls of one store that are started at once, all of which are needed."""
+"""`all_ended`: starting several calls of one store at once, when all of their results are needed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def all_ended(
 ) -> dict[MemberT, Any]:
     """Start a call for each of `members`, outside of any replica, and return their values.
 
-    A member whose call raises an `absent` is left out. Being cancelled cancels the calls that can be cancelled. So does
-    the first other failure, which is raised as it is.
+    A member whose call raises an `absent` is left out. Being cancelled cancels the calls, and waits for those that
+    can't be interrupted. So does the first other failure, which is raised as it is.
     """
     calls = _All(members, start, absent)
     failures = await calls.run({})
@@ -36,7 +36,7 @@ async def all_ended(
 
 
 class _All(Operation[MemberT]):
-    """Calls that are all needed: the first failure settles them."""
+    """An operation that needs all of its calls. The first failure decides it."""
 
     def __init__(
         self,

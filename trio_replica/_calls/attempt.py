@@ -1,4 +1,4 @@
-"""`attempt`: awaiting a call of a store, and returning its result or failure; cancellations and exits go on."""
+"""`attempt`: awaiting a call of a store and returning its result or failure, but raising cancellations and exits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Ended: TypeAlias = "outcome.Value[ResultT] | outcome.Error"
 
 
 async def attempt(call: Callable[[MemberT], Awaitable[ResultT]], member: MemberT) -> Ended[ResultT]:
-    """Return what ``await call(member)`` returned or, whatever its shape, what it raised.
+    """Return the result of ``await call(member)``, or its failure, which may be any exception or a group.
 
     Raises:
-      trio.Cancelled, KeyboardInterrupt, SystemExit: bare, if it raised one, also within a group.
+      trio.Cancelled, KeyboardInterrupt, SystemExit: if the call raised one, also within a group. It is raised bare.
 
     """
     try:
         return outcome.Value(await call(member))
-    except BaseException as exc:  # noqa: ASYNC103  (what goes on is raised below)
+    except BaseException as exc:  # noqa: ASYNC103  (cancellations and exits are raised below)
         raised = exc
-    # Out here: raised within the handler, what goes on and the group that it came from would refer to each other.
+    # This is outside of the handler. Within it, the exception that is raised and the group that it came from would
+    # refer to each other.
     try:
         return outcome.Error(failure_in(raised))  # noqa: ASYNC910  (the call's own are enough)
     finally:
@@ -36,7 +37,7 @@ async def attempt(call: Callable[[MemberT], Awaitable[ResultT]], member: MemberT
 
 
 def failure_in(raised: BaseException) -> BaseException:
-    """Return the failure in what was raised, or raise the cancellation, `KeyboardInterrupt` or `SystemExit` in it."""
+    """Return the failure in an exception, or raise the cancellation, `KeyboardInterrupt` or `SystemExit` in it."""
     failure = cancelled = None
     try:
         failure, cancelled = split_failure(raised)

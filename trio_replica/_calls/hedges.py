@@ -1,4 +1,4 @@
-"""Hedging: when an operation's last call is late, its next one is started here."""
+"""Hedging, which starts an operation's next call when its last one is late."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ class Hedged(Protocol):
     """An operation whose next call can be started."""
 
     def start_next(self) -> None:
-        """Start the next call, if there is one, and add the operation again if there is another after that."""
+        """Start the next call, if there is one. Add the operation again if there is another call after that."""
 
 
 @final
 class Hedges:
-    """The schedule of hedges: each operation in it starts its next call `delay` seconds after its last one.
+    """The schedule of hedges, by which each operation starts its next call `delay` seconds after its last one.
 
     Since the delay is the same, operations become late in the order in which they were added. So one dictionary in that
-    order is the whole schedule, and one task, `watch`, waits for its first entry. Every operation in it has a call that
-    was not started yet. An operation that no longer needs a hedge is discarded at once; otherwise `watch` would start a
-    call that nobody waits for.
+    order is the whole schedule, and one task, `watch`, waits for its first entry. Every operation in the schedule has a
+    call that was not started yet. An operation that no longer needs a hedge is discarded at once. Otherwise `watch`
+    would start a call that nobody waits for.
     """
 
     def __init__(self, delay: float) -> None:
-        self.delay = delay
-        self._due: dict[Hedged, float] = {}  # in that order
-        self._added: trio.Event | None = None  # while there is none
+        self._delay = delay
+        self._due: dict[Hedged, float] = {}  # in the order of their times
+        self._added: trio.Event | None = None  # set only while the schedule is empty
         self._scope = trio.CancelScope(shield=True)  # of `watch`
 
     def add(self, operation: Hedged) -> None:
         """Have the next call of `operation` started after the delay."""
         if self._scope.cancel_called:
             # `watch` has ended, so no call waits for its hedge. The operation adds itself again after each call, so
-            # this starts all that are left, one within the other: there are as many as stores at most.
+            # this starts all calls that are left, one within the other. There are at most as many as stores.
             operation.start_next()
             return
-        self._due[operation] = trio.current_time() + self.delay
+        self._due[operation] = trio.current_time() + self._delay
         if self._added is not None:
             self._added.set()
 
@@ -50,7 +50,7 @@ class Hedges:
         """Start the hedges that wait, and end `watch`. From now on no operation waits before its next call.
 
         A closed replica must not leave an operation waiting for a call that nobody will start. With a delay of
-        `math.inf` and a first store that hangs, it would wait forever although the second store has the answer.
+        `math.inf` and a first store that hangs, the operation would wait forever although the second has the answer.
         """
         self._scope.cancel()
         for operation in tuple(self._due):
@@ -58,7 +58,10 @@ class Hedges:
 
     @enable_ki_protection
     async def watch(self) -> None:
-        """Start hedges when they are due, until `stop`. Being cancelled has no effect, as shielded gets need them."""
+        """Start hedges when they are due, until `stop`.
+
+        Being cancelled has no effect, because shielded gets need hedges.
+        """
         with self._scope:
             while True:  # noqa: ASYNC913  (to start a call takes no waiting)
                 operation, due = next(iter(self._due.items()), (None, 0.0))

@@ -1,4 +1,4 @@
-"""`Operation`: one call to each of several stores, and `Operations`: those that a replica has under way."""
+"""`Operation`, which is one call to each of several stores, and `Operations`, those that a replica has under way."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
-from .._errors import ReplicaError, closed_error, exit_request_in, failure_of_started
+from .._errors import closed_error, exit_request_in, failure_of_started
 from .._life import BackgroundTask
 from .attempt import attempt
 from .hedges import Hedges
-from .start import Unfinished
+from .start import Unfinished, checked_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Mapping, Sequence
@@ -31,38 +31,40 @@ if TYPE_CHECKING:
 MemberT = TypeVar("MemberT")
 
 UnderWay: TypeAlias = "dict[Operation[Any], None]"
-"""Operations that are under way, in the order in which they began, so that they end in the same order each time."""
+"""Operations under way, in the order in which they began, so that they end in the same order each time."""
 
 _NO_FAILURES: Final[Mapping[str, BaseException]] = MappingProxyType({})
 
 _BEING_STARTED: Final[Cancel] = partial(bool)
-"""Stands for the `Cancel` of a call that is being started: it can't be cancelled yet."""
+"""The stand-in for the `Cancel` of a call that is being started and can't be cancelled yet."""
 
 
 class Operation(ABC, Generic[MemberT]):
-    """One operation: a call to each of several members. `start_call` starts a call, and `settle` is told its outcome.
+    """One operation, which is a call to each of several members.
+
+    `start_call` starts a call, and `settle` gets its outcome.
 
     The task that runs the operation parks once, and is woken once, when no call is left. Everything in between happens
-    in synchronous steps, in the task or callback in which a call ends. The invariant behind this: `_pending` has every
-    call that was started and that can still reach `_done`. The task is parked only while `_pending` is not empty, and
-    the step that empties it wakes the task. If a step removed a call without checking whether it was the last one, the
+    in synchronous steps, in the task or callback in which a call ends. The invariant is that `_pending` has every call
+    that was started and that can still reach `_done`. The task is parked only while `_pending` is not empty, and the
+    step that empties it wakes the task. If a step removed a call without checking whether it was the last one, the
     operation would wait forever.
 
     Calls run outside of the cancel scopes of the operation's task, and in its context. A call that has to be awaited
     (`Unfinished`) gets a task in the nursery of `run`.
     """
 
-    # The state of every operation is in slots, because a get takes a tenth less time with them. The rest, which most
-    # operations never change, falls back to the class.
+    # The state that every operation changes is in slots, because these make a get a tenth faster. The other attributes,
+    # which most operations never change, have their defaults in the class.
     __slots__ = ("__dict__", "_is_parked", "_nursery", "_over", "_pending", "_task", "members")
 
     hedges: Hedges | None = None
-    """The schedule that starts the calls one after another; None starts all of them at once."""
+    """The schedule that starts the calls one after another. None starts all of them at once."""
     failures: Mapping[str, BaseException] = _NO_FAILURES
     """The failures that `settle` has noted, by the names of the members. `run` returns them and drops them."""
     _started = 0  # members called so far, if there are hedges
     _raise_cancel: RaiseCancelT | None = None  # Trio's, if the task was cancelled before the operation was over
-    _raised: BaseException | None = None  # an exit request, or the error of a `cancel` that came first
+    _raised: BaseException | None = None  # an exit request, a defect of `settle`, or that `cancel` came first
     _ended: trio.Event | None = None
 
     def __init__(self, members: Sequence[MemberT]) -> None:
@@ -79,9 +81,9 @@ class Operation(ABC, Generic[MemberT]):
     def settle(self, member: MemberT, ended: Ended[Any]) -> bool | Unfinished:
         """Note the outcome of a call, in the step in which it ends, and return whether the operation has enough.
 
-        If so, the calls under way are cancelled, and no more are started. `Unfinished` says that deciding takes
-        waiting: it is awaited in a task, and its outcome is settled in turn. An exception that this raises because of
-        a value is settled as the failure of the call.
+        If so, the calls under way are cancelled, and no more are started. Return `Unfinished` if the decision has to
+        wait. It is awaited in a task, and its outcome is passed to this method in turn. If this raises an exception
+        because of a value, that exception is passed to it as the failure of the call.
         """
 
     def fail(self, name: str, failure: BaseException) -> None:
@@ -92,13 +94,13 @@ class Operation(ABC, Generic[MemberT]):
     async def run(self, under_way: UnderWay, nursery: trio.Nursery | None = None) -> Mapping[str, BaseException]:
         """Start the calls, and return the failures that `settle` has noted when none is left.
 
-        The operation stands in `under_way` until then. Being cancelled cancels the calls, and waits for those that can
-        no longer be cancelled. If `settle` had enough before the cancellation came, its verdict is not lost: this then
-        returns, and the next checkpoint raises.
+        The operation is in `under_way` until then. Being cancelled cancels the calls, and waits for those that can no
+        longer be cancelled. If `settle` had enough before the cancellation came, while this waited for the other calls,
+        its verdict is not lost, because this then returns, and the next checkpoint raises.
 
         Raises:
           trio.ClosedResourceError: if `cancel` was called before `settle` had enough.
-          KeyboardInterrupt, SystemExit: bare, if a call raised one, also within a group.
+          KeyboardInterrupt, SystemExit: if a call raised one, also within a group. It is raised bare.
 
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -121,28 +123,29 @@ class Operation(ABC, Generic[MemberT]):
             if self._raised is not None:
                 raise self._raised
             if self._raise_cancel is not None:
-                # Trio's own, because the cancellation need not be in effect any more: a scope within the cancelled one
-                # may have been shielded in the meantime. The calls that it has withdrawn are gone all the same.
+                # This is Trio's own function. A checkpoint might not raise, because a scope within the cancelled one
+                # may have been shielded in the meantime. But the calls that the cancellation has withdrawn are gone.
                 self._raise_cancel()
             return self.failures
         finally:
             del under_way[self]
             if self._ended is not None:
                 self._ended.set()
-            # The traceback of an exit refers to this frame, and that of a call that could not be started to frames that
-            # have its `Done`. Both lead to this operation: to keep them here would make a cycle that keeps blobs alive.
-            # From Python 3.12 on they lead to the frames of the callers as well, which therefore drop `failures`.
+            # The traceback of an exit refers to this frame. The traceback of a call that could not be started refers to
+            # frames that have its `Done`. Both lead to this operation, so keeping them here would make a cycle that
+            # keeps blobs alive. From Python 3.12 on they also lead to the frames of the callers, which therefore drop
+            # `failures`.
             if self._raised is not None or self.failures:
                 self._raised, self.failures = None, _NO_FAILURES
 
     async def wait_ended(self) -> None:
-        """Wait until no call is left of an operation that is under way."""
+        """Wait until no call is left. The operation has to be under way."""
         if self._ended is None:
             self._ended = trio.Event()
         await self._ended.wait()
 
     def cancel(self) -> None:
-        """Cancel the calls, and start no more. Those that can no longer be cancelled still end."""
+        """Cancel the calls, and start no more. Calls that can no longer be cancelled still run to their end."""
         if not self._over and self._raised is None:
             self._raised = closed_error()
         self._withdraw()
@@ -152,9 +155,8 @@ class Operation(ABC, Generic[MemberT]):
     def start_next(self) -> None:
         """Start the next call, if there is one, of an operation with hedges.
 
-        `Hedges` and the end of another call also come here, in other tasks. The call still runs in the context of the
-        operation's own task, so that a trace, for example, belongs to the caller and not to the task that started the
-        call.
+        `Hedges` and the end of another call also use this, in other tasks. The call still runs in the context of the
+        operation's own task. So a trace, for example, belongs to the caller and not to the task that started the call.
         """
         assert self.hedges is not None
         self.hedges.discard(self)
@@ -171,15 +173,19 @@ class Operation(ABC, Generic[MemberT]):
 
     def _start(self, member: MemberT) -> None:
         # A call may end, or turn out to need a task, before `start_call` has returned. Then it is no longer marked as
-        # being started, and the `Cancel` that `start_call` returns cancels nothing.
+        # being started, and the `Cancel` that `start_call` returns has no effect.
         self._pending[member] = _BEING_STARTED
         try:
             cancel = self.start_call(member, partial(self._done, member))
-        except BaseException as exc:  # noqa: ASYNC103  (that is its outcome, which is settled as any other)
+        except BaseException as exc:  # noqa: ASYNC103  (this is the outcome of the call, as any other)
             if self._pending.get(member) is _BEING_STARTED:
                 self._done(member, outcome.Error(exc))
-            else:  # it had reported its end, or has a task: only a request to exit still counts
+            else:  # the call had reported its end, or has a task, so only a request to exit still counts
                 self._raised = self._raised or exit_request_in(exc)
+                if self._raised is not None:
+                    self._withdraw()
+                    if self._is_parked and not self._pending:
+                        self._wake()
             return  # noqa: ASYNC104  (likewise)
         if self._pending.get(member) is _BEING_STARTED:
             self._pending[member] = cancel
@@ -187,18 +193,19 @@ class Operation(ABC, Generic[MemberT]):
                 self._withdraw()
 
     def _done(self, member: MemberT, ended: CallEnd, task: _Task | None = None) -> None:
-        """Take the end of a call, which the store reports, or the `task` of the call.
+        """Take the end of a call, which the store or the `task` of the call reports.
 
-        An end that comes twice, or after the call was withdrawn, or from the store once the call has a task, is not
-        the end of a call under way, and is dropped. The call is pending until it has been settled. So whatever `settle`
-        causes, the operation is not taken for done before that.
+        The end of a call that is not under way is dropped. Such an end comes twice, or after the call was withdrawn, or
+        from the store once the call has a task. The call stays pending until `settle` has returned. So whatever
+        `settle` causes, the operation does not count as done before that.
         """
         current = self._pending.get(member)
         if current is None or (type(current) is _Task and current is not task):
             return
         try:
+            ended = checked_end(ended)
             verdict = self.settle(member, ended) if isinstance(ended, outcome.Value) else self._verdict(member, ended)
-        except BaseException as exc:  # noqa: ASYNC103  (of a value that is not what it should be)
+        except BaseException as exc:  # noqa: ASYNC103  (`settle` raises it for a malformed value)
             verdict = self._verdict_of_error(member, exc)
         del self._pending[member]
         if verdict is True:
@@ -209,23 +216,21 @@ class Operation(ABC, Generic[MemberT]):
             if not self._over:
                 self._pending[member] = self._start_task(member, verdict)
         elif self.hedges is not None and member is self.members[self._started - 1]:
-            self.start_next()  # it gave no answer, so its hedge is not waited for
+            self.start_next()  # the call gave no answer, so the next one need not wait for its hedge
         if self._is_parked and not self._pending:
             self._wake()
 
     def _verdict(self, member: MemberT, ended: outcome.Error | Unfinished) -> bool | Unfinished:
-        """Settle an end that is no value."""
+        """Return the verdict of `settle` about an end that is not a value."""
         if isinstance(ended, Unfinished):
             return ended
-        if not isinstance(ended, outcome.Error):  # what a store of somebody else's may say
-            ended = outcome.Error(ReplicaError(f"the store ended a call with {ended!r}, which is no outcome"))
         if (request := exit_request_in(ended.error)) is not None:
             self._raised = request
             return True
         return self.settle(member, outcome.Error(failure_of_started(ended.error)))
 
     def _verdict_of_error(self, member: MemberT, error: BaseException) -> bool | Unfinished:
-        """Settle the error of settling a value, as the failure of the call."""
+        """Return the verdict of `settle` about an exception that it raised itself, as the failure of the call."""
         try:
             return self._verdict(member, outcome.Error(error))
         except BaseException as exc:  # noqa: ASYNC103  (a defect of `settle`, raised in the operation's task)
@@ -249,7 +254,7 @@ class Operation(ABC, Generic[MemberT]):
         ended: CallEnd | None = None
         with task.scope:
             try:
-                if not task.scope.cancel_called:  # else the store would be called although nobody waits for it
+                if not task.scope.cancel_called:  # otherwise the store would be called although nobody waits for it
                     ended = await attempt(_rest, unfinished)
             except (KeyboardInterrupt, SystemExit) as request:
                 ended = outcome.Error(request)
@@ -270,10 +275,14 @@ class Operation(ABC, Generic[MemberT]):
                 self._pending.pop(member, None)
 
     def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
-        if not self._over:
+        had_verdict = self._over
+        if not had_verdict:
             self._raise_cancel = raise_cancel
         self._withdraw()
-        if self._pending or not self._is_parked:  # a store may report the end of a call while it is cancelled
+        if self._pending or not self._is_parked:  # a call may end while it is cancelled
+            return Abort.FAILED
+        if had_verdict:  # an answer or an exit, which the cancellation does not hide
+            self._wake()
             return Abort.FAILED
         self._is_parked = False
         return Abort.SUCCEEDED
@@ -303,11 +312,11 @@ async def _rest(unfinished: Unfinished) -> Any:
 
 @final
 class Operations:
-    """All operations of one replica: a part of its life (see `Part`), with the nursery and the hedges of their calls.
+    """All operations of one replica, with the nursery and the hedges of their calls. They are a `Part` of its life.
 
     When the replica is closed, writes are cancelled and raise `trio.ClosedResourceError`, because nothing may be queued
-    any more. Reads go on, and those that wait for their hedge ask the next store at once. The block waits for them:
-    when it has ended, no call of it is left in any store, so the stores can be closed.
+    any more. Reads go on, and reads that wait for their hedge ask the next store at once. The block waits for the
+    reads. So when the block has ended, the replica has no call left in any store, and the stores can be closed.
     """
 
     def __init__(self, hedge_delay: float, life: Life) -> None:
@@ -335,12 +344,16 @@ class Operations:
             step.cancel()
 
     def stop(self, grace: float) -> None:
-        """Give what is under way `grace` more seconds."""
+        """Give the operations under way `grace` more seconds."""
         self._deadline = min(self._deadline, trio.current_time() + grace)
 
     async def ended(self) -> None:  # noqa: ASYNC910  (nothing may be under way)
-        """Wait until no operation is under way. Those left at the deadline that `stop` has set are cancelled."""
-        # The deadline is read once: `stop` changes it only between two of these, when the first was interrupted.
+        """Wait until no operation is under way.
+
+        Operations that are left at the deadline that `stop` has set are cancelled.
+        """
+        # The deadline can be read once, because `stop` changes it only between two calls of this, when the first was
+        # interrupted.
         with trio.CancelScope(deadline=self._deadline):
             await self._wait_quiet()
         for operation in (*self._writes, *self._reads):
@@ -361,7 +374,7 @@ class Operations:
 
     @contextmanager
     def until_closed(self) -> Generator[None, None, None]:
-        """Cancel the steps within when the replica is closed, and raise `trio.ClosedResourceError` then."""
+        """Cancel the steps within the block when the replica is closed, and raise `trio.ClosedResourceError` then."""
         with trio.CancelScope() as scope:
             self._steps[scope] = None
             try:
@@ -372,7 +385,7 @@ class Operations:
             raise closed_error()
 
     async def _wait_quiet(self) -> None:  # noqa: ASYNC910  (likewise)
-        # One after another, because whoever of them has ended need not be waited for any more. A read that goes on to
-        # the fallback is another operation, which has begun in the step in which the one before it has ended.
+        # They can be awaited one after another, because one that has ended in the meantime needs no waiting. A read
+        # that goes on to the fallback is another operation, which begins in the step in which the one before it ends.
         while under_way := self._writes or self._reads:
             await next(iter(under_way)).wait_ended()

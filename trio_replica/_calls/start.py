@@ -1,4 +1,4 @@
-"""Starting one call: how its end is reported, and how it is cancelled."""
+"""Starting one call, with the ways to report its end and to cancel it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
+from .._errors import ReplicaError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
 class Unfinished(NamedTuple):
-    """The end of a call that can't go on without waiting: the rest is `call`, which is awaited in a task.
+    """The end of a call that can't go on without waiting. The rest of it is `call`, which is awaited in a task.
 
     The call then ends as ``await call()`` does. In this way a store whose methods are coroutines, a retry after a
     pause, and the hashing of a large answer become part of a call that was started without a task.
@@ -24,17 +26,17 @@ class Unfinished(NamedTuple):
 
 
 CallEnd: TypeAlias = "outcome.Value[Any] | outcome.Error | Unfinished"
-"""The end of a call: its outcome, or that it goes on in a task."""
+"""The end of a call: its outcome, or an `Unfinished` if it goes on in a task."""
 
 Done: TypeAlias = "Callable[[outcome.Value[Any] | outcome.Error | Unfinished], None]"
-"""A callback with the outcome of a call. It is called once, in Trio's thread, also before the start has returned."""
+"""A callback for the end of a call. It is called once, in Trio's thread, possibly before the start has returned."""
 
 Cancel: TypeAlias = "Callable[[], bool]"
 """A function that cancels a call. It returns True if `Done` will not be called, and False if the call still ends."""
 
 
 never: Final[Cancel] = partial(bool)
-"""The `Cancel` of a call that can't be cancelled, or has already ended: it returns False."""
+"""The `Cancel` of a call that can't be cancelled, or has already ended. It returns False."""
 
 
 def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
@@ -43,32 +45,61 @@ def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
     return never
 
 
+def checked_end(how: CallEnd) -> CallEnd:
+    """Return the end of a call as its store reports it; a failure if it is none of what it may be."""
+    if isinstance(how, (outcome.Value, outcome.Error, Unfinished)):
+        return how
+    return outcome.Error(ReplicaError(f"the store ended a call with {how!r}, which is not an outcome"))
+
+
 @enable_ki_protection
 async def ended_call(start: Callable[[Done], Cancel]) -> Any:
-    """Start a call with ``start(done)``, and return what it returns, or raise what it raises.
+    """Start a call with ``start(done)``, and return its value or raise its error.
 
-    Being cancelled cancels the call. If it can no longer be cancelled, its outcome is waited for.
+    Being cancelled cancels the call. If the call can no longer be cancelled, this waits for its outcome.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     task = trio.lowlevel.current_task()
     ended: CallEnd | None = None
-    is_parked = False
+    is_over = is_parked = False
+
+    # The call is over with the first end that the store reports, or when it has been withdrawn. A store that breaks its
+    # promise may report another end later. That must not wake the task again, which waits for something else by then.
 
     def done(how: CallEnd) -> None:
-        nonlocal ended
-        if is_parked:
-            trio.lowlevel.reschedule(task, outcome.Value(how) if isinstance(how, Unfinished) else how)
+        nonlocal ended, is_over
+        if not is_over:
+            is_over = True
+            ended = checked_end(how)
+            if is_parked:
+                trio.lowlevel.reschedule(task)
+
+    def abort(_: object) -> Abort:
+        nonlocal is_over, is_parked
+        is_parked = False  # the store may report the end while it cancels
+        is_withdrawn = cancel()
+        if is_over:
+            trio.lowlevel.reschedule(task)
+        elif is_withdrawn:
+            is_over = True
+            return Abort.SUCCEEDED
         else:
-            ended = how
+            is_parked = True
+        return Abort.FAILED
 
     try:
         cancel = start(done)
-        if ended is None:
+        if not is_over:
             is_parked = True
-            value = await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED if cancel() else Abort.FAILED)
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        elif isinstance(ended, outcome.Error):
+            await trio.lowlevel.cancel_shielded_checkpoint()  # it may be an exit request, which no cancellation hides
         else:
             await trio.lowlevel.checkpoint()
-            value = ended if isinstance(ended, Unfinished) else ended.unwrap()
-        return await value.call() if isinstance(value, Unfinished) else value
+        assert ended is not None
+        if isinstance(ended, outcome.Value):
+            return ended.value
+        return await ended.call() if isinstance(ended, Unfinished) else ended.unwrap()
     finally:
-        del ended, done  # a traceback that the outcome leads to may refer to this frame
+        ended = None  # a traceback that it leads to may refer to this frame
+        del done, abort

@@ -1,4 +1,4 @@
-"""Dedicated threads for a store that blocks: they serve its calls in batches."""
+"""Dedicated threads for a store that blocks, which serve its calls in batches."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT")
 
 BATCH_CALLS: Final = 256
-"""The most calls in one batch. At 256 callers one transaction a batch puts 6 times as fast as one a put (DESIGN.md)."""
+"""The most calls in one batch. With 256 callers, one transaction for each batch is 6 times as fast as one for each
+put."""
 
 BATCH_BYTES: Final = 64 * 1024 * 1024
-"""The bytes at which a batch ends; a larger call is a batch of its own. A read counts as 0, as its size is not known in
-advance."""
+"""The bytes at which a batch ends. A larger call is a batch of its own. Reads count as 0 bytes because their size is
+not known in advance."""
 
 
 @final
 class Call(Generic[RequestT]):
-    """One call to the store: the handler of its batch sets `outcome`."""
+    """One call to the store. The handler of its batch sets `outcome`."""
 
     __slots__ = ("_abandon_on_cancel", "_done", "_threads", "outcome", "request", "size")
 
@@ -50,11 +51,11 @@ class Call(Generic[RequestT]):
         self._abandon_on_cancel = abandon_on_cancel
 
     def fail(self, failure: BaseException) -> None:
-        """Set an outcome that raises an exception like `failure`, but no other call's."""
+        """Set an outcome that raises an exception like `failure`, which is an object of this call's own."""
         self.outcome = outcome.Error(_own(failure))
 
     def _cancel(self) -> bool:
-        if self._threads._withdraw(self) or self._abandon_on_cancel:
+        if self._threads._withdraw(self) or (self._abandon_on_cancel and hasattr(self, "_done")):
             self._done = None
             return True
         return False
@@ -68,18 +69,21 @@ Handler: TypeAlias = Callable[[Sequence[Call[RequestT]]], None]
 async def open_store_threads(
     name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], *, threads: int = 1
 ) -> AsyncGenerator[StoreThreads[RequestT], None]:
-    """Run `threads` threads for the block, each of which enters ``serve()`` and hands its batches to what that yields.
+    """Run `threads` threads for the block.
 
-    The handler gives every call of the batch its outcome. When it raises, each call that has none gets an exception
-    like that one, and the thread goes on.
+    Each enters ``serve()``, and hands its batches to the handler that this yields.
+
+    The handler gives every call of the batch its outcome. When it raises, each call without an outcome gets an
+    exception like that one, and the thread goes on.
 
     When the block ends, calls that still wait raise `trio.ClosedResourceError`. The block waits for those that run,
     even if it is cancelled. No thread outlives it. The threads do not survive a fork.
 
     Raises:
       ValueError: if `threads` is less than 1.
-      Exception: what ``serve()`` raises when a thread enters it, or the `RuntimeError` of a thread that can't be
-        started; then those that were started have ended. When the block ends normally, what it raises on leaving.
+      Exception: if ``serve()`` raises it when a thread enters it, or a thread can't be started (`RuntimeError`). The
+        other threads have ended by then. Also if ``serve()`` raises it when a thread leaves it, and the block ends
+        normally.
 
     """
     if threads < 1:
@@ -91,7 +95,7 @@ async def open_store_threads(
         yield store_threads
     finally:
         store_threads._refuse()
-        await store_threads._wait_ended()  # noqa: ASYNC102  (not to be cancelled: a write under way must end)
+        await store_threads._wait_ended()  # noqa: ASYNC102  (not cancelled, because a write under way must end)
     store_threads._check()
 
 
@@ -99,8 +103,8 @@ async def open_store_threads(
 class StoreThreads(Generic[RequestT]):
     """Threads that serve one blocking store: see `open_store_threads`, which makes them.
 
-    Calls wait in one line. A thread that is free takes its share of those that wait, at most 256 calls or 64 MiB, as
-    one batch, and wakes Trio once for all of it. Withdrawing a call and taking it are decided under one lock.
+    Calls wait in one line. A thread that is free takes its share of the waiting calls, at most 256 calls or 64 MiB, as
+    one batch, and wakes Trio once for the whole batch. One lock decides between withdrawing a call and taking it.
     """
 
     def __init__(self, name: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]], threads: int) -> None:
@@ -112,10 +116,10 @@ class StoreThreads(Generic[RequestT]):
         self._changed = threading.Condition(self._lock)
         # Guarded by _lock:
         self._waiting: OrderedDict[Call[RequestT], None] = OrderedDict()
-        self._idle = 0  # threads that wait for _changed, and have not been notified
+        self._idle = 0  # threads that wait for _changed and have not been notified
         self._taken = 0  # calls that the threads run
         self._refusing = False
-        # The rest is the Trio thread's own.
+        # Only Trio's thread uses the rest.
         self._starting = threads
         self._running = 0
         self._failure: BaseException | None = None
@@ -128,14 +132,15 @@ class StoreThreads(Generic[RequestT]):
 
     @enable_ki_protection
     async def run(self, request: RequestT, *, size: int = 0, abandon_on_cancel: bool = False) -> Any:
-        """Have the threads serve `request`, and return the value, or raise the error, that its call is given.
+        """Have the threads serve `request`, and return the value or raise the error that the handler gives its call.
 
-        Being cancelled while the call waits withdraws it. Once it runs, it can't be interrupted: the cancellation has
-        to wait, and the real outcome is delivered, unless `abandon_on_cancel` says that nobody needs it.
+        Being cancelled while the call waits withdraws it. Once the call runs, it can't be interrupted. Then the
+        cancellation has to wait, and the real outcome is delivered, unless `abandon_on_cancel` says that it is not
+        needed.
 
         Args:
-          request: what the handler finds in `Call.request`.
-          size: the bytes that it counts for in a batch.
+          request: the value that the handler finds in `Call.request`.
+          size: the bytes that the call counts for in a batch.
           abandon_on_cancel: whether to drop the outcome of a running call that is cancelled.
 
         Raises:
@@ -147,10 +152,10 @@ class StoreThreads(Generic[RequestT]):
 
     @enable_ki_protection
     def start(self, request: RequestT, done: Done, *, size: int = 0, abandon_on_cancel: bool = False) -> Cancel:
-        """Do what `run` does, without a task that waits: when the call has ended, ``done(outcome)`` is called.
+        """Do the same as `run` without a task that waits. When the call has ended, ``done(outcome)`` is called.
 
-        `done` is called later, in Trio's thread, and must not raise. Returns a function that cancels the call. It
-        returns True if `done` will not be called, and False for a call that runs and is not abandoned.
+        `done` is called later, in Trio's thread, and must not raise. Returns a function that cancels the call. That
+        function returns True if `done` will not be called, and False for a call that runs and is not abandoned.
 
         Raises:
           trio.ClosedResourceError: if the block has ended.
@@ -209,17 +214,18 @@ class StoreThreads(Generic[RequestT]):
             self._closer = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
         for thread in self._threads:
-            if thread.ident is not None:  # it was started
-                thread.join()  # it has nothing left to do
+            if thread.ident is not None:  # the thread was started
+                thread.join()  # this is short, because the thread has nothing left to do
 
     def _deliver(self, calls: Sequence[Call[RequestT]]) -> None:
         for call in calls:
-            if call._done is not None:
-                assert call.outcome is not None
-                call._done(call.outcome)
+            done, ended = call._done, call.outcome
             # An idle thread still refers to its last batch, and so does the traceback of an exception that one of its
-            # calls raised.
+            # calls raised. Without `_done` the call has ended, and can't be cancelled any more.
             del call._done, call.outcome, call.request
+            if done is not None:
+                assert ended is not None
+                done(ended)
 
     def _count_start(self) -> None:
         self._starting -= 1
@@ -251,15 +257,15 @@ class StoreThreads(Generic[RequestT]):
             self._tell_trio(self._count_end)
 
     def _take(self) -> list[Call[RequestT]]:
-        """Return the next batch; an empty one when there is none to come."""
+        """Return the next batch. An empty one means that there are no more."""
         batch: list[Call[RequestT]] = []
         size = 0
         with self._lock:
             while not self._waiting and not self._refusing:
                 self._idle += 1
                 self._changed.wait()
-            # A share of all calls, including those that other threads run. Otherwise a free thread would take calls one
-            # by one.
+            # This is a share of all calls, including those that other threads run. Otherwise a free thread would take
+            # calls one by one.
             share = -(-(len(self._waiting) + self._taken) // len(self._threads))
             share = min(share, len(self._waiting), BATCH_CALLS)
             while len(batch) < share:
@@ -283,7 +289,7 @@ class StoreThreads(Generic[RequestT]):
         self._tell_trio(self._deliver, batch)
 
     def _tell_trio(self, callback: Callable[..., None], *args: object) -> None:
-        with suppress(trio.RunFinishedError):  # the run has ended, so nobody waits
+        with suppress(trio.RunFinishedError):  # the Trio run has ended, so nobody waits
             self._token.run_sync_soon(callback, *args)
 
 
@@ -294,7 +300,10 @@ def _fail_rest(batch: Sequence[Call[RequestT]], failure: BaseException) -> None:
 
 
 def _own(failure: BaseException) -> BaseException:
-    """Return an exception like `failure`, for one caller to raise; if it can't be copied, a `ReplicaError` from it."""
+    """Return a copy of `failure` for one caller to raise.
+
+    If it can't be copied, return a `ReplicaError` caused by it.
+    """
     try:
         own = copy.copy(failure)
         alike = type(own) is type(failure) and own.args == failure.args

@@ -1,1 +1,4 @@
-"""The stores that a put waits for and a get reads. Here a get is decided, and a missing copy is repaired."""
+"""The stores that a put waits for and a get reads.
+
+This is where gets choose an answer and missing copies are repaired.
+"""

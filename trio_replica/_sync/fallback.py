@@ -1,4 +1,4 @@
-"""Reads that go on to the fallback when no sync store has a good answer, and that offer what they found for repair."""
+"""Reads that ask the fallback when no sync store has a good answer, and that offer the blobs they find for repair."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ReadRepair:
 
     Args:
       sync_stores: the stores that are asked first.
-      fallback: those that are asked when none of these has given the blob, if there are any.
-      repairs: the repairs of the sync stores, if blobs that were found are to be written back to those that lack them.
+      fallback: the stores that are asked when no sync store has given the blob, if there are any.
+      repairs: the repairs of the sync stores, if blobs are to be written back to sync stores that lack them.
 
     """
 
@@ -31,7 +31,7 @@ class ReadRepair:
         self._repairs = {each.member: each for each in repairs}
 
     async def get(self, ref: Ref) -> bytes:
-        """Return the first good answer."""
+        """Return the first good answer. Being cancelled changes nothing."""
         lacks: list[Lack] = []
         failures: dict[str, BaseException] = {}
         try:
@@ -52,7 +52,7 @@ class ReadRepair:
             del failures  # see `Operation.run`
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
-        """Return the first good answer for each ref; those that every store lacks are absent."""
+        """Return the first good answer for each ref. Refs that every store lacks are absent."""
         lacks: list[Lack] = []
         found = Found()
         try:
@@ -81,7 +81,7 @@ class ReadRepair:
             del failures  # see `Operation.run`
 
     def _repair(self, lacks: list[Lack], found: Mapping[Ref, bytes]) -> None:
-        """Have what was found written back to the sync stores among those that lack it."""
+        """Have the blobs written back to the sync stores among the stores that lack them."""
         for lack in lacks:
             repairs = self._repairs.get(lack.member)
             if repairs is not None and lack.ref in found:

@@ -1,4 +1,4 @@
-"""Reads of several stores: where the answer of a get, `get_many` or `contains` is chosen and verified."""
+"""Reads of several stores, which choose and verify the answer of a get, `get_many` or `contains`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import outcome
 
-from .._blob import HASH_INLINE_LIMIT, HASH_OVERHEAD, Ref, hashed, sha256, to_blobs
+from .._blob import HASH_INLINE_LIMIT, HASH_OVERHEAD, Blob, Ref, hashed, sha256, to_blobs
 from .._calls.operation import Operation
 from .._calls.start import Unfinished
 from .._errors import BlobNotFoundError, CorruptBlobError, StoreError
@@ -30,7 +30,7 @@ class Lack(NamedTuple):
 
 
 class _Verified(NamedTuple):
-    """An answer to a get whose hash is right."""
+    """An answer to a get that has the right hash."""
 
     data: bytes
 
@@ -49,7 +49,7 @@ class Found:
     def __init__(self) -> None:
         self.blobs: dict[Ref, bytes] = {}
         self.failures: dict[str, BaseException] = {}
-        """The failures of stores that answered for no ref, by their names."""
+        """The failures of stores that gave no answer for any ref, by their names."""
         self._corrupt: dict[Ref, dict[str, BaseException]] = {}
 
     def note_corrupt(self, name: str, error: CorruptBlobError, ref: Ref) -> None:
@@ -64,10 +64,10 @@ class Found:
             self._corrupt[ref] = self._corrupt.get(ref, {}) | failures
 
     def in_order(self, wanted: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return the blobs in the order in which they are `wanted`; those that every store lacks are absent.
+        """Return the blobs in the order of `wanted`. Blobs that every store lacks are absent.
 
         Raises:
-          StoreError: if a ref has no blob and a store failed to say whether it has one.
+          StoreError: if no blob was found for a ref, and a store failed to say whether it has it.
 
         """
         for ref in wanted:
@@ -77,7 +77,7 @@ class Found:
 
 
 class Readers:
-    """The stores that are read together, in the order in which they are preferred."""
+    """The stores that are read together, in the order of preference."""
 
     def __init__(self, members: list[Member], operations: Operations, *, verify: bool) -> None:
         self.members = members
@@ -85,7 +85,7 @@ class Readers:
         self._verify = verify
 
     async def get(self, ref: Ref, lacks: list[Lack] | None = None) -> bytes:
-        """Return the first good answer; the other calls are cancelled.
+        """Return the first good answer, and cancel the other calls.
 
         The stores that answered before it without the blob are added to `lacks`.
         """
@@ -101,11 +101,11 @@ class Readers:
             del failures  # see `Operation.run`
 
     async def get_many(self, wanted: list[Ref]) -> dict[Ref, bytes]:
-        """Return the first good answer for each ref; those that every store lacks are absent."""
+        """Return the first good answer for each ref. Refs that every store lacks are absent."""
         return (await self.find_many(wanted)).in_order(wanted)
 
     async def find_many(self, wanted: list[Ref], lacks: list[Lack] | None = None) -> Found:
-        """Return the first good answer for each ref, and the failures. For `lacks` see `get`."""
+        """Return the first good answer for each ref, and the failures. See `get` about `lacks`."""
         get_many = _GetMany(self.members, wanted, lacks, self._verify)
         get_many.found.failures = dict(await self._operations.read(get_many))
         return get_many.take_found()
@@ -123,7 +123,7 @@ class Readers:
 
 
 class _Get(Operation["Member"]):
-    """One get: the first answer whose hash is right settles it."""
+    """One get, which ends with the first answer that has the right hash."""
 
     __slots__ = ("_lacks", "_ref", "_verify", "answer")
 
@@ -146,7 +146,7 @@ class _Get(Operation["Member"]):
                 answer = answer.data
             elif self._verify and not _is_right(self._ref, answer):
                 return Unfinished(partial(_verified, self._ref, answer))
-            self.answer = answer
+            self.answer = Blob(answer).data  # whatever is no bytes is a failure, also of a store that is trusted
             member.gets_won += 1
             return True
         failure = ended.error
@@ -159,7 +159,10 @@ class _Get(Operation["Member"]):
 
 
 class _GetMany(Operation["Member"]):
-    """One get of many blobs: a good answer for each ref settles it. A store is asked for the refs still missing."""
+    """One get of many blobs, which ends with a good answer for each ref.
+
+    Each store is asked for the refs still missing.
+    """
 
     def __init__(self, members: list[Member], wanted: list[Ref], lacks: list[Lack] | None, verify: bool) -> None:
         super().__init__(members)
@@ -169,7 +172,7 @@ class _GetMany(Operation["Member"]):
         self.found = Found()
 
     def take_found(self) -> Found:
-        """Return what was found, and keep nothing of it: the tracebacks of its failures may lead to this operation."""
+        """Return the results and drop them, because the tracebacks of the failures may lead to this operation."""
         found, self.found = self.found, Found()
         return found
 
@@ -188,7 +191,7 @@ class _GetMany(Operation["Member"]):
         if not isinstance(answers, _Answers):
             soon = _divided_soon(answers, self._verify)
             if soon is None:
-                return Unfinished(partial(_divided, answers, self._verify))
+                return Unfinished(partial(_divided, answers))
             answers = soon
         for ref, error in answers.corrupt.items():
             found.note_corrupt(member.name, error, ref)
@@ -205,7 +208,7 @@ class _GetMany(Operation["Member"]):
 
 
 class _Contains(Operation["Member"]):
-    """One question whether a blob is there: the first yes settles it."""
+    """One question whether a blob is there, which ends with the first yes."""
 
     def __init__(self, members: list[Member], ref: Ref) -> None:
         super().__init__(members)
@@ -224,12 +227,12 @@ class _Contains(Operation["Member"]):
 
 
 def _is_right(ref: Ref, answer: bytes) -> bool:
-    """Whether `answer` is small and has the right hash, as nearly all have. If not, `_verified` decides."""
+    """Return whether `answer` is small and has the right hash, like nearly all. If not, `_verified` decides."""
     return type(answer) is bytes and len(answer) <= HASH_INLINE_LIMIT and sha256(answer) == ref
 
 
 async def _verified(ref: Ref, answer: bytes) -> _Verified:
-    """Return `answer`, which a store gave for `ref`, if it is right; a large one is hashed in a thread."""
+    """Return the answer of a store for `ref` if it is right. A large one is hashed in a thread."""
     blob = await hashed(answer)
     if blob.ref != ref:
         raise CorruptBlobError(ref, blob.ref)
@@ -237,11 +240,14 @@ async def _verified(ref: Ref, answer: bytes) -> _Verified:
 
 
 def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
-    """Divide the answer to a `get_many` into good and corrupt; None if hashing it takes long, or it is malformed."""
+    """Divide the answer to a `get_many` into good and corrupt.
+
+    Return None if hashing takes long, or it is malformed.
+    """
     if type(answer) is not dict:
         return None
     if not verify:
-        return _Answers(answer, {})
+        return _Answers({ref: Blob(data).data for ref, data in answer.items()}, {})
     size = HASH_OVERHEAD * len(answer)
     for data in answer.values():
         if type(data) is not bytes:
@@ -250,16 +256,14 @@ def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
     return None if size > HASH_INLINE_LIMIT else _answers(answer, map(sha256, answer.values()))
 
 
-async def _divided(answer: dict[Ref, bytes], verify: bool) -> _Answers:
-    if not verify:
-        return _Answers(dict(answer), {})  # noqa: ASYNC910  (the store's get_many had one)
+async def _divided(answer: dict[Ref, bytes]) -> _Answers:
     blobs = await to_blobs(answer.values())
     good = {ref: blob.data for ref, blob in zip(answer, blobs, strict=True)}
     return _answers(good, (blob.ref for blob in blobs))
 
 
 def _answers(answer: dict[Ref, bytes], actual: Iterable[bytes]) -> _Answers:
-    """Divide an answer whose values have the refs `actual`, in their order."""
+    """Divide an answer into good and corrupt. `actual` are the refs of its values, in their order."""
     good: dict[Ref, bytes] = {}
     corrupt: dict[Ref, CorruptBlobError] = {}
     for (ref, data), found in zip(answer.items(), actual, strict=True):

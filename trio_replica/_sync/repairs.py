@@ -1,4 +1,4 @@
-"""Read repair: writing a blob back to a sync store in which a get found it missing or corrupt."""
+"""Read repair, which writes a blob back to a sync store in which a get found it missing or corrupt."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ from .._log import log
 from .._store import check_results
 
 if TYPE_CHECKING:
-    from .._blob import Blob, Ref
+    from .._blob import Ref
     from .._life import Life
     from .readers import Lack
     from .sync_stores import Member
 
 BLOBS: Final = 64
-"""The most blobs that wait for one store or are being written to it: enough to fill its transactions."""
+"""The most blobs that wait for one store or are being written to it. They are enough to fill its transactions."""
 
 BYTES: Final = 16 * 1024 * 1024
-"""The most bytes of these blobs; a single blob may be larger."""
+"""The most bytes of these blobs. A single blob may be larger."""
 
 REFS_REMEMBERED: Final = 10_000
-"""Refs of each store that are remembered and not tried again: about 2 MB. Beyond that, the oldest is forgotten."""
+"""Refs of each store that are remembered and not tried again, which take about 2 MB. Then the oldest is forgotten."""
 
 END_SECONDS: Final = 5.0
-"""Seconds that repairs under way get when the replica is closed. A later get finds again what was cut off."""
+"""Seconds that repairs under way get when the replica is closed. A later get repairs the rest."""
 
 
 @final
 class Repairs:
-    """The repairs of one sync store. They delay nobody: a blob beyond the bounds is dropped, and may come again."""
+    """The repairs of one sync store.
+
+    They delay no get, because a blob beyond the bounds is dropped, and may come again.
+    """
 
     def __init__(self, member: Member, life: Life) -> None:
         self.member = member
         self._waiting: deque[tuple[Lack, bytes]] = deque()
-        self._blobs = 0  # waiting and being written
-        self._bytes = 0  # of these
+        self._blobs = 0  # the blobs that wait or are being written
+        self._bytes = 0  # the bytes of these blobs
         self._tried: dict[Ref, None] = {}  # in the order in which they were tried
         self._has_failed = False
         self._closed = False
@@ -73,14 +76,17 @@ class Repairs:
         self._task.start(nursery)
 
     def close(self) -> None:
-        """Drop the repairs that wait, and give those under way `END_SECONDS`."""
+        """Drop the waiting repairs, and give the repairs under way `END_SECONDS`."""
         self._closed = True
         self._waiting.clear()
         self._offered.unpark_all()
         self._task.stop(END_SECONDS)
 
     def stop(self, grace: float) -> None:
-        """Give the repairs under way at most `grace` more seconds; a write that can't be interrupted still ends."""
+        """Give the repairs under way at most `grace` more seconds.
+
+        A write that can't be interrupted still runs to its end.
+        """
         self._task.stop(grace)
 
     async def ended(self) -> None:
@@ -98,28 +104,31 @@ class Repairs:
     @enable_ki_protection
     async def _repair(self, lack: Lack, data: bytes) -> None:  # noqa: ASYNC910  (a task of its own)
         try:
-            blob = await to_blob(data)
-            if blob.ref != lack.ref:  # of a replica that does not verify
-                self._tried.pop(lack.ref, None)
-                return
-            ended = await attempt(partial(self._write, blob), lack)
-            if isinstance(ended, outcome.Value):
+            ended = await attempt(partial(self._write, data), lack)
+            if isinstance(ended, outcome.Error):
+                self._fail(lack.ref, describe_failure(ended.error))
+            elif ended.value:
                 self.member.repaired += 1
             else:
-                self._fail(lack.ref, describe_failure(ended.error))
+                self._tried.pop(lack.ref, None)
         except (KeyboardInterrupt, SystemExit) as request:
             self._life.carry_out(request)
         finally:
             self._blobs -= 1
             self._bytes -= len(data)
 
-    async def _write(self, blob: Blob, lack: Lack) -> None:
+    async def _write(self, data: bytes, lack: Lack) -> bool:
+        """Give the store a blob. Returns False if these are other bytes, from a replica that does not verify."""
+        blob = await to_blob(data)
+        if blob.ref != lack.ref:  # the replica does not verify
+            return False
         store = self.member.store
         if lack.is_corrupt:
             assert isinstance(store, DeletableStore)
             await store.replace(blob)
         else:
             check_results([blob], [await store.put(blob)])
+        return True
 
     def _remember(self, ref: Ref) -> None:
         self._tried[ref] = None
@@ -132,5 +141,5 @@ class Repairs:
             self._has_failed = True
             log(
                 logging.WARNING,
-                f"{self.member.name} can't be given back {ref!s:.12}: {reason}; of others it is not told",
+                f"{self.member.name} can't be given back {ref!s:.12}: {reason}; later failures are only counted",
             )

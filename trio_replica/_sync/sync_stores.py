@@ -1,4 +1,4 @@
-"""The sync stores of a replica: a put goes to all of them, and a listing is their union."""
+"""The sync stores of a replica. A put goes to all of them, and a listing is their union."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Member:
     """A store with its name and its counts.
 
-    The ``start_…`` methods start its calls, of a store whose calls can be started and of any other. Nobody else asks
-    which of the two it is.
+    The ``start_…`` methods start its calls, whether or not the store is startable. No other code has to ask which it
+    is.
     """
 
     has_results = True
@@ -51,7 +51,7 @@ class Member:
         self.start_list_page = started.start_list_page
 
     def note_put(self, blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
-        """Count a write that has returned, and return what is wrong with its results, if anything."""
+        """Count a write that has returned, and return the error in its results, if there is one."""
         error = results_error(blobs, results)
         if error is None:
             self.puts += len(blobs)
@@ -68,33 +68,33 @@ class Participant(Protocol):
     """A sync store, or the outbox with the entries of the put. A write is complete when all have done their part."""
 
     has_results: bool
-    """Whether the value of its part is a result for each blob. That of the outbox is None."""
+    """Whether the value of its part is a result for each blob. The value of the outbox is None."""
 
     @property
     def name(self) -> str:
         """The name under which its failure is reported."""
 
     def start_put(self, blob: Blob, done: Done, /) -> Cancel:
-        """Start its part of a put. The value of a store is its `PutResult`, that of the outbox is None."""
+        """Start its part of a put. The value is the `PutResult` of a store, and None for the outbox."""
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done, /) -> Cancel:
-        """Start its part of a `put_many`, likewise with a list."""
+        """Start its part of a `put_many`. The value is a list of results from a store, and None for the outbox."""
 
     def note_put(self, blobs: Sequence[Blob], results: Sequence[PutResult]) -> ReplicaError | None:
-        """Count its part as done, and return what is wrong with the results, if anything."""
+        """Count its part as done, and return the error in the results, if there is one."""
 
     def note_put_failure(self) -> None:
         """Count its part as failed."""
 
 
 class _PutMany(Operation[Participant]):
-    """One write of some blobs to all participants: the first failure settles it."""
+    """One write of some blobs to all participants, which ends with the first failure."""
 
     def __init__(self, participants: Sequence[Participant], blobs: Sequence[Blob]) -> None:
         super().__init__(participants)
         self._blobs = blobs
         self.results: Sequence[PutResult] = ()
-        """Those of the store that finished first."""
+        """The results of the store that finished first."""
 
     def start_call(self, participant: Participant, done: Done) -> Cancel:
         return participant.start_put_many(self._blobs, done)
@@ -120,7 +120,7 @@ class _PutMany(Operation[Participant]):
 
 
 class _Put(_PutMany):
-    """The same for one blob, with the `Store.put` of the stores."""
+    """One write of one blob to all participants, with the `Store.put` of the stores."""
 
     def start_call(self, participant: Participant, done: Done) -> Cancel:
         return participant.start_put(self._blobs[0], done)
@@ -130,7 +130,7 @@ class _Put(_PutMany):
 
 
 class _ListPage(Operation[Member]):
-    """One page of each store: the first failure settles it."""
+    """One page of each store, which ends with the first failure."""
 
     def __init__(self, members: list[Member], after: Ref, limit: int) -> None:
         super().__init__(members)
@@ -154,7 +154,7 @@ class _ListPage(Operation[Member]):
 
 @final
 class SyncStores:
-    """The sync stores of one replica, in the order in which they are preferred: they are written to, and listed."""
+    """The sync stores of one replica, in the order of preference, for writes and listings."""
 
     def __init__(self, members: list[Member], operations: Operations) -> None:
         self.members = members
@@ -179,10 +179,11 @@ class SyncStores:
         with self._operations.until_closed():
             return await to_blobs(items)
 
-    async def put(self, blob: Blob, others: Sequence[Participant] = ()) -> PutResult:
+    async def put(self, blob: Blob, others: Sequence[Participant]) -> PutResult:
         """Put `blob`, which is hashed, to all stores, and return the result of the one that finished first.
 
-        Returning means that all `others` have done their part as well.
+        Returning means that all `others` have done their part as well. Being cancelled means that some stores may
+        have the blob.
         """
         put = _Put((*self.members, *others) if others else self.members, [blob])
         failures = await self._operations.write(put)
@@ -193,7 +194,7 @@ class SyncStores:
         finally:
             del failures  # see `Operation.run`
 
-    async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant] = ()) -> Sequence[PutResult]:
+    async def put_many(self, blobs: Sequence[Blob], others: Sequence[Participant]) -> Sequence[PutResult]:
         """Put blobs, which are hashed, to all stores, and return the results of the one that finished first."""
         put_many = _PutMany((*self.members, *others), blobs)
         failures = await self._operations.write(put_many)
@@ -205,7 +206,7 @@ class SyncStores:
             del failures  # see `Operation.run`
 
     async def union_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the union of one page of each store: all that these prove, which may be more than `limit`."""
+        """Return the union of one page of each store as far as it is complete. It may have more than `limit` refs."""
         listing = _ListPage(self.members, after, limit)
         failures = await self._operations.read(listing, hedged=False)
         try:

@@ -1,4 +1,4 @@
-"""The ordered union of pages of refs: plain functions, no I/O."""
+"""The ordered union of pages of refs, in plain functions without I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_page(page: list[Ref], after: Ref, limit: int) -> list[Ref]:
-    """Return `page` if it is what `Store.list_page` promises.
+    """Return `page` if it keeps the promise of `Store.list_page`.
 
     Raises:
       ReplicaError: if it is no list of refs, too long, not after `after`, or not ascending.
@@ -32,15 +32,15 @@ def check_page(page: list[Ref], after: Ref, limit: int) -> list[Ref]:
 
 
 def union(pages: Sequence[list[Ref]]) -> list[Ref]:
-    """Return the ordered union of one page of each store, each ref once, as far as it is known to be whole.
+    """Return the ordered union of one page of each store, each ref once, as far as it is known to be complete.
 
     All `pages` start after the same ref. A store may have more refs beyond the last of its page, so the union ends at
-    the lowest last ref; an empty page says that its store has no more. The union is empty only if all pages are.
+    the lowest last ref. An empty page means that its store has no more. The union is empty only if all pages are.
     """
     filled = [page for page in pages if page]
     if len(filled) == 1:
         return filled[0][:]
     end = min((page[-1] for page in filled), default=Ref.ZERO)
     refs = [ref for page in filled for ref in page[: bisect_right(page, end)]]
-    refs.sort()  # a merge, because it sorts ascending runs
+    refs.sort()  # sorting ascending runs merges them
     return list(dict.fromkeys(refs))

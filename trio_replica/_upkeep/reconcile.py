@@ -42,44 +42,44 @@ async def reconcile(
 ) -> ReconcileReport:
     """Copy every blob that some of `stores` have and others lack to those that lack it.
 
-    A blob is read from the first store that has it, and verified; if it is corrupt there, or the get fails, from the
-    next. What a store does not list, it is asked for once more with `Store.contains`, so that stores may be put to
-    while this runs. But don't delete from them: the blobs would come back. Blobs that are nowhere missing are not read,
-    so not checked.
+    A blob is read from the first store that has it, and verified. If it is corrupt there, or the get fails, it is read
+    from the next one. Before a blob counts as missing, its store is asked again with `Store.contains`, so puts may go
+    on while this runs. But don't delete from the stores, because the blobs would come back. Blobs that no store lacks
+    are not read, and so not checked. A store that was opened to be read only is a source, and lacks nothing.
 
     No store is believed for one answer alone where another was asked for:
 
-    - A blob that it says it has and does not list is missing, unless a new page of its listing shows it.
-    - A blob that it lists and that a get does not find is missing.
-    - A blob has been copied when the listing and `Store.contains` show it after the put; if the store contradicted
-      itself about the blob before, also when a get returns it.
-    - Of the refs of each page that it lists, some are asked for with `Store.contains`, if the store has one of its own.
+    - A blob that a store says it has and does not list is missing, unless a new page of its listing shows it.
+    - A blob that a store lists and that a get does not find is missing.
+    - A blob has been copied when the listing and `Store.contains` show it after the put. If the store contradicted
+      itself about the blob before, a get has to return it, too.
+    - For some refs of each page that a store lists, it is asked again with `Store.contains`, if it has one of its own.
 
-    What a store lists and says it has, and a get would not find, goes unnoticed as long as nothing is read from there:
-    `scrub` reads everything.
+    If a store lists a blob and says that it has it, and a get would not find it, this is not noticed unless the blob
+    has to be read from there. `scrub` reads everything.
 
-    Returning means that all refs have been dealt with; the report tells what is still missing. A blob that can't be
-    copied does not stop the rest. A store whose listing fails is set aside: from there on it neither lacks nor gives
-    anything, and the other stores go on, also when only one is left, which is then listed to its end. Being cancelled
-    means that any of the blobs that are missing may have been copied, and nothing is left running. To do it again is
-    harmless, and goes on where it was: what has been copied is not missing any more.
+    Returning means that all refs have been dealt with. The report shows which are still missing. A blob that can't be
+    copied does not stop the rest. If the listing of a store fails, the store is left out from there on: nothing is read
+    from it or copied to it. The other stores go on. If only one is left, it is listed to its end. Being cancelled means
+    that any of the missing blobs may have been copied. Nothing is left running. It is harmless to repeat the call,
+    which then copies only the blobs that are still missing.
 
     Args:
       stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. They
         are read in this order.
-      dry_run: whether to count only what is missing.
+      dry_run: whether to count the missing blobs without copying them.
       after: the ref after which to begin.
-      concurrency: the most blobs that are in memory, or looked up, at once. Beside these, it keeps a page of up to
-        1000 refs of each store.
-      spot_checks: for how many of the refs of a page each store is asked with `Store.contains`; they are drawn at
-        random. None asks for every ref, which takes a thousand times as many requests as the listing.
-      on_progress: is called with a report of what has been done so far, after every page and every missing blob. What
-        it raises ends it all, and comes out as it is.
+      concurrency: the most blobs that are in memory, or looked up, at once. There is also a page of up to 1000 refs of
+        each store in memory.
+      spot_checks: for how many refs of a page each store is asked with `Store.contains`. They are drawn at random. None
+        asks for every ref, which takes a thousand times as many requests as the listing.
+      on_progress: a function that is called with a report of the results so far, after every page and every missing
+        blob. If it raises an exception, the reconcile ends and raises that exception.
 
     Raises:
       ValueError: if there is no store, `concurrency` is less than 1, `spot_checks` is negative, a name or a store is
         given twice, or two have one identity.
-      TypeError: if a store is no `Store`, `after` no `Ref` or one of the numbers no `int`.
+      TypeError: if a store is not a `Store`, `after` is not a `Ref`, or one of the numbers is not an `int`.
 
     """
     members = [Member(name, store, check_ref(after)) for name, store in named_peers(stores).items()]
@@ -94,7 +94,7 @@ async def reconcile(
 
 @final
 class _Reconciliation:
-    """One `reconcile`: a task lists, and others look after the gaps that it finds, each after one at a time."""
+    """One `reconcile`. One task lists and finds gaps, and other tasks close the gaps, each one at a time."""
 
     def __init__(
         self,
@@ -109,8 +109,8 @@ class _Reconciliation:
         self._dry_run = dry_run
         self._spot_checks = spot_checks
         self._on_progress = on_progress
-        self._listed = after  # what is up to here has been merged
-        self._open: dict[Ref, Ref] = {}  # the gaps of this page that are not closed, each with the last ref before it
+        self._listed = after  # the refs up to this one have been merged
+        self._open: dict[Ref, Ref] = {}  # the open gaps of this page, each with the ref before it
         self._problems = Problems()
 
     def report(self) -> ReconcileReport:
@@ -128,7 +128,7 @@ class _Reconciliation:
         """Reconcile.
 
         Raises:
-          BaseException: what `on_progress` raised.
+          BaseException: if `on_progress` raised it.
 
         """
         raised: list[BaseException] = []
@@ -138,7 +138,7 @@ class _Reconciliation:
                 raised.append(ended.error)
             return bool(raised)
 
-        # Without a buffer: the next page is listed once the last gap of this one has been taken.
+        # The channel has no buffer, so the next page is listed only once the last gap of this one has been taken.
         sending, receiving = trio.open_memory_channel[Gap](0)
         with receiving:
             close = partial(self._close_gaps, receiving)
@@ -161,7 +161,7 @@ class _Reconciliation:
             self._progress()
 
     def _merge(self) -> Iterator[Gap]:
-        """Merge the pages as far as they are known to be whole, and return the gaps."""
+        """Merge the pages as far as they are known to be complete, and return the gaps."""
         refs, held = merge(self._members)
         before, self._listed = self._listed, refs[-1]
         for member, taken in held:
@@ -170,7 +170,7 @@ class _Reconciliation:
         if all(len(taken) == len(refs) for _, taken in held) and not any(some for _, some in to_ask):
             return
         for ref in refs:
-            lacking = [member for member, taken in held if ref not in taken]
+            lacking = [member for member, taken in held if ref not in taken and not member.store.is_read_only]
             asked = [member for member, some in to_ask if ref in some]
             if lacking or asked:
                 having = [member for member, taken in held if ref in taken]

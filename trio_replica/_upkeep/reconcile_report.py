@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileCounts:
-    """What has been found in one store, and done for it.
+    """The counts of one store: the blobs found in it, and the blobs copied to it.
 
-    ``refs + missing`` is the number of distinct refs in all stores, for each that could be listed to its end.
+    ``refs + missing`` is the number of distinct refs in all stores, unless the listing of this store failed.
     """
 
     refs: int
-    """Blobs that it had: it listed them, or said so when it was asked again. See `ReconcileReport.complete`."""
+    """Blobs that it had, because it listed them or said so when it was asked again."""
     missing: int
-    """Blobs that it lacked and another had. Of these, ``missing - copied`` are still missing.
+    """Blobs that it lacked and another store had. ``missing - copied`` of these are still missing.
 
     A blob about which it has contradicted itself counts as missing.
     """
@@ -31,7 +31,7 @@ class ReconcileCounts:
     failed: int
     """Missing blobs that no other store had intact, or whose put failed, or that were not there after it.
 
-    None in a dry run, which copies nothing.
+    0 in a dry run, which copies nothing.
     """
     bytes: int
     """Bytes of the copied blobs."""
@@ -48,7 +48,7 @@ class ReconcileProblem:
     ref: Ref
     """The ref of the blob."""
     error: str
-    """What went wrong, in one line. An exception would keep the blob in memory."""
+    """The error in one line. It is text because an exception would keep the blob in memory."""
     contradiction: Contradiction | None = None
     """Which answers of the store cannot both be true; None if the call failed."""
 
@@ -58,25 +58,25 @@ class ReconcileProblem:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """What a `reconcile` has done, so far or in all."""
+    """The results of a `reconcile`, so far or in the end."""
 
     stores: Mapping[str, ReconcileCounts]
-    """By the name of the store."""
+    """The counts of each store by its name."""
     failures: Mapping[str, BaseException]
-    """The exception of each store whose listing failed, by its name. Its counts are of what it had listed before."""
+    """The exception of each store whose listing failed, by its name. Its counts cover what it had listed before."""
     problems: tuple[ReconcileProblem, ...]
-    """The first 100 problems with single blobs, also those after which another store helped: a corrupt blob, say.
+    """The first 100 problems with single blobs. This includes problems after which another store had a good copy.
 
     A contradiction that a copy has ended is one of them, too.
     """
     problem_count: int
-    """Of how many problems in all."""
+    """The number of all problems."""
     reached: Ref
-    """Every ref up to this one has been dealt with: a `reconcile` with this as `after` would go on here."""
+    """The ref up to which all have been dealt with. A `reconcile` with this as `after` would go on here."""
 
     @property
     def complete(self) -> bool:
-        """Whether no store lacks a blob, as far as is known: those in `failures` are left out.
+        """Whether no store lacks a blob, leaving out the stores in `failures`.
 
         It is False if a store still contradicts itself about a blob that it was asked for. Which those are is told in
         `reconcile`; `scrub` asks for all.

@@ -1,4 +1,4 @@
-"""Scrubbing stores: finding corrupt blobs in one, and repairing them from another."""
+"""Scrubbing stores, which finds corrupt blobs in one store and repairs them from another."""
 
 from __future__ import annotations
 
@@ -34,43 +34,47 @@ async def scrub(
     on_progress: Callable[[Mapping[str, ScrubCounts]], None] | None = None,
     on_finding: Callable[[ScrubFinding], None] | None = None,
 ) -> ScrubReport:
-    """Read every blob of every store, hash it again, and report what is corrupt.
+    """Read every blob of every store, hash it again, and report corrupt blobs.
 
     The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
-    memory, with `repair` twice as many, and a page of up to 1000 refs. A store that can look at itself as a whole does
-    so first (`DeletableStore.check_integrity`, of SQLite). What fails in one place does not stop the rest.
+    memory, with `repair` twice as many, and a page of up to 1000 refs. They are read as they are on the medium, past
+    caches as far as a store can (`DeletableStore.get_stored`, of directories). A store that can look at itself as a
+    whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). What fails in one place does not
+    stop the rest.
 
-    No store is believed for one answer alone. A blob is asked for with a get, and with `Store.contains` where the store
-    has one of its own. Once all are read, the stores are listed again side by side, and each is asked for the blobs
-    that others list and it does not. Where two answers differ, the finding has a `Contradiction`: a blob that is listed
-    and not there, for example. A blob that a store does not list, and that no other store lists, is not looked for.
+    No store is believed for one answer alone. A blob is asked for with a get, and with `Store.contains` if the store
+    has one of its own. Once all blobs are read, the stores are listed again side by side, and each store is asked for
+    the blobs that others list and it does not. If two answers differ, the finding has a `Contradiction`: for example,
+    a blob is listed and not there. A blob that no store lists is not looked for.
 
-    With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Only once that
-    is in hand, the bad bytes are set aside, where the store can (`DeletableStore.set_aside`), and replaced, at once
-    where the store can (`DeletableStore.replace`); then the blob is read again. Without a good copy, or if the bad
-    bytes can't be set aside, nothing is touched. A blob that could not be read is not replaced. One that is deleted
-    in the moment of its repair may come back. A contradiction is repaired by a put, and by ``replace`` if that does not
-    end it: with the store's own bytes if a get finds them, else with the copy of another store.
+    With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Once the good
+    copy is in memory, the bad bytes are set aside if the store can do that (`DeletableStore.set_aside`). Then they are
+    replaced, atomically if the store can do that (`DeletableStore.replace`), and the blob is read again. If there is
+    no good copy, or the bad bytes can't be set aside, nothing is changed. A blob that could not be read is not
+    replaced. A blob that is deleted during its repair may come back. A contradiction is repaired by a put, and by
+    ``replace`` if the put does not end it. The bytes are the store's own if a get finds them, and else those of another
+    store.
 
-    Returning means that all was read that could be; `ScrubReport.is_sound` tells whether all is well. Being cancelled
-    leaves no blob half repaired, in stores whose ``replace`` is atomic, and nothing running; `on_progress` has told
-    from where to go on.
+    Returning means that every blob that could be read was read. `ScrubReport.is_sound` says whether all is well. Being
+    cancelled leaves no blob half repaired in stores whose ``replace`` is atomic, and nothing running. To go on from
+    there, use the last counts that `on_progress` got.
 
     Args:
-      stores: the stores, with names as in `open`; without names they are ``store-0``, ``store-1``, …. A replica may
-        be open on them in the meantime.
-      repair: whether to repair.
+      stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. A
+        replica may be open on them at the same time.
+      repair: whether to repair corrupt blobs.
       after: the ref after which to begin.
-      bytes_per_second: how many bytes to read from each store in a second, at most; None for no limit. It counts from
-        blob to blob: a next read begins when the pace allows for those before it. SQLite's own check is not counted.
-      on_progress: is called, not awaited, for every blob that was read and every page, with the counts of each store.
-      on_finding: is called likewise for every finding, once its outcome is known. What either raises ends the scrub.
+      bytes_per_second: the most bytes to read from each store in a second, or None for no limit. A read begins when the
+        limit allows for the reads before it. SQLite's own check does not count.
+      on_progress: a function, not async, that is called with the counts of each store after every blob and every page.
+      on_finding: a function that is called with every finding, once its outcome is known. If either of these functions
+        raises an exception, the scrub ends and raises it.
 
     Raises:
-      ValueError: before anything is touched: if there is no store, a name or a store is given twice, two have one
+      ValueError: before anything is read, if there is no store, a name or a store is given twice, two have one
         identity, or `bytes_per_second` is not more than 0.
-      TypeError: likewise: if what is given for a store is none, or with `repair` no `DeletableStore`; or an argument
-        is of another type.
+      TypeError: before anything is read, if a store is not a `Store` (with `repair`, not a `DeletableStore`), or
+        another argument has the wrong type.
 
     """
     named = named_peers(stores)
@@ -92,7 +96,7 @@ async def scrub_into(
     after: Ref = Ref.ZERO,
     bytes_per_second: float | None = None,
 ) -> None:
-    """Scrub stores whose arguments have been checked, as `scrub` does, and note all of it in `log`."""
+    """Scrub stores as `scrub` does, without checking the arguments, and note everything in `log`."""
     await trio.lowlevel.checkpoint()
     scrubbed = [ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items()]
     raised: list[BaseException] = []
@@ -101,7 +105,7 @@ async def scrub_into(
         await one.run(after, scrubbed if repair else ())
 
     def settle(_: ScrubbedStore, ended: Ended[None]) -> bool:
-        if isinstance(ended, outcome.Error):  # of a callback, for what a store raises is noted
+        if isinstance(ended, outcome.Error):  # a callback raised it, because failures of stores are noted
             raised.append(ended.error)
         return bool(raised)
 
@@ -127,5 +131,5 @@ def _check_repairable(stores: Mapping[str, Store]) -> None:
     for name, store in stores.items():
         if not isinstance(store, DeletableStore):
             raise TypeError(
-                f"{name} is of type {type(store).__name__}, not a DeletableStore: to repair takes its replace"
+                f"{name} is of type {type(store).__name__}, not a DeletableStore: a repair needs its replace method"
             )

@@ -14,64 +14,63 @@ if TYPE_CHECKING:
     from .contradiction import Contradiction
 
 FINDINGS: Final = 10_000
-"""Findings that a report keeps, of all stores together: some MB."""
+"""Findings that a report keeps, of all stores together. They take a few MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubCounts:
-    """How far the scrub of one store is."""
+    """The counts of the scrub of one store."""
 
     refs: int = 0
-    """Blobs that were read, whatever came of it; those that were deleted in the meantime are not counted."""
+    """Blobs that were read, with whatever result. Blobs deleted in the meantime do not count."""
     bytes: int = 0
-    """Bytes of what was read."""
+    """Bytes that were read."""
     corrupt: int = 0
-    """Blobs whose bytes are not those that the ref names, or that an index hides, or about which the store contradicts
-    itself: listed and not there, for example."""
+    """Blobs whose bytes do not match the ref, that an index hides, or about which the store contradicts itself."""
     repaired: int = 0
-    """Those of them that have been repaired."""
+    """Corrupt blobs that have been repaired."""
     failed: int = 0
-    """Blobs that could not be read, so that nobody knows."""
+    """Blobs that could not be read, so it is unknown whether they are corrupt."""
     reached: Ref = Ref.ZERO
-    """The ref up to which all were read: what `scrub` takes for `after` to go on from there."""
+    """The ref up to which all were read. Pass it to `scrub` as `after` to go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubFinding:
-    """A blob of a store that is corrupt, or could not be read, or about which the store contradicts itself."""
+    """A blob of a store that is corrupt, could not be read, or about which the store contradicts itself."""
 
     store: str
     """The name of the store."""
     ref: Ref
     problem: str
-    """What is wrong, in words."""
+    """The problem, in words."""
     is_corrupt: bool
-    """Whether it is known to be corrupt, or the store contradicts itself about it; else it could not be read."""
+    """Whether the blob is known to be corrupt, or the store contradicts itself. If False, it could not be read."""
     is_repaired: bool = False
     outcome: str = ""
-    """What became of it, in words; empty if no repair was asked for."""
+    """The outcome of its repair, in words. Empty if no repair was requested."""
     contradiction: Contradiction | None = None
-    """Which answers of the store cannot both be true; None if it does not contradict itself."""
+    """The answers of the store that cannot both be true, or None if it does not contradict itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubReport:
-    """What a scrub has found. The mappings are by the names of the stores."""
+    """The results of a scrub. The keys of the mappings are the names of the stores."""
 
     stores: Mapping[str, ScrubCounts]
-    """What was counted in each."""
+    """The counts of each store."""
     findings: tuple[ScrubFinding, ...]
-    """The first 10,000, in the order in which they were found; `stores` counts all."""
+    """The first 10,000 findings, in the order in which they were found. `stores` counts all of them."""
     problems: Mapping[str, tuple[str, ...]]
-    """What stores found wrong with themselves as a whole, in words, and is still so."""
+    """The problems that stores found with themselves as a whole and that are left, in words."""
     repaired: Mapping[str, tuple[str, ...]]
-    """What stores found wrong with themselves, and has been repaired."""
+    """The problems that stores found with themselves as a whole and that have been repaired, in words."""
     failures: Mapping[str, BaseException]
-    """Why the listing of a store failed; its blobs after `ScrubCounts.reached` have not been read."""
+    """The reason why the listing of a store failed. Its blobs after `ScrubCounts.reached` have not been read."""
 
     @property
     def is_sound(self) -> bool:
-        """Whether every blob was read and is right now, and no store has a problem or contradicts itself."""
+        """Whether every blob was read and is now right, and no store has a problem or contradicts itself."""
         return not (
             self.problems
             or self.failures
@@ -81,7 +80,7 @@ class ScrubReport:
 
 @final
 class ScrubLog:
-    """What has been found so far, and who is told. Nothing in here waits."""
+    """The results so far, and the callbacks that report them. No method waits."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import outcome
+import trio
 
 from .._blob import Blob, Ref, hashed
 from .._calls.attempt import attempt
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _HIDDEN: Final = "an index hides it: no get finds it, no listing shows it"
 
+_BLOCKED: Final = "something that is no blob, such as a link, has its place: it can't be stored"
+
 _THERE: Final = (Contradiction.UNLISTED, Contradiction.DENIED)
 """Contradictions about a blob that a get finds: the store itself has a good copy."""
 
@@ -42,12 +45,13 @@ class ScrubbedStore:
         self.store = store
         self._log = log
         self._pace = None if rate is None else Pace(rate)
-        self._get = store.get
+        self._get = store.get_stored if isinstance(store, DeletableStore) else store.get
 
     async def run(self, after: Ref, sources: Sequence[ScrubbedStore]) -> None:
         """Look at the store as a whole, and read all its blobs; repair what is wrong, if there are `sources`."""
         if isinstance(self.store, DeletableStore):
-            await self._check_itself(self.store, to_repair=bool(sources))
+            for ref in await self._check_itself(self.store, to_repair=bool(sources)):
+                await self._find_blocked(ref, sources)
         while True:
             ended = await attempt(self._page, after)
             if isinstance(ended, outcome.Error):
@@ -64,13 +68,14 @@ class ScrubbedStore:
 
     # The store as a whole
 
-    async def _check_itself(self, store: DeletableStore, *, to_repair: bool) -> None:
+    async def _check_itself(self, store: DeletableStore, *, to_repair: bool) -> Sequence[Ref]:
+        """Note what is wrong, and have the store repair what it can; return refs whose place something else has."""
         before = await attempt(_check_integrity, store)
         if isinstance(before, outcome.Error):
             self._log.problems[self.name] = (f"it could not check itself: {describe_failure(before.error)}",)
-            return
+            return ()
         found = left = before.value
-        if to_repair and not found.is_sound:
+        if to_repair and (found.problems or found.hidden_count):
             left = await self._repair_itself(store, found)
             self._log.repaired[self.name] = tuple(line for line in found.problems if line not in left.problems)
         if left.problems:
@@ -80,6 +85,21 @@ class ScrubbedStore:
             is_repaired = left.hidden_count == 0
             became = "" if not to_repair else "repaired: its index was made again" if is_repaired else "not repaired"
             self._log.find(ScrubFinding(self.name, ref, _HIDDEN, True, is_repaired, became))
+        self._log.count(self.name, corrupt=found.blocked_count - len(found.blocked))
+        return found.blocked
+
+    async def _find_blocked(self, ref: Ref, sources: Sequence[ScrubbedStore]) -> None:
+        """Note that something that is no blob has a blob's place; put the blob there, if another store has it."""
+        await trio.lowlevel.checkpoint()
+        finding = ScrubFinding(self.name, ref, _BLOCKED, is_corrupt=True)
+        if sources:
+            blob, origin = await self._good_copy(ref, sources)
+            if blob is None:
+                finding = _unrepaired(finding, f"no other store has a good copy{origin}")
+            else:
+                finding = await self._replace(finding, blob, f"repaired from {origin}")
+        self._log.count(self.name, corrupt=1, repaired=finding.is_repaired)
+        self._log.find(finding)
 
     async def _repair_itself(self, store: DeletableStore, found: Integrity) -> Integrity:
         """Have the store repair itself, and return what is still wrong."""

@@ -1,4 +1,4 @@
-"""The types of values that a file, or the query of a URL, may give an option."""
+"""The types of values that an option may have in a file or in the query of a URL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS: Final[dict[Any, Kinds]] = {
 def kinds_of(hint: Any) -> Kinds:
     """Return the types of the values that a file may have for an option whose annotation is `hint`.
 
-    There are none for a type that TOML has no value for. ``None`` is given by leaving the option out.
+    There are none for a type that TOML has no values for. Leaving the option out means ``None``.
     """
     if get_origin(hint) in {Union, UnionType}:
         return tuple(dict.fromkeys(kind for part in get_args(hint) for kind in kinds_of(part)))

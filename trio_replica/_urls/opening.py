@@ -33,25 +33,25 @@ Urls: TypeAlias = Iterable[str] | Mapping[str, str]
 def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
     """Open the store that `url` names, for a block.
 
-    As in ``async with open_store("sqlite:blobs.db") as store: …``.
+    Use it as in ``async with open_store("sqlite:blobs.db") as store: …``.
 
-    ``memory:`` is a new `MemoryStore`; ``dir:PATH`` what `open_directory` opens, and ``sqlite:PATH`` what `open_sqlite`
-    opens, both durable. A path is taken as it stands, relative to the current folder.
+    ``memory:`` opens a new `MemoryStore`. ``dir:PATH`` opens a store as `open_directory` does, and ``sqlite:PATH`` as
+    `open_sqlite` does, both durable. A path is used literally, relative to the current folder.
 
-    ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` and ``az://CONTAINER/PREFIX`` are what `open_object_store` opens, and
-    ``postgresql://USER@HOST/DATABASE`` what `open_postgres` opens; with ``?OPTION=VALUE&…`` these take their options.
-    Such a store is a `RetryingStore`, unless ``retry=false`` is among the options; ``retry_attempts`` and
+    ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` and ``az://CONTAINER/PREFIX`` open stores as `open_object_store`
+    does, and ``postgresql://USER@HOST/DATABASE`` as `open_postgres` does. ``?OPTION=VALUE&…`` gives these their
+    options. Such a store is a `RetryingStore`, unless ``retry=false`` is among the options. ``retry_attempts`` and
     ``retry_seconds`` are its budget.
 
     Other packages may have more stores: see `StoreScheme`.
 
     Raises:
-      TypeError: if `url` is no `str`.
-      ValueError: if its scheme is not one of these, or it has no path and needs one, or an option is bad. No password
-        or key that is in it is shown.
-      ModuleNotFoundError: if the store takes a package that is not installed.
-      ImportError: if the package that has such stores can't be used.
-      Exception: on entering the block, what opening the store raises.
+      TypeError: if `url` is not a `str`.
+      ValueError: if the scheme is unknown, a path is missing, or an option is bad. The message shows no password or
+        key.
+      ModuleNotFoundError: if the store needs a package that is not installed.
+      ImportError: if another package provides such stores and can't be used.
+      Exception: on entering the block, if the store can't be opened.
 
     """
     return parse_url(url).open()
@@ -61,21 +61,21 @@ def open_store(url: str) -> AbstractAsyncContextManager[DeletableStore]:
 def open_urls(
     sync: Urls, async_: Urls = (), **options: Unpack[ReplicaOptions]
 ) -> AbstractAsyncContextManager[ReplicaStore]:
-    """Open a replica with stores of its own, which the block opens and closes: `open_store` and `open` in one step.
+    """Open a replica with stores of its own, which the block opens and closes.
 
-    An outbox is opened before the stores.
+    This is `open_store` and `open` in one step. An outbox is opened before the stores.
 
     Args:
-      sync: the URLs of the sync stores; an iterable, or a mapping of names to URLs.
-      async_: the URLs of the async stores, likewise.
+      sync: the URLs of the sync stores, as an iterable or a mapping of names to URLs.
+      async_: the URLs of the async stores, as an iterable or a mapping of names to URLs.
       options: see `ReplicaOptions`.
 
     Raises:
-      TypeError, ValueError: at once, what `open_store` and `open` raise, and if one folder, database or prefix of a
-        bucket is given twice.
-      ImportError: at once, what `open_store` raises.
-      Exception: on entering the block, what opening a store raises; those opened before it have been closed.
-      PoisonedError: when the block ends; see `open`.
+      TypeError, ValueError: at once, in the same cases as with `open_store` and `open`, and if one folder, database or
+        prefix of a bucket is given twice.
+      ImportError: at once, in the same cases as with `open_store`.
+      Exception: on entering the block, if a store can't be opened. Stores opened before it have been closed.
+      PoisonedError, StoreError: when the block ends, in the same cases as with `open`.
 
     """
     named_sync, named_async = _named("sync", sync), _named("async", async_)
@@ -107,9 +107,12 @@ def check_replica(sync: Iterable[str], async_: Iterable[str], options: Options) 
 @asynccontextmanager
 @enable_ki_protection
 async def open_opening(
-    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options
+    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options, *, to_read: bool = False
 ) -> AsyncGenerator[ReplicaStore, None]:
-    """Open an outbox, if there is to be one, then stores, and a replica of them, for a block."""
+    """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
+
+    Stores that are read only are allowed only `to_read`.
+    """
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
@@ -120,7 +123,9 @@ async def open_opening(
             {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
             for stores in (sync, async_)
         ]
-        yield await stack.enter_async_context(open_with(sync_stores, async_stores, options, open_outbox))
+        yield await stack.enter_async_context(
+            open_with(sync_stores, async_stores, options, open_outbox, to_read=to_read)
+        )
 
 
 def _named(kind: str, urls: Urls) -> dict[str, str]:

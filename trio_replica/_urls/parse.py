@@ -23,14 +23,14 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None, *, folder: str
 
     Args:
       url: the URL.
-      options: keyword arguments of the function that opens the store, and those of `RETRY_OPTIONS`; those in the URL
-        win.
-      folder: the folder that a path is relative to; empty for the current one.
+      options: keyword arguments of the function that opens the store, and those of `RETRY_OPTIONS`. Options in the URL
+        take precedence.
+      folder: the folder that a path is relative to. Empty for the current folder.
 
     Raises:
-      TypeError: if it is no `str`.
-      ValueError: if `open_store` could not open it; but not all of its options are looked at.
-      ImportError: if the package that has such stores can't be used.
+      TypeError: if `url` is not a `str`.
+      ValueError: if `open_store` could not open the URL. Not all of its options are checked here.
+      ImportError: if another package provides such stores and can't be used.
 
     """
     if not isinstance(url, str):
@@ -86,7 +86,7 @@ def _check_address(form: str, rest: str) -> None:
 
 
 def _budget(said: Mapping[str, Any], *, default: bool) -> dict[str, Any] | None:
-    """Return the keyword arguments of `RetryingStore`; None if nothing is to be repeated."""
+    """Return the keyword arguments of `RetryingStore`, or None if nothing is to be retried."""
     budget = {option.removeprefix("retry_"): value for option, value in said.items() if option != "retry"}
     if said.get("retry", default):
         if "attempts" in budget:

@@ -1,4 +1,4 @@
-"""The check that no two URLs, and no URL and outbox, name one place."""
+"""The check that no two URLs, and no URL and the outbox, name the same place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def check_places(urls: Iterable[StoreUrl]) -> None:
-    """Check that no two URLs are those of one store.
+    """Check that no two URLs name the same store.
 
     Raises:
-      ValueError: if two are.
+      ValueError: if two do.
 
     """
     places: dict[Hashable, StoreUrl] = {}
@@ -26,7 +26,7 @@ def check_places(urls: Iterable[StoreUrl]) -> None:
 
 
 def check_outbox(outbox: str | None, urls: Iterable[StoreUrl]) -> None:
-    """Check that the outbox, if there is one, is no store as well.
+    """Check that the outbox, if there is one, is not also a store.
 
     Raises:
       ValueError: if it is.

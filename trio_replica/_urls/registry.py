@@ -1,4 +1,4 @@
-"""The registry of URL schemes: this package's own, and those of other packages' entry points."""
+"""The registry of URL schemes, which are this package's own and those of other packages' entry points."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ OURS: Final[Mapping[str, str]] = {
     "postgresql": "trio_replica.stores.postgres:SCHEME",
     "postgres": "trio_replica.stores.postgres:SCHEME",
 }
-"""The places of this package's schemes, written as in an entry point."""
+"""The objects of this package's schemes, written as in an entry point."""
 
 _REFERENCE: Final = re.compile(r"[\w.]+\s*:\s*[\w.]+\s*(\[.*\])?|[\w.]+")
-"""A reference to an object, as the value of an entry point has to be."""
+"""The form of a reference to an object in an entry point."""
 
 
 @cache
 def find_scheme(name: str) -> StoreScheme | None:
-    """Return a scheme, which is imported at its first use; None if there is no such scheme.
+    """Return a scheme, importing it at its first use, or None if there is no such scheme.
 
-    No other package can replace a scheme of this package. One that several other packages claim is refused.
+    No other package can replace a scheme of this package. A scheme that several other packages claim is an error.
 
     Raises:
       ValueError: if several packages claim it.
-      ImportError: if the package that has it can't be used, with the name of the package.
+      ImportError: if the package that provides it can't be used. The message has the name of the package.
 
     """
     if name in OURS:
@@ -62,13 +62,16 @@ def find_scheme(name: str) -> StoreScheme | None:
 
 
 def forms() -> list[str]:
-    """Return the forms of the URLs of all stores; for those of other packages only the schemes, to import none."""
+    """Return the forms of the URLs of all stores.
+
+    For other packages these are only the schemes, so none is imported.
+    """
     ours = [f"{name}:{scheme.form}" for name in OURS if (scheme := find_scheme(name))]
     return [*ours, *(f"{name}:…" for name in claims())]
 
 
 def nearest_form(name: str) -> str | None:
-    """Return the form of the URLs whose scheme is nearest to a misspelt one; None if none is near."""
+    """Return the form of the URLs whose scheme is nearest to a misspelt one, or None if none is near."""
     by_scheme = {form.partition(":")[0]: form for form in forms()}
     similar = nearest(name.strip().lower(), by_scheme)
     return similar and by_scheme[similar]
@@ -76,13 +79,13 @@ def nearest_form(name: str) -> str | None:
 
 @cache
 def claims() -> Mapping[str, list[EntryPoint]]:
-    """Return the entry points of other packages, by their schemes. The first call looks through what is installed."""
-    from importlib.metadata import entry_points  # noqa: PLC0415  (it takes 10 ms, which most programs do not need)
+    """Return the entry points of other packages by their schemes. The first call searches the installed packages."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  (it takes 10 ms, and most programs do not need it)
 
     found: dict[str, list[EntryPoint]] = {}
     try:
         entries = list(entry_points(group=GROUP))
-    except Exception:  # one damaged package, whatever it has to do with stores, would hide all others
+    except Exception:  # one damaged package, even one without stores, would hide all others
         entries = [entry for part in _parts() if not isinstance(part, str) for entry in part]
     for entry in entries:
         if entry.name in OURS:
@@ -102,7 +105,7 @@ def damage() -> list[str]:
 
 
 def _parts() -> Iterator[list[EntryPoint] | str]:
-    """Yield the entry points of each package, or why they can't be read if they may be those of stores."""
+    """Yield the entry points of each package. If they can't be read and may be those of stores, yield the reason."""
     from importlib.metadata import distributions  # noqa: PLC0415  (as above)
 
     seen: set[str] = set()
@@ -128,7 +131,7 @@ def _shown(distribution: Distribution) -> str:
 
 
 def _name(distribution: Distribution | None) -> str:
-    """Return the name of a package; empty if it does not say."""
+    """Return the name of a package. It is empty if the package has none."""
     try:
         return (distribution and distribution.metadata["Name"]) or ""
     except Exception:  # METADATA may be anything, and newer versions of Python raise if it is missing

@@ -1,4 +1,4 @@
-"""The options of a store: their names and types, and the values that the query of its URL gives them."""
+"""The names and types of the options of a store, and their values in the query of its URL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def option_kinds(scheme: StoreScheme) -> tuple[dict[str, Kinds], Kinds | None]:
     """Return the options of the stores of a scheme, each with the types of its values.
 
     They are the keyword-only parameters of the function that opens the store, and `RETRY_OPTIONS`. The second value has
-    the types for options of any other name; it is None if the function takes no others.
+    the types for options of any other name, or is None if the function takes no others.
     """
     known, others = dict(RETRY_OPTIONS), None
     for parameter in inspect.signature(scheme.open).parameters.values():
@@ -44,8 +44,8 @@ def check_options(scheme: StoreScheme) -> None:
     """Check that the function of another package's scheme declares its options as `StoreScheme` says.
 
     Raises:
-      TypeError: if a parameter is positional and not the path or URL, or an option has no annotation or one that can't
-        be looked up.
+      TypeError: if a parameter other than the path or URL is positional, or an option has no annotation, or one that
+        can't be looked up.
       ValueError: if the function has no signature.
 
     """
@@ -68,11 +68,11 @@ def check_options(scheme: StoreScheme) -> None:
 
 
 def take_options(scheme: StoreScheme, url: str) -> tuple[str, dict[str, Any]]:
-    """Take the options out of a URL. Returns the URL with those that the store reads itself, and the others.
+    """Take the options out of a URL. Return the URL with the options that the store reads itself, and the others.
 
     Raises:
-      ValueError: if one is given twice or without a value, or has a bad value, or is unknown. No value is shown,
-        because it may be a secret.
+      ValueError: if an option is given twice or without a value, has a bad value, or is unknown. The message shows no
+        value, because it may be a secret.
 
     """
     address, query = split_query(url)
@@ -95,7 +95,7 @@ def take_options(scheme: StoreScheme, url: str) -> tuple[str, dict[str, Any]]:
 
 
 def misspelt_hint(given: Collection[str], known: Collection[str]) -> str:
-    """Return the end of a message that names the option nearest to an unknown one; empty if none is near."""
+    """Return the end of a message with the option nearest to an unknown one. It is empty if none is near."""
     return next((hint for name in given if name not in known and (hint := did_you_mean(name, known))), "")
 
 
@@ -115,4 +115,4 @@ def _value(option: str, text: str, kinds: Kinds) -> Any:
     try:
         return _YES_OR_NO[text] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise ValueError(f"{option} is {_SHAPES[kind]}") from None  # what is there instead may be a secret
+        raise ValueError(f"{option} is {_SHAPES[kind]}") from None  # the value may be a secret

@@ -1,9 +1,9 @@
-"""A URL taken apart, and the store that it opens."""
+"""A URL split into its parts, and the store that it opens."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from .._query import options_in, split_query
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, repr=False)
 class StoreUrl:
-    """A URL taken apart, with the options that were given beside it."""
+    """The parts of a URL, with the options that were given beside it."""
 
     scheme: str
     path: str
@@ -35,7 +35,7 @@ class StoreUrl:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the function that opens the store. Some may be secrets."""
     retry: Mapping[str, Any] | None = None
-    """Keyword arguments of `RetryingStore`; None if nothing is repeated."""
+    """Keyword arguments of `RetryingStore`, or None if nothing is retried."""
 
     def __repr__(self) -> str:
         return f"<StoreUrl {self.shown!r}>"
@@ -47,24 +47,32 @@ class StoreUrl:
 
     @property
     def file(self) -> str:
-        """The path of the store; empty if it has none."""
+        """The path of the store. Empty if it has none."""
         return self.path if self.kind.has_path else ""
 
     @property
     def landmark(self) -> str:
-        """The path that exists if the store does; empty if that can't be told."""
+        """A path that exists only if the store does. Empty if that is unknown."""
         return self.kind.landmark(self.path) if self.kind.has_path else ""
 
     @property
     def place(self) -> Hashable:
-        """A value that is equal for two URLs of one store; None if each is a store of its own."""
+        """A value that is equal for two URLs of one store, or None if each URL is a store of its own."""
         if self.kind.place is None:
             return None
         place = self.kind.place(self._address, self.options)
         return (self.scheme, place) if self.kind.has_path else place
 
+    def to_read(self) -> StoreUrl:
+        """Return this store to be opened to be read only, if stores of its scheme can be."""
+        return self._with(read_only=True)
+
+    def not_created(self) -> StoreUrl:
+        """Return this store to be opened only if it is there, if stores of its scheme can be."""
+        return self._with(create=False)
+
     def open(self, *, retry: bool = True) -> OpeningStore:
-        """Open the store for a block; without `retry`, nothing is repeated.
+        """Open the store for a block. Without `retry`, nothing is retried.
 
         Raises:
           TypeError, ValueError: at once, if an option is bad.
@@ -79,15 +87,20 @@ class StoreUrl:
             raise ValueError(f"{str(error).removesuffix('.')}{hint}") from None
         if self.retry is None or not retry:
             return opening
-        RetryingDeletableStore(MemoryStore(), **self.retry)  # which checks the budget now, before the block
+        RetryingDeletableStore(MemoryStore(), **self.retry)  # this checks the budget now, before the block
         return _open_retrying(opening, self.retry)
+
+    def _with(self, **options: Any) -> StoreUrl:
+        known, _ = option_kinds(self.kind)
+        taken = {option: value for option, value in options.items() if option in known}
+        return replace(self, options={**self.options, **taken})
 
     @property
     def _address(self) -> str:
         return f"{self.scheme}:{self.path}" if self.kind.is_remote else self.path
 
     def _misspelt(self) -> str:
-        """Return a hint at the option that a misspelt one of this URL may mean; empty if there is none."""
+        """Return a hint at the option that a misspelt one of this URL may mean. It is empty if there is none."""
         in_query = [name for name, _ in options_in(split_query(self.path)[1])] if self.kind.is_remote else []
         return misspelt_hint([*in_query, *self.options], [*option_kinds(self.kind)[0], *(self.kind.query or ())])
 

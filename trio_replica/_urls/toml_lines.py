@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Key: TypeAlias = tuple[str, ...]
-"""The key of a table, that of a table in it, and so on."""
+"""The key of a table, the key of a table in it, and so on."""
 
 _BLANK: Final = re.compile(r"[ \t]*")
 _GAP: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
@@ -38,10 +38,10 @@ _SCALAR: Final = re.compile(
 def key_lines(text: str) -> Mapping[Key, int]:
     r"""Return the line, counted from 1, on which each key of a document of TOML 1.0 is first given.
 
-    A table has that of its header, or of the first key in it. Keys within arrays are left out.
+    The line of a table is that of its header, or of the first key in it. Keys within arrays are left out.
 
     Args:
-      text: a document that `tomllib` has parsed, because nothing is checked here. Its lines end with ``\n``.
+      text: a document that `tomllib` has parsed, because this checks nothing. Its lines end with ``\n``.
 
     """
     return _Scanner(text).lines
@@ -74,13 +74,13 @@ class _Scanner:
         return match[0]
 
     def _pass_pair(self, table: Key | None) -> None:
-        """Pass a key and its value, in `table`, or with None in an array."""
+        """Pass a key and its value in `table`. None means that they are in an array."""
         key = self._pass_key(table)
         self._pass(_EQUALS)
         self._pass_value(key if table is not None else None)
 
     def _pass_key(self, table: Key | None) -> Key:
-        """Pass a dotted key, note its line, and return it with that of its table."""
+        """Pass a dotted key, note its line, and return it after the key of its table."""
         key = table or ()
         while True:
             self._pass(_BLANK)

@@ -1,4 +1,4 @@
-"""The command that tries every store with one blob."""
+"""The command that tests every store with one blob."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import trio
 
 from .._blob import Blob, Ref
 from .._errors import CorruptBlobError
-from .output import describe, printable, say, write_output
+from .._printable import printable
+from .options import store_options
+from .output import describe, say, write_output
 from .running import FAILED, run
-from .stores import chosen_stores, store_options
+from .stores import absence, chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -21,19 +23,22 @@ if TYPE_CHECKING:
     from .._urls.store_url import StoreUrl
 
 BLOB_BYTES: Final = 64
-"""Bytes of a test blob. They are random, so that nobody else has the same blob."""
+"""Bytes of a test blob. They are random, so that no store has the same blob already."""
 
 DELETE_SECONDS: Final = 10.0
-"""Seconds that the deletion of a test blob is given once the command has been interrupted."""
+"""Seconds for the deletion of a test blob after the command has been interrupted."""
 
 
 @click.command()
 @store_options
 @click.pass_context
 def check(context: click.Context) -> int:
-    """Open every store, and write, read and delete a test blob in each. The round trip is the time of these three."""
-    stores = chosen_stores(context, to_create=True)
-    stores.prepare()
+    """Open every store, and write, read and delete a test blob in each. The round trip is the time of these three.
+
+    The blob is written twice, so that a store that does not see that it was there is noticed. No store is created: one
+    that is not there may be a disk that is not mounted.
+    """
+    stores = chosen_stores(context)
     return 0 if run(check_stores, stores.all()) else FAILED
 
 
@@ -43,9 +48,9 @@ async def print_line(line: str) -> None:
 
 
 async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Awaitable[None]] = print_line) -> bool:
-    """Write, read and delete a blob in each store, one by one. Tell how that went, and return whether all went well.
+    """Write, read and delete a blob in each store, one by one. Report the results, and return whether all went well.
 
-    Being cancelled ends it after the deletion.
+    Being cancelled ends this after the deletion.
     """
     width = max(map(len, (*urls, "STORE")))
     await tell(f"{'STORE':{width}}  {'ROUND TRIP':>12}  OUTCOME")
@@ -53,8 +58,9 @@ async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Aw
     for name, url in urls.items():
         seconds = None
         try:
-            async with url.open(retry=False) as store:
-                seconds, problem = await _check(store)
+            if not (problem := absence(url)):
+                async with url.not_created().open(retry=False) as store:
+                    seconds, problem = await _check(store)
         except Exception as error:  # a store may raise anything
             problem = describe(error)
         time = "" if seconds is None or problem else f"{seconds * 1000:.1f} ms"
@@ -64,7 +70,7 @@ async def check_stores(urls: Mapping[str, StoreUrl], *, tell: Callable[[str], Aw
 
 
 async def _check(store: DeletableStore) -> tuple[float, str]:
-    """Return the seconds of a round trip, and the problem, if any. The blob is deleted whatever happens."""
+    """Return the seconds of a round trip, and the problem, if there is one. The blob is deleted in any case."""
     blob = Blob(secrets.token_bytes(BLOB_BYTES))
     began = trio.current_time()
     problem: str | None = None
@@ -83,8 +89,11 @@ async def _check(store: DeletableStore) -> tuple[float, str]:
 async def _write_and_read(store: DeletableStore, blob: Blob) -> str:
     try:
         await store.put(blob)
+        again = await store.put(blob)
     except Exception as error:  # a store may raise anything
         return f"put: {describe(error)}"  # noqa: ASYNC910  (the store's own are enough)
+    if again.added:
+        return "put: it added a blob that was there, so it has no create-if-absent, and may overwrite what others write"
     try:
         data = await store.get(blob.ref)
     except Exception as error:  # likewise

@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, and how an error becomes one line and an exit status."""
+"""The whole command line, which runs a command and turns an error into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import click
 from .._redact import redacted
 from .check import check
 from .get import get
+from .identify import identify
 from .init import init
 from .ls import list_refs
+from .options import store_options
 from .outbox import show_outbox
 from .output import OutputError, describe, say
 from .put import put
@@ -20,12 +22,11 @@ from .reconcile import reconcile_stores
 from .running import FAILED, INTERRUPTED
 from .scrub import scrub_command
 from .status import status
-from .stores import store_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SILENCE: Final = logging.NullHandler()  # the commands say themselves what the library logs
+_SILENCE: Final = logging.NullHandler()  # the commands report themselves what the library logs
 
 
 class _Commands(click.Group):
@@ -44,21 +45,33 @@ def commands() -> None:
     """Keep files in several stores at once, each under the SHA-256 of its content.
 
     A URL is dir:PATH, sqlite:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX,
-    postgresql://USER@HOST/DATABASE or memory:. The stores are those that --sync and --async name; or else those in
-    the file that --config names, or else the variable TRIO_REPLICA_CONFIG; or else those in trio-replica.toml, if it
-    is here: see init.
+    postgresql://USER@HOST/DATABASE or memory:. The options --sync and --async name the stores. Without them, the stores
+    come from the file that --config names, or else the file that the variable TRIO_REPLICA_CONFIG names, or else
+    trio-replica.toml in the current folder (see init).
 
-    Without any, they are two in the folder trio-replica-data: a SQLite database and, async, a directory. They are on
-    one disk, so that is a demonstration and no backup.
+    Without any of these, there are two stores in the folder trio-replica-data: a SQLite database, and a directory as
+    an async store. They are on one disk, so this is a demonstration and not a backup.
     """
 
 
-for _command in (check, get, init, list_refs, put, recommend, reconcile_stores, scrub_command, show_outbox, status):
+for _command in (
+    check,
+    get,
+    identify,
+    init,
+    list_refs,
+    put,
+    recommend,
+    reconcile_stores,
+    scrub_command,
+    show_outbox,
+    status,
+):
     commands.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments`, None for those of this process, and return the exit status."""
+    """Run the command line on `arguments` (by default those of the process), and return the exit status."""
     logging.getLogger("trio_replica").addHandler(_SILENCE)
     try:
         exit_status: int = commands.main(arguments, "trio-replica", standalone_mode=False)
@@ -68,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         click.UsageError(redacted(error.format_message()), error.ctx).show()
         return error.exit_code
-    except click.Abort:  # Click's KeyboardInterrupt, of the moment before there is a command
+    except click.Abort:  # Click's form of a KeyboardInterrupt before a command runs
         say("interrupted")
         return INTERRUPTED
     except Exception as error:  # a store may raise anything

@@ -1,4 +1,4 @@
-"""The files of a put: finding them and reading them. All of it blocks."""
+"""Finding and reading the files of a put. All of it blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from .._blob import Blob
-from .output import CommandError, printable, write_all
+from .._printable import printable
+from .output import CommandError, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,19 +25,19 @@ _READ_SIZE: Final = 1024 * 1024
 
 
 class File(NamedTuple):
-    """A file to be put, or the problem with it."""
+    """A file to be put, or a problem with it."""
 
     path: str
     size: int | None = None
-    """Bytes; None if they are known only once it is read."""
+    """Its length in bytes, or None if that is known only once it is read."""
     walked: bool = False
-    """Whether it was found in a folder; otherwise it was named."""
+    """Whether it was found in a folder. If False, it was named."""
     problem: str = ""
 
 
 @final
 class OwnFiles:
-    """The files of the stores, and those that the output goes to. They are not put when they are found.
+    """The files of the stores and of the output, which are not put when they are found.
 
     Args:
       folders: folders of the stores, with everything in them.
@@ -54,19 +55,27 @@ class OwnFiles:
         self._outputs = {_inode(os.fstat(output)) for output in outputs}
 
     def has_folder(self, real_path: str) -> bool:
-        """Whether a folder is a store's."""
+        """Return whether a folder belongs to a store."""
         return real_path in self._folders
 
     def has_path(self, real_path: str) -> bool:
-        """Whether a path is that of a store's folder, or within one."""
+        """Return whether a path is a store's folder, or within one."""
         return any(os.path.commonpath((folder, real_path)) == folder for folder in self._folders)
 
     def has_database(self, real_path: str, status: os.stat_result) -> bool:
-        """Whether a file is a database's, also if `real_path` is another name of it."""
+        """Return whether a file belongs to a database, also if `real_path` is another name of it."""
         return real_path in self._databases or _inode(status) in self._inodes
 
+    def has_part(self, path: str) -> bool:
+        """Whether a file is a database's, or in a store's folder, or would be if it were there."""
+        real_path = os.path.realpath(path)
+        is_database = real_path in self._databases
+        with suppress(OSError):  # nothing is there
+            is_database = self.has_database(real_path, os.stat(path))
+        return is_database or self.has_path(real_path)
+
     def has_output(self, status: os.stat_result) -> bool:
-        """Whether a file is being written to."""
+        """Return whether the output goes to a file."""
         return _inode(status) in self._outputs
 
 
@@ -92,7 +101,7 @@ def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recurs
             if recursive:
                 _walk(path, real_path, own, found)
             else:
-                found.append(_wrong(path, "is a folder: -r puts what is in it"))
+                found.append(_wrong(path, "is a folder: -r puts the files in it"))
         elif own.has_database(real_path, status):
             found.append(_wrong(path, "is part of a store that this puts to"))
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
@@ -102,9 +111,9 @@ def find_files(paths: Iterable[str], own: OwnFiles, found: list[File], *, recurs
 
 
 def nothing_to_put(paths: Iterable[str], *, recursive: bool) -> list[str]:
-    """Return the problem with each path, if there is nothing to put, so that no store is created; else an empty list.
+    """Return the problem with each path if there is nothing to put, and otherwise an empty list.
 
-    Folders are not looked into.
+    With this, a command creates no store if it has nothing to put. Folders are not searched.
     """
     found: list[File] = []
     no_stores = OwnFiles((), (), ())
@@ -120,13 +129,15 @@ def read_files(files: Iterable[File]) -> list[Blob | str]:
     return [file.problem or _read(file) for file in files]
 
 
-def write_file(path: str, data: bytes) -> None:
+def write_file(path: str, data: bytes, own: OwnFiles) -> None:
     """Write `data` to a file, which keeps its old content until it has all of `data`; or to a device or pipe.
 
     Raises:
-      CommandError: if the system refuses.
+      CommandError: if the file is a store's, which would lose what it has, or the system refuses.
 
     """
+    if not os.path.isdir(path) and own.has_part(path):
+        raise CommandError(f"{printable(path)}: is part of a store; write the blob to another place")
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             with open(path, "wb", buffering=0) as writer:
@@ -141,7 +152,7 @@ def write_new_file(path: str, data: bytes) -> None:
     """Write `data` to a new file that nobody else may read.
 
     Raises:
-      CommandError: if it is there, or the system refuses.
+      CommandError: if the file exists, or the system refuses.
 
     """
     try:
@@ -153,7 +164,9 @@ def write_new_file(path: str, data: bytes) -> None:
     try:
         write_all(file, data)
     except OSError as error:
-        os.unlink(path)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(path), os.fstat(file)):  # another program may have replaced it
+                os.unlink(path)
         raise CommandError(f"{printable(path)}: {error.strerror}") from error
     finally:
         os.close(file)
@@ -167,7 +180,7 @@ def sum_line(path: str, ref: Ref) -> bytes:
 
 
 def _walk(top: str, real_top: str, own: OwnFiles, found: list[File]) -> None:
-    # The paths still to come, the next one last. This is no recursion, because folders nest deeper than calls.
+    # The paths still to come, the next one last. This is not recursive, because folders can nest deeper than calls.
     remaining = [(top, real_top, True)]
     while remaining:
         path, real_path, is_folder = remaining.pop()
@@ -187,7 +200,7 @@ def _walk(top: str, real_top: str, own: OwnFiles, found: list[File]) -> None:
 
 
 def _names_in(folder: str) -> list[tuple[str, bool]]:
-    """Return the names in a folder, each with whether it is a folder's, in the order of the paths of what they hold."""
+    """Return the names in a folder, each with whether it is a folder, in the order of the paths of their files."""
     with os.scandir(folder) as entries:
         names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     return sorted(names, key=lambda name: os.fsencode(name[0]) + b"/" * name[1])
@@ -205,11 +218,11 @@ def _read(file: File) -> Blob | str:
 
 
 def _read_path(file: File) -> bytes:
-    # A file that was found may have been replaced since, by a link, or by a pipe that nobody writes.
+    # The file may have been replaced since it was found, by a link, or by a pipe that nobody writes to.
     flags = os.O_NOFOLLOW | os.O_NONBLOCK if file.walked else 0
     with open(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | flags), "rb", buffering=0) as reader:
         if file.walked and not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
-            raise OSError(errno.ESTALE, "is a regular file no more")
+            raise OSError(errno.ESTALE, "is no longer a regular file")
         return reader.readall()
 
 
@@ -231,6 +244,8 @@ def _wrong(path: str, why: str | None) -> File:
 
 
 def _replace_file(path: str, data: bytes) -> None:
+    if os.path.exists(path) and not os.access(path, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # replacing it would take no permission
     temporary = os.path.join(os.path.dirname(path), f".trio-replica-{secrets.token_hex(8)}")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

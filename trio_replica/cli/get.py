@@ -9,10 +9,11 @@ import click
 from .._blob import REF_SIZE, Ref
 from .._errors import BlobNotFoundError
 from .files import write_file
+from .options import store_options
 from .output import CommandError, write_output
 from .refs import checked_prefix
 from .running import run
-from .stores import chosen_stores, store_options
+from .stores import chosen_stores
 
 if TYPE_CHECKING:
     from .._replica import ReplicaStore
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 @click.pass_context
 def get(context: click.Context, ref: str, output: str) -> int:
     """Write the blob that REF names. The first digits of a ref will do, if no other begins with them."""
-    data = run(_get, chosen_stores(context), ref)
+    stores = chosen_stores(context)
+    data = run(_get, stores, ref)
     if output == "-":
         write_output(data)
     else:
-        write_file(output, data)
+        write_file(output, data, stores.own_files())
     return 0
 
 
@@ -43,7 +45,7 @@ async def _get(stores: Stores, prefix: str) -> bytes:
 
 
 async def _only_ref(store: ReplicaStore, prefix: str) -> Ref:
-    """Return the one ref that begins with `prefix`; a whole one as it is, whether there is such a blob or not."""
+    """Return the only ref that begins with `prefix`. A complete ref is returned without looking for the blob."""
     first = Ref.from_hex(prefix.ljust(2 * REF_SIZE, "0"))
     if len(prefix) == 2 * REF_SIZE:
         return first  # noqa: ASYNC910  (the get has its own)
@@ -62,5 +64,5 @@ async def _only_ref(store: ReplicaStore, prefix: str) -> Ref:
 
 
 def _predecessor(ref: Ref) -> Ref:
-    """Return the ref before `ref`; before the first there is none, so that is returned itself."""
+    """Return the ref before `ref`, or `ref` itself if it is the first."""
     return Ref(max(0, int.from_bytes(ref, "big") - 1).to_bytes(REF_SIZE, "big"))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from .._options import OPTIONS
+from .._printable import printable
 from .files import write_new_file
-from .output import printable, say
-from .stores import CONFIG_FILE, DEFAULTS
+from .options import CONFIG_FILE, DEFAULTS
+from .output import say
 
 if TYPE_CHECKING:
     from .._options import Option
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 _HEAD: Final = """\
 # The stores of trio-replica. `trio-replica check` tries them.
 #
-# The command line reads this file where it stands in the current folder under the name of trio-replica.toml, or is
-# named by --config FILE or by the variable TRIO_REPLICA_CONFIG; a program reads it with trio_replica.open_config(FILE).
-# Paths are relative to the folder of this file. It is no place for passwords and keys if others may read it.
+# The command line reads this file if it is trio-replica.toml in the current folder, or if --config FILE or the
+# variable TRIO_REPLICA_CONFIG names it. A program reads it with trio_replica.open_config(FILE). Paths are relative to
+# the folder of this file. Do not put passwords and keys into it if others may read it.
 
 """
 
 _STORES: Final = """
-# Every blob is in each of these before its put returns. They are read, in this order if there is a hedge_delay.
+# Every blob is in each of these stores before its put returns. Gets read them, in this order with a hedge_delay.
 [sync]
 local = "sqlite:trio-replica.db"
 
@@ -33,18 +34,18 @@ local = "sqlite:trio-replica.db"
 #second = "dir:/mnt/second-disk/blobs"
 
 
-# These are given each blob in the background.
+# These stores get each blob in the background.
 [async]
-copy = "dir:trio-replica-copy"  # on the same disk: a demonstration and no backup
+copy = "dir:trio-replica-copy"  # on the same disk, so this is a demonstration and not a backup
 
 # An object store. Its credentials come from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
-# A store on another machine repeats what fails for retry_seconds: see RetryingStore; retry = false turns that off.
+# A store on another machine retries failed operations for retry_seconds (RetryingStore). retry = false turns it off.
 #offsite = { url = "s3://bucket/prefix", region = "eu-central-1", retry_seconds = 300 }
 
 # A database. Its password comes from ~/.pgpass or PGPASSWORD.
 #database = "postgresql://user@host/database"
 
-# A table does as well. The options are keyword arguments of open_directory, open_sqlite, open_object_store and
+# A store may also be a table. The options are keyword arguments of open_directory, open_sqlite, open_object_store and
 # open_postgres.
 #[async.minio]
 #url = "s3://bucket/prefix?endpoint=http://127.0.0.1:9000&allow_http=true"
@@ -54,20 +55,20 @@ copy = "dir:trio-replica-copy"  # on the same disk: a demonstration and no backu
 
 
 def _line(name: str, option: Option) -> str:
-    """Return an option of the replica with a comment. The option is commented out, unless the commands set it."""
+    """Return an option of the replica with a comment. The option is commented out unless the commands set it."""
     mark = "" if name in DEFAULTS else "#"
     text = textwrap.fill(f"{option.summary}.", 120, initial_indent="# ", subsequent_indent="# ")
     return f"{text}\n{mark}{name} = {option.example}\n\n"
 
 
 EXAMPLE: Final = _HEAD + "".join(_line(name, option) for name, option in OPTIONS.items()) + _STORES
-"""It works as it stands, and so does each setting that is commented out."""
+"""The example file. It works as it is, and so does each setting that is commented out."""
 
 
 @click.command()
 @click.argument("file", default=CONFIG_FILE, type=click.Path())
 def init(file: str) -> int:
-    """Write an example of a configuration file, which works as it stands, with comments."""
+    """Write an example of a configuration file, which works as it is, with comments."""
     write_new_file(file, EXAMPLE.encode())
     say(f"wrote {printable(file)}; trio-replica check tries the stores that it names")
     return 0

@@ -10,10 +10,11 @@ import trio
 
 from .._blob import Ref
 from .._listing import PAGE_SIZE
+from .options import store_options
 from .output import write_output
 from .refs import checked_ref
 from .running import run
-from .stores import chosen_stores, store_options
+from .stores import chosen_stores
 
 if TYPE_CHECKING:
     from .stores import Stores

@@ -1,4 +1,4 @@
-"""The commands that show an outbox, flush it, and forget entries in it."""
+"""The commands that show an outbox, flush it, and drop entries from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import trio
 
 from .._async.outbox_file import opened_outbox
 from .._errors import ReplicaError
+from .options import store_options
 from .output import CommandError, Display, describe, say, write_lines
 from .refs import checked_prefix
 from .running import FAILED, run
-from .stores import SHOWN, chosen_stores, store_options
+from .stores import SHOWN, chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -31,7 +32,7 @@ NOTHING: Final = "nothing is pending"
 @store_options
 @click.pass_context
 def show_outbox(context: click.Context, *, keep_all: bool) -> int:
-    """Print what the outbox has: the refs that are pending for each async store, in the order of their puts."""
+    """Print the refs that are pending for each async store, in the order of their puts."""
     if context.invoked_subcommand is None:
         stores = chosen_stores(context, to_create=True)
         write_lines(entry_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
@@ -44,11 +45,12 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
 def flush(context: click.Context) -> int:
     """Deliver what is pending for the async stores, and wait until they have it.
 
-    The exit status is 1 if anything is pending in the end, also for a name that is none of the replica's async stores.
+    The exit status is 1 if anything is still pending in the end, also for a name that is not an async store of the
+    replica.
     """
     stores = chosen_stores(context)
     path = stores.outbox()
-    left_entries(path, stores.async_)  # raises if there is no outbox; a replica would create one
+    left_entries(path, stores.async_)  # this raises if there is no outbox, where a replica would create one
     run(_flush, stores)
     left = left_entries(path, stores.async_)
     for line in left:
@@ -81,7 +83,7 @@ def entry_lines(path: str, names: Container[str], shown: int | None) -> Iterator
       shown: how many refs; None means all.
 
     Raises:
-      ReplicaError: if it is not there, is in use or can't be used.
+      ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
     with opened_outbox(path) as outbox:
@@ -100,7 +102,7 @@ def left_entries(path: str, names: Container[str]) -> list[str]:
     """Return one line for each store with entries. Blocks.
 
     Raises:
-      ReplicaError: if the outbox is not there, is in use or can't be used.
+      ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
     with opened_outbox(path) as outbox:
@@ -117,10 +119,12 @@ def pending_summary(path: str, names: Container[str]) -> Iterator[str]:
 
 
 async def flush_outbox(store: ReplicaStore, display: Display) -> None:
-    """Wait until the async stores of a replica have what is pending for them.
+    """Wait until the async stores of a replica have all blobs that are pending for them.
+
+    Being cancelled changes nothing.
 
     Raises:
-      StoreError, PoisonedError: see `ReplicaStore.flush`.
+      StoreError, PoisonedError: in the same cases as with `ReplicaStore.flush`.
 
     """
 
@@ -134,7 +138,7 @@ async def flush_outbox(store: ReplicaStore, display: Display) -> None:
         drawing.start_soon(display.run)
         try:
             await store.flush()
-        except ReplicaError as error:  # kept, because raised here it would come out in a group
+        except ReplicaError as error:  # raised below, because here it would come out in a group
             failures.append(error)
         drawing.cancel_scope.cancel()
     if failures:
@@ -151,25 +155,25 @@ def forget_entries(path: str, name: str, prefix: str, *, ask: bool) -> str:
 
     Raises:
       CommandError: if there is no such entry, or the answer is no.
-      ReplicaError: if the outbox is not there, is in use or can't be used.
+      ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
     with opened_outbox(path) as outbox:
         pending = outbox.pending()
         if not pending.get(name):
             known = ", ".join(other for other, count in pending.items() if count)
-            others = f"; something is for {known}" if known else ""
+            others = f"; entries are pending for {known}" if known else ""
             raise CommandError(f"nothing is pending for {name}{others}")
         ref = _pending_ref(outbox, name, prefix) if prefix else None
         what = f"all {pending[name]}" if ref is None else f"the entries of {ref}"
-        if ask and not click.confirm(f"What is pending for {name} will not be delivered. Forget {what}?", err=True):
+        if ask and not click.confirm(f"The blobs pending for {name} will not be delivered. Forget {what}?", err=True):
             raise CommandError("nothing is forgotten")
         dropped = outbox.forget(name, ref)
-    return f"forgot {dropped} pending for {name}; reconcile copies to it what it lacks"
+    return f"forgot {dropped} pending for {name}; reconcile copies the blobs that it lacks"
 
 
 def _pending_ref(outbox: OutboxFile, name: str, prefix: str) -> Ref:
-    """Return the one ref with entries that begins with `prefix`."""
+    """Return the only ref with entries that begins with `prefix`."""
     found: Ref | None = None
     for ref in outbox.refs(name):
         if str(ref).startswith(prefix):
@@ -186,7 +190,7 @@ def _pending(outbox: OutboxFile) -> dict[str, int]:
 
 
 def _line(name: str, count: int, names: Container[str]) -> str:
-    return f"{count} pending for {name}" + ("" if name in names else ", which is no async store of this replica")
+    return f"{count} pending for {name}" + ("" if name in names else ", which is not an async store of this replica")
 
 
 async def _flush(stores: Stores) -> None:

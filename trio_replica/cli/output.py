@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._errors import MissingCredentialsError, ReplicaError
+from .._printable import printable
 from .._redact import redacted
 from ..config import ConfigError
 
@@ -25,7 +26,7 @@ DRAW_SECONDS: Final = 0.1
 """Seconds between two drawings of the display."""
 
 BAR_WIDTH: Final = 16
-"""Columns of the bar. With the text beside it, it fits in 80."""
+"""Columns of the bar. Bar and text together fit in 80."""
 
 _ERASE: Final = "\r\x1b[2K"
 
@@ -35,17 +36,17 @@ class CommandError(Exception):
 
 
 class OutputError(CommandError):
-    """Standard output can't be written. The cause, if there is one, is the system's error."""
+    """Standard output can't be written to. The cause, if there is one, is the system's error."""
 
 
 def write_output(data: bytes) -> None:
     """Write all of `data` to standard output. Blocks.
 
-    It bypasses Python's own buffer, because a thread that is abandoned in here would hold the buffer's lock when the
-    interpreter flushes it at its exit.
+    This bypasses Python's own buffer. Otherwise a thread that is abandoned here would hold the buffer's lock when the
+    interpreter flushes the buffer at its exit.
 
     Raises:
-      OutputError: if the system refuses, or standard output has been closed all along.
+      OutputError: if the system refuses, or the process began with a closed standard output.
 
     """
     if sys.stdout is None:
@@ -67,7 +68,7 @@ def write_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output. Blocks.
 
     Raises:
-      OutputError: if it takes no more.
+      OutputError: if standard output accepts no more.
 
     """
     for line in lines:
@@ -79,15 +80,8 @@ def say(message: str) -> None:
     _write_error(f"trio-replica: {printable(' '.join(message.splitlines()))}\n")
 
 
-def printable(text: str) -> str:
-    """Return `text` with escapes for characters that can't be printed; the name of a file may have any."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def describe(error: BaseException) -> str:
-    """Return the message of `error` without secrets, for a user who sees nothing else of it."""
+    """Return the message of `error` without secrets, for a user who sees only this message."""
     if isinstance(error, OSError) and error.strerror is not None:
         return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
     if isinstance(error, (ConfigError, CommandError)):  # these have no secrets
@@ -96,15 +90,15 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (ReplicaError, ImportError)) or (
         type(error) in {ValueError, MissingCredentialsError} and text
     ):
-        return text  # of a ValueError, because these say in full which value is bad
+        return text  # a ValueError, whose message names the bad value
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @final
 class Display:
-    """One line on standard error that shows the progress of a command, if that is a terminal.
+    """One line that shows the progress of a command, if standard error is a terminal.
 
-    `run` draws it again and again. It is erased while something else is written.
+    `run` draws it repeatedly. It is erased while something else is written.
     """
 
     def __init__(self) -> None:
@@ -125,7 +119,7 @@ class Display:
         return trio.current_time() - self._began
 
     def begin(self, saying: Callable[[], str], total: int | None = None) -> None:
-        """Show the text of ``saying()``, and a bar that is full after `total` steps; with None the bar just moves."""
+        """Show the text of ``saying()``, and a bar that is full after `total` steps. With None the bar just moves."""
         self._say = saying
         self._total = total
         self._done = 0
@@ -141,10 +135,10 @@ class Display:
             say(message)
 
     async def write(self, data: bytes) -> None:
-        """Write `data` as `write_output` does, in a thread. Being cancelled abandons it.
+        """Write `data` as `write_output` does, in a thread. Being cancelled abandons the thread.
 
         Raises:
-          OutputError: if standard output takes no more.
+          OutputError: if standard output accepts no more.
 
         """
         with self._taken_away():
@@ -193,5 +187,5 @@ class Display:
 
 def _write_error(text: str) -> None:
     if sys.stderr is not None:
-        with suppress(OSError):  # of a pipe without a reader: nobody would see it
+        with suppress(OSError):  # such as a pipe without a reader
             write_all(sys.stderr.fileno(), text.encode(sys.stderr.encoding, "backslashreplace"))

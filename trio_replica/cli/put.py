@@ -1,4 +1,4 @@
-"""The command that puts files: it finds them, reads ahead, puts concurrently, and reports in their order."""
+"""The command that puts files. It finds them, reads ahead, puts concurrently, and reports in their order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rich.filesize import decimal
 
 from .._blob import Blob
 from .._errors import PoisonedError, StoreError, describe_failures
+from .._printable import printable
 from .files import File, find_files, nothing_to_put, read_files, sum_line
-from .output import Display, OutputError, describe, printable, say
+from .options import store_options
+from .output import Display, OutputError, describe, say
 from .running import FAILED, INTERRUPTED, cancelled_by_sigint
-from .stores import chosen_stores, store_options
+from .stores import chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from .stores import Stores
 
 MEMORY_LIMIT: Final = 256 * 1024 * 1024
-"""Bytes of files in memory: being read, being put, or queued for an async store. A larger file is alone in it."""
+"""Bytes of files in memory that are being read, being put, or queued for an async store. A larger file is alone in
+it."""
 
 BATCH_FILES: Final = 64
-"""Files that are read by one call to a thread and put together."""
+"""Files that one call to a thread reads, and that are put together."""
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """Bytes that end a batch."""
@@ -38,7 +41,7 @@ BATCHES: Final = 4
 """Batches that are read or put at once."""
 
 FILE_STEPS: Final = 32 * 1024
-"""Bytes that take as long as the fixed cost of a file. Only the estimate of the time left depends on it."""
+"""Bytes that take as long as the fixed cost of a file. Only the estimate of the remaining time uses this."""
 
 _NAMED: Final = 5  # refs that a message names, if there are more
 _DIGITS: Final = 12  # of each of these refs
@@ -67,13 +70,14 @@ async def put_files(
 ) -> bool:
     """Put the files that `paths` name, printing what ``sha256sum`` prints for them, until all stores have them.
 
-    A file that can't be read or put is one line on standard error, and the rest go on. Returns whether all files were
-    put and all entries of an outbox acknowledged. Every async store then has every blob whose line was printed, except
-    blobs that can't be delivered. Being cancelled means that files may have been put whose line was not printed.
+    A file that can't be read or put causes one line on standard error, and the rest go on. Returns whether all files
+    were put and all entries of an outbox acknowledged. Returning means that every async store has every blob whose line
+    was printed, except blobs that can't be delivered. Being cancelled means that files may have been put whose line was
+    not printed.
 
     Raises:
       PoisonedError: if an async store failed.
-      OutputError: if standard output takes no more.
+      OutputError: if standard output accepts no more.
 
     """
     files: list[File] = []
@@ -98,7 +102,7 @@ async def put_files(
 
 @final
 class _Memory:
-    """Room for bytes."""
+    """A bounded amount of memory, in bytes, that batches share."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -106,7 +110,7 @@ class _Memory:
         self._released = trio.lowlevel.ParkingLot()
 
     async def take(self, size: int) -> int:
-        """Wait for room for `size` bytes, or for all the room if that is less. Returns the bytes taken."""
+        """Wait for room for `size` bytes, or for the whole memory if `size` is larger. Returns the bytes taken."""
         taken = min(size, self._size)
         await trio.lowlevel.checkpoint()
         while self._free < taken:
@@ -115,7 +119,7 @@ class _Memory:
         return taken
 
     def release(self, taken: int) -> None:
-        """Give back what has been taken."""
+        """Give back the bytes that `take` returned."""
         self._free += taken
         self._released.unpark_all()
 
@@ -157,18 +161,18 @@ class _Putting:
             self._slots.release()
             await self._flush()
             self._memory.release(taken)
-        except Exception as failure:  # for put_files to raise
+        except Exception as failure:  # put_files raises it
             self.failure = self.failure or failure
             all_batches.cancel()
 
     async def _flush(self) -> None:  # noqa: ASYNC910  (the replica's has one, unless it fails)
         try:
             await self._store.flush()
-        except StoreError as error:  # of blobs that may be older than these files
+        except StoreError as error:  # the blobs may be older than these files
             self.undelivered = error
 
     async def _put_batch(self, batch: list[File], before: trio.Event) -> None:
-        """Read and put the files of `batch`, and report them once those `before` are reported."""
+        """Read and put the files of `batch`, and report them once the batch before is reported."""
         read = await trio.to_thread.run_sync(read_files, batch, abandon_on_cancel=True)
         failed = await self._put([blob for blob in read if isinstance(blob, Blob)])
         await before.wait()
@@ -186,7 +190,7 @@ class _Putting:
         self._display.advance(FILE_STEPS * len(batch) + sum(file.size or 0 for file in batch))
 
     async def _put(self, blobs: list[Blob]) -> dict[Ref, StoreError]:
-        """Put `blobs`, and return the error of each that a store failed to take."""
+        """Put `blobs`, and return the errors of the blobs that a store failed to store."""
         failed: dict[Ref, StoreError] = {}
         if len(blobs) > 1:
             with suppress(StoreError):  # of one of them, perhaps
@@ -227,7 +231,7 @@ def _batches(files: Iterable[File]) -> Iterator[list[File]]:
 
 
 def _size(file: File) -> int:
-    """Return the bytes of memory to reserve for a file: all, if its length is not known."""
+    """Return the bytes of memory to reserve for a file, which is the whole memory if its length is unknown."""
     return MEMORY_LIMIT if file.size is None else file.size
 
 
@@ -239,7 +243,7 @@ async def _put(stores: Stores, paths: Iterable[str], *, recursive: bool) -> int:
             async with stores.open() as store:
                 all_are_put = await put_files(store, paths, stores.own_files(), Display(), recursive=recursive)
         except PoisonedError:
-            pass  # reported below, once it is known what each store has
+            pass  # reported below, once it is known which blobs each store has
         except OutputError as error:
             say(describe(error))
     queues = {} if store is None else store.statistics().async_stores

@@ -1,4 +1,7 @@
-"""The command ``recommend``: how large `queue_size` and `batch_size` should be. The benchmarks have it too."""
+"""The command ``recommend``, which says how large `queue_size` and `batch_size` should be.
+
+The benchmarks use it too.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ UNITS: Final[dict[str, int]] = {
 }
 
 WIDTH: Final = 100
-"""Columns of the text."""
+"""The width of the text in columns."""
 
 
 class RefusedError(CommandError, click.ClickException):
-    """No queue will do. Both the library's command line and the benchmarks show it as one line."""
+    """An error for workloads that no queue suits. The command line and the benchmarks show it as one line."""
 
 
 def _byte_count(context: click.Context, parameter: click.Parameter, text: str) -> int:
@@ -38,27 +41,27 @@ def _byte_count(context: click.Context, parameter: click.Parameter, text: str) -
     number = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0.0
     count = round(number) if number < math.inf else 0
     if count == 0:
-        refusal = f"{text!r} is no number of bytes above zero, such as 100, 64KiB or 1.5GB"
+        refusal = f"{text!r} is not a positive number of bytes, such as 100, 64KiB or 1.5GB"
         raise click.BadParameter(refusal, context, parameter)
     return count
 
 
 def promise_options(command: CommandT) -> CommandT:
-    """Add the options for the requirements on the queue, which do not depend on the store."""
+    """Add the options for the requirements on the queue, which are the same for all stores."""
     for option in (
         click.option(
             "--wait-share",
             type=float,
             default=0.01,
             show_default=True,
-            help="The share of the puts that may wait; and of the bursts and stalls in which any may.",
+            help="The share of the puts that may wait, and of the bursts and stalls in which any put may wait.",
         ),
         click.option(
             "--callers",
             type=click.IntRange(min=1),
             default=64,
             show_default=True,
-            help="The tasks that put: each may hold one blob more.",
+            help="The number of tasks that put. Each may hold one more blob.",
         ),
         click.option(
             "--memory",
@@ -66,7 +69,7 @@ def promise_options(command: CommandT) -> CommandT:
             callback=_byte_count,
             default="256MiB",
             show_default=True,
-            help="The bytes for blobs: queued, being written, and held by callers.",
+            help="The bytes for blobs that are queued, being written, or held by callers.",
         ),
         click.option(
             "--blob-size",
@@ -95,10 +98,10 @@ def promise_options(command: CommandT) -> CommandT:
     "--batch-cost",
     type=(float, float),
     metavar="A B",
-    help="A put_many of k blobs takes A + B·k seconds. Without: as long as its puts one after another.",
+    help="A put_many of k blobs takes A + B·k seconds. By default it takes as long as its puts.",
 )
-@click.option("--burst", type=click.IntRange(min=1), help="Blobs that arrive together now and then.")
-@click.option("--burst-rate", type=float, help="Puts a second in a burst. Without: all at once.")
+@click.option("--burst", type=click.IntRange(min=1), help="Blobs in an occasional burst.")
+@click.option("--burst-rate", type=float, help="Puts a second in a burst. By default they arrive all at once.")
 @click.option("--stall", type=float, default=0.0, show_default=True, help="Seconds for which the store may not answer.")
 @click.option(
     "--margin",
@@ -109,27 +112,27 @@ def promise_options(command: CommandT) -> CommandT:
 )
 @promise_options
 def recommend(**workload: Any) -> int:
-    """Print how large queue_size and batch_size should be, from what is known of the puts and the async store.
+    """Print how large queue_size and batch_size should be, for given puts and a given async store.
 
-    This assumes that puts arrive independently of each other, as a Poisson process, and that service times are not
-    correlated: that a slow call says nothing about the next one. Where slow calls come together, many more puts wait.
-    Then give a margin: measure a few thousand calls; cv is the standard deviation of their times divided by the mean; I
-    is the variance of the sums of m calls each, divided by m times the squared mean, with m so large that I no longer
-    grows; the margin is (1 + I) / (1 + cv²).
+    This assumes that puts arrive independently of each other, as a Poisson process. It also assumes that service times
+    are not correlated, so a slow call says nothing about the next one. If slow calls come together, many more puts
+    wait. Then measure a few thousand calls and give a margin. Let cv be the standard deviation of their times divided
+    by the mean. Let I be the variance of the sums of m calls each, divided by m times the squared mean, with m so large
+    that I no longer grows. The margin is (1 + I) / (1 + cv²).
     """
     click.echo(advice_text(**workload))
     return 0
 
 
 def advice_text(**workload: Any) -> str:
-    """Return the advice for the terminal; the arguments are those of `recommend_queue_size`.
+    """Return the advice for the terminal. The arguments are those of `recommend_queue_size`.
 
     Raises:
       RefusedError: if no queue will do.
-      click.UsageError: if an argument is out of its bounds; it names the option.
+      click.UsageError: if an argument is out of its bounds. The message names the option.
 
     """
-    # NumPy's threads, which it starts when it is imported, wait for each other longer than its small matrices take.
+    # NumPy starts threads when it is imported. They would wait for each other longer than these small matrices take.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         advice = recommend_queue_size(**workload)

@@ -9,11 +9,13 @@ import click
 import trio
 from rich.filesize import decimal
 
+from .._printable import printable
 from .._upkeep.reconcile import SPOT_CHECKS, reconcile
 from .._upkeep.reconcile_report import ReconcileCounts
-from .output import Display, describe, printable, write_output
+from .options import checked_urls, store_options
+from .output import Display, describe, write_output
 from .running import FAILED, run
-from .stores import chosen_stores, open_each, store_options
+from .stores import check_once, chosen_stores, open_each, to_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,33 +26,43 @@ if TYPE_CHECKING:
     from .stores import Stores
 
 STEPS: Final = 2**32
-"""Steps of the bar. Refs are spread evenly, so the first bytes of the one that is reached show the progress."""
+"""Steps of the bar. Refs are spread evenly, so the first bytes of the last ref show the progress."""
 
 _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
 
 
 @click.command("reconcile")
-@click.option("--dry-run", is_flag=True, help="Just count what is missing: copy nothing, and create no store.")
+@click.option(
+    "--from",
+    "sources",
+    metavar="URL",
+    multiple=True,
+    callback=checked_urls,
+    help="A store that blobs are only copied from: a snapshot, or a disk that is read-only. May be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count the missing blobs. Copy nothing, and create no store.")
 @click.option("--ask-all", is_flag=True, help="Ask each store for every blob that it lists, not for some of them.")
 @store_options
 @click.pass_context
-def reconcile_stores(context: click.Context, *, dry_run: bool, ask_all: bool) -> int:
+def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run: bool, ask_all: bool) -> int:
     """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
 
-    A store is asked whether it has what it lists, for some blobs of each page; scrub reads all of them.
+    Each store is asked whether it has the blobs that it lists: some of each page, or all with --ask-all.
 
-    Don't delete from the stores while this runs: the blobs would come back. After an interruption, run it again: it
-    goes on with what is still missing.
+    Don't delete from the stores while this runs, because the blobs would come back. After an interruption, run it
+    again. It goes on with the blobs that are still missing.
     """
     stores = chosen_stores(context, to_create=not dry_run)
     if not dry_run:
         stores.prepare()
-    return run(_reconcile, stores, dry_run, ask_all)
+    read_only = {url.shown: url for url in sources}
+    check_once(context, [*stores.all().values(), *sources])
+    return run(_reconcile, stores, read_only, dry_run, ask_all)
 
 
 @final
 class Reconciling:
-    """A reconciliation of stores, and its results."""
+    """A reconcile of the stores of a command, and its results."""
 
     def __init__(self, urls: Mapping[str, StoreUrl], display: Display) -> None:
         self._urls = urls
@@ -64,10 +76,10 @@ class Reconciling:
         return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
 
     async def run(self, *, dry_run: bool, ask_all: bool) -> None:
-        """Copy the blobs that some stores have and others lack; in a dry run only count them.
+        """Copy the blobs that some stores have and others lack. In a dry run only count them.
 
-        A problem with a blob is one line on standard error, and the rest goes on. A store that can't be opened does not
-        hold up the others. Being cancelled means that some blobs have been copied.
+        A problem with a blob causes one line on standard error, and the rest goes on. A store that can't be opened
+        does not stop the others. Being cancelled means that some blobs may have been copied.
         """
         self._display.begin(self._progress, STEPS)
         async with AsyncExitStack() as stack:
@@ -82,7 +94,7 @@ class Reconciling:
                     self._display.problem(f"and {more} more such problems")
 
     def table(self, kinds: Mapping[str, str]) -> Iterator[str]:
-        """Return the lines of the table of results; `kinds` says of each store whether it is sync or async."""
+        """Return the lines of the table of results; `kinds` says which kind each store is of."""
         width = max(map(len, (*self._urls, "STORE")))
         yield f"{'STORE':{width}}  KIND   {'REFS':>10}  {'MISSING':>10}  {'COPIED':>10}  {'FAILED':>10}  {'BYTES':>14}"
         for name in self._urls:
@@ -122,9 +134,11 @@ def _steps(ref: Ref) -> int:
     return int.from_bytes(ref[:4], "big")
 
 
-async def _reconcile(stores: Stores, dry_run: bool, ask_all: bool) -> int:
-    reconciling = Reconciling(stores.with_stand_ins() if dry_run else stores.all(), Display())
+async def _reconcile(stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool) -> int:
+    urls = stores.with_stand_ins() if dry_run else stores.all()
+    reconciling = Reconciling({**urls, **to_read(sources)}, Display())
     await reconciling.run(dry_run=dry_run, ask_all=ask_all)
-    lines = "".join(f"{printable(line)}\n" for line in reconciling.table(stores.kinds())).encode()
+    kinds = {**stores.kinds(), **dict.fromkeys(sources, "from")}
+    lines = "".join(f"{printable(line)}\n" for line in reconciling.table(kinds)).encode()
     await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
     return 0 if reconciling.succeeded else FAILED

@@ -10,7 +10,7 @@ from .._blob import REF_SIZE, Ref
 
 
 def checked_prefix(context: click.Context, parameter: click.Parameter, text: str | None) -> str:
-    """Return the first digits of a ref, in lower case; none if there is no text."""
+    """Return the first digits of a ref in lower case, or an empty text if there is none."""
     if text is None:
         return ""
     if re.fullmatch(rf"[0-9a-fA-F]{{1,{2 * REF_SIZE}}}", text) is None:
@@ -19,7 +19,7 @@ def checked_prefix(context: click.Context, parameter: click.Parameter, text: str
 
 
 def checked_ref(context: click.Context, parameter: click.Parameter, text: str | None) -> Ref | None:
-    """Return the ref that a text is; None if there is no text."""
+    """Return the ref in a text, or None if there is no text."""
     if text is None:
         return None
     digits = checked_prefix(context, parameter, text)

@@ -19,10 +19,10 @@ INTERRUPTED: Final = 130
 
 
 def run(call: Callable[..., Awaitable[ResultT]], *arguments: object) -> ResultT:
-    """Return what ``await call(*arguments)`` returns, in a run of its own, which SIGINT cancels.
+    """Return the result of ``await call(*arguments)`` in a Trio run of its own, which SIGINT cancels.
 
     Raises:
-      KeyboardInterrupt: if it was cancelled by SIGINT.
+      KeyboardInterrupt: if SIGINT cancelled the run.
 
     """
 
@@ -36,7 +36,7 @@ def run(call: Callable[..., Awaitable[ResultT]], *arguments: object) -> ResultT:
 
 @contextmanager
 def cancelled_by_sigint() -> Generator[trio.CancelScope, None, None]:
-    """Let SIGINT cancel the block, instead of a KeyboardInterrupt between any two steps of the program.
+    """Let SIGINT cancel the block, instead of raising KeyboardInterrupt between any two steps of the program.
 
     A process that ignores SIGINT, for example in the background of a script, still ignores it.
     """

@@ -10,11 +10,13 @@ import click
 import trio
 from rich.filesize import decimal
 
+from .._printable import printable
 from .._upkeep.scrub import scrub
 from .._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
-from .output import Display, describe, printable
+from .options import store_options
+from .output import Display, describe
 from .running import FAILED, run
-from .stores import chosen_stores, open_each, store_options
+from .stores import chosen_stores, open_each, to_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
     from .stores import Stores
 
 STEPS: Final = 2**16
-"""Steps of the bar for each store. Refs are as good as random, so the first bytes of one say how far a listing is."""
+"""Steps of the bar for each store. Refs are spread evenly, so the first bytes of one show how far a listing is."""
 
 _NOTHING: Final = ScrubReport({}, (), {}, {}, {})
 
 
 @click.command("scrub")
-@click.option("--repair", is_flag=True, help="Replace what is corrupt by a good copy from another store.")
-@click.option("--bytes-per-second", metavar="N", type=click.IntRange(min=1), help="Read at most so much of each store.")
+@click.option("--repair", is_flag=True, help="Replace corrupt blobs by good copies from other stores.")
+@click.option(
+    "--bytes-per-second", metavar="N", type=click.IntRange(min=1), help="Read at most N bytes a second from each store."
+)
 @store_options
 @click.pass_context
 def scrub_command(context: click.Context, *, repair: bool, bytes_per_second: int | None) -> int:
@@ -46,15 +50,16 @@ def scrub_command(context: click.Context, *, repair: bool, bytes_per_second: int
 async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_per_second: int | None) -> bool:
     """Scrub the stores, print a line for each finding as it comes, then a table, and return whether all is well.
 
-    A store that can't be opened does not hold up the others. None is created. Being cancelled means that some blobs
+    A store that can't be opened does not stop the others. No store is created. Being cancelled means that some blobs
     may have been repaired whose line was not printed.
 
     Raises:
-      OutputError: if standard output takes no more.
+      OutputError: if standard output accepts no more.
 
     """
     async with AsyncExitStack() as stack:
-        opened, problems = await open_each(stores.all(), stack, to_create=False)
+        urls = stores.all() if repair else to_read(stores.all())
+        opened, problems = await open_each(urls, stack, to_create=False)
         scrubbing = _Scrubbing(display, opened)
         report = await scrubbing.run(repair=repair, bytes_per_second=bytes_per_second) if opened else _NOTHING
     problems |= {name: describe(failure) for name, failure in report.failures.items()}
@@ -64,7 +69,7 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
 
 @final
 class _Scrubbing:
-    """A scrub that is shown."""
+    """A scrub with a display of its progress and findings."""
 
     def __init__(self, display: Display, stores: Mapping[str, Store]) -> None:
         self._display = display
@@ -76,7 +81,7 @@ class _Scrubbing:
 
     async def run(self, *, repair: bool, bytes_per_second: int | None) -> ScrubReport:
         report: ScrubReport | None = None
-        # Without a bound, because a scrub does not wait for the reader of its output. A finding is less than 1 kB.
+        # This has no bound, because a scrub does not wait for the reader of its output. A finding is less than 1 kB.
         sender, receiver = trio.open_memory_channel[ScrubFinding](math.inf)
         async with trio.open_nursery() as drawing:
             drawing.start_soon(self._display.run)
@@ -106,7 +111,7 @@ class _Scrubbing:
             async for finding in findings:
                 became = finding.outcome and f"; {finding.outcome}"
                 await self._display.write(_text([f"{finding.store}  {finding.ref}  {finding.problem}{became}"]))
-        except Exception as failure:  # for run to raise
+        except Exception as failure:  # `run` raises it
             self._failure = failure
             everything.cancel()
 

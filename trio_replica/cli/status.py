@@ -12,10 +12,11 @@ import click
 from .._blob import REF_SIZE, Ref
 from .._calls.fan_out import concurrently
 from .._sync.union import check_page, union
+from .options import store_options
 from .outbox import pending_summary
 from .output import describe, write_lines
 from .running import FAILED, run
-from .stores import SHOWN, absence, chosen_stores, store_options
+from .stores import SHOWN, absence, chosen_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .._urls.store_url import StoreUrl
 
 PAGE_SIZE: Final = 10_000
-"""Refs that a store is asked for at once, and that are in memory for it: about 1 MB."""
+"""Refs that are requested from a store at once and held in memory, about 1 MB."""
 
 
 @click.command()
@@ -33,9 +34,9 @@ PAGE_SIZE: Final = 10_000
 @store_options
 @click.pass_context
 def status(context: click.Context, *, keep_all: bool) -> int:
-    """Print how many refs each store holds, and which it lacks of those that the others hold.
+    """Print how many refs each store holds, and which refs it lacks that others hold.
 
-    The exit status is 1 if a store can't be read. Refs that one lacks, and problems with the outbox, are only printed.
+    The exit status is 1 if a store can't be read. Missing refs, and problems with the outbox, do not change it.
     """
     stores = chosen_stores(context)
     kinds = (("sync", stores.sync), ("async", stores.async_))
@@ -54,13 +55,13 @@ def status(context: click.Context, *, keep_all: bool) -> int:
 
 @final
 class Holdings:
-    """The counts of one store. It is a context manager, because the refs that it keeps may be in a temporary file.
+    """The counts of one store. This is a context manager, because the refs that it keeps may be in a temporary file.
 
     Args:
       name: the name of the store.
       url: the store.
       kind: whether it is sync or async.
-      problem: why it can't be opened, if that is known already; otherwise empty.
+      problem: the reason why it can't be opened, if that is known already. Otherwise empty.
       keep_all: whether to keep every ref that it lacks.
 
     """
@@ -90,21 +91,21 @@ class Holdings:
         self._kept.close()
 
     def lacking(self) -> Iterator[Ref]:
-        """Return the refs that it lacks, ascending: all, or the first `SHOWN`."""
+        """Return all refs that it lacks, or the first `SHOWN`, ascending."""
         self._kept.seek(0)
         while digest := self._kept.read(REF_SIZE):
             yield Ref(digest)
 
     async def open(self, stack: AsyncExitStack) -> None:  # noqa: ASYNC910  (it may be known not to open)
-        """Open the store until `stack` is left; or note why not."""
+        """Open the store until `stack` is left, or note the problem."""
         if not self.problem:
             try:
-                self._store = await stack.enter_async_context(self._url.open())
+                self._store = await stack.enter_async_context(self._url.to_read().open())
             except Exception as error:  # a store may raise anything
                 self.problem = describe(error)
 
     async def next_page(self) -> None:  # noqa: ASYNC910  (there may be none to ask for)
-        """Ask the store for its next page, unless the last is not counted yet; or note why not."""
+        """Ask the store for its next page unless the last one is not counted yet. Note the problem if this fails."""
         if self._store is None or self.page:
             return  # noqa: ASYNC910  (likewise)
         try:
@@ -130,7 +131,7 @@ class Holdings:
 async def survey(holdings: Sequence[Holdings]) -> None:
     """Count the refs that each store holds and lacks, in one pass over the pages of all.
 
-    A store that fails does not hold up the others: its `Holdings.problem` tells.
+    A store that fails does not stop the others. Its `Holdings.problem` has the reason.
     """
     async with AsyncExitStack() as stack:
         for one in holdings:

@@ -1,37 +1,32 @@
-"""The stores of a command: the options that choose them, and the default."""
+"""The stores of a command, with the options that choose them and the default."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from .._errors import MissingCredentialsError
 from .._open import open_with
-from .._options import OPTIONS, TYPES, Options
-from .._urls.kinds import kinds_of
+from .._options import OPTIONS, Options
 from .._urls.opening import open_opening
 from .._urls.parse import parse_url
 from .._urls.places import check_outbox
 from ..config import read_config
 from ..stores._files import make_folders
 from .files import OwnFiles
+from .options import CONFIG_FILE, DEFAULTS, Given
 from .output import CommandError, describe, say
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from .._replica import ReplicaStore
     from .._store import Store
     from .._urls.store_url import OpeningStore, StoreUrl
-
-CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
 DATA_FOLDER: Final = "trio-replica-data"
 """The folder of the default stores, in the current one."""
@@ -40,30 +35,10 @@ DEFAULT_SYNC: Final = f"sqlite:{DATA_FOLDER}/blobs.db"
 DEFAULT_ASYNC: Final = f"dir:{DATA_FOLDER}/copy"
 
 SHOWN: Final = 10
-"""Refs that a command prints of many, if not all are asked for."""
-
-DEFAULTS: Final[Mapping[str, Any]] = {"queue_size": 64}
-"""Options of the replica, if nothing else is said. The queue is larger than the library's, because a put of files
-bounds the bytes too, and a worker writes as many together."""
-
-_TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
-
-CONFIG_FILE: Final = "trio-replica.toml"
-"""The configuration file that is looked for in the current folder."""
+"""Refs that a command prints of many, unless all are requested."""
 
 CONFIG_VARIABLE: Final = "TRIO_REPLICA_CONFIG"
 """The environment variable that names another one."""
-
-
-@dataclass
-class Given:
-    """The stores and options that were given so far, before the name of the command and after it."""
-
-    sync: list[StoreUrl] = field(default_factory=list)
-    async_: list[StoreUrl] = field(default_factory=list)
-    config: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    """Those of the replica."""
 
 
 class Stores(NamedTuple):
@@ -72,11 +47,13 @@ class Stores(NamedTuple):
     sync: Mapping[str, StoreUrl]
     async_: Mapping[str, StoreUrl]
     options: Mapping[str, Any]
-    """Those of the replica that were given, by a file or the command line."""
+    """The options of the replica that a file or the command line gave."""
     are_default: bool
+    may_create: bool = True
+    """Whether a store that is not there is made."""
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
-        """Open a replica of all. Of the default stores, this creates the folder. Blocks.
+        """Open a replica of all stores. This creates the folder of the default stores. Blocks.
 
         Raises:
           OSError: if the folder can't be created.
@@ -86,32 +63,33 @@ class Stores(NamedTuple):
         return open_opening(_opening(self.sync), _opening(self.async_), Options(**self.options))
 
     def prepare(self) -> None:
-        """Create the folder of the default stores, if these are used. Blocks.
+        """Create the folder of the default stores, if these are used and may be created. Blocks.
 
         Raises:
           OSError: if the folder can't be created.
 
         """
-        if self.are_default:
+        if self.are_default and self.may_create:
             make_folders(os.path.abspath(DATA_FOLDER), durable=True)
 
     def open_to_read(self) -> AbstractAsyncContextManager[ReplicaStore]:
-        """Open a replica of the sync stores, none of which is created. Blocks.
+        """Open a replica of the sync stores, which is only read. None is created or written to. Blocks.
 
         Raises:
-          CommandError: if one is not there.
+          CommandError: if one does not exist.
 
         """
         for url in self.sync.values():
             if problem := absence(url):
                 raise CommandError(problem)
-        return open_opening(_opening(self.sync), {}, Options(**self._options_to_read()))
+        return open_opening(_opening(to_read(self.sync)), {}, Options(**self._options_to_read()), to_read=True)
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
-        """Open a replica of those sync stores, and of its `fallback`, that can be opened; none is created.
+        """Open a replica of the existing stores among the sync stores and the `fallback`, which is only read.
 
-        The problems of the others are printed. If no sync store can be opened, those of the fallback are read instead.
+        This prints the problems of stores that can't be opened. If no sync store can be opened, the stores of the
+        fallback are read instead.
 
         Raises:
           CommandError: if none can be opened.
@@ -119,7 +97,7 @@ class Stores(NamedTuple):
         """
         fallback = {name: self.async_[name] for name in self.options.get("fallback", ())}
         async with AsyncExitStack() as stack:
-            opened, problems = await open_each({**self.sync, **fallback}, stack, to_create=False)
+            opened, problems = await open_each(to_read({**self.sync, **fallback}), stack, to_create=False)
             if not opened:
                 raise CommandError("; ".join(problems.values()))
             for problem in problems.values():
@@ -130,22 +108,22 @@ class Stores(NamedTuple):
             if not sync:
                 sync, read_last = read_last, {}
             options = Options(fallback=read_last, **self._options_to_read())
-            yield await stack.enter_async_context(open_with(sync, read_last, options))
+            yield await stack.enter_async_context(open_with(sync, read_last, options, to_read=True))
 
     def all(self) -> dict[str, StoreUrl]:
         """Return all stores, the sync ones first."""
         return {**self.sync, **self.async_}
 
     def with_stand_ins(self) -> dict[str, StoreUrl]:
-        """Return all stores, with an empty one in memory for each that is not there. Blocks."""
-        return {name: parse_url("memory:") if absence(url) else url for name, url in self.all().items()}
+        """Return all stores to be read only, with an empty one in memory for each that does not exist. Blocks."""
+        return {name: parse_url("memory:") if absence(url) else url.to_read() for name, url in self.all().items()}
 
     def kinds(self) -> dict[str, str]:
         """Return whether each store is sync or async, by its name."""
         return {**dict.fromkeys(self.sync, "sync"), **dict.fromkeys(self.async_, "async")}
 
     def own_files(self) -> OwnFiles:
-        """Return the files of these stores, and of what this process prints. Blocks."""
+        """Return the files of these stores and of the output of this process. Blocks."""
         urls = (*self.sync.values(), *self.async_.values())
         folders = [url.file for url in urls if os.path.isdir(url.file)]
         databases = [url.file for url in urls if url.file and url.file not in folders]
@@ -172,9 +150,9 @@ class Stores(NamedTuple):
 async def open_each(
     urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
 ) -> tuple[dict[str, Store], dict[str, str]]:
-    """Open stores until `stack` is left. Return those that open, and the problems of the others, by their names.
+    """Open stores until `stack` is left. Return the ones that open, and the problems of the others, by their names.
 
-    A store that is not there is created only with `to_create`.
+    A store that does not exist is created only with `to_create`.
     """
     stores: dict[str, Store] = {}
     problems: dict[str, str] = {}
@@ -183,16 +161,21 @@ async def open_each(
             problems[name] = problem
             continue
         try:
-            stores[name] = await stack.enter_async_context(url.open())
+            stores[name] = await stack.enter_async_context((url if to_create else url.not_created()).open())
         except Exception as error:  # a store may raise anything
             problems[name] = describe(error)
     return stores, problems  # noqa: ASYNC910  (there may be none to open)
 
 
-def absence(url: StoreUrl) -> str:
-    """Return the message that a store is not there and opening would create it; empty if it is there. Blocks.
+def to_read(urls: Mapping[str, StoreUrl]) -> dict[str, StoreUrl]:
+    """Return stores to be opened to be read only."""
+    return {name: url.to_read() for name, url in urls.items()}
 
-    A store on another machine counts as there, because opening it creates at most a table.
+
+def absence(url: StoreUrl) -> str:
+    """Return the message that a store does not exist, or an empty text if it does. Blocks.
+
+    A store on another machine counts as existing, because opening it creates at most a table.
     """
     if url.landmark:
         try:
@@ -203,19 +186,28 @@ def absence(url: StoreUrl) -> str:
 
 
 def chosen_stores(context: click.Context, *, to_create: bool = False) -> Stores:
-    """Return the stores that the options choose, or else a configuration file, or else the default ones. Blocks.
+    """Return the stores of the options, or else of a configuration file, or else the default ones. Blocks.
 
     Raises:
       click.UsageError: if there are only async stores, or one is given twice.
       ConfigError: if the file is bad.
-      CommandError: if the default ones are not there, unless they are `to_create`.
+      CommandError: if the default ones do not exist and are not `to_create`.
 
     """
+    may_create = context.find_root().ensure_object(Given).may_create
+    stores = _chosen_stores(context, to_create=to_create and may_create)
+    if may_create:
+        return stores
+    sync, async_ = [{name: url.not_created() for name, url in urls.items()} for urls in (stores.sync, stores.async_)]
+    return stores._replace(sync=sync, async_=async_, may_create=False)
+
+
+def _chosen_stores(context: click.Context, *, to_create: bool) -> Stores:
     options = context.find_root().ensure_object(Given)
     if options.async_ and not options.sync:
         raise click.UsageError("an --async store needs a --sync store beside it", context)
     if options.sync:
-        _check_once(context, [*options.sync, *options.async_])
+        check_once(context, [*options.sync, *options.async_])
         sync, async_ = _by_name(options.sync), _by_name(options.async_)
         return _with_options(context, Stores(sync, async_, DEFAULTS, are_default=False))
     path = options.config or os.environ.get(CONFIG_VARIABLE)
@@ -241,99 +233,15 @@ def _with_options(context: click.Context, stores: Stores) -> Stores:
     return stores._replace(options={**stores.options, **given})
 
 
-def store_options(command: CommandT) -> CommandT:
-    """Give a command the options that choose the stores."""
-    for option in (
-        *(_option(name) for name in reversed(OPTIONS) if OPTIONS[name].flag),
-        click.option(
-            "--config",
-            metavar="FILE",
-            type=click.Path(),
-            expose_value=False,
-            callback=_set_config,
-            help=f"The file that names the stores, if no --sync does; {CONFIG_FILE} by default.",
-        ),
-        click.option(
-            "--async",
-            metavar="URL",
-            multiple=True,
-            expose_value=False,
-            callback=_add_urls,
-            help="A store that is given each blob in the background. May be repeated.",
-        ),
-        click.option(
-            "--sync",
-            metavar="URL",
-            multiple=True,
-            expose_value=False,
-            callback=_add_urls,
-            help="A store that has each blob before its put returns, and that is read. May be repeated.",
-        ),
-    ):
-        command = option(command)
-    return command
+def check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
+    """Check that no store is named twice.
 
+    Raises:
+      click.UsageError: if one is.
 
-def _add_urls(context: click.Context, parameter: click.Parameter, urls: Iterable[str]) -> None:
-    options = context.find_root().ensure_object(Given)
-    for url in urls:
-        try:
-            parsed = parse_url(url)
-        except (ValueError, ImportError) as error:
-            raise click.BadParameter(str(error), context, parameter) from None
-        if problem := _bad_options(parsed):
-            raise click.BadParameter(problem, context, parameter)
-        (options.sync if parameter.name == "sync" else options.async_).append(parsed)
-
-
-def _bad_options(url: StoreUrl) -> str:
-    """Return what is wrong with the options of a URL; empty if nothing is.
-
-    The other reasons for which it can't be opened are left to the command, because some do without a store: the
-    credentials or the package may be missing.
     """
-    try:
-        url.open()  # which opens nothing before the block is entered
-    except MissingCredentialsError:
-        return ""
-    except (TypeError, ValueError) as error:
-        return str(error)
-    except Exception:  # another package's function may raise anything
-        return ""
-    return ""
-
-
-def _set_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
-    if path is not None:
-        context.find_root().ensure_object(Given).config = path
-
-
-def _option(name: str) -> Callable[[CommandT], CommandT]:
-    """Return the option of a command that gives the replica one of its options."""
-    option = OPTIONS[name]
-    default = DEFAULTS.get(name, option.default)
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        metavar=option.flag,
-        type=_TYPES[kinds_of(TYPES[name])[0]],
-        expose_value=False,
-        callback=partial(_set_option, name),
-        help=option.summary + ("." if default is None else f"; {default} by default."),
-    )
-
-
-def _set_option(name: str, context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value is not None:
-        try:
-            value = OPTIONS[name].check("it", value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), context, parameter) from None
-        context.find_root().ensure_object(Given).options[name] = value
-
-
-def _check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
     for count, url in enumerate(urls):
-        # Even where each is a store of its own, they can't have one name.
+        # Even if each is a store of its own, they can't share one name.
         if any(url.place == other.place or url.shown == other.shown for other in urls[:count]):
             raise click.UsageError(f"the store {url.shown} is given twice", context)
 

@@ -1,4 +1,4 @@
-"""File system calls that several stores make. All of them block."""
+"""File system calls that several stores use. All of them block."""
 
 from __future__ import annotations
 
@@ -6,20 +6,37 @@ import errno
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 
 def make_folders(path: str, *, durable: bool) -> None:
-    """Create a folder with its parents, and make its name durable."""
+    """Create a folder with its parents, and make its name durable.
+
+    Raises:
+      UnsyncedFolderError: if that takes a file system that can sync its folders.
+      OSError: if the system refuses.
+
+    """
     if not os.path.isdir(path):
         make_folders(os.path.dirname(path), durable=durable)
         make_folder(path)
     if durable:
-        with suppress(PermissionError):  # of a parent that one may pass but not read: made by its owner, long ago
-            sync(os.path.dirname(path))
+        sync_name(path)
+
+
+def sync_name(path: str) -> None:
+    """Wait until the name of a folder is on the disk, unless only others may look at what its parent holds.
+
+    Raises:
+      UnsyncedFolderError: if its file system can't do that.
+      OSError: if the system refuses.
+
+    """
+    with suppress(PermissionError):  # of a parent that one may pass but not read: made by its owner, long ago
+        sync_folder(os.path.dirname(path))
 
 
 def make_folder(path: str) -> None:
@@ -31,11 +48,16 @@ def make_folder(path: str) -> None:
 
 
 def keep_second(path: str, folder: str, *, can_link: bool) -> str:
-    """Give a file another name in `folder`, ``NAME-1`` or the next that is free, or one that it has there already.
+    """Give a file another name in `folder`: ``NAME-1``, the next free one, or one that it has there already.
 
     Where there are no links, that is the name of a copy. Returns the path.
+
+    Raises:
+      NotADirectoryError: if `folder` is a symbolic link, which may lead anywhere.
+      OSError: if the system refuses.
+
     """
-    make_folder(folder)
+    _make_real_folder(folder)
     number = 1
     while True:
         second = f"{folder}/{os.path.basename(path)}-{number}"
@@ -45,14 +67,48 @@ def keep_second(path: str, folder: str, *, can_link: bool) -> str:
             else:
                 _copy(path, second)
         except FileExistsError:
-            if identity(second) != identity(path):
+            if not os.path.samestat(os.lstat(second), os.lstat(path)):
                 number += 1
                 continue
         return second
 
 
+def move_aside(path: str, folder: str) -> str:
+    """Move whatever has a name into a new folder in `folder`, ``NAME-1`` or the next that is free.
+
+    Nothing is overwritten there. Returns the new path.
+
+    Raises:
+      NotADirectoryError: if `folder` is a symbolic link.
+      OSError: if the system refuses.
+
+    """
+    _make_real_folder(folder)
+    number = 1
+    while True:
+        own_folder = f"{folder}/{os.path.basename(path)}-{number}"
+        try:
+            os.mkdir(own_folder)
+        except FileExistsError:
+            number += 1
+            continue
+        moved = f"{own_folder}/{os.path.basename(path)}"
+        os.rename(path, moved)
+        return moved
+
+
+def _make_real_folder(path: str) -> None:
+    make_folder(path)
+    if os.path.islink(path):
+        raise NotADirectoryError(errno.ENOTDIR, "This is a symbolic link, where the store keeps what is damaged", path)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _copy(path: str, second: str) -> None:
-    with open(path, "rb") as source, open(second, "xb") as copy:
+    with open(path, "rb", opener=_open_regular) as source, open(second, "xb") as copy:
         try:
             shutil.copyfileobj(source, copy)
         except BaseException:
@@ -60,9 +116,44 @@ def _copy(path: str, second: str) -> None:
             raise
 
 
+def write_fully(file: int, data: bytes) -> None:
+    """Write all of `data`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
 def sync(path: str) -> None:
-    """Wait until what the system knows of a file, or the names in a folder, is on the disk."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Wait until a regular file is on the disk: what is in it, and what the system knows of it."""
+    _sync(path, os.O_NOFOLLOW | os.O_NONBLOCK)  # so as neither to follow a link that replaced it, nor to wait at a pipe
+
+
+def sync_folder(path: str) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Raises:
+      UnsyncedFolderError: if its file system can't do that.
+      OSError: if the system refuses.
+
+    """
+    try:
+        _sync(path, os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in _CANNOT_SYNC:
+            raise UnsyncedFolderError(error.errno, error.strerror, path) from error
+        raise
+
+
+class UnsyncedFolderError(OSError):
+    """A file system can't sync its folders."""
+
+
+_CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+"""What syncing a folder says where that can't be done. SMB says the first."""
+
+
+def _sync(path: str, flags: int) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         with naming(path):
             os.fsync(file)
@@ -71,8 +162,8 @@ def sync(path: str) -> None:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file or folder from any other, whatever its name; None if there is none."""
-    # A look at the name only: to open and close the file of a database would drop this process's locks on it.
+    """Return a value that identifies a file or folder, whatever its name. It is None if there is none."""
+    # This looks only at the name. Opening and closing the file of a database would drop this process's locks on it.
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -81,7 +172,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def file_size(path: str) -> int:
-    """Return the bytes of a file; 0 if there is none."""
+    """Return the number of bytes of a file, or 0 if there is none."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:
@@ -90,7 +181,7 @@ def file_size(path: str) -> int:
 
 @contextmanager
 def naming(path: str) -> Generator[None, None, None]:
-    """Name `path` in an error of a call that was given only its descriptor."""
+    """Add `path` to an error of a call that was given only its descriptor."""
     try:
         yield
     except OSError as error:

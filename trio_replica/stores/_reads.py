@@ -1,4 +1,4 @@
-"""Reads of a blocking store, which can see while they run that nobody waits for them any more."""
+"""Reads of a blocking store, which can notice while they run that nobody waits for them any more."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Read(Generic[WhatT]):
     def __init__(self, what: WhatT) -> None:
         self.what = what
         self.is_abandoned = False
-        """Whether nobody waits for it any more. Set in Trio's thread, looked at in the one that serves it."""
+        """Whether nobody waits for it any more. Trio's thread sets it, and the serving thread reads it."""
 
 
 @enable_ki_protection
 def start_read(threads: StoreThreads[Read[WhatT]], what: WhatT, done: Done) -> Cancel:
-    """Have `threads` read `what`: see `StoreThreads.start`. Being cancelled abandons it."""
+    """Have `threads` read `what`: see `StoreThreads.start`. Being cancelled abandons the read."""
     read = Read(what)
     withdraw = threads.start(read, done, abandon_on_cancel=True)
 

@@ -1,4 +1,4 @@
-"""`StartedStore`: a base for stores that can start all of their calls. It makes the methods from these."""
+"""`StartedStore`, a base for stores that can start all of their calls. It derives the methods from the starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .._blob import all_hashed
 from .._calls.start import ended_call
 from .._listing import check_page_request, check_ref, check_refs
+from .._parts import PAGE_LIMIT, in_parts
 from .._store import StartableStore
 
 if TYPE_CHECKING:
@@ -40,12 +41,16 @@ class StartedStore(StartableStore):
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
         """Store many blobs: see `Store.put_many`."""
-        results: list[PutResult] = await ended_call(partial(self.start_put_many, await all_hashed(blobs)))
+        results: list[PutResult] = []
+        for part in in_parts(await all_hashed(blobs)):
+            results += await ended_call(partial(self.start_put_many, part))
         return results
 
     async def get_many(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
-        """Return those of many blobs that are there: see `Store.get_many`."""
-        found: dict[Ref, bytes] = await ended_call(partial(self.start_get_many, check_refs(refs)))
+        """Return the blobs that are there: see `Store.get_many`."""
+        found: dict[Ref, bytes] = {}
+        for part in in_parts(check_refs(refs)):
+            found |= await ended_call(partial(self.start_get_many, part))
         return found
 
     async def contains(self, ref: Ref) -> bool:
@@ -56,5 +61,5 @@ class StartedStore(StartableStore):
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return the next refs: see `Store.list_page`."""
         check_page_request(after, limit)
-        page: list[Ref] = await ended_call(partial(self.start_list_page, after, limit))
+        page: list[Ref] = await ended_call(partial(self.start_list_page, after, min(limit, PAGE_LIMIT)))
         return page

@@ -1,4 +1,4 @@
-"""A store in a directory: one file for each blob."""
+"""A store in a directory, with one file for each blob."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from .._calls.all_ended import all_ended
 from .._calls.fan_out import concurrently
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
-from .._deletable import DeletableStore
+from .._deletable import BLOCKED_LIMIT, DeletableStore, Integrity
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
-from ._directory.blob_files import BlobFiles
+from ._access import MAX_MEMORY, Access
+from ._directory.place import Place, check_mark
+from ._directory.reads import BlobReads, Taken
+from ._directory.writes import BlobWrites
 from ._started import StartedStore
 
 if TYPE_CHECKING:
@@ -32,74 +35,146 @@ if TYPE_CHECKING:
     Request: TypeAlias = Blob | Callable[[], Any]
 
 WRITERS: Final = 6
-"""Threads that write durably. Their fsyncs share the commits of the file system's journal. Of 4 KiB blobs, on ext4 and
-2 cores, for 64 callers, 4 threads put 2.7k a second, 6 put 3.3k, 8 put 2.9k, where plain code without threads put 1.0k.
+"""Threads that write durably. Their fsyncs share the commits of the file system's journal. With blobs of 4 KiB, ext4,
+2 cores and 64 callers, 4 threads put 2.7k a second, 6 put 3.3k, and 8 put 2.9k. Plain code without threads put 1.0k.
 """
 
 WRITERS_WITHOUT_FSYNC: Final = 2
-"""Threads that write without fsyncs. Then what they wait for is mostly each other, for the interpreter: on 2 cores, one
-made 22k puts of 4 KiB a second for 64 callers, 2 made 12k, 8 made 7k. A second one is for slow file systems."""
+"""Threads that write without fsyncs. These wait mostly for each other to release the interpreter. On 2 cores with 64
+callers, one made 22k puts of 4 KiB a second, 2 made 12k, and 8 made 7k. The second one is for slow file systems."""
 
 READERS: Final = 2
-"""Threads that read and list, so that a page or a large blob does not hold up the others. As above: on 2 cores, for 64
-callers, one made 66k gets of 4 KiB a second, 2 made 48k, 4 made 28k; of 1 MiB, 1.9k, 4.0k and 4.6k."""
+"""Threads that read and list, so that a page or a large blob does not delay other calls. On 2 cores with 64 callers,
+one made 66k gets of 4 KiB a second, 2 made 48k, and 4 made 28k. With 1 MiB they made 1.9k, 4.0k and 4.6k."""
+
+
+_TOP_FOLDERS: Final = [f"{number:02x}" for number in range(256)]
+
+_SHOWN: Final = 100
+"""Names of folders that something else has, of which the check of a store tells."""
 
 
 def open_directory(
-    root: str | os.PathLike[str], *, durable: bool = True
+    root: str | os.PathLike[str],
+    *,
+    durable: bool = True,
+    create: bool = True,
+    read_only: bool = False,
+    max_memory: int = MAX_MEMORY,
 ) -> AbstractAsyncContextManager[DirectoryStore]:
-    """Open a store of one file a blob, ``ROOT/blobs/aa/aabb/<64 hex>``, for the block; create it if need be.
+    """Open a store with one file for each blob, for the block. Create it if necessary.
 
     Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
-    one. Files under ``ROOT/tmp`` that are older than a day are removed; whatever else is not a blob is left alone.
+    one. ``ROOT/store-id`` is the store's identity; one that has none, because another program made it, gets one when it
+    is first opened to be written to. Files that a killed process left under ``ROOT/tmp`` are removed after a day;
+    whatever else is not the store's is left alone.
 
-    The block's end waits for the writes under way, even if it is cancelled.
+    ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
+    identity as well, and the temporary files.
+
+    The end of the block waits for the writes under way, even if it is cancelled.
 
     Args:
       root: the folder.
       durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs; then a power
         cut may leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
+      create: whether to make a store where there is none. False takes a missing ``ROOT/blobs`` for a disk that is not
+        mounted.
+      read_only: whether nothing is written, and nothing made. It takes no permission to write, so a read-only mount
+        will do.
+      max_memory: bytes of the largest blob that a get or a put takes into memory.
 
     Raises:
-      OSError: if `root` is no folder, or can't be created, or can't be written.
+      TypeError, ValueError: at once, if an argument is not as it has to be.
+      StoreNotFoundError: if there is no store, and none may be made.
+      StoreIdentityError: if ``ROOT/blobs`` is that of another store.
+      ReplicaError: if ``ROOT/store-id`` is anything else than an identity.
+      OSError: if `root` is no folder, or can't be created, or can't be written; or the system can't sync its folders,
+        and it is to be `durable`.
 
     """
-    files = BlobFiles(os.path.abspath(os.fsdecode(root)), durable=durable)
-    return open_files(files, writers=WRITERS if durable else WRITERS_WITHOUT_FSYNC)
+    access = Access(create=create, read_only=read_only, max_memory=max_memory)
+    place = Place(os.path.abspath(os.fsdecode(root)), access, durable=durable)
+    return open_files(place, BlobWrites(place), writers=WRITERS if durable else WRITERS_WITHOUT_FSYNC)
 
 
 @asynccontextmanager
-async def open_files(files: BlobFiles, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
-    """Open the store that has these files, with so many threads that write."""
+async def open_files(place: Place, writes: BlobWrites, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
+    """Open the store in a place, with so many threads that write."""
+    serve = partial(_serve, writes)
     async with (
-        open_store_threads(f"writers of {files.root}", partial(_serve, files), threads=writers) as writing,
-        open_store_threads(f"readers of {files.root}", partial(_serve, files), threads=READERS) as reading,
+        open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
+        open_store_threads(f"readers of {place.root}", serve, threads=READERS) as reading,
     ):
-        await writing.run(files.prepare)
-        yield DirectoryStore(files, writing, reading)
+        await writing.run(place.prepare)
+        yield DirectoryStore(place, writes, writing, reading)
 
 
 @final
 class DirectoryStore(DeletableStore, StartedStore):
-    """A store of one file a blob: see `open_directory`, which makes it."""
+    """A store with one file for each blob: see `open_directory`, which makes it."""
 
-    def __init__(self, files: BlobFiles, writers: StoreThreads[Request], readers: StoreThreads[Request]) -> None:
-        self._files = files
+    def __init__(
+        self, place: Place, writes: BlobWrites, writers: StoreThreads[Request], readers: StoreThreads[Request]
+    ) -> None:
+        self._place = place
+        self._access = place.access
+        self._writes = writes
+        self._reads = BlobReads(place)
         self._writers = writers
         self._readers = readers
 
     def __repr__(self) -> str:
-        return f"<DirectoryStore {self._files.root!r}>"
+        return f"<DirectoryStore {self._place.root!r}>"
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a blob whose put has returned survives a power cut: see `open_directory`."""
+        return self._place.durable
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the store was opened with ``read_only=True``."""
+        return self._access.read_only
+
+    async def identity(self) -> str | None:
+        """Return what is in ``ROOT/store-id``: see `Store.identity`. None if it is only read and there is nothing."""
+        identity: str | None = await self._readers.run(self._place.identity, abandon_on_cancel=True)
+        return identity
+
+    async def session_mark(self) -> str | None:
+        """Return what is in ``ROOT/session-mark``: see `Store.session_mark`."""
+        mark: str | None = await self._readers.run(self._place.session_mark, abandon_on_cancel=True)
+        return mark
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Replace what is in ``ROOT/session-mark``: see `Store.set_session_mark`."""
+        self._check_writable()
+        await self._writers.run(partial(self._place.set_session_mark, check_mark(mark)))
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        It fails with an `OSError` that has the path, if the system refuses; no part of the blob is visible then.
+        It fails with an `OSError` that has the path, if the system refuses, and with a `StoreIdentityError` if another
+        store is there now; no part of the blob is visible then.
+
+        Raises:
+          StoreReadOnlyError: if the store was opened to be read only.
+          BlobTooLargeError: if the blob is larger than ``max_memory``.
+
         """
+        self._check_writable()
+        self._access.check_size(self._place.root, len(blob))
         return self._writers.start(blob, done, size=len(blob))
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
-        """Start to store many blobs, each thread its share of them: see `StartableStore`."""
+        """Start to store many blobs, each thread its share of them: see `StartableStore`.
+
+        Raises:
+          StoreReadOnlyError: if the store was opened to be read only.
+
+        """
+        self._check_writable()
         return start_in_task(partial(self._put_all, blobs), done)
 
     async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
@@ -110,9 +185,10 @@ class DirectoryStore(DeletableStore, StartedStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        It fails with an `OSError` if the system refuses, or the folder has vanished.
+        It fails with an `OSError` if the system refuses, or the store has vanished; with a `StoreIdentityError` if
+        another store is there now; and with a `BlobTooLargeError` if the blob is larger than ``max_memory``.
         """
-        return self._readers.start(partial(self._files.get, ref), done, abandon_on_cancel=True)
+        return self._readers.start(partial(self._reads.get, ref), done, abandon_on_cancel=True)
 
     def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
         """Start to read many blobs, a part of them by each thread: see `StartableStore`."""
@@ -122,44 +198,89 @@ class DirectoryStore(DeletableStore, StartedStore):
         found: dict[Ref, bytes] = {}
 
         async def get(part: Sequence[Ref]) -> None:
-            found.update(await self._readers.run(partial(self._files.get_all, part), abandon_on_cancel=True))
+            found.update(await self._readers.run(partial(self._reads.get_all, part), abandon_on_cancel=True))
 
         await concurrently(get, [refs[i::READERS] for i in range(min(READERS, len(refs)))])
         return found
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
         """Start a `contains`: see `StartableStore`."""
-        return self._readers.start(partial(self._files.contains, ref), done, abandon_on_cancel=True)
+        return self._readers.start(partial(self._reads.contains, ref), done, abandon_on_cancel=True)
 
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
         """Start a `list_page`: see `StartableStore`."""
-        return self._readers.start(partial(self._files.list_page, after, limit), done, abandon_on_cancel=True)
+        return self._readers.start(partial(self._reads.list_page, after, limit), done, abandon_on_cancel=True)
 
     async def delete(self, ref: Ref) -> bool:
         """Remove a blob: see `DeletableStore.delete`."""
         check_ref(ref)
-        deleted: bool = await self._writers.run(partial(self._files.delete, ref))
+        self._check_writable()
+        deleted: bool = await self._writers.run(partial(self._writes.delete, ref))
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob whatever is there, atomically: see `DeletableStore.replace`.
+
+        What is no regular file is moved to ``ROOT/damaged`` first.
+        """
         blob = await hashed(blob)
-        await self._writers.run(partial(self._files.replace, blob), size=len(blob))
+        self._check_writable()
+        self._access.check_size(self._place.root, len(blob))
+        await self._writers.run(partial(self._writes.replace, blob), size=len(blob))
 
     async def set_aside(self, ref: Ref) -> str | None:
-        """Keep what is under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`."""
-        path: str | None = await self._writers.run(partial(self._files.set_aside, check_ref(ref)))
+        """Keep what is under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`.
+
+        What is no regular file is moved there.
+        """
+        check_ref(ref)
+        self._check_writable()
+        path: str | None = await self._writers.run(partial(self._writes.set_aside, ref))
         return path
+
+    async def get_stored(self, ref: Ref) -> bytes:
+        """Return a blob as it is on the disk, past the system's cache: see `DeletableStore.get_stored`.
+
+        So it is on Linux, on file systems that keep files on a disk of this machine. Others answer from a cache.
+        """
+        check_ref(ref)
+        data: bytes = await self._readers.run(partial(self._reads.get_stored, ref), abandon_on_cancel=True)
+        return data
+
+    async def check_integrity(self) -> Integrity:
+        """Look for names of blobs, and of their folders, that something else has, such as a symbolic link."""
+        taken = [await self._find_taken(digits) for digits in _TOP_FOLDERS]
+        folders = [path for part in taken for path in part.folders]
+        blocked = [ref for part in taken for ref in part.refs]
+        return Integrity(  # noqa: ASYNC910  (there are folders to look into)
+            problems=tuple(f"{path} is no folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
+            blocked=tuple(blocked[:BLOCKED_LIMIT]),
+            blocked_count=len(blocked),
+        )
+
+    async def repair_integrity(self) -> None:  # noqa: ASYNC910  (likewise)
+        """Move what has the name of a folder of blobs, and is none, to ``ROOT/damaged``."""
+        self._check_writable()
+        for digits in _TOP_FOLDERS:
+            for path in (await self._find_taken(digits)).folders:
+                await self._writers.run(partial(self._writes.clear_folder_name, path))
+
+    async def _find_taken(self, digits: str) -> Taken:
+        taken: Taken = await self._readers.run(partial(self._reads.find_taken, digits), abandon_on_cancel=True)
+        return taken
+
+    def _check_writable(self) -> None:
+        self._access.check_writable(self._place.root)
 
 
 @contextmanager
-def _serve(files: BlobFiles) -> Generator[Handler[Request], None, None]:
-    yield partial(_handle, files)
+def _serve(writes: BlobWrites) -> Generator[Handler[Request], None, None]:
+    yield partial(_handle, writes)
 
 
-def _handle(files: BlobFiles, batch: Sequence[Call[Request]]) -> None:
+def _handle(writes: BlobWrites, batch: Sequence[Call[Request]]) -> None:
     puts = [(call, call.request) for call in batch if isinstance(call.request, Blob)]
-    for (call, blob), ended in zip(puts, files.put_all([blob for _, blob in puts]), strict=True):
+    for (call, blob), ended in zip(puts, writes.put_all([blob for _, blob in puts]), strict=True):
         if isinstance(ended, outcome.Error):
             call.fail(ended.error)
         else:

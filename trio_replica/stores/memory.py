@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final, final
 import outcome
 import trio
 
-from .._blob import to_blob
+from .._blob import Ref, to_blob
 from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._identity import is_identity
+from .._identity import is_identity, new_identity
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
@@ -22,13 +22,13 @@ from ._started import StartedStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from .._blob import Blob, BytesLike, Ref
+    from .._blob import Blob, BytesLike
     from .._calls.start import Cancel, Done
 
 
 @final
 class MemoryStore(DeletableStore, StartedStore):
-    """Blobs in the memory of this process, which end with it. For tests, and as a small fast sync store.
+    """A store in the memory of this process, for tests and as a small fast sync store. Its blobs end with the process.
 
     It has nothing to open or close, and needs Trio only for its checkpoints.
 
@@ -110,7 +110,7 @@ class MemoryStore(DeletableStore, StartedStore):
         return never
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
-        """Look at once whether a blob is there: see `StartableStore`."""
+        """Find out at once whether a blob is there: see `StartableStore`."""
         done(outcome.Value(ref in self._blobs))
         return never
 
@@ -129,8 +129,16 @@ class MemoryStore(DeletableStore, StartedStore):
         self._index.remove(ref)
         return True
 
+    async def renew_identity(self) -> str | None:
+        """Draw a new identity, if it has one: see `DeletableStore.renew_identity`."""
+        await trio.lowlevel.checkpoint()
+        if self._identity is not None:
+            self._identity = new_identity()
+            self._mark = None
+        return self._identity
+
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await to_blob(blob)
         self._add(blob)
         self._blobs[blob.ref] = blob.data
@@ -143,53 +151,84 @@ class MemoryStore(DeletableStore, StartedStore):
         return PutResult(blob.ref, added)
 
 
+RECENT: Final = 1000
+"""Refs that are sorted together when so many have come: a fifth of a millisecond."""
+
+RUN_LIMIT: Final = 2**16
+"""The most refs in one ascending run. To merge two halves of one takes 4 ms, and holds up all tasks."""
+
+
+LAST: Final = Ref(b"\xff" * 32)
+"""The ref that sorts last."""
+
+
 @final
 class _RefIndex:
-    """Distinct refs in order, without sorting all of them for each page.
+    """A set of refs in order, without sorting all of them for each page, or ever all at once.
 
-    They are in a large sorted list, and in a small list of those that came since. Removed refs are also in a set. Once
-    the small list or the set is an eighth as long as the large list, all are merged into one list. So each ref is moved
-    only a few times, in whatever order puts, deletions and pages come.
+    New refs are collected in a list, and become an ascending run when there are `RECENT`. Runs of about the same length
+    are merged, as far as `RUN_LIMIT`, so each ref is moved only a few times, in whatever order puts and pages come.
+    Refs that were removed stay in their runs, and in a set, until they are an eighth of all.
     """
 
-    def __init__(self) -> None:
-        self._sorted: list[Ref] = []
+    def __init__(self, recent_limit: int = RECENT, run_limit: int = RUN_LIMIT) -> None:
+        self._recent_limit = recent_limit
+        self._run_limit = run_limit
         self._recent: list[Ref] = []
-        self._recent_is_sorted = True
+        self._runs: list[list[Ref]] = []
         self._removed: set[Ref] = set()
+        self._count = 0  # with those removed
+        self._purged = 0  # the run that was purged last
 
     def add(self, ref: Ref) -> None:
         """Add `ref`, which is not there."""
         if ref in self._removed:  # it is still in its list
             self._removed.remove(ref)
-        else:
-            self._recent.append(ref)
-            self._recent_is_sorted = False
+            return
+        self._recent.append(ref)
+        self._count += 1
+        if len(self._recent) == self._recent_limit:
+            self._runs.append(sorted(self._recent))
+            self._recent = []
+            self._merge_last()
 
     def remove(self, ref: Ref) -> None:
         """Remove `ref`, which is there."""
         self._removed.add(ref)
+        if self._runs and len(self._removed) > self._recent_limit + self._count // 8:
+            self._purged = (self._purged + 1) % len(self._runs)
+            kept = self._purge(self._runs[self._purged])
+            self._runs[self._purged : self._purged + 1] = [kept] if kept else []
 
     def page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return up to `limit` refs after `after`, ascending; none only if there are none."""
-        self._arrange()
-        size = limit
+        """Return up to `limit` refs after `after`, ascending. None are returned only if there are none."""
+        self._recent.sort()
+        runs = [*self._runs, self._recent]
         while True:
-            refs = sorted(_some_after(self._sorted, after, size) + _some_after(self._recent, after, size))[:size]
-            page = [ref for ref in refs if ref not in self._removed]
-            if page or not refs:
+            # Of each run twice its share, which is nearly always enough: all of them take long to merge.
+            share = min(limit, max(self._recent_limit, 2 * limit // len(runs)))
+            some = [_some_after(run, after, share) for run in runs]
+            end = min((refs[-1] for refs in some if len(refs) == share), default=LAST)
+            merged = sorted(ref for refs in some for ref in refs if ref <= end)
+            page = [ref for ref in merged if ref not in self._removed]
+            if page or not merged:
                 return page[:limit]
-            after, size = refs[-1], 2 * size
+            after = end
 
-    def _arrange(self) -> None:
-        if not self._recent_is_sorted:
-            self._recent.sort()
-            self._recent_is_sorted = True
-        if max(len(self._recent), len(self._removed)) > 1000 + len(self._sorted) // 8:
-            # Sorting two ascending runs is merging them.
-            self._sorted = [ref for ref in sorted(self._sorted + self._recent) if ref not in self._removed]
-            self._recent = []
-            self._removed = set()
+    def _merge_last(self) -> None:
+        while len(self._runs) > 1:
+            before, last = self._runs[-2:]
+            if len(before) > 2 * len(last) or len(before) + len(last) > self._run_limit:
+                return
+            self._runs[-2:] = [sorted(before + last)]
+
+    def _purge(self, run: list[Ref]) -> list[Ref]:
+        """Return a run without the refs that were removed, and forget these."""
+        kept = [ref for ref in run if ref not in self._removed]
+        if len(kept) < len(run):
+            self._removed.difference_update(run)
+            self._count -= len(run) - len(kept)
+        return kept
 
 
 def _some_after(refs: list[Ref], after: Ref, limit: int) -> list[Ref]:
@@ -204,4 +243,4 @@ async def _open_memory() -> AsyncGenerator[MemoryStore, None]:
 
 
 SCHEME: Final = StoreScheme(_open_memory, "", place=None)
-"""``memory:``: each is a store of its own."""
+"""The scheme of ``memory:``. Each such URL is a store of its own."""

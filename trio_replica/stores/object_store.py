@@ -1,4 +1,4 @@
-"""A store in a bucket of S3, Google Cloud Storage, Azure, or of a server like these: one object for each blob."""
+"""A store with one object for each blob, in a bucket of S3, Google Cloud Storage, Azure or a compatible server."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 MemberT = TypeVar("MemberT", bound="Hashable")
 
 REQUESTS: Final = 16
-"""Requests under way at once: so many that write, and so many that read. Of 4 KiB blobs, to a Ceph gateway on the same
-2 cores, one at a time put 490 a second, 4 put 690, 16 put 1250 and 32 put 1400; it is more with servers farther away.
+"""Requests that write at once, and as many that read. With blobs of 4 KiB and a Ceph gateway on the same 2 cores, one
+at a time put 490 a second, 4 put 690, 16 put 1250 and 32 put 1400. The gain is larger with servers farther away.
 """
 
 REQUEST_TIMEOUT: Final = 30.0
-"""Seconds for one request, the client's own default: 300 MB at 10 MB a second."""
+"""Seconds for one request, which is the client's own default and enough for 300 MB at 10 MB a second."""
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds for a connection, the client's own default."""
+"""Seconds for a connection, which is the client's own default."""
 
 RETRIES: Final = 3
-"""Repetitions of a request by the client: these wait 0.7 seconds together, on average."""
+"""Repetitions of a request by the client. Together these wait 0.7 seconds on average."""
 
 RETRY_TIMEOUT: Final = 10.0
-"""Seconds after which the client repeats a request no more: enough for `RETRIES`."""
+"""Seconds after which the client no longer repeats a request. They are enough for `RETRIES`."""
 
 ALONE: Final = BATCH_BYTES
-"""The size that makes each call a batch of its own: of two in a batch, one would wait for what the other asked for."""
+"""The size that makes each call a batch of its own. Of two calls in a batch, one would wait for the other's request."""
 
 
 def open_object_store(
@@ -65,59 +65,60 @@ def open_object_store(
     retry_timeout: float = RETRY_TIMEOUT,
     **config: str | bool,
 ) -> AbstractAsyncContextManager[ObjectStore]:
-    """Open a store of one object a blob, ``PREFIX/b:<64 hex>`` in a bucket, for the block.
+    """Open a store with one object for each blob, ``PREFIX/b:<64 hex>`` in a bucket, for the block.
 
-    The bucket has to exist; entering the block checks that it does, and that the credentials open it, with one GET.
-    Several processes may use one prefix at once. Whatever else is under it is left alone.
+    The bucket has to exist. With one GET, entering the block checks that it does and that the credentials open it.
+    Several processes may use one prefix at once. All other objects under it are left alone.
 
-    A put is one request, which creates the object if there is none, so the server decides who added it. It takes a
-    server that can do that, as S3 (since 2024), Google Cloud Storage, Azure, Ceph and MinIO can; that lists names in
-    their order, which S3's directory buckets don't; and credentials that permit listing, for without them S3 does not
-    say that a blob is missing. A blob is whole in one request: S3 and Azure take up to about 5 GB.
+    A put is one request, which creates the object if there is none, so the server decides which put added it. The
+    server has to support that, like S3 (since 2024), Google Cloud Storage, Azure, Ceph and MinIO. It has to list names
+    in order, which S3's directory buckets don't do. The credentials have to permit listing, because S3 does not say
+    that a blob is missing otherwise. A blob is sent whole in one request. S3 and Azure accept up to about 5 GB.
 
-    The block's end waits for the requests under way, even if it is cancelled: for one that hangs `request_timeout`, and
-    if it is a repetition, `retry_timeout` more.
+    The end of the block waits for the requests under way, even if it is cancelled. A request that hangs takes
+    `request_timeout`, and a repetition takes up to `retry_timeout` more.
 
     Args:
-      url: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``, the prefix percent-encoded; and
-        ``?OPTION=VALUE&…``, with all that can be given here, which counts more.
-      requests: how many requests may be under way at once, in as many threads; and as many again that only read.
-      request_timeout: seconds in which a server has to have answered a request, its body and that of the answer
-        included. It sets the largest blob that the line can carry.
-      connect_timeout: seconds in which there has to be a connection.
-      retries: how often the client repeats a request that failed, but for a put that timed out.
-      retry_timeout: seconds from the beginning of a request in which it begins repetitions; at most `request_timeout`,
-        so that a request that hangs is not repeated.
-      config: the client's own options, among them ``endpoint`` (its URL), ``region``, ``allow_http`` (whether the
-        endpoint may be ``http://``), ``access_key_id``, ``secret_access_key``, ``session_token``, ``skip_signature``;
-        for Azure ``account_name``, ``account_key``, ``sas_key``; for Google ``service_account``, the path of a key
-        file. What is not given, the client takes from the environment (``AWS_ACCESS_KEY_ID`` and so on, not the
-        files of a command line), or from the cloud's machine that it runs on.
+      url: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``, with a percent-encoded prefix.
+        It may end with ``?OPTION=VALUE&…`` for the other arguments, and these values take precedence.
+      requests: how many requests that write, and how many that read, may be under way at once. Each has a thread.
+      request_timeout: seconds for a whole request, including its body and that of the answer. It limits the size of a
+        blob on a slow connection.
+      connect_timeout: seconds for making a connection.
+      retries: how often the client repeats a failed request, except for a put that timed out.
+      retry_timeout: seconds from the beginning of a request in which the client may begin repetitions. At most
+        `request_timeout` is used, so that a request that hangs is not repeated.
+      config: the client's own options. Among them are ``endpoint`` (its URL), ``region``, ``allow_http`` (whether the
+        endpoint may be ``http://``), ``access_key_id``, ``secret_access_key``, ``session_token`` and
+        ``skip_signature``. Azure has ``account_name``, ``account_key`` and ``sas_key``. Google has
+        ``service_account``, the path of a key file. The client takes missing options from the environment
+        (``AWS_ACCESS_KEY_ID`` and so on, but not the configuration files of the cloud's command line), or from the
+        cloud's machine that it runs on.
 
     Raises:
       ModuleNotFoundError: at once, if obstore is not installed.
       TypeError, ValueError: at once, if the URL or an option is bad.
       RuntimeError: at once, in a process that was forked from one that has used object stores.
-      ReplicaError: on entering the block, with what to do about it, if the server can't be reached, has no such bucket,
-        refuses the credentials, or is no object store.
+      ReplicaError: on entering the block, if the server can't be reached, has no such bucket, refuses the credentials,
+        or is not an object store. The message has the remedy.
 
     """
     limits = ClientLimits(requests, request_timeout, connect_timeout, retries, retry_timeout)
     place = parse_object_url(url, limits, config)
     try:
-        from ._object_store.objects import Objects  # noqa: PLC0415  (it needs what may not be installed)
+        from ._object_store.objects import Objects  # noqa: PLC0415  (it needs obstore, which may not be installed)
     except ModuleNotFoundError as error:
         if error.name != "obstore":
             raise
         raise ModuleNotFoundError(
-            "an object store takes more: pip install 'trio-replica[cloud]'", name="obstore"
+            "object stores need obstore: pip install 'trio-replica[cloud]'", name="obstore"
         ) from None
     return open_objects(place.name, Objects(place), place.limits.requests)
 
 
 @asynccontextmanager
 async def open_objects(name: str, objects: Objects, requests: int) -> AsyncGenerator[ObjectStore, None]:
-    """Open the store that has these objects, with so many threads that write, and as many that read."""
+    """Open the store with these objects, with `requests` threads that write and as many that read."""
     async with (
         open_store_threads(f"writers of {name}", _serve, threads=requests) as writers,
         open_store_threads(f"readers of {name}", _serve, threads=requests) as readers,
@@ -131,9 +132,9 @@ async def open_objects(name: str, objects: Objects, requests: int) -> AsyncGener
 
 @final
 class ObjectStore(DeletableStore, StartedStore):
-    """A store of one object a blob: see `open_object_store`, which makes it.
+    """A store with one object for each blob: see `open_object_store`, which makes it.
 
-    What it fails with is a `ReplicaError` of one line, which names the store and says what to do.
+    It fails with a `ReplicaError` of one line, which names the store and says what to do.
     """
 
     def __init__(
@@ -150,13 +151,14 @@ class ObjectStore(DeletableStore, StartedStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        Of racing puts of one blob, one is ``added``; none may be, if the server stored it and then failed to say so. An
-        object of another size under the blob's name, which another program has put there, is replaced and logged.
+        Of racing puts of one blob, one is ``added``. If the server stored the blob and then failed to say so, none may
+        be. An object of another size under the blob's name, which another program has put there, is replaced and
+        logged.
         """
         return self._writers.start(partial(self._objects.put, blob), done, size=ALONE)
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
-        """Start to store many blobs, as many at once as there may be requests: see `StartableStore`."""
+        """Start to store many blobs, up to `requests` at once: see `StartableStore`."""
         return start_in_task(partial(self._put_all, blobs), done)
 
     async def _put_all(self, blobs: Sequence[Blob]) -> list[PutResult]:
@@ -165,11 +167,14 @@ class ObjectStore(DeletableStore, StartedStore):
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
-        """Start a `get`: see `StartableStore.start_get`. It is not found only if the server says that of the object."""
+        """Start a `get`: see `StartableStore.start_get`.
+
+        A blob is not found only if the server says that of its object.
+        """
         return self._start_read(partial(self._objects.get, ref), done)
 
     def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
-        """Start to get many blobs, as many at once as there may be requests: see `StartableStore`."""
+        """Start to get many blobs, up to `requests` at once: see `StartableStore`."""
         return start_in_task(partial(all_ended, refs, self.start_get, absent=BlobNotFoundError), done)
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
@@ -186,7 +191,7 @@ class ObjectStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await hashed(blob)
         await self._writers.run(partial(self._objects.replace, blob), size=ALONE)
 
@@ -210,7 +215,7 @@ def _handle(batch: Sequence[Call[Request]]) -> None:
 
 
 SCHEME: Final = StoreScheme(open_object_store, "//BUCKET/PREFIX", place=bucket_place, query=CLIENT_OPTIONS)
-"""``s3://BUCKET/PREFIX`` and ``gs://BUCKET/PREFIX``."""
+"""The scheme of ``s3://BUCKET/PREFIX`` and ``gs://BUCKET/PREFIX``."""
 
 AZURE_SCHEME: Final = StoreScheme(open_object_store, "//CONTAINER/PREFIX", place=bucket_place, query=CLIENT_OPTIONS)
 """``az://CONTAINER/PREFIX``."""

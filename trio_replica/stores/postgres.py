@@ -27,57 +27,58 @@ if TYPE_CHECKING:
     from ._reads import Read
 
 WRITERS: Final = 2
-"""Threads, and connections, that write. A second one goes on while the first has a large blob, or waits for a lock, and
-for a server that is 10 ms away it does more: 256 callers put 8.6k blobs of 4 KiB a second, where one thread put 4.6k.
-For a server on the same 2 cores, one, 2 and 4 did the same within the noise: 16 callers put 12k a second."""
+"""Threads that write, each with a connection. A second one goes on while the first has a large blob or waits.
+With a server that is 10 ms away and 256 callers, 2 threads put 8.6k blobs of 4 KiB a second, and one put 4.6k. With a
+server on the same 2 cores and 16 callers, one, 2 and 4 threads all put about 12k a second."""
 
 READERS: Final = 2
-"""Threads, and connections, that read, for the same reasons: 256 callers got 13.8k a second from 10 ms away, where one
-thread got 10.5k, and 48k and 31k from a server on the same 2 cores."""
+"""Threads that read, each with a connection, for the same reasons. With 256 callers, 2 threads got 13.8k a second from
+a server that is 10 ms away, and one got 10.5k. From a server on the same 2 cores they got 48k and 31k."""
 
 ANSWER_TIMEOUT: Final = 60.0
-"""Seconds: as long as a SQLite store waits for a database that is locked."""
+"""Seconds, as many as a SQLite store waits for a locked database."""
 
 
 def open_postgres(
     conninfo: str, *, durable: bool = True, answer_timeout: float = ANSWER_TIMEOUT
 ) -> AbstractAsyncContextManager[PostgresStore]:
-    """Open a store in one PostgreSQL database, in its table ``blobs``, for the block; create the table if need be.
+    """Open a store in the table ``blobs`` of a PostgreSQL database for the block. Create the table if necessary.
 
-    Any number of processes, on any machines, may use it at once. Other tables are left alone. It takes 4 connections,
-    each to one session (of a pooler, so in its session mode), and ``pip install 'trio-replica[postgres]'``.
+    Any number of processes, on any machines, may use it at once. Other tables are left alone. The store has 4
+    connections, each of which needs its own session, so a pooler has to be in session mode. It needs
+    ``pip install 'trio-replica[postgres]'``.
 
-    A connection that is lost fails the calls under way; the next ones connect again. A get or listing that is cancelled
-    while it runs has its statement cancelled, if that runs for more than a tenth of a second and nobody else waits for
-    it. A put that runs can't be interrupted: the block's end waits for it, even if it is cancelled.
+    If a connection is lost, the calls under way fail and the next ones connect again. If a get or listing is cancelled
+    while it runs, its statement is cancelled as well, once it has run for a tenth of a second and nobody else waits
+    for it. A put that runs can't be interrupted. The end of the block waits for it, even if the block is cancelled.
 
     Args:
-      conninfo: libpq's `connection string`_, ``postgresql://USER@HOST/DATABASE`` or ``host=HOST dbname=DATABASE``. What
-        it leaves out comes from the environment (``PGPASSWORD``, …), ``~/.pgpass`` and the service file. Where neither
-        it nor the environment says otherwise, ``connect_timeout`` is 10 seconds for each address, and a machine that
-        does not answer at all is given up after 25 seconds (``keepalives_…``, ``tcp_user_timeout``).
+      conninfo: libpq's `connection string`_, ``postgresql://USER@HOST/DATABASE`` or ``host=HOST dbname=DATABASE``.
+        Missing parts come from the environment (``PGPASSWORD``, …), ``~/.pgpass`` and the service file. Unless it or
+        the environment says otherwise, ``connect_timeout`` is 10 seconds for each address. A connection to a machine
+        that does not answer at all is lost after 25 seconds (``keepalives_…``, ``tcp_user_timeout``).
       durable: whether a blob whose put has returned survives a crash of the server and its machine. It is then on the
-        server's disk, and on the standbys that the server's ``synchronous_commit`` says, also if the blob was there
-        already; a server with ``fsync = off`` is refused. False commits with ``synchronous_commit = off``: a crash may
-        take the last transactions with it, but nothing is torn.
-      answer_timeout: seconds that the server may be silent, neither taking nor sending anything, while a call waits
-        for it; for a lock, say, or to write (1 GB took half a minute). Then the statement is cancelled, and 5 seconds
-        later the connection is let go.
+        server's disk, and on the standbys that the server's ``synchronous_commit`` requires, also if the blob was there
+        already. A server with ``fsync = off`` is an error. False commits with ``synchronous_commit = off``. Then a
+        crash may lose the last transactions, but leaves no partial ones.
+      answer_timeout: seconds that the server may be silent, neither receiving nor sending anything, while a call waits
+        for it. It may be waiting for a lock, or writing (1 GB took half a minute). Then the statement is cancelled, and
+        5 seconds later the connection is closed.
 
     Raises:
       ModuleNotFoundError, ImportError: at once, if psycopg, or libpq, is not installed.
-      TypeError: at once, if `conninfo` is no `str`.
-      ValueError: at once, if libpq can't parse it, or `answer_timeout` is not more than 0.
-      psycopg.Error: on entering the block, if the server can't be reached, or refuses, or takes no writes. Like every
-        error of the server, it is one line: the reason, the store's host, port and database, and a remedy. No error
-        shows a password.
-      ReplicaError: on entering the block, if the database has another table ``blobs``, or the server can't be durable.
+      TypeError: at once, if `conninfo` is not a `str`.
+      ValueError: at once, if libpq can't parse it, or `answer_timeout` is not more than 0. psycopg.Error: on entering
+        the block, if the server can't be reached, refuses, or accepts no writes. Like every error of the server, it is
+        one line with the reason, the store's host, port and database, and a remedy. No error shows a password.
+      ReplicaError: on entering the block, if the database has a different table ``blobs``, or the server is not
+        durable.
 
     .. _connection string: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
     """
     try:
-        # An extra: without it the other stores still work.
+        # psycopg is in an extra. Without it the other stores still work.
         from ._postgres.database import Database  # noqa: PLC0415
         from ._postgres.session import Patience  # noqa: PLC0415
     except ImportError as error:
@@ -93,7 +94,7 @@ def open_postgres(
 async def open_database(
     database: Database, *, writers: int = WRITERS, readers: int = READERS
 ) -> AsyncGenerator[PostgresStore, None]:
-    """Open the store in `database` with so many threads of each kind."""
+    """Open the store in `database` with these numbers of threads."""
     async with (
         open_store_threads(f"writers of {database.name}", database.serve_writes, threads=writers) as writing,
         open_store_threads(f"readers of {database.name}", database.serve_reads, threads=readers) as reading,
@@ -105,7 +106,7 @@ async def open_database(
 class PostgresStore(DeletableStore, StartedStore):
     """A store in one PostgreSQL database: see `open_postgres`, which makes it.
 
-    Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
+    Puts that wait at the same time become one transaction, and gets that wait at the same time become one query.
     """
 
     def __init__(self, database: Database, writers: StoreThreads[Write], readers: StoreThreads[Read[What]]) -> None:
@@ -119,7 +120,8 @@ class PostgresStore(DeletableStore, StartedStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        It fails with a `psycopg.Error` if the server refuses, or is lost; then the blob may or may not be stored.
+        It fails with a `psycopg.Error` if the server refuses or the connection is lost. The blob may or may not be
+        stored then.
 
         Raises:
           psycopg.DataError: if no row can hold the blob (1019 MiB).
@@ -136,7 +138,8 @@ class PostgresStore(DeletableStore, StartedStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        It fails with a `psycopg.Error` if the server refuses, or is lost, or the table is damaged or has been dropped.
+        It fails with a `psycopg.Error` if the server refuses, the connection is lost, or the table is damaged or
+        dropped.
         """
         return start_read(self._readers, ref, done)
 
@@ -158,7 +161,7 @@ class PostgresStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await hashed(blob)
         self._database.check_size([blob])
         await self._writers.run(partial(sql.replace, blob), size=len(blob))
@@ -170,4 +173,4 @@ class PostgresStore(DeletableStore, StartedStore):
 
 
 SCHEME: Final = StoreScheme(open_postgres, "//USER@HOST/DATABASE", place=database_place, query=PARAMETERS)
-"""``postgresql://USER@HOST/DATABASE``, and the same with ``postgres``."""
+"""The scheme of ``postgresql://USER@HOST/DATABASE``, and of the same with ``postgres``."""

@@ -1,4 +1,4 @@
-"""`RetryingStore`: it repeats failed calls of another store, after pauses."""
+"""`RetryingStore`, which retries failed calls of another store after pauses."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
 
 ATTEMPTS: Final = 20
-"""The most attempts of an operation. With the delays below they take longer than `SECONDS`, so the time decides, unless
-each attempt itself takes long."""
+"""The most attempts of an operation. With the delays below they take longer than `SECONDS`, so the time is the limit,
+unless each attempt itself takes long."""
 
 SECONDS: Final = 60.0
-"""Seconds after the first failure: longer than a server takes to start again."""
+"""Seconds after the first failure. This is longer than a server takes to start again."""
 
 FIRST_DELAY: Final = 0.1
 """Seconds before the first repetition. It is short because a lost connection can usually be made again at once."""
 
 LONGEST_DELAY: Final = 10.0
-"""The longest pause, in seconds: a server that is up again is noticed within it."""
+"""The longest pause, in seconds. A server that is up again is noticed within this time."""
 
 _DOUBLINGS: Final = 64  # more would overflow a float, and nobody waits that long
 
@@ -60,61 +60,60 @@ class RetryingStatistics:
     """The counts of a `RetryingStore` since it was made."""
 
     calls: int
-    """Operations that were called; each page of a listing counts as one."""
+    """Operations that were called. Each page of a listing counts as one."""
     retries: int
-    """Repetitions of these."""
+    """Repetitions of operations."""
     gave_up: int
-    """Calls that were repeated as often as was allowed, and failed."""
+    """Calls that failed after all allowed repetitions."""
     waiting: int
-    """Calls that wait now for their next attempt."""
+    """Calls that are waiting for their next attempt."""
     last_error: str
-    """The last failure that was worth a repetition, without secrets; empty if there was none."""
+    """The last failure that led to a repetition, without secrets. Empty if there was none."""
 
 
 class RetryingStore(StartedStore):
-    """A store that repeats, after a pause, the calls that fail in another store.
+    """A store that retries the failed calls of another store after pauses.
 
-    In front of an async store it keeps a fault that passes from poisoning the replica: puts notice only if the queue
-    fills while the store is away. In front of a sync store it makes a put or get wait instead of failing. Of a
-    `DeletableStore` it is a `RetryingDeletableStore`. It has nothing to open or close.
+    In front of an async store it keeps a temporary fault from poisoning the replica. Puts notice the fault only if the
+    queue fills up. In front of a sync store it makes a put or get wait instead of failing. If `store` is a
+    `DeletableStore`, it is a `RetryingDeletableStore`. It has nothing to open or close.
 
-    The pauses double from `first_delay` to `longest_delay`; of each, a random part between half and all is taken, so
-    that not all callers come back at once. The last attempt is made when `seconds` have passed, exactly, unless
-    `attempts` have been made before; what it raises is raised as it is, with a note. So an outage that is shorter than
-    `seconds` is survived if the store fails at once while it lasts, and the attempts suffice. An attempt is never cut
-    short.
+    The pauses double from `first_delay` to `longest_delay`. A random part of each, between half and all of it, is
+    used, so that not all callers come back at once. The last attempt is made exactly when `seconds` have passed, unless
+    `attempts` have been made before. Its error is raised as it is, with a note. So the store survives an outage shorter
+    than `seconds`, if calls fail at once during the outage and the attempts suffice. An attempt is never cut short.
 
-    These errors are not repeated: `BlobNotFoundError`, `BlobTooLargeError`, `CorruptBlobError`, `StoreReadOnlyError`,
-    `trio.ClosedResourceError`, `PoisonedError`,
-    errors of the program (`TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's ``DataError``,
-    ``IntegrityError``, ``NotSupportedError``, ``ProgrammingError``), and whatever is no `Exception`. Each repetition is
-    logged at WARNING under ``trio_replica``. Being cancelled ends a pause at once.
+    Some errors are not retried. These are `BlobNotFoundError`, `BlobTooLargeError`, `CorruptBlobError`,
+    `StoreReadOnlyError`, `trio.ClosedResourceError`, `PoisonedError`, and everything that is not an `Exception`. The
+    others are errors of the program: `TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's
+    ``DataError``, ``IntegrityError``, ``NotSupportedError`` and ``ProgrammingError``. Each repetition is logged at
+    WARNING under ``trio_replica``. Being cancelled ends a pause at once.
 
-    A failed write may have been done all the same, and then its repetition finds it done. So a put's ``added``, or the
-    answer of a `delete`, may be False although it was this call that did it. `put_many` and `get_many` are repeated
-    whole. `DeletableStore.repair_integrity` is not repeated: a store that refuses to repair itself would only refuse
+    A failed write may have succeeded in the store, and then its repetition finds it done. So ``added`` of a put, or the
+    result of a `delete`, may be False although it was this call that did it. `put_many` and `get_many` are repeated
+    whole. `DeletableStore.repair_integrity` is not retried, because a store that refuses to repair itself would refuse
     again.
 
-    The first attempt of a call is started: see `StartableStore`. It takes no task if `store` is startable, too. The
+    The first attempt of a call is started (see `StartableStore`), and takes no task if `store` is startable, too. The
     pauses and the other attempts are awaited in a task. All of them run in the caller's context.
 
     Args:
       store: the store. It is not closed.
-      attempts: how often an operation is tried, the first time included.
-      seconds: how long after its first failure an operation is tried again; `math.inf` for as long as the attempts
-        last.
+      attempts: how often an operation is tried, including the first time.
+      seconds: how long after its first failure an operation is tried again. With `math.inf` only the attempts are
+        limited.
       first_delay: the pause before the first repetition, in seconds.
       longest_delay: the longest pause, in seconds.
-      seed: the seed of the random pauses; None takes one from the system.
+      seed: the seed of the random pauses. None takes one from the system.
 
     Raises:
-      TypeError: if `store` is no `Store`, `attempts` no `int`, or a time no number.
-      ValueError: if `attempts` is less than 1, or a time negative or NaN.
+      TypeError: if `store` is not a `Store`, `attempts` is not an `int`, or a time is not a number.
+      ValueError: if `attempts` is less than 1, or a time is negative or NaN.
 
     """
 
     def __new__(cls, store: Store, **_: Any) -> Self:
-        """Return one that can delete if `store` can."""
+        """Return a `RetryingDeletableStore` if `store` can delete."""
         kind = RetryingDeletableStore if cls is RetryingStore and isinstance(store, DeletableStore) else cls
         return super().__new__(cast("type[Self]", kind))
 
@@ -188,7 +187,7 @@ class RetryingStore(StartedStore):
         return self._start("put", self._store.start_put, blob, done)
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
-        """Start to store many blobs, all of them again if that fails: see `StartableStore`."""
+        """Start to store many blobs. A retry repeats all of them: see `StartableStore`."""
         return self._start("put_many", self._store.start_put_many, blobs, done)
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
@@ -210,16 +209,16 @@ class RetryingStore(StartedStore):
     def _start(
         self, operation: str, start: Callable[[ArgumentT, Done], Cancel], argument: ArgumentT, done: Done
     ) -> Cancel:
-        """Start a call; ``start(argument, …)`` starts each of its attempts.
+        """Start a call. ``start(argument, …)`` starts each of its attempts.
 
         The first attempt is under way when this returns, and the `Cancel` of the store withdraws it. If the call goes
-        on after it, the call ends as `Unfinished`, and the task that awaits the rest can cancel that.
+        on after its first attempt, it ends as `Unfinished`, and the task that awaits the rest can cancel that.
         """
         self._calls += 1
         first = _FirstAttempt(self, operation, start, argument, done)
         try:
             return start(argument, first.ended)
-        except BaseException as raised:  # noqa: ASYNC103  (so the attempt has ended)
+        except BaseException as raised:  # noqa: ASYNC103  (this is the end of the attempt)
             first.ended(outcome.Error(raised))
         return never
 
@@ -250,23 +249,31 @@ class RetryingDeletableStore(RetryingStore, DeletableStore):
         """Write a blob whatever is there: see `DeletableStore.replace`."""
         await self._call("replace", partial(self._deletable.replace, await hashed(blob)))
 
+    async def renew_identity(self) -> str | None:
+        """Give the store a new identity: see `DeletableStore.renew_identity`."""
+        return await self._call("renew_identity", self._deletable.renew_identity)
+
+    async def get_stored(self, ref: Ref) -> bytes:
+        """Return a blob as it is on the medium: see `DeletableStore.get_stored`."""
+        return await self._call("get_stored", partial(self._deletable.get_stored, ref))
+
     async def set_aside(self, ref: Ref) -> str | None:
-        """Keep a copy of what is under a ref: see `DeletableStore.set_aside`."""
+        """Keep a copy of the bytes under a ref: see `DeletableStore.set_aside`."""
         return await self._call("set_aside", partial(self._deletable.set_aside, ref))
 
     async def check_integrity(self) -> Integrity:
-        """Look for what is wrong with the store as a whole: see `DeletableStore.check_integrity`."""
+        """Look for problems of the store as a whole: see `DeletableStore.check_integrity`."""
         return await self._call("check_integrity", self._deletable.check_integrity)
 
     async def repair_integrity(self) -> None:
-        """Make again what the store derives from its blobs: see `DeletableStore.repair_integrity`. Never repeated."""
+        """Rebuild what the store derives from its blobs: see `DeletableStore.repair_integrity`. It is not retried."""
         self._calls += 1
         await self._deletable.repair_integrity()
 
 
 @final
 class _FirstAttempt(Generic[ArgumentT]):
-    """The first attempt of one call. Nearly all calls end with it, so it is the only object that is made for them."""
+    """The first attempt of one call. Nearly all calls end with it, so only this object is made for them."""
 
     __slots__ = ("_argument", "_done", "_operation", "_start", "_store")
 
@@ -293,10 +300,10 @@ class _FirstAttempt(Generic[ArgumentT]):
 
 @final
 class _Repetitions:
-    """The pauses and further attempts of one call, whose first attempt has failed or needs a task.
+    """The pauses and further attempts of one call. Its first attempt has failed or needs a task.
 
-    It refers neither to a failure nor to the waiter of the call. The traceback of a failure leads to frames of this
-    class, so otherwise each failure would be in a cycle of references, which keeps its blobs until it is collected.
+    This object refers neither to a failure nor to the waiter of the call. The traceback of a failure leads to frames of
+    this class. So otherwise each failure would be in a cycle of references, which keeps its blobs until a collection.
     """
 
     def __init__(self, store: RetryingStore, operation: str, start: Callable[[Done], Cancel]) -> None:
@@ -308,7 +315,7 @@ class _Repetitions:
         self._error = ""
 
     def after_first(self, ended: outcome.Error | Unfinished) -> outcome.Error | Unfinished:
-        """Return how the call ends after its first attempt, or goes on. Never raises, as a `Done` must not."""
+        """Return how the call ends or goes on after its first attempt. It never raises, because a `Done` must not."""
         if isinstance(ended, Unfinished):
             return Unfinished(partial(self._finish, ended.call))
         if (request := exit_request_in(ended.error)) is not None:
@@ -317,7 +324,7 @@ class _Repetitions:
         return Unfinished(self._finish) if self._goes_on(failure) else outcome.Error(failure)
 
     def _goes_on(self, failure: BaseException) -> bool:
-        """Take a failed attempt into account, and return whether there will be another one, at `_next_at`."""
+        """Note a failed attempt, and return whether there will be another one, at `_next_at`."""
         if not may_pass(failure):
             return False
         store, now = self._store, trio.current_time()
@@ -335,7 +342,7 @@ class _Repetitions:
         return True
 
     async def _finish(self, rest: Callable[[], Awaitable[Any]] | None = None) -> Any:
-        """Await the rest of the first attempt, if it has one, and make others until the call does not go on."""
+        """Await the rest of the first attempt, if it has one, and make other attempts until the call ends."""
         while True:
             if rest is None:
                 await self._pause()

@@ -31,22 +31,23 @@ if TYPE_CHECKING:
 
 
 def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> AbstractAsyncContextManager[SqliteStore]:
-    """Open a store in one SQLite database, in its table ``blobs``, for the block; create it if need be.
+    """Open a store in the table ``blobs`` of a SQLite database for the block. Create it if necessary.
 
-    Other tables are left alone. The database is put in WAL mode, and several processes may use it at once, if they run
-    on one machine. While it is open, nothing may open the file except through SQLite.
+    Other tables are left alone. The database is put in WAL mode. Several processes may use it at once if they run on
+    one machine. While it is open, no program may open the file except through SQLite.
 
-    The block's end waits for the write under way, even if it is cancelled.
+    The end of the block waits for the write under way, even if it is cancelled.
 
     Args:
       path: the database file. Its folder has to exist.
-      durable: whether a blob whose put has returned survives a power cut, which takes that all processes that write
-        to the database sync it at least when they check-point (``synchronous`` is NORMAL or more). False leaves out
-        the fsync of each transaction; a power cut may then take the last ones with it, but nothing is torn.
+      durable: whether a blob whose put has returned survives a power cut. All processes that write to the database have
+        to sync it at least at checkpoints (``synchronous`` is NORMAL or more). False leaves out the fsync of each
+        transaction. Then a power cut may lose the last ones, but leaves no partial ones.
 
     Raises:
-      sqlite3.Error: with SQLite's name of the error and the path: if it is no database, or can't be opened or written.
-      ReplicaError: if it has another table ``blobs``, or can't be put in WAL mode.
+      sqlite3.Error: on entering the block, if the file is not a database, or can't be opened or written. The message
+        has SQLite's name of the error and the path.
+      ReplicaError: on entering the block, if it has a different table ``blobs``, or can't be put in WAL mode.
 
     """
     return open_database(Database(os.path.abspath(os.fsdecode(path)), durable=durable))
@@ -54,7 +55,7 @@ def open_sqlite(path: str | os.PathLike[str], *, durable: bool = True) -> Abstra
 
 @asynccontextmanager
 async def open_database(database: Database) -> AsyncGenerator[SqliteStore, None]:
-    """Open the store that has this database."""
+    """Open the store with this database."""
     async with (
         open_store_threads(f"writer of {database.path}", database.serve_writes) as writer,
         open_store_threads(f"reader of {database.path}", database.serve_reads) as reader,
@@ -66,7 +67,7 @@ async def open_database(database: Database) -> AsyncGenerator[SqliteStore, None]
 class SqliteStore(DeletableStore, StartedStore):
     """A store in one SQLite database: see `open_sqlite`, which makes it.
 
-    Puts that wait at the same time are one transaction, gets that wait at the same time are one query.
+    Puts that wait at the same time become one transaction, and gets that wait at the same time become one query.
     """
 
     def __init__(self, database: Database, writer: StoreThreads[Request], reader: StoreThreads[Ref | Request]) -> None:
@@ -80,8 +81,8 @@ class SqliteStore(DeletableStore, StartedStore):
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        It fails with a `sqlite3.Error` that has SQLite's name of the error and the path, if SQLite refuses, and with a
-        `ReplicaError` if the file has been removed, or another has its name.
+        If SQLite refuses, it fails with a `sqlite3.Error` that has SQLite's name of the error and the path. If the file
+        has been removed or replaced, it fails with a `ReplicaError`.
 
         Raises:
           sqlite3.DataError: with ``SQLITE_TOOBIG``, if no row can hold the blob (1 GB, if SQLite is built as usual).
@@ -100,8 +101,8 @@ class SqliteStore(DeletableStore, StartedStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        It fails with a `sqlite3.Error` if the database is damaged or unreadable, and with a `ReplicaError` if its row
-        is no blob, or the file has been removed, or another has its name.
+        If the database is damaged or unreadable, it fails with a `sqlite3.Error`. If the row's data is not a BLOB, or
+        the file has been removed or replaced, it fails with a `ReplicaError`.
         """
         return self._reader.start(ref, done, abandon_on_cancel=True)
 
@@ -123,7 +124,7 @@ class SqliteStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await hashed(blob)
         self._database.check_size(blob)
         await self._writer.run(partial(replace, blob), size=len(blob))
@@ -136,14 +137,14 @@ class SqliteStore(DeletableStore, StartedStore):
     async def check_integrity(self) -> Integrity:
         """Run SQLite's own check, and look up every row in the index: see `DeletableStore.check_integrity`.
 
-        It takes a thread and a connection of its own, so that reads do not wait for it. While SQLite's own check runs,
-        the log is not truncated. Being cancelled waits until it has been interrupted.
+        The check uses a thread and a connection of its own, so that reads do not wait for it. While SQLite's own check
+        runs, the log is not truncated. Being cancelled interrupts the check, and waits until it has ended.
         """
         integrity: Integrity = await self._check(check_integrity)
         return integrity
 
     async def repair_integrity(self) -> None:
-        """Make the index of the refs again (``REINDEX``): see `DeletableStore.repair_integrity`."""
+        """Rebuild the index of the refs (``REINDEX``): see `DeletableStore.repair_integrity`."""
         twins = await self._check(find_twins)
         await self._writer.run(partial(repair_integrity, twins))
 

@@ -1,7 +1,7 @@
-"""For people who write stores, and for tests of programs that use replicas.
+"""Tools for people who write stores, and for tests of programs that use replicas.
 
-`StoreContract` is the test suite that every store passes. `SimulatedStore` is a store on Trio's clock, whose times,
-failures and outages are told to it: under `trio.testing.MockClock` hours take no time, and times are exact.
+`StoreContract` is the test suite that every store passes. `SimulatedStore` is a store on Trio's clock with the times,
+failures and outages that a test gives it. Under `trio.testing.MockClock` hours take no time, and times are exact.
 `LyingStore` makes the answers of any store contradict each other.
 """
 

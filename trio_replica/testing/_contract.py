@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class StoreContract(IdentityContract, AgreementContract, DeletableContract):
     """The behaviours that `Store` and `DeletableStore` promise, as tests for pytest-trio.
 
-    A subclass says how to open the store, and what it cannot do::
+    A subclass opens the store, and says which promises it can't keep::
 
         class TestMyStore(StoreContract):
             counts_racers = False
@@ -35,18 +35,18 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
                 async with my_package.open_my_store(...) as store:
                     yield store
 
-    Its name has to be one that pytest collects. Fixtures can be had as in any test class, for example by an autouse
-    fixture that keeps ``tmp_path`` in ``self``.
+    Its name has to be one that pytest collects. Fixtures work as in any test class, for example with an autouse fixture
+    that keeps ``tmp_path`` in ``self``.
     """
 
     counts_racers = True
-    """Whether of racing puts of one blob exactly one is ``added``. If not, any number of them may be."""
+    """Whether exactly one of racing puts of one blob is ``added``. If False, any number of them may be."""
 
     largest = 2 * 1024 * 1024
-    """Bytes of the largest blob that the tests put. Over 1 MiB, so that it is hashed in a thread."""
+    """Bytes of the largest blob that the tests put. It is over 1 MiB, so that the blob is hashed in a thread."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        import pytest  # noqa: PLC0415  (who only imports this module needs none)
+        import pytest  # noqa: PLC0415  (only running the tests needs it)
 
         super().__init_subclass__(**options)
         pytest.mark.trio(cls)
@@ -54,7 +54,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
     # One blob
 
     async def test_a_blob_comes_back(self) -> None:
-        """What is put under a ref is what is got from it."""
+        """A get returns the bytes that were put."""
         async with self.open_store() as store:
             for data in (b"content", b"\0" * 1000, bytes(range(256)) * 300):
                 assert await store.put(data) == PutResult(Ref.of(data), added=True)
@@ -68,7 +68,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert await store.get(Ref.of(b"twice")) == b"twice"
 
     async def test_the_empty_blob(self) -> None:
-        """No bytes are a blob as well."""
+        """An empty blob is a blob as well."""
         async with self.open_store() as store:
             assert await store.put(b"") == PutResult(Ref.of(b""), added=True)
             assert await store.get(Ref.of(b"")) == b""
@@ -76,7 +76,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert [ref async for ref in store.list_refs()] == [Ref.of(b"")]
 
     async def test_a_large_blob(self) -> None:
-        """A blob that is hashed in a thread."""
+        """A blob over 1 MiB, which is hashed in a thread, comes back."""
         data = random.Random(1).randbytes(self.largest)  # noqa: S311
         async with self.open_store() as store:
             ref, added = await store.put(data)
@@ -84,7 +84,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert await store.get(ref) == data
 
     async def test_anything_bytes_like_is_a_blob(self) -> None:
-        """Buffers are copied: their owner may go on to use them."""
+        """Buffers are copied, so their owner may go on using them."""
         async with self.open_store() as store:
             buffer = bytearray(b"buffer")
             ref, _ = await store.put(buffer)
@@ -95,7 +95,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert await store.get(Ref.of(b"view")) == b"view"
 
     async def test_what_is_no_blob_is_refused(self) -> None:
-        """And stores nothing."""
+        """A put of anything else raises TypeError and stores nothing."""
         bad: Any
         async with self.open_store() as store:
             for bad in ("text", None, 3, [1, 2]):
@@ -104,7 +104,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert [ref async for ref in store.list_refs()] == []
 
     async def test_a_missing_blob(self) -> None:
-        """Is not found, and its ref is named."""
+        """A missing blob is not found, and the error has its ref."""
         async with self.open_store() as store:
             await store.put(b"another")
             for ref in (ABSENT, Ref.ZERO, Ref(b"\xff" * 32), Ref(b"\0" * 31 + b"\1")):
@@ -114,7 +114,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
                 assert await store.contains(ref) is False
 
     async def test_what_is_no_ref_is_refused(self) -> None:
-        """Also plain bytes and hex."""
+        """Methods raise TypeError for anything but a ref, also for plain bytes and hex."""
         bad: Any
         async with self.open_store() as store:
             for bad in (str(ABSENT), bytes(ABSENT), None, 3):
@@ -125,7 +125,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
                 assert_refuses(store.list_refs, bad)
 
     async def test_contains(self) -> None:
-        """Tells of each blob whether it is there, the first and the last included."""
+        """`contains` is right for each blob, including the first and the last."""
         async with self.open_store() as store:
             refs = [result.ref for result in await store.put_many(some_blobs(20))]
             assert [await store.contains(ref) for ref in refs] == [True] * 20
@@ -146,7 +146,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert await store.get(Ref.of(b"newer")) == b"newer"
 
     async def test_get_many(self) -> None:
-        """What is missing is absent."""
+        """Missing blobs are absent from the result of `get_many`."""
         blobs = some_blobs(300)
         async with self.open_store() as store:
             await store.put_many(blobs)
@@ -171,7 +171,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert await store.get(Ref.of(b"contended")) == b"contended"
 
     async def test_many_tasks(self) -> None:
-        """Puts and gets side by side do not confuse each other."""
+        """Concurrent puts and gets do not affect each other."""
         blobs = some_blobs(200)
         async with self.open_store() as store:
 
@@ -188,7 +188,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
     # Listing
 
     async def test_pages(self) -> None:
-        """Any page from any ref is the beginning of what is left."""
+        """Any page after any ref is the beginning of the remaining refs."""
         blobs = some_blobs(100)
         refs = sorted(map(Ref.of, blobs))
         source = random.Random(2)  # noqa: S311
@@ -205,7 +205,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
                     assert bool(page) == bool(left), "an empty page means the end, and only that"
 
     async def test_a_listing_resumes_anywhere(self) -> None:
-        """The pages one after another are all refs, each once."""
+        """Successive pages have all refs, each once."""
         blobs = some_blobs(60)
         async with self.open_store() as store:
             await store.put_many(blobs)
@@ -217,7 +217,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert [ref async for ref in store.list_refs(listed[29])] == listed[30:]
 
     async def test_bad_page_requests(self) -> None:
-        """Are refused at the door."""
+        """Bad arguments of `list_page` are errors at once."""
         bad: Any
         async with self.open_store() as store:
             for limit in (0, -1):
@@ -226,7 +226,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
                 await assert_raises(TypeError, store.list_page, Ref.ZERO, bad)
 
     async def test_puts_during_a_listing(self) -> None:
-        """What was there before is listed, each ref once and in order."""
+        """Blobs that were there before are listed, each ref once and in order."""
         before, later = some_blobs(100), some_blobs(100, seed=3)
         async with self.open_store() as store:
             await store.put_many(before)
@@ -241,7 +241,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert set(listed) <= set(map(Ref.of, before + later))
 
     async def test_leaving_a_listing_early(self) -> None:
-        """Leaves nothing behind: no warning, and the store goes on."""
+        """A loop that ends early causes no warning, and the store goes on."""
         async with self.open_store() as store:
             await store.put_many(some_blobs(10))
             async for ref in store.list_refs():
@@ -298,7 +298,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert await store.get(Ref.of(b"there")) == b"there"
 
     async def test_cancelled_on_the_way(self) -> None:
-        """A blob whose put was cancelled is there or not, and never in part."""
+        """A blob whose put was cancelled is there or not, but never in part."""
         blobs = some_blobs(64)
         async with self.open_store() as store:
             for steps, data in enumerate(blobs):
@@ -316,7 +316,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
     # Where the store can
 
     async def test_it_is_persistent(self) -> None:
-        """Opened again, the store has what it had."""
+        """A store that is opened again has the same blobs."""
         if not self.is_persistent:
             skip("the store is not persistent")
         async with self.open_store() as store:
@@ -326,7 +326,7 @@ class StoreContract(IdentityContract, AgreementContract, DeletableContract):
             assert (await store.put(some_blobs(1)[0])).added is False
 
     async def test_like_a_dictionary(self) -> None:
-        """Any sequence of calls does what it would do to a plain dictionary."""
+        """Any sequence of calls has the same effect as on a plain dictionary."""
         source = random.Random(4)  # noqa: S311
         blobs = some_blobs(30)
         model: dict[Ref, bytes] = {}

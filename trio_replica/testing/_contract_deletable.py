@@ -1,4 +1,4 @@
-"""The tests that every store passes that can delete blobs."""
+"""The tests that every store that can delete blobs passes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class DeletableContract(ContractPart):
-    """The behaviours that `DeletableStore` promises; of a store that is none, these tests are skipped."""
+    """The behaviours that `DeletableStore` promises. Other stores skip these tests."""
 
     async def test_delete(self) -> None:
-        """What is deleted is gone, and can come again."""
+        """A deleted blob is gone, and can be put again."""
         async with self._open_deletable() as store:
             await store.put_many([b"one", b"two"])
             with trio.testing.assert_checkpoints():
@@ -48,8 +48,20 @@ class DeletableContract(ContractPart):
             bad: Any = "text"
             await assert_raises(TypeError, store.replace, bad)
 
+    async def test_what_is_stored_is_what_was_put(self) -> None:
+        """Reading past the store's caches finds the same blobs, and no others."""
+        async with self._open_deletable() as store:
+            for data in (b"", *some_blobs(5)):
+                ref, _ = await store.put(data)
+                with trio.testing.assert_checkpoints():
+                    assert await store.get_stored(ref) == data
+            with trio.testing.assert_checkpoints():
+                await assert_raises(BlobNotFoundError, store.get_stored, ABSENT)
+            bad: Any = bytes(ABSENT)
+            await assert_raises(TypeError, store.get_stored, bad)
+
     async def test_what_is_set_aside_stays_as_it_was(self) -> None:
-        """A copy is kept, or none; either way the blob is there, and can be replaced."""
+        """Whether a copy is kept or not, the blob is still there, and can be replaced."""
         async with self._open_deletable() as store:
             ref, _ = await store.put(b"damaged")
             for _ in range(2):  # it may be repeated
@@ -79,7 +91,7 @@ class DeletableContract(ContractPart):
             assert [result.added for result in await store.put_many(blobs)] == [True] * 5
 
     async def test_what_is_missing_is_not_set_aside(self) -> None:
-        """There is nothing to be kept."""
+        """Setting aside a missing blob keeps nothing."""
         async with self._open_deletable() as store:
             await store.put(b"another")
             for ref in (ABSENT, Ref.ZERO):
@@ -89,7 +101,7 @@ class DeletableContract(ContractPart):
             assert [ref async for ref in store.list_refs()] == [Ref.of(b"another")]
 
     async def test_a_sound_store_finds_nothing_wrong(self) -> None:
-        """Whether it is empty or not, and what it has is as it was."""
+        """A check finds no problem in an empty or full store, and changes no blob."""
         blobs = some_blobs(30)
         async with self._open_deletable() as store:
             for some in ([], blobs):
@@ -99,7 +111,7 @@ class DeletableContract(ContractPart):
                 await _assert_has(store, some)
 
     async def test_repairing_a_sound_store_loses_nothing(self) -> None:
-        """It may be done at any time."""
+        """A repair may be made at any time, and loses no blob."""
         blobs = some_blobs(30)
         async with self._open_deletable() as store:
             for some in ([], blobs, blobs):

@@ -17,7 +17,7 @@ ABSENT: Final = Ref.of(b"a blob that no test puts")
 
 
 class ContractPart(ABC):
-    """Some of the tests that every store passes."""
+    """The base of classes with tests that every store passes."""
 
     is_persistent = False
     """Whether what was stored is there when the store is opened again, by a second ``open_store()`` in one test."""
@@ -36,17 +36,17 @@ def some_blobs(count: int, seed: int = 0) -> list[bytes]:
 
 def skip(reason: str) -> NoReturn:
     """Skip the test that is running."""
-    import pytest  # noqa: PLC0415  (who only imports this module needs none)
+    import pytest  # noqa: PLC0415  (only running the tests needs it)
 
     pytest.skip(reason)
 
 
 async def assert_raises(kind: type[Exception], method: Any, *arguments: Any) -> Exception:
-    """Return the exception of a `kind` that ``await method(*arguments)`` has to raise."""
+    """Check that ``await method(*arguments)`` raises an exception of `kind`, and return it."""
     try:
         await method(*arguments)
     except kind as error:
-        return error  # noqa: ASYNC910  (a refusal at the door needs none)
+        return error  # noqa: ASYNC910  (an error about arguments needs no checkpoint)
     raise AssertionError(f"{method.__name__}{arguments!r} did not raise {kind.__name__}")
 
 

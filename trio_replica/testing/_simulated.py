@@ -1,4 +1,4 @@
-"""`SimulatedStore`: a store on Trio's clock, with the service times and faults that a test gives it."""
+"""`SimulatedStore`, a store on Trio's clock with the service times and faults that a test gives it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True)
 class Exponential:
-    """Exponential times: as irregular as events that know nothing of each other."""
+    """Exponential times, like the times between independent events."""
 
     mean: float
     """Seconds."""
@@ -46,7 +46,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Log-normal times: mostly short, a few very long, as those of disks and networks are."""
+    """Log-normal times, which are mostly short and sometimes very long, like those of disks and networks."""
 
     mean: float
     """Seconds."""
@@ -61,22 +61,22 @@ class LogNormal:
 
 
 Times: TypeAlias = float | Iterable[float] | Distribution
-"""Service times in seconds: the same always, one after another in order, or drawn."""
+"""Service times in seconds: one number for all, numbers that are used in order, or a distribution."""
 
 
 class PutManyCost(Protocol):
-    """When a ``put_many`` is done with each of its blobs."""
+    """The cost of a ``put_many``, which determines when each of its blobs is stored."""
 
     def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:
         """Return for each of `count` blobs the seconds from the beginning until it is stored.
 
-        `put_time` gives the time of one single put.
+        `put_time` returns the time of a single put.
         """
 
 
 @dataclass(frozen=True)
 class Serial:
-    """One blob after the other, each as if it were put alone."""
+    """The cost of one put after another."""
 
     def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:
         """Return the seconds until each blob is stored."""
@@ -85,10 +85,10 @@ class Serial:
 
 @dataclass(frozen=True)
 class Concurrent:
-    """Some at once, each as if it were put alone; the next one begins when one ends."""
+    """The cost of several puts at once. The next one begins when one ends."""
 
     limit: int
-    """The blobs that are put at once, at most."""
+    """The most puts at once."""
 
     def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:
         """Return the seconds until each blob is stored."""
@@ -102,12 +102,12 @@ class Concurrent:
 
 @dataclass(frozen=True)
 class Batched:
-    """All together, as one transaction: a + b·k seconds for k blobs."""
+    """The cost of one transaction, which takes a + b·k seconds for k blobs."""
 
     fixed: float
-    """Seconds for the batch: a."""
+    """Seconds for the batch (a)."""
     each: float
-    """Seconds more for each blob: b."""
+    """Additional seconds for each blob (b)."""
 
     def completions(self, count: int, put_time: Callable[[], float]) -> Sequence[float]:  # noqa: ARG002
         """Return the seconds until each blob is stored."""
@@ -116,18 +116,18 @@ class Batched:
 
 @dataclass
 class SimulatedCall:
-    """One call that a `SimulatedStore` was asked for."""
+    """One call of a `SimulatedStore`."""
 
     operation: str
     """The method: ``"put"``, ``"put_many"``, ``"get"``, ``"list_page"``, ``"delete"`` or ``"replace"``."""
     refs: tuple[Ref, ...]
-    """The blobs that it is about; for a listing, the ref that it goes on after."""
+    """The blobs that it is about. For a listing, the ref after which the page begins."""
     started: float
     """Seconds on Trio's clock."""
     ended: float | None = None
-    """Seconds on Trio's clock; None while it is under way."""
+    """Seconds on Trio's clock, or None while it is under way."""
     error: BaseException | None = None
-    """What it raised, a `trio.Cancelled` included."""
+    """The exception that it raised, if any. This may be a `trio.Cancelled`."""
 
 
 @dataclass
@@ -147,20 +147,21 @@ class _Outage:
 
 
 class SimulatedStore(DeletableStore):
-    """A store in memory that takes the time, and has the faults, that it is told to.
+    """A store in memory with the service times and faults that a test gives it.
 
-    ``put``, ``get`` and ``list_page`` take their service time on Trio's clock and then have their effect, all at once;
-    a ``put_many`` stores each blob when `put_many` says. Calls are served independently of each other. The other
-    methods are the defaults of `Store`, so they take the time of what they call; ``delete`` and ``replace`` take none.
-    Nothing uses a thread, but for hashing blobs over 1 MiB, which a mock clock does not wait for.
+    ``put``, ``get`` and ``list_page`` take their service time on Trio's clock and then have their whole effect at once.
+    A ``put_many`` stores each blob at the time that `put_many` says. Calls are served independently of each other. The
+    other methods are the defaults of `Store`, so they take the time of the methods that they call. ``delete`` and
+    ``replace`` take no time. Nothing uses a thread except the hashing of blobs over 1 MiB, and a mock clock does not
+    wait for that.
 
     Args:
-      put, get, list_page: the service times, in seconds: a number, an iterable of numbers that are taken in order, one
-        a call (a call that finds none left raises `RuntimeError`), or a `Distribution`.
+      put, get, list_page: the service times in seconds. Each is a number, an iterable of numbers with one for each call
+        in order (a call that finds none left raises `RuntimeError`), or a `Distribution`.
       put_many: the cost of a ``put_many``: `Serial`, `Concurrent` or `Batched`.
-      page_size: the most refs in a page, if it shall be shorter than asked.
-      seed: what the distributions are drawn with.
-      identity: its identity: 32 lowercase hex digits; None for none. Only with one does it keep the mark of a session.
+      page_size: the most refs in a page, to make pages shorter than requested.
+      seed: the seed of the distributions.
+      identity: its identity, 32 lowercase hex digits, or None for none. Without one it keeps no mark of a session.
 
     Raises:
       ValueError: if `identity` is something else.
@@ -192,17 +193,17 @@ class SimulatedStore(DeletableStore):
         self._faults: list[_Fault] = []
         self._outages: list[_Outage] = []
         self.calls: list[SimulatedCall] = []
-        """All calls so far, in the order of their beginnings."""
+        """All calls so far, in the order in which they began."""
 
     def __repr__(self) -> str:
         return f"<SimulatedStore of {len(self._blobs)} blobs>"
 
     @property
     def blobs(self) -> Mapping[Ref, bytes]:
-        """What is stored now."""
+        """The blobs that are stored now."""
         return dict(self._blobs)
 
-    # What goes wrong
+    # Faults
 
     def fail(
         self, error: BaseException, *operations: str, after: int = 0, count: float = math.inf, stored: bool = False
@@ -210,11 +211,11 @@ class SimulatedStore(DeletableStore):
         """Let calls fail with `error`, at the end of their service time.
 
         Args:
-          error: what they raise.
-          operations: which methods; all if none is named.
-          after: how many calls go well before.
-          count: how many fail.
-          stored: whether a put that fails has stored its blobs all the same, as one whose answer was lost.
+          error: the exception that they raise.
+          operations: the names of the methods. All methods if none is named.
+          after: the number of calls that succeed first.
+          count: the number of calls that fail.
+          stored: whether a failing put stores its blobs all the same, like one whose answer was lost.
 
         """
         self._faults.append(_Fault(frozenset(operations), after, count, error, stored))
@@ -224,24 +225,24 @@ class SimulatedStore(DeletableStore):
         self._faults.append(_Fault(frozenset(operations), after, count, None, stored=False))
 
     def recover(self) -> None:
-        """Let no call begun from now on fail or hang, but for outages."""
+        """Let no call that begins from now on fail or hang, except in outages."""
         self._faults.clear()
 
     def outage(self, start: float, end: float, error: BaseException | None = None) -> None:
         """Let the store be away from `start` to `end`, in seconds on Trio's clock.
 
-        With an `error`, calls raise it: at once, or when the outage begins. Without, they are held up until it ends.
+        With an `error`, calls raise it at once, or when the outage begins. Without one, they wait until it ends.
         """
         self._outages.append(_Outage(start, end, error))
 
     def corrupt(self, ref: Ref, data: bytes | None = None) -> None:
-        """Let the store have `data` under `ref`; if that is None, the blob that it has with its first bit flipped."""
+        """Let the store have `data` under `ref`. With None, flip the first bit of the blob that it has."""
         if data is None:
             blob = self._blobs[ref]
             data = bytes([blob[0] ^ 0x80]) + blob[1:] if blob else b"\x80"
         self._blobs[ref] = data
 
-    # What a store does
+    # The methods of a store
 
     async def identity(self) -> str | None:
         """Return the identity that it was given, in no time: see `Store.identity`."""
@@ -289,7 +290,7 @@ class SimulatedStore(DeletableStore):
         return self._blobs.pop(ref, None) is not None
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
         blob = await to_blob(blob)
         await self._serve("replace", (blob.ref,), 0.0)
         self._blobs[blob.ref] = blob.data
@@ -313,7 +314,7 @@ class SimulatedStore(DeletableStore):
         )
         return [PutResult(blob.ref, added[place]) for place, blob in enumerate(blobs)]
 
-    async def _serve(  # noqa: ASYNC910  (_pass has one: it is called for an effect, or instead of one)
+    async def _serve(  # noqa: ASYNC910  (`_pass` has one, and is always called)
         self,
         operation: str,
         refs: tuple[Ref, ...],

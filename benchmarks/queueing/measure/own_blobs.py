@@ -32,7 +32,7 @@ class StoreFailedError(Exception):
 
 
 def random_blobs(size: int) -> Callable[[], Blob]:
-    """Return what makes one blob after another of `size` random bytes, at least 16.
+    """Return a function that makes a blob of `size` random bytes, at least 16.
 
     The system seeds them, so no two are alike, and nobody else has such blobs. A store can neither compress them nor
     keep a part of one for another.
@@ -77,8 +77,8 @@ class NotedStore(Store):
     def given(self) -> tuple[Ref, ...]:
         """The blobs that may be there and were not before, in the order in which they were put.
 
-        A blob is noted before its put begins, so those are among them whose put failed or was cancelled. One that the
-        store says it had before is not.
+        A blob is noted before its put begins, so blobs whose put failed or was cancelled are among them. A blob that
+        the store says it had before is not.
         """
         return tuple(self._given)
 

@@ -124,7 +124,7 @@ class _Seen(NamedTuple):
 
 
 class _Door(Store):
-    """The sync store of the replica, and who puts: both see when a put passes.
+    """The sync store of the replica, and its caller: both see when a put passes.
 
     It takes no time and keeps nothing, so that a run needs no memory.
     """

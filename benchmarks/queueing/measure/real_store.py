@@ -1,4 +1,4 @@
-"""A real store is measured: its service times, and the real replica in real time beside the recursion R.
+"""Measuring a real store: its service times, and the real replica in real time beside the recursion R.
 
 The store is somebody's, with blobs in it. The blobs put there are random, noted before, and deleted at the end.
 """
@@ -261,7 +261,7 @@ async def _measure(store: NotedStore, measurement: Measurement, told: Callable[[
 async def time_puts(store: NotedStore, blob: Callable[[], Blob], seconds: float, most: int) -> None:
     """Put one blob after another for so many seconds, the last one to its end, but not for more than twice as long.
 
-    How long each took is in the store's calls. Its ref has been computed before, as it has where a replica puts it.
+    The store's calls have the times. The ref of a blob has been computed before, as it has where a replica puts it.
 
     Raises:
       StoreFailedError: if a put fails.

@@ -118,8 +118,8 @@ def stretch(figures: Floats, count: int, source: np.random.Generator) -> Floats:
     """Return so many of the figures in their order, from a random one on, and over again from the first.
 
     Slow calls come together where a disk has slow moments. Drawn one by one they would not, and waits, which are made
-    of such moments, would be too short: with 1500 puts/s of 4 KiB to SQLite, the mean waits with a `queue_size` of 1, 4
-    and 16 were 3, 9 and 100 times as long as R says of the run's own times shuffled.
+    of such moments, would be too short. SQLite was given 1500 puts/s of 4 KiB. With a `queue_size` of 1, 4 and 16, the
+    mean waits were 3, 9 and 100 times as long as R says of the run's own times shuffled.
     """
     return np.resize(np.roll(figures, -source.integers(len(figures))), count)
 

@@ -52,7 +52,7 @@ def mm1_quantile(rate: float, service_rate: float, queue_size: int, quantile: fl
 
 
 def two_stores(rate: float, service_rates: tuple[float, float], queue_size: int) -> tuple[float, float]:
-    """Return between which shares that of the puts is which wait for at least one of two stores."""
+    """Return the bounds of the share of puts that wait for at least one of two stores."""
     shares = [mm1(rate, service_rate, queue_size).share for service_rate in service_rates]
     return max(shares), min(1.0, sum(shares))
 
@@ -111,7 +111,7 @@ def stall_quantile(rate: float, seconds: float, queue_size: int, quantile: float
 
 
 def stall_size(rate: float, seconds: float, deviations: float) -> float:
-    """Return what a Poisson number of arrivals exceeds as often as a normal variable does so many deviations."""
+    """Return the count that Poisson arrivals exceed as often as a normal variable exceeds so many deviations."""
     return rate * seconds + deviations * math.sqrt(rate * seconds)
 
 

@@ -2,7 +2,7 @@
 
 With the times A at which puts come and S that the store takes, and one blob at a time, the store has confirmed blob i
 at D[i] = max(A[i], D[i-1]) + S[i]. A put enters the queue as soon as fewer than `queue_size` blobs that came before it
-are still to be taken, so it enters when blob i - queue_size is taken, if that is after it came. Nothing in D depends on
+are still to be taken: when blob i - queue_size is taken, or at once if that has happened. Nothing in D depends on
 the queue's size: one path of the worker gives the waits for every size.
 
 All times are in seconds. They agree with those of the real code to the last bit if they lie on a grid: see
@@ -69,9 +69,9 @@ def drain(came: Floats, service: Floats, stall: Stall | None = None) -> Drained:
 def drain_in_batches(came: Floats, service: Floats, batch_size: int, stall: Stall | None = None) -> Drained:
     """Let the worker write batches, to a store whose ``put_many`` takes as long as its puts one after another.
 
-    Whenever it is free it takes what has come, at most `batch_size` blobs; those included whose puts wait for room, for
-    taking some lets others in. A batch ends when its last blob would have ended alone, so the ends of the batches are
-    found by walking along the path of `drain`.
+    Whenever it is free it takes what has come, at most `batch_size` blobs. These include blobs whose puts wait for
+    room, because taking some lets others in. A batch ends when its last blob would have ended alone, so the ends of the
+    batches are found by walking along the path of `drain`.
     """
     alone = drain(came, service, stall)
     places = np.arange(len(came))
@@ -129,8 +129,8 @@ def drain_at_cost(
 def drain_closed_loop(pauses: Floats, producers: int, service: Floats, queue_size: int, batch_size: int) -> Drained:
     """Let so many producers put one blob after another, each after a pause, until `service` is used up.
 
-    Here when a put comes depends on when the one before it returned, and so on the queue. Whenever a producer pauses,
-    also at its beginning, it takes the next of `pauses`, of which there are as many as of `service` and `producers`
+    The time of a put depends on the return of the one before it, and so on the queue. Whenever a producer pauses, also
+    at its beginning, it takes the next of `pauses`. There are as many of these as of `service` and `producers`
     together. A ``put_many`` takes as long as its puts one after another.
     """
     pause = iter(pauses.tolist())

@@ -143,7 +143,7 @@ class Scenario(ABC):
     group: str
     """The scenarios that are shown together."""
     label: str
-    """Which of them it is."""
+    """Its name among these."""
 
     @property
     def name(self) -> str:
@@ -223,7 +223,7 @@ class Burst(Scenario):
 
 @dataclass(frozen=True)
 class Stalled(Scenario):
-    """The store stops answering for some time. Looked at is what comes until it has caught up."""
+    """The store stops answering for some time. The puts looked at are those until it has caught up."""
 
     rate: float
     """Puts a second."""

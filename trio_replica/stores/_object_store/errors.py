@@ -1,6 +1,6 @@
-"""One line for each error of an object store's client: what it means, and what to do about it.
+"""One line for each error of an object store's client, with the meaning of the error and the remedy.
 
-The client has one class for most errors; what happened stands in its text (obstore 0.12).
+The client has one class for most errors, and only the text says what happened (obstore 0.12).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TEXT_LIMIT: Final = 200
-"""Characters that are shown of what a server, or the client, says."""
+"""Characters that are shown of a message of a server or the client."""
 
 MISSING_CODES: Final = frozenset({"NoSuchKey", "BlobNotFound"})
-"""What S3 and Google, and Azure, say where there is a bucket, but no such object in it."""
+"""The codes of S3 and Google, and of Azure, for a missing object in an existing bucket."""
 
 _NO_BUCKET = "there is no such bucket: create it, or correct the URL"
 _BAD_CREDENTIALS = "the server does not accept the credentials: correct them"
@@ -26,10 +26,8 @@ NO_CREDENTIALS = "there are no credentials: give them as options or in the envir
 _FORBIDDEN = "the server forbids this with these credentials: permit them to list, get, put and delete in the bucket"
 _WRONG_PLACE = "the bucket is elsewhere: correct the region or the endpoint"
 _TOO_LARGE = "the server takes no blob of this size in one request"
-_NOT_ABLE = (
-    "the server can't do this; what a store needs includes to put an object only if there is none (If-None-Match)"
-)
-_NO_OBJECT_STORE = "what answers is no object store: correct the endpoint"
+_NOT_ABLE = "the server can't do this; a store has to put an object only if there is none (If-None-Match)"
+_NO_OBJECT_STORE = "the server is not an object store: correct the endpoint"
 _REFUSED = "correct the endpoint, the region or the credentials"
 _TROUBLE = "the server is in trouble: try again later"
 
@@ -71,7 +69,7 @@ _BEFORE_ANY_ANSWER: Final = (
     ),
     (
         "InvalidCertificate",
-        "the certificate of its server is not to be trusted: correct the endpoint or the certificate",
+        "the certificate of its server is not trusted: correct the endpoint or the certificate",
     ),
     ("BadScheme", "its endpoint is http://: make it https://, or add allow_http=true"),
     (
@@ -89,7 +87,7 @@ _BEFORE_ANY_ANSWER: Final = (
 _LOOKS_FOR_CREDENTIALS: Final = re.compile(
     r"/latest/api/token|/latest/meta-data|/computeMetadata/|/metadata/identity/|Missing(SecretAccessKey|AccessKeyId|Token)"
 )
-"""What the clients ask a machine of their clouds, which is where they look last; and what they say of half a pair."""
+"""The last place where clients look for credentials, on a machine of their cloud, and their message for half a pair."""
 
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
@@ -100,15 +98,15 @@ _REQUEST: Final = re.compile(
 
 
 def says_missing(error: BaseException) -> bool:
-    """Whether the server is sure that there is no such object; and it is not that the bucket has gone, say."""
+    """Return whether the server is sure that the object is missing, and not, for example, its bucket."""
     code = _CODE.search(str(error))
     return isinstance(error, FileNotFoundError) and code is not None and code[1] in MISSING_CODES
 
 
 def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -> str:
-    """Return what an error of the client means, and what to do about it.
+    """Return the meaning of an error of the client, and the remedy.
 
-    What it quotes goes through `without_secrets` before it is shortened, for a secret that is cut would not be known.
+    Quoted text goes through `without_secrets` before it is shortened, because a shortened secret is not recognised.
     """
     text, _, debug = str(error).partition("\n\nDebug source:")
     status, code = _STATUS.search(text), _CODE.search(text)

@@ -1,4 +1,4 @@
-"""The objects of an object store. All of it blocks, and runs in the store's threads, several at once."""
+"""The objects of an object store. All methods block, and run in the store's threads, several at once."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 Client: TypeAlias = AzureStore | GCSStore | S3Store
 
 CREATIONS: Final = 5
-"""Times that a put is tried again whose blob was both there and not: another program deletes it again and again."""
+"""Times that a put is tried again if its blob was both there and not, because another program keeps deleting it."""
 
 OBJECTS_AT_ONCE: Final = 10
-"""Names that the client hands over at once, which may take it as many requests. More make no listing faster."""
+"""Names that the client returns at once, for which it may need as many requests. More do not make a listing faster."""
 
 IDLE_SECONDS: Final = 10.0
-"""Seconds after which the client closes an idle connection. Without it, 16 or more stay open, also after the store."""
+"""Seconds after which the client closes an idle connection. Without this, 16 or more stay open even after the store."""
 
 _NAME: Final = re.compile(r"b:([0-9a-f]{64})")
 _LAST: Final = "b:" + "f" * 64
@@ -53,7 +53,7 @@ class Objects:
     """The objects under one prefix of a bucket."""
 
     def __init__(self, place: ObjectPlace, *, idle_seconds: float = IDLE_SECONDS) -> None:
-        if os.getpid() != _imported_in:  # the client would wait for ever for threads of its own, which are gone
+        if os.getpid() != _imported_in:  # the client would wait forever for its own threads, which are gone
             raise RuntimeError("object stores don't work in a forked process: start one, as by spawn")
         self._place = place
         self._is_closing = False
@@ -61,21 +61,21 @@ class Objects:
         if isinstance(made, outcome.Error):
             problem = explain(made.error, place.without_secrets)
             kind = MissingCredentialsError if problem == NO_CREDENTIALS else ValueError
-            raise kind(self._line(problem))  # of an option, whatever the client raised
+            raise kind(self._line(problem))  # the problem is with an option, whatever the client raised
         self._client = made.value
 
     def check(self) -> None:
-        """Check that the bucket is there and the credentials open it, by asking for what nobody can have put.
+        """Check that the bucket exists and the credentials open it, by requesting an object that nobody can have put.
 
         Raises:
-          ReplicaError: if not.
+          ReplicaError: if the check fails.
 
         """
         if self._told_size(Ref.ZERO) is not None:
             raise ReplicaError(self._line("it has an object of a ref that no blob has, so it is no object store"))
 
     def close(self) -> None:
-        """Let no listing under way ask for more."""
+        """Stop listings under way from requesting more."""
         self._is_closing = True
 
     # Writing
@@ -87,30 +87,34 @@ class Objects:
                 return PutResult(blob.ref, added=True)
             if not isinstance(ended.error, AlreadyExistsError):
                 raise self._failure(ended.error)
-            # It is there; or it was, for the client repeats what failed; or another writer is at it, who may yet fail.
+            # The blob is there, or it was put by an earlier try of the client itself, or another writer is writing it
+            # and may yet fail.
             size = self._size(blob.ref)
             if size == len(blob):
                 return PutResult(blob.ref, added=False)
-            if size is not None:  # it came from another program
+            if size is not None:  # another program put it
                 logger.warning(
                     "replaced %s of %s: it had %d bytes, not %d", blob.ref, self._place.name, size, len(blob)
                 )
                 self.replace(blob)
                 return PutResult(blob.ref, added=True)
-        raise ReplicaError(self._line(f"{blob.ref!s:.12} is said to be there and not to be there: try again later"))
+        raise ReplicaError(self._line(f"{blob.ref!s:.12} can't be created and can't be found: try again later"))
 
     def replace(self, blob: Blob) -> None:
-        """Write `blob` whatever is there, atomically."""
+        """Write `blob` atomically, whatever is there."""
         ended = outcome.capture(self._write, blob, "overwrite")
         if isinstance(ended, outcome.Error):
             raise self._failure(ended.error)
 
     def _write(self, blob: Blob, mode: Any) -> None:
-        # In one request: one of several parts can't be made to depend on what is there.
+        # This is one request, because an upload in several parts can't depend on whether the object exists.
         obstore.put(self._client, _name(blob.ref), blob.data, mode=mode, use_multipart=False)
 
     def set_aside(self, ref: Ref) -> str | None:
-        """Copy a blob's object to another name, which no listing of blobs gets to, and return that, if there is one."""
+        """Copy a blob's object to another name, which no listing shows.
+
+        Return the name, or None if there is no object.
+        """
         name = time.strftime(f"damaged:{ref}-%Y%m%dT%H%M%SZ", time.gmtime())
         ended = outcome.capture(obstore.copy, self._client, _name(ref), name)
         if isinstance(ended, outcome.Value):
@@ -125,7 +129,7 @@ class Objects:
         ended = outcome.capture(obstore.delete, self._client, _name(ref))
         if isinstance(ended, outcome.Value):
             return True
-        if isinstance(ended.error, FileNotFoundError) and self._size(ref) is None:  # another was first
+        if isinstance(ended.error, FileNotFoundError) and self._size(ref) is None:  # another delete was first
             return False
         raise self._failure(ended.error)
 
@@ -146,7 +150,7 @@ class Objects:
         return self._size(ref) is not None
 
     def _size(self, ref: Ref) -> int | None:
-        """Return the bytes of a blob's object; None if there is none."""
+        """Return the number of bytes of a blob's object, or None if there is none."""
         ended = outcome.capture(obstore.head, self._client, _name(ref))
         if isinstance(ended, outcome.Value):
             return ended.value["size"]
@@ -155,7 +159,7 @@ class Objects:
         raise self._failure(ended.error)
 
     def _told_size(self, ref: Ref) -> int | None:
-        """Return what `_size` does, from a GET, whose answer has a body that says what is missing: object or bucket."""
+        """Return the same as `_size`, from a GET. Its answer says whether the object or the bucket is missing."""
         ended = outcome.capture(obstore.get, self._client, _name(ref))
         if isinstance(ended, outcome.Value):
             return ended.value.meta["size"]  # the body is not read
@@ -177,11 +181,11 @@ class Objects:
                 if ref > after:  # some servers begin again for each page
                     page.append(ref)
         if not page:
-            self.check()  # the client takes what is no listing at all for an empty one
+            self.check()  # the client takes any other answer for an empty listing
         return page
 
     def _paths(self, after: Ref, at_once: int) -> Iterator[str]:
-        """Yield the paths below the prefix that come after that of `after`, whatever they name."""
+        """Yield all paths below the prefix that come after the path of `after`."""
         listing = obstore.list(self._client, offset=_name(after), chunk_size=at_once)
         while True:
             ended = outcome.capture(next, listing, None)
@@ -190,13 +194,16 @@ class Objects:
             if ended.value is None:
                 return
             yield from (found["path"] for found in ended.value)
-            if self._is_closing:  # a listing of many objects that are no blobs takes long
+            if self._is_closing:  # a listing takes long if many objects are not blobs
                 raise trio.ClosedResourceError(f"{self._place.name} is closed")
 
     # Errors
 
     def _failure(self, error: BaseException) -> ReplicaError:
-        """Return what to raise for an error of the client, which stays behind: its text may have secrets."""
+        """Return the error to raise for an error of the client.
+
+        It does not refer to that one, whose text may have secrets.
+        """
         return ReplicaError(self._line(explain(error, self._place.without_secrets)))
 
     def _line(self, text: str) -> str:
@@ -217,7 +224,7 @@ def _client(place: ObjectPlace, idle_seconds: float) -> Client:
     }
     retry_config: RetryConfig = {
         "max_retries": limits.retries,
-        "retry_timeout": _seconds(min(limits.retry_timeout, limits.request_timeout)),  # what hung is not repeated
+        "retry_timeout": _seconds(min(limits.retry_timeout, limits.request_timeout)),  # a hung request is not repeated
     }
     kind: Callable[..., Client] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[place.scheme]
     if place.scheme == "s3":

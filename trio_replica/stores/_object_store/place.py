@@ -1,4 +1,4 @@
-"""The place of an object store: its bucket, its prefix, and the server that these are on."""
+"""The place of an object store, which is its bucket, its prefix, and the server that has these."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CLIENT_OPTIONS: Final = (
     "sas_key",
     "service_account",
 )
-"""The options of the client that are described; it has others."""
+"""The documented options of the client. It has others."""
 
 _SERVERS: Final = ("endpoint", "endpoint_url", "base_url", "account_name")
-"""How the options end that say which server a bucket is on."""
+"""The ends of the names of options that say which server a bucket is on."""
 
 
 def bucket_place(url: str, options: Mapping[str, Any]) -> Hashable:
-    """Return the place of a bucket. Credentials do not matter."""
+    """Return the place of a bucket, which does not depend on credentials."""
     address, query = split_query(url)
     scheme, _, path = address.partition("://")
     bucket, _, prefix = path.partition("/")

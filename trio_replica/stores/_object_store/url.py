@@ -1,4 +1,4 @@
-"""The options of an object store in its URL: where it is, and how long its client tries."""
+"""The place of an object store and the limits of its client, from the options in its URL."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ENDPOINTS: Final = {"s3": "endpoint", "gs": "base_url", "az": "endpoint"}
-"""For each scheme, what its client calls the option ``endpoint``."""
+"""The name of the option ``endpoint`` in the client of each scheme."""
 
 MAX_SECONDS: Final = 24 * 60 * 60
-"""Seconds that a time may be at most: a day, which is for ever."""
+"""The longest time in seconds: a day, which is as good as forever."""
 
 SHORTEST_SECRET: Final = 6
-"""Characters that the value of an option has at least to be taken out of messages; ``false`` is no secret."""
+"""The least length of an option's value that is removed from messages. ``false`` is not a secret."""
 
 PUBLIC: Final = frozenset({"endpoint", "base_url", "region", "account_name", "allow_http"})
 """The options whose values may be shown. All others may be secrets."""
@@ -33,7 +33,7 @@ _YES_OR_NO: Final = {"true": True, "1": True, "false": False, "0": False}
 @final
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """How much a client does at once, and how long it tries: see `open_object_store`."""
+    """The limits of a client: see `open_object_store`."""
 
     requests: int
     request_timeout: float
@@ -59,14 +59,14 @@ class ClientLimits:
 @final
 @dataclass(frozen=True, slots=True)
 class ObjectPlace:
-    """A bucket and a prefix in it, with what the client needs to get there."""
+    """A bucket and a prefix in it, with the options that the client needs to reach it."""
 
     name: str
-    """The store's name in messages: its URL without options, and its endpoint."""
+    """The store's name in messages, which is its URL without options, and its endpoint."""
     scheme: str
     bucket: str
     prefix: str
-    """Without slashes around it; empty for the whole bucket."""
+    """The prefix without slashes around it. Empty for the whole bucket."""
     allow_http: bool
     config: Mapping[str, str] = field(repr=False)
     """The client's other options. Some are secrets."""
@@ -75,20 +75,20 @@ class ObjectPlace:
     def without_secrets(self, text: str) -> str:
         """Return `text` without the values of options that may be secrets."""
         values = [value for option, value in self.config.items() if option not in PUBLIC]
-        values += [part for value in values for _, part in parse_qsl(value)]  # of an Azure SAS, which is a query
+        values += [part for value in values for _, part in parse_qsl(value)]  # an Azure SAS is a query
         values += [quote(value, safe="") for value in values]
-        for secret in sorted(values, key=len, reverse=True):  # one may be a part of another
+        for secret in sorted(values, key=len, reverse=True):  # one secret may be a part of another
             if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, HIDDEN)
         return text
 
 
 def parse_object_url(url: str, limits: ClientLimits, config: Mapping[str, str | bool]) -> ObjectPlace:
-    """Return the place that `url` names; what it says of `limits` and `config` counts more than these do.
+    """Return the place that `url` names. Options in the URL take precedence over `limits` and `config`.
 
     Raises:
-      TypeError: if `url` is no `str`, or an option has a value of another type.
-      ValueError: if it is no URL of an object store, or an option is bad; secrets are not shown.
+      TypeError: if `url` is not a `str`, or an option has a value of the wrong type.
+      ValueError: if it is not the URL of an object store, or an option is bad. The message shows no secrets.
 
     """
     if not isinstance(url, str):
@@ -98,15 +98,15 @@ def parse_object_url(url: str, limits: ClientLimits, config: Mapping[str, str | 
     if scheme not in ENDPOINTS:
         raise ValueError(f"the URL of an object store begins with one of {', '.join(f'{s}://' for s in ENDPOINTS)}")
     bucket, _, path = rest.partition("/")
-    if _BUCKET.fullmatch(bucket) is None:  # not shown: who writes USER:PASSWORD@BUCKET gets here
+    if _BUCKET.fullmatch(bucket) is None:  # not shown, because it may be USER:PASSWORD@BUCKET
         raise ValueError(f"the URL of such a store is {scheme}://BUCKET/PREFIX, with nothing but a bucket's name first")
     prefix = unquote(path).strip("/")
     name = redacted(f"{scheme}://{bucket}" + (f"/{prefix}" if prefix else ""))  # it may have options without their "?"
     if _CONTROL.search(prefix) or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix):
         raise ValueError(f"no prefix has an empty part, a dot for one, or control characters: {name!r}")
     options = _texts(config) | dict(_options(query, name))
-    if "timeout" in options:  # the client's own, which would count more
-        raise ValueError(f"there is no timeout but request_timeout, connect_timeout and retry_timeout: {name}")
+    if "timeout" in options:  # the client's own option, which would take precedence
+        raise ValueError(f"there is no option timeout, but request_timeout, connect_timeout and retry_timeout: {name}")
     limits = _limits(limits, options, name)
     allow_http = _yes_or_no("allow_http", options.pop("allow_http", "false"), name)
     endpoint = options.pop("endpoint", None)
@@ -127,7 +127,7 @@ def _texts(config: Mapping[str, str | bool]) -> dict[str, str]:
 
 
 def _options(query: str, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the options of a URL. A plus sign is one, for secrets have them."""
+    """Yield the options of a URL. A plus sign stays a plus sign, because secrets contain them."""
     seen = set()
     for part in filter(None, query.split("&")):
         option, equals, value = part.partition("=")
@@ -138,7 +138,7 @@ def _options(query: str, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _limits(limits: ClientLimits, options: dict[str, str], name: str) -> ClientLimits:
-    """Return `limits` with those that `options` say instead, which are taken out of these."""
+    """Return `limits` with the values in `options`, and remove these from `options`."""
     kinds: dict[str, type[int | float]] = {
         "requests": int,
         "request_timeout": float,
@@ -153,7 +153,7 @@ def _limits(limits: ClientLimits, options: dict[str, str], name: str) -> ClientL
             try:
                 numbers[option] = kind(text)
             except ValueError:
-                raise ValueError(f"{option} is a number: {name}") from None  # what is there may be a secret
+                raise ValueError(f"{option} is a number: {name}") from None  # the value may be a secret
     try:
         return replace(limits, **numbers)
     except ValueError as error:
@@ -170,9 +170,9 @@ def _check_endpoint(endpoint: str, *, allow_http: bool, name: str) -> None:
     try:
         parts = urlsplit(endpoint)
         good = bool(parts.hostname) and parts.port != 0 and parts.scheme in {"http", "https"}
-    except ValueError:  # of a port that is none
+    except ValueError:  # a bad port
         good = False
-    if not good or re.search(r"[@?#\s]", endpoint):  # not shown: there may be a secret in it
+    if not good or re.search(r"[@?#\s]", endpoint):  # not shown, because it may contain a secret
         raise ValueError(f"an endpoint is http://HOST:PORT or https://HOST:PORT, without secrets in it: {name}")
     if parts.scheme == "http" and not allow_http:
-        raise ValueError(f"an endpoint with http:// takes allow_http=true, for what is sent can be read: {name}")
+        raise ValueError(f"an endpoint with http:// needs allow_http=true, because it is not encrypted: {name}")

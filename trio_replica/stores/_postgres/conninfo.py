@@ -1,4 +1,4 @@
-"""libpq's connection strings, taken apart without showing a password."""
+"""libpq's connection strings, parsed without showing a password."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from psycopg.pq import Conninfo
 
 DEFAULTS: Final = {
     "connect_timeout": "10",  # seconds, for each address
-    "keepalives_idle": "10",  # seconds of silence after which the server's machine is asked whether it is there,
-    "keepalives_interval": "5",  # seconds between such questions,
-    "keepalives_count": "3",  # and unanswered ones that mean that it is not
-    "tcp_user_timeout": "25000",  # milliseconds that what was sent may be unacknowledged: as long as those together
+    "keepalives_idle": "10",  # seconds of silence before the first probe of the server's machine
+    "keepalives_interval": "5",  # seconds between probes
+    "keepalives_count": "3",  # unanswered probes after which the connection is lost
+    "tcp_user_timeout": "25000",  # milliseconds without an acknowledgement of sent data, as long as all probes take
     "fallback_application_name": "trio_replica",
 }
-"""The parameters that the conninfo and the environment leave to libpq, which would wait for ever."""
+"""The defaults of parameters that the conninfo and the environment leave out. With its own, libpq would wait
+forever."""
 
 
 def parse(conninfo: str) -> tuple[str, str]:
-    """Return the whole conninfo to connect with, and the name of the database: its URL without user and password.
+    """Return the whole conninfo to connect with, and the name of the database (its URL without user and password).
 
     Raises:
-      TypeError: if it is no `str`.
-      ValueError: if libpq can't parse it, or not as it was meant. It shows nothing that may be part of a password.
+      TypeError: if it is not a `str`.
+      ValueError: if libpq can't parse it, or parses it in another way than meant. The message shows no password.
 
     """
     if not isinstance(conninfo, str):
@@ -42,7 +43,7 @@ def parse(conninfo: str) -> tuple[str, str]:
             "the conninfo has no proper host and port: in a URL, a password's @, / and : are %40, %2F, %3A"
         )
     missing = {key: value for key, value in DEFAULTS.items() if key not in known}
-    # With SQL_ASCII, which some databases are in, psycopg would take all texts for bytes.
+    # Some databases have the encoding SQL_ASCII, with which psycopg would return all texts as bytes.
     conninfo = make_conninfo(conninfo, **missing, client_encoding="utf8")
     return conninfo, _url(host.split(","), port.split(","), database, given.get("service"))
 
@@ -52,17 +53,17 @@ def _parameters(conninfo: str) -> dict[str, str]:
         return {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
     except (psycopg.Error, UnicodeError) as error:
         reason = re.sub(r'".*"', '"…"', str(error).strip(), flags=re.DOTALL)
-    # Out here, for that error has what may be part of a password.
+    # Raised out here, because the other error may have part of a password.
     raise ValueError(f"the conninfo of a PostgreSQL database can't be parsed: {reason}")
 
 
 def _url(hosts: list[str], ports: list[str], database: str, service: str | None) -> str:
-    if service is not None:  # it says the rest
+    if service is not None:  # the service has the rest
         return f"postgresql:///?service={quote(service)}"
     if len(ports) == 1:
         ports *= len(hosts)
     addresses = [
         (f"[{host}]" if ":" in host else quote(host, safe="")) + (port and f":{port}")
-        for host, port in zip(hosts, ports, strict=False)  # libpq refuses that, when it connects
+        for host, port in zip(hosts, ports, strict=False)  # libpq refuses different lengths when it connects
     ]
     return f"postgresql://{','.join(addresses)}/{quote(database)}"

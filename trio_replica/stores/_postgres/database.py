@@ -1,4 +1,4 @@
-"""The work of the threads of a PostgreSQL store: transactions of puts, and reads."""
+"""The work of the threads of a PostgreSQL store, which is transactions of puts, and reads."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from .session import Connection, Patience
 
     Write: TypeAlias = Blob | list[Blob] | Callable[[Connection], Any]
-    """What the writers are given: a put, a put of many, or what a connection is called with."""
+    """A request to the writers: a put, a put of many, or a function of a connection."""
 
     What: TypeAlias = Ref | Callable[[Connection], Any]
-    """What the readers are given in a `Read`: a get, or what a connection is called with."""
+    """The content of a `Read` for the readers: a get, or a function of a connection."""
 
 SIZE_LIMIT: Final = 1019 * 1024 * 1024
-"""Bytes of the largest blob. The server allocates less than 1 GiB at once (MaxAllocSize), also for what LZ4 may make of
-the blob, which is 1/255 more (LZ4_compressBound)."""
+"""Bytes of the largest blob. The server allocates less than 1 GiB at once (MaxAllocSize), also for the compressed blob,
+which may be 1/255 larger with LZ4 (LZ4_compressBound)."""
 
 TOOK_TIME: Final = (errors.QueryCanceled, errors.LockNotAvailable)
-"""Errors of what has waited for long. Its neighbours would do so too, one after another."""
+"""Errors of statements that have waited long. Their neighbours would wait as long, one after another."""
 
 ResultT = TypeVar("ResultT")
 
 
 @final
 class Database:
-    """One database. But for `check_size`, its methods block, and run in the store's threads."""
+    """One database. Except for `check_size`, its methods block, and run in the store's threads."""
 
     def __init__(
         self, conninfo: str, *, durable: bool = True, patience: Patience, size_limit: int = SIZE_LIMIT
@@ -56,7 +56,7 @@ class Database:
         self._size_limit = size_limit
 
     def check_size(self, blobs: Iterable[Blob]) -> None:
-        """Refuse blobs of which no row can hold one, before they are part of any transaction.
+        """Refuse blobs that are too large for a row, before they are part of any transaction.
 
         Raises:
           psycopg.DataError: if one is too large.
@@ -85,7 +85,7 @@ class Database:
                 call.outcome = session.captured(call.request)
 
     def _put(self, session: Session, puts: Sequence[Call[Write]]) -> None:
-        """Do `puts` as one transaction; if it fails, each as one of its own, unless that would be to wait again."""
+        """Do `puts` as one transaction. If it fails, do each as one of its own, unless they would only wait again."""
         blobs = [_blobs(call.request) for call in puts]
         together = session.captured(partial(self._insert, [blob for some in blobs for blob in some]))
         if isinstance(together, outcome.Value):
@@ -100,7 +100,7 @@ class Database:
                 self._put(session, [call])
 
     def _insert(self, blobs: list[Blob], connection: Connection) -> set[Ref]:
-        """Insert `blobs`, and return the refs of those that were not there."""
+        """Insert `blobs`, and return the refs of the blobs that were not there."""
         if not blobs:
             return set()
         added = sql.insert_all(dict.fromkeys(blobs), connection)
@@ -115,11 +115,11 @@ class Database:
         return deleted
 
     def set_aside(self, ref: Ref, connection: Connection) -> bool:
-        """Copy the row of a blob to the table ``damaged_blobs``; return whether there is one."""
+        """Copy the row of a blob to the table ``damaged_blobs``. Return whether there is a row."""
         create_damaged_table(connection)
         if sql.set_aside(ref, connection):
             return True
-        self._flush(connection)  # a copy that is there already
+        self._flush(connection)  # for a copy that was there already
         return sql.contains(ref, connection)
 
     def _flush(self, connection: Connection) -> None:
@@ -143,14 +143,14 @@ class Database:
                 call.outcome = _captured(session, what, [call])
 
     def _get(self, session: Session, gets: Sequence[Call[Read[What]]]) -> None:
-        """Do `gets` as one statement; if it fails, each as one of its own, unless that would be to wait again."""
+        """Do `gets` as one statement. If it fails, do each as one of its own, unless they would only wait again."""
         refs = [call.request.what for call in gets if isinstance(call.request.what, Ref)]
         together = _captured(session, partial(sql.select, list(dict.fromkeys(refs))), gets)
         for call, ref in zip(gets, refs, strict=True):
             if isinstance(together, outcome.Error):
                 if len(gets) == 1 or isinstance(together.error, TOOK_TIME):
                     call.fail(together.error)
-                else:  # one of them is damaged, say
+                else:  # one blob may be damaged
                     self._get(session, [call])
             elif ref in together.value:
                 call.outcome = outcome.Value(together.value[ref])
@@ -161,7 +161,7 @@ class Database:
 def _captured(
     session: Session, request: Callable[[Connection], ResultT], calls: Sequence[Call[Read[What]]]
 ) -> outcome.Value[ResultT] | outcome.Error:
-    """Return how a request ended that is for `calls`, and cancelled when all of them have been abandoned."""
+    """Return the outcome of a request for `calls`, which is cancelled when all of these have been abandoned."""
 
     def is_wanted() -> bool:
         return not all(call.request.is_abandoned for call in calls)
@@ -177,7 +177,7 @@ def _blobs(request: Write) -> list[Blob]:
 
 
 def _taken(refs: set[Ref], ref: Ref) -> bool:
-    """Take `ref` out of `refs`, and return whether it was there."""
+    """Remove `ref` from `refs`, and return whether it was there."""
     was_there = ref in refs
     refs.discard(ref)
     return was_there

@@ -1,4 +1,4 @@
-"""One line for each error of PostgreSQL: what is wrong, with which store, and what to do about it."""
+"""One line for each error of PostgreSQL, with the problem, the store and the remedy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _ADDRESS: Final = re.compile(
     r'(connection to server .*?"(, port \d+)? failed: )?'
     r"((FATAL|ERROR):\s+)?"
 )
-"""What stands before the reason in a line of libpq's, and of psycopg's when it has tried several addresses."""
+"""The text before the reason in a line of libpq, and of psycopg when it has tried several addresses."""
 
 _ASIDES: Final = ("\t", "DETAIL: ", "HINT: ", "Multiple connection attempts failed")
-"""What begins a line that is no reason."""
+"""The beginnings of lines that are not reasons."""
 
 _LOST: Final = "the next call connects again; a write under way may or may not have been done: repeat it"
 NOT_MADE: Final = "check the host and the port, or try again later"
-"""What to do about a connection that was lost before it was made."""
+"""The remedy for a connection that was lost before it was made."""
 
 _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
-    # By its class. Errors of statements have one each.
+    # Remedies by class. Errors of statements have one class each.
     (errors.InsufficientPrivilege, "GRANT the user SELECT, INSERT, UPDATE and DELETE on the table, or have it created"),
     (errors.UndefinedTable, "it was dropped, or is not in the search_path: create it, or open the store again"),
     (
@@ -35,7 +35,7 @@ _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     (errors.QueryCanceled, "pg_stat_activity tells what holds a lock; answer_timeout is how long to wait"),
     (errors.LockNotAvailable, "pg_stat_activity tells what holds the lock"),
     (psycopg.errors.ConnectionTimeout, "check the host and the port; connect_timeout is how many seconds to wait"),
-    # By its words. Errors of connecting have no class, and an old or a translated server may use others.
+    # Remedies by words. Errors of connecting have no class, and an old or translated server may use other words.
     (
         "(password|authentication) failed|no password",
         "check the user, and the password, in the conninfo, PGPASSWORD or ~/.pgpass",
@@ -46,7 +46,7 @@ _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     ("pg_hba.conf", "let this user in from here, in the server's pg_hba.conf"),
     ("does not support SSL", "it has no TLS: turn on ssl there, or do without: sslmode=prefer"),
     ("certificate", "sslrootcert names the file of the authority that signed the server's certificate"),
-    ("invalid response to SSL|expected authentication", "that is no PostgreSQL server: check the host and the port"),
+    ("invalid response to SSL|expected authentication", "that is not a PostgreSQL server: check the host and the port"),
     ("refused|No such file", "start the server, or check the host and the port"),
     ("resolve host", "check the host"),
     ("starting up|shutting down|recovery mode|not (yet )?accepting", "try again when it is up"),
@@ -57,9 +57,10 @@ _LOSING: Final = "closed the connection|terminating connection|connection is (lo
 
 
 def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseException:
-    """Return `error`; one of psycopg's as a line that has the store's name and a remedy, `lost` for a lost connection.
+    """Return `error`. An error of psycopg becomes a line with the store's name and a remedy.
 
-    It keeps its class and its `diag`, and lets go of its connection, which knows the password.
+    `lost` is the remedy for a lost connection. The error keeps its class and its `diag`, and no longer refers to its
+    connection, which knows the password.
     """
     if not isinstance(error, psycopg.Error) or name in str(error):
         return error
@@ -70,7 +71,7 @@ def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseExceptio
 
 
 def _reasons(text: str) -> list[str]:
-    """Return the reasons in a text of libpq's, each once, without addresses and hints."""
+    """Return the reasons in a text of libpq, each once, without addresses and hints."""
     lines = [line for line in text.splitlines() if not line.startswith(_ASIDES)]
     return list(dict.fromkeys(filter(None, (_ADDRESS.sub("", line, count=1) for line in lines))))
 

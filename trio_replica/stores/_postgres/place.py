@@ -1,4 +1,4 @@
-"""The place of a PostgreSQL database: its servers and its name."""
+"""The place of a PostgreSQL database, which is its servers and its name."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PARAMETERS: Final = (
     "keepalives_count",
     "tcp_user_timeout",
 )
-"""The parameters of libpq that a URL is likely to have; it has others."""
+"""The parameters of libpq that a URL is likely to have. libpq has others."""
 
 _PORT: Final = "5432"
 
 
 def database_place(url: str, _: Mapping[str, Any]) -> Hashable:
-    """Return the place of a database. Who is named to use it does not matter, but where nothing else is."""
+    """Return the place of a database. The user does not matter, unless the URL names no database."""
     address, query = split_query(url)
     user, _at, rest = address.partition("//")[2].rpartition("@")
     authority, _slash, name = rest.partition("/")

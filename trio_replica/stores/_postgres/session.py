@@ -1,4 +1,4 @@
-"""One thread's connection to a PostgreSQL server, and how long it waits for it."""
+"""One thread's connection to a PostgreSQL server, with bounded waits."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 CANCEL_AFTER: Final = 0.1
-"""Seconds that a request runs at least before it is cancelled because nobody wants its result any more: to cancel one
-takes a connection of its own, so most of those that lose a race are better left to end."""
+"""Seconds that a request runs at least before it is cancelled because nobody wants its result any more. Cancelling
+takes a connection of its own, so it is better to let most requests that lose a race end."""
 
 _SET_UP: Final = """
 SELECT set_config('default_transaction_isolation', 'read committed', false),
@@ -33,20 +33,20 @@ SELECT set_config('default_transaction_isolation', 'read committed', false),
        (SELECT set_config(name, 'lz4', false) FROM pg_settings
         WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals))
 """
-"""READ COMMITTED, for ON CONFLICT waits for another transaction then, where other levels fail. LZ4, if the server has
-it: blobs of text were put 2.5 to 8 times as fast as with PostgreSQL's own compression, and others at the same rate."""
+"""READ COMMITTED, because ON CONFLICT then waits for another transaction, where other levels fail. LZ4, if the server
+has it, because puts of text were 2.5 to 8 times as fast as with PostgreSQL's own compression, and others as fast."""
 
 
 @final
 @dataclass(frozen=True)
 class Patience:
-    """How long a connection waits for its server."""
+    """The times for which a connection waits for its server."""
 
     answer: float
-    """Seconds that the server may be silent while it is waited for."""
+    """Seconds that the server may be silent during a request."""
     cancel: float = 5.0
-    """Seconds for the server to take the request to cancel a statement, and then to end it, before the connection is
-    let go."""
+    """Seconds for the server to accept a request to cancel a statement, and then to end the statement. After that, the
+    connection is closed."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -56,7 +56,7 @@ def _always() -> bool:
 
 @final
 class Connection(psycopg.Connection[Any]):
-    """A connection that does not wait for ever, nor for what nobody wants."""
+    """A connection that does not wait forever, nor for results that nobody wants."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,18 +65,18 @@ class Connection(psycopg.Connection[Any]):
         self._began = 0.0
 
     def begin(self, is_wanted: Callable[[], bool]) -> None:
-        """Begin a request, whose result is waited for as long as ``is_wanted()`` says so."""
+        """Begin a request. Its result is wanted as long as ``is_wanted()`` returns True."""
         self._is_wanted = is_wanted
         self._began = self.patience.clock()
 
     def wait(self, gen: PQGen[ResultT], *args: Any, **kwargs: Any) -> ResultT:
-        """Have psycopg wait for the server, which it does from time to time with no event."""
+        """Wait for the server as psycopg does, which regularly wakes without an event."""
         return super().wait(self._watched(gen), *args, **kwargs)
 
     def _watched(self, gen: PQGen[ResultT]) -> Generator[Any, Any, ResultT]:
-        """Run `gen`; once the server is silent for too long, or nobody wants the result, cancel the statement.
+        """Run `gen`. Cancel the statement once the server is silent for too long, or nobody wants the result.
 
-        A statement that is cancelled fails, even if it comes to its end: its COMMIT may not have waited for a standby.
+        A cancelled statement fails even if it comes to its end, because its COMMIT may not have waited for a standby.
         """
         clock = self.patience.clock
         heard = clock()
@@ -103,9 +103,10 @@ class Connection(psycopg.Connection[Any]):
                 heard = clock()
 
     def _cancel(self) -> None:
-        # It returns when the server has signalled the process that serves this connection, so a later statement, which
-        # is not sent before, can't be hit. A request whose end is unknown may: that connection is not used any more.
-        if not capabilities.has_cancel_safe():  # libpq before 17 waits for ever for that, and holds the interpreter
+        # This returns when the server has signalled the process of this connection. A later statement can't be hit,
+        # because it is not sent before. If the end of the request is unknown, it could be, so the connection is not
+        # used any more.
+        if not capabilities.has_cancel_safe():  # libpq before 17 would wait forever and hold the interpreter
             self._let_go("no answer, and this libpq can't cancel a statement in a limited time")
         try:
             self.cancel_safe(timeout=self.patience.cancel)
@@ -117,11 +118,11 @@ class Connection(psycopg.Connection[Any]):
         raise psycopg.OperationalError(reason)
 
     def is_alive(self) -> bool:
-        """Whether the server has not ended the connection while it was idle."""
+        """Return whether the server has kept the connection while it was idle."""
         try:
             poll = select.poll()
             poll.register(self.fileno(), select.POLLIN)
-            while poll.poll(0):  # a last word, or the end, which raises
+            while poll.poll(0):  # a last message, or the end, which raises
                 self.pgconn.consume_input()
         except psycopg.Error:
             return False
@@ -130,7 +131,7 @@ class Connection(psycopg.Connection[Any]):
 
 @final
 class Session:
-    """A connection that is made again when it is lost. It is for one thread, which all its methods block."""
+    """A connection that is made again when it is lost. It is for one thread, and all methods block."""
 
     def __init__(self, conninfo: str, name: str, *, durable: bool, patience: Patience) -> None:
         self._conninfo = conninfo
@@ -140,11 +141,11 @@ class Session:
         self._connection: Connection | None = None
 
     def connect(self) -> None:
-        """Connect, unless there is a connection that lives.
+        """Connect, unless there is a live connection.
 
         Raises:
-          psycopg.Error: if that fails, or the server takes no writes. It has the store's name and a remedy.
-          ReplicaError: if the server can't keep a promise of durability.
+          psycopg.Error: if this fails, or the server accepts no writes. It has the store's name and a remedy.
+          ReplicaError: if the server can't keep the promise of durability.
 
         """
         if self._connection is not None and self._connection.is_alive():
@@ -164,7 +165,7 @@ class Session:
             "current_setting('synchronous_commit')"
         ).fetchall()
         if read_only == "on":
-            # A standby may lag behind: it could not even say that it lacks a blob.
+            # A standby may lag, so it could not even be sure that it lacks a blob.
             raise errors.ReadOnlySqlTransaction("the server is read-only: a standby, or default_transaction_read_only")
         if self._durable and fsync == "off":
             raise ReplicaError(
@@ -178,12 +179,12 @@ class Session:
     def captured(
         self, request: Callable[[Connection], ResultT], is_wanted: Callable[[], bool] = _always
     ) -> outcome.Value[ResultT] | outcome.Error:
-        """Return how ``request(connection)`` ended; but raise that if the connection is lost, with all that waits."""
+        """Return the outcome of ``request(connection)``, but raise its error if the connection is lost."""
         connection = self._connection
         assert connection is not None
         connection.begin(is_wanted)
         ended = outcome.capture(request, connection)
-        connection.begin(_always)  # it would keep what the request is for
+        connection.begin(_always)  # otherwise it would keep the calls of the request alive
         if isinstance(ended, outcome.Error):
             ended = outcome.Error(named(ended.error, self._name))
             if connection.info.transaction_status != TransactionStatus.IDLE:

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from ..._blob import Blob
 
 REFS_AT_ONCE: Final = 256
-"""Refs in one SELECT: as many as a batch has calls. What it finds is in memory twice for a moment."""
+"""Refs in one SELECT, as many as a batch has calls. Its result is in memory twice for a moment."""
 
 BYTES_AT_ONCE: Final = 1024 * 1024
-"""Bytes in one INSERT of many rows. More make the server copy more: 64 KiB blobs came 1.4 times as fast with 1 MiB as
-with 13 MiB. Blobs this large are better off alone."""
+"""Bytes in one INSERT of many rows. More make the server copy more. Puts of 64 KiB were 1.4 times as fast with 1 MiB
+as with 13 MiB. Blobs of this size are faster alone."""
 
 ROW_OVERHEAD: Final = 64
-"""Bytes that a row takes beside the data, at most: the ref's 32, and the lengths and headers of both."""
+"""The most bytes that a row takes beside the data: the 32 of the ref, and the lengths and headers of both."""
 
-# One statement, so one round trip, and a transaction of its own. Unlike in FROM, unnest makes no copy of all rows here.
+# This is one statement, so one round trip and a transaction of its own. Here, unlike in FROM, unnest makes no copy of
+# all rows.
 _INSERT_ALL: Final = (
     "INSERT INTO blobs (ref, data) SELECT unnest(%b::bytea[]), unnest(%b::bytea[]) "
     "ON CONFLICT (ref) DO NOTHING RETURNING ref"
@@ -39,10 +40,10 @@ _KEEP: Final = (
 
 
 def insert_all(blobs: Iterable[Blob], connection: psycopg.Connection) -> set[Ref]:
-    """Insert those of different blobs that are not there, in one transaction, and return their refs.
+    """Insert the missing ones of different blobs in one transaction, and return their refs.
 
-    They go in the order of their refs: two transactions that put the same blobs in different orders would each wait for
-    the other.
+    They go in the order of their refs. Otherwise two transactions that put the same blobs in different orders would
+    wait for each other.
     """
     parts = list(parts_of(sorted(blobs, key=lambda blob: blob.ref)))
     if len(parts) == 1:
@@ -52,7 +53,7 @@ def insert_all(blobs: Iterable[Blob], connection: psycopg.Connection) -> set[Ref
 
 
 def parts_of(blobs: list[Blob], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[Blob]]:
-    """Cut `blobs`, which are some, in parts of up to so many bytes, or of one larger blob."""
+    """Divide `blobs`, of which there is at least one, into parts of up to `bytes_at_once`, or of one larger blob."""
     part: list[Blob] = []
     size = 0
     for blob in blobs:
@@ -75,9 +76,9 @@ def _insert(blobs: list[Blob], connection: psycopg.Connection) -> Iterator[Ref]:
 
 
 def flush(connection: psycopg.Connection) -> None:
-    """Commit something, so that what others have committed before is on disk too.
+    """Commit something, so that earlier commits of other sessions are on the disk too.
 
-    They may have done that with synchronous_commit = off, and a transaction that writes nothing syncs nothing.
+    Those may have used synchronous_commit = off, and a transaction that writes nothing syncs nothing.
     """
     connection.execute("SELECT pg_logical_emit_message(true, 'trio_replica', '')")
 
@@ -90,7 +91,10 @@ def replace(blob: Blob, connection: psycopg.Connection) -> None:
 
 
 def set_aside(ref: Ref, connection: psycopg.Connection) -> bool:
-    """Copy the row of a blob to the table ``damaged_blobs``; return whether it had to be: with the same bytes once."""
+    """Copy the row of a blob to the table ``damaged_blobs``, once for the same bytes.
+
+    Return whether it was copied now.
+    """
     return connection.execute(_KEEP, {"ref": ref}).rowcount == 1
 
 
@@ -99,7 +103,7 @@ def delete(ref: Ref, connection: psycopg.Connection) -> bool:
 
 
 def select(refs: list[Ref], connection: psycopg.Connection) -> dict[Ref, bytes]:
-    """Return those of the blobs that are there."""
+    """Return the blobs that are there."""
     found: dict[Ref, bytes] = {}
     for first in range(0, len(refs), REFS_AT_ONCE):
         some = refs[first : first + REFS_AT_ONCE]

@@ -19,9 +19,9 @@ _DAMAGED: Final = (
 )
 
 _FASTER: Final = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)
-"""What a CREATE TABLE fails with if another process was faster."""
+"""The errors of a CREATE TABLE if another process was faster."""
 
-# The name, the type, NOT NULL, and whether it is in the primary key, of each column of the table that `blobs` means.
+# Selects the name, the type, NOT NULL, and membership in the primary key of each column of the table `blobs`.
 _COLUMNS_OF: Final = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
        coalesce(a.attnum = ANY (i.indkey) AND i.indimmediate, false)
@@ -42,14 +42,14 @@ def create_table(name: str, connection: psycopg.Connection, *, durable: bool) ->
 
 
 def create_damaged_table(connection: psycopg.Connection) -> None:
-    """Create the table of what is set aside, unless it is there."""
+    """Create the table of set-aside rows, unless it is there."""
     if connection.execute("SELECT to_regclass('damaged_blobs') IS NULL").fetchall() == [(True,)]:
         with suppress(*_FASTER):
             connection.execute(_DAMAGED)
 
 
 def _check_table(name: str, connection: psycopg.Connection, *, durable: bool) -> bool:
-    """Return whether the table is there, and is ours."""
+    """Return whether the table exists, and check that it is a store's."""
     columns = connection.execute(_COLUMNS_OF).fetchall()
     if not columns:
         return False

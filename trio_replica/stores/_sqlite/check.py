@@ -1,7 +1,7 @@
-"""The check of a SQLite store, and its repair. All of it blocks, and runs in the store's threads.
+"""The check of a SQLite store, and its repair. All functions block, and run in the store's threads.
 
-A flipped bit in the index of the refs makes a row invisible: no get finds it, no listing shows it, and SQLite does not
-notice. So the rows of the table are looked up in the index, one by one.
+A flipped bit in the index of the refs makes a row invisible. Then no get finds it, no listing shows it, and SQLite does
+not notice. So the check looks up every row of the table in the index, one by one.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROBLEMS: Final = 20
-"""Lines of SQLite's own check that are kept."""
+"""The number of lines of SQLite's own check that are kept."""
 
 HIDDEN: Final = 10_000
-"""Hidden refs that are kept: about 1 MB."""
+"""The number of hidden refs that are kept, about 1 MB."""
 
 ROWS_AT_ONCE: Final = 10_000
-"""Rows of the table that one statement looks up in the index: some 10 ms, after which a check can be given up."""
+"""Rows that one statement looks up in the index. This takes about 10 ms, after which a check can be cancelled."""
 
 _DAMAGED: Final = "CREATE TABLE IF NOT EXISTS damaged_blobs (ref BLOB NOT NULL, data BLOB NOT NULL, at TEXT NOT NULL)"
 
-# With the same bytes only once, for it may be repeated.
+# The same bytes are kept only once, because this may be repeated.
 _KEEP: Final = """
 INSERT INTO damaged_blobs SELECT ref, data, strftime('%Y-%m-%dT%H:%M:%SZ') FROM blobs WHERE rowid = ?
 AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND old.data = blobs.data)
@@ -36,12 +36,12 @@ AND NOT EXISTS (SELECT 1 FROM damaged_blobs AS old WHERE old.ref = blobs.ref AND
 
 
 class Twins(NamedTuple):
-    """Two rows of one blob: it was put again while its row was hidden."""
+    """Two rows of one blob, which was put again while its row was hidden."""
 
     hidden: int
-    """The row, by its number, that is good and hidden."""
+    """The number of the row that is good and hidden."""
     shown: int
-    """The other one, which the index shows."""
+    """The number of the other row, which the index shows."""
 
 
 class _Row(NamedTuple):
@@ -52,15 +52,15 @@ class _Row(NamedTuple):
 def check_integrity(
     connection: sqlite3.Connection, *, problems: int = PROBLEMS, hidden: int = HIDDEN, rows_at_once: int = ROWS_AT_ONCE
 ) -> Integrity:
-    """Return what SQLite's own check says, and the refs of the rows that the index does not show.
+    """Return the messages of SQLite's own check, and the refs of the rows that the index does not show.
 
-    Memory is bounded; the second part is made of short statements.
+    Memory is bounded. The second part consists of short statements.
 
     Args:
-      connection: to the database.
-      problems: how many lines of SQLite's own check to return at most.
-      hidden: how many refs to return at most; all are counted.
-      rows_at_once: how many rows one of the short statements looks up.
+      connection: a connection to the database.
+      problems: the most lines of SQLite's own check to return.
+      hidden: the most refs to return. All are counted.
+      rows_at_once: the number of rows that one of the short statements looks up.
 
     """
     lines: list[str] = []
@@ -81,14 +81,14 @@ def check_integrity(
 
 
 def find_twins(connection: sqlite3.Connection) -> list[Twins]:
-    """Return the rows that can't both be in a new index, once it is sure that this would lose nothing else.
+    """Return the rows that can't both be in a new index, after checking that a new index would lose nothing else.
 
-    It is not part of the transaction that makes the index again, because SQLite can't do this once it has met a damaged
-    page in there.
+    This is not part of the transaction that rebuilds the index, because SQLite can't rebuild it after meeting a damaged
+    page in the same transaction.
 
     Raises:
       sqlite3.Error: if the table is too damaged.
-      ReplicaError: if it is damaged where the index may be right.
+      ReplicaError: if the table is damaged where the index may be right.
 
     """
     index = _index(connection)
@@ -111,11 +111,11 @@ def find_twins(connection: sqlite3.Connection) -> list[Twins]:
 
 
 def repair_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None:
-    """Make the index again from the table, and for that remove the second row of `twins`: all or nothing.
+    """Rebuild the index from the table, and for that remove the second row of each of `twins`. Do all or nothing.
 
     Raises:
-      sqlite3.Error: if the table, or the index, is too damaged, or there are twins that were not found.
-      ReplicaError: if they have changed since they were found.
+      sqlite3.Error: if the table or the index is too damaged, or there are twins that were not found.
+      ReplicaError: if the twins have changed since they were found.
 
     """
     connection.execute("SAVEPOINT repair")
@@ -132,7 +132,7 @@ def repair_integrity(twins: list[Twins], connection: sqlite3.Connection) -> None
 
 
 def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
-    """Copy the row of a blob to the table ``damaged_blobs``; return whether there is one."""
+    """Copy the row of a blob to the table ``damaged_blobs``. Return whether there is a row."""
     row = connection.execute("SELECT rowid FROM blobs WHERE ref = ?", (ref,)).fetchone()
     if row is None:
         return False
@@ -141,7 +141,7 @@ def set_aside(ref: Ref, connection: sqlite3.Connection) -> bool:
 
 
 def _remove_twin(good: int, shown: int, connection: sqlite3.Connection) -> None:
-    """Remove a row of a blob of which another one, known to be good, will be shown; what differs is set aside."""
+    """Remove the shown row of a blob that has a good hidden one. If they differ, set the removed row aside."""
     data = connection.execute(
         "SELECT a.data = b.data FROM blobs AS a NOT INDEXED, blobs AS b NOT INDEXED "
         "WHERE a.rowid = ? AND b.rowid = ? AND a.ref = b.ref",
@@ -164,7 +164,7 @@ def _hidden_rows(connection: sqlite3.Connection, rows_at_once: int = ROWS_AT_ONC
     index = _index(connection)
     first: int | None = None
     while index is not None:
-        # The first of the rows, and the last one to look up now; of a rowid table, so without a look at the index.
+        # This selects the first row and the last row to look up now, from the table and not from the index.
         start = "" if first is None else f"WHERE rowid > {first}"
         low, high = connection.execute(
             f"SELECT min(rowid), max(rowid) FROM (SELECT rowid FROM blobs NOT INDEXED {start} ORDER BY rowid LIMIT ?)",  # noqa: S608  (a number)
@@ -185,16 +185,16 @@ def _hidden_rows(connection: sqlite3.Connection, rows_at_once: int = ROWS_AT_ONC
 
 
 def _hidden_rows_found(connection: sqlite3.Connection) -> Iterator[_Row]:
-    """Yield the rows that `_hidden_rows` does, as far as the index can be searched: beyond, it shows nothing."""
+    """Yield the same rows as `_hidden_rows`, as far as the index can be searched. Beyond, it shows no row."""
     try:
         yield from _hidden_rows(connection)
-    except sqlite3.DatabaseError as error:  # if it is the table that is damaged, REINDEX will say so
+    except sqlite3.DatabaseError as error:  # if the table is damaged instead, REINDEX fails
         if _primary(error) != sqlite3.SQLITE_CORRUPT:
             raise
 
 
 def _index(connection: sqlite3.Connection) -> str | None:
-    """Return the name of the index of the refs; None if the table is one, as another program may have made it."""
+    """Return the name of the index of the refs, or None if another program made the table as an index itself."""
     row = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'blobs' AND sql IS NULL"
     ).fetchone()
@@ -202,7 +202,7 @@ def _index(connection: sqlite3.Connection) -> str | None:
 
 
 def _entries(index: str, connection: sqlite3.Connection) -> int:
-    """Return how many rows the index names; 0 if it is too damaged to be counted, so that nothing is lost with it."""
+    """Return how many rows the index has, or 0 if it is too damaged to be counted. Then replacing it loses nothing."""
     try:
         (entries,) = connection.execute(f'SELECT count(*) FROM blobs INDEXED BY "{index}"').fetchone()  # noqa: S608  (a name of SQLite's own)
     except sqlite3.DatabaseError as error:
@@ -213,4 +213,4 @@ def _entries(index: str, connection: sqlite3.Connection) -> int:
 
 
 def _primary(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code

@@ -1,4 +1,4 @@
-"""The work of the threads of a SQLite store: transactions of puts, and reads."""
+"""The work of the threads of a SQLite store, which is transactions of puts, and reads."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 BUSY_SECONDS: Final = 60.0
-"""Seconds to wait for another process to let go of the database."""
+"""Seconds to wait for another process to release the database."""
 
 LOG_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of write-ahead log above which it is written back and truncated, for readers can keep it from starting over."""
+"""Bytes of write-ahead log above which it is written back and truncated, because readers can keep SQLite from reusing
+it."""
 
 PROGRESS_STEPS: Final = 10_000
-"""Instructions of SQLite between two looks whether a check is still wanted: about a millisecond."""
+"""Instructions of SQLite between two tests whether a check is still wanted, which take about a millisecond."""
 
 ROW_OVERHEAD: Final = 64
-"""Bytes that a row takes beside the data, at most: the ref's 32, and the header, which has a few for each column."""
+"""The most bytes that a row takes beside the data: the 32 of the ref, and the header with a few for each column."""
 
 _SCHEMA: Final = "CREATE TABLE blobs (ref BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)"
 _COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type, NOT NULL, place in the primary key
@@ -47,7 +48,7 @@ _COLUMNS: Final = [("ref", "BLOB", 1, 1), ("data", "BLOB", 1, 0)]  # name, type,
 
 @final
 class Database:
-    """One database. But for `check_size`, its methods block, and run in the store's threads."""
+    """One database. Except for `check_size`, its methods block, and run in the store's threads."""
 
     def __init__(
         self, path: str, *, durable: bool, busy_seconds: float = BUSY_SECONDS, log_limit: int = LOG_LIMIT
@@ -62,7 +63,7 @@ class Database:
         self._log_limit = log_limit
 
     def check_size(self, blob: Blob) -> None:
-        """Refuse a blob that no row can hold, before it is part of any transaction.
+        """Refuse a blob that is too large for a row, before it is part of any transaction.
 
         Raises:
           sqlite3.DataError: if it is too large.
@@ -102,10 +103,10 @@ class Database:
         self._log = f"{file}-wal"
 
     def _check_table(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the table is there, and is ours."""
+        """Return whether the table exists, and check that it is a store's."""
         ((application,),) = connection.execute("PRAGMA application_id").fetchall()
         if application == APPLICATION_ID:
-            raise ReplicaError(f"the database is an outbox, and no store: name another file: {self.path}")
+            raise ReplicaError(f"the database is an outbox and not a store: name another file: {self.path}")
         columns = connection.execute("SELECT name, type, \"notnull\", pk FROM pragma_table_info('blobs')").fetchall()
         if columns and columns != _COLUMNS:
             raise ReplicaError(f"the database has another table blobs than a store's, which is {_SCHEMA}: {self.path}")
@@ -122,7 +123,10 @@ class Database:
         self._limit_log(connection)
 
     def _transact(self, connection: sqlite3.Connection, calls: Sequence[Call[Request]]) -> Exception | None:
-        """Run `calls` as one transaction. Only once it is committed they have outcomes; else returns what undid it."""
+        """Run `calls` as one transaction.
+
+        They get outcomes only after its commit. Otherwise return the error that undid it.
+        """
         outcomes: list[outcome.Value[Any] | outcome.Error] = []
         try:
             self._patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
@@ -130,7 +134,7 @@ class Database:
             for call in calls:
                 ended = self._captured(partial(call.request, connection))
                 if isinstance(ended, outcome.Error) and not connection.in_transaction:
-                    ended.unwrap()  # a full disk, say, has undone the calls before this one too
+                    ended.unwrap()  # an error such as a full disk has undone the calls before this one too
                 outcomes.append(ended)
             if self._durable and connection.total_changes == changes:
                 write_nothing(connection)
@@ -147,9 +151,9 @@ class Database:
     def _limit_log(self, connection: sqlite3.Connection) -> None:
         """Write the log back and truncate it, if it has grown too large."""
         if file_size(self._log) > self._log_limit:
-            with suppress(sqlite3.Error):  # what is wrong will show in the next transaction
+            with suppress(sqlite3.Error):  # the next transaction will fail as well
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            # A reader may have kept some of it: do not try at once again.
+            # A reader may have kept some of the log, so this does not try again at once.
             self._log_limit = file_size(self._log) + self._least_log_limit
 
     # Reading
@@ -170,7 +174,7 @@ class Database:
             request = call.request
             if not isinstance(request, Ref):
                 call.outcome = captured(request)
-            elif isinstance(together, outcome.Error):  # one of them is damaged, say
+            elif isinstance(together, outcome.Error):  # one blob may be damaged
                 call.outcome = captured(partial(self._get, request))
             else:
                 data = together.value.get(request)
@@ -183,12 +187,13 @@ class Database:
         return data
 
     def select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[Ref, bytes]:
-        """Return those of the blobs that are there."""
+        """Return the blobs that are there."""
         found = self._select(refs, connection)
         return {ref: found[ref] for ref in refs if ref in found}
 
     def _select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[bytes, bytes]:
-        # By plain bytes, which are equal to their refs: to make a ref of each again would take longer than to read it.
+        # The keys are plain bytes, which are equal to their refs. Making refs of them would take longer than reading
+        # them.
         found: dict[bytes, bytes] = dict(select_rows("ref, data", refs, connection))
         for ref, data in found.items():
             if type(data) is not bytes:
@@ -229,9 +234,9 @@ class Database:
             yield connection
 
     def _patiently(self, call: Callable[[], ResultT]) -> ResultT:
-        """Return what ``call()`` returns, repeating it while another process has the database.
+        """Return the result of ``call()``, repeating it while another process has the database.
 
-        SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy
+        SQLite's own timeout waits up to a tenth of a second between two tries, so it may miss every gap that a busy
         process leaves.
         """
         deadline = time.monotonic() + self._busy_seconds
@@ -244,7 +249,7 @@ class Database:
             time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
 
     def _captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
-        """Return how ``call()`` ended; but raise if the database is busy, for then it is so for the whole batch."""
+        """Return the outcome of ``call()``, but raise if the database is busy, as it is for the whole batch then."""
         ended = outcome.capture(call)
         if isinstance(ended, outcome.Error):
             ended = outcome.Error(self._named(ended.error))
@@ -253,7 +258,7 @@ class Database:
         return ended
 
     def _check_present(self) -> None:
-        """Raise if the file has been removed, or another has its name."""
+        """Check that the file has not been removed or replaced."""
         if identity(self.path) != self._identity:
             raise ReplicaError(f"the database has vanished: {self.path}")
 
@@ -265,21 +270,21 @@ class Database:
             raise self._named(error) from None
 
     def _named(self, error: BaseException) -> BaseException:
-        """Return `error`; one of SQLite's with SQLite's name of it and the path of the database."""
+        """Return `error`. An error of SQLite gets SQLite's name for it and the path of the database."""
         if not isinstance(error, sqlite3.Error) or self.path in str(error):
             return error
-        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no name of SQLite's
+        name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no SQLite name
         named = type(error)(f"{name}: {error}: {self.path}")
         named.__dict__.update(error.__dict__)
         return named.with_traceback(error.__traceback__)
 
 
 def _is_busy(error: BaseException | None) -> bool:
-    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest tells why
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the primary code
     return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        with suppress(sqlite3.Error):  # it may have been rolled back already
+        with suppress(sqlite3.Error):  # SQLite may have rolled back already
             connection.execute("ROLLBACK")

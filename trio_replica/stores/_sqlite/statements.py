@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from ..._blob import Blob, Ref
 
 REFS_AT_ONCE: Final = 256
-"""Refs in one SELECT: as many as a batch has calls."""
+"""Refs in one SELECT, as many as a batch has calls."""
 
 ROWS_AT_ONCE: Final = 128
-"""Rows in one INSERT of a put_many. SQLite's module lets go of the interpreter and takes it back for each statement, so
-that many threads are in each other's way: two that put 1000 blobs of 4 KiB at once did a fifth more so."""
+"""Rows in one INSERT of a put_many. SQLite's module releases the interpreter and takes it back for each statement, so
+threads hinder each other. Two threads that put 1000 blobs of 4 KiB at once were a fifth faster with this."""
 
 BYTES_AT_ONCE: Final = 1024 * 1024
-"""Bytes in one such INSERT, for SQLite copies them, and keeps them until it runs the same one again."""
+"""Bytes in one such INSERT, because SQLite copies them, and keeps them until it runs the same one again."""
 
 
 def _insertion(rows: int) -> str:
-    # OR IGNORE would also ignore what else may be wrong.
+    # OR IGNORE would also ignore other violations.
     return f"INSERT INTO blobs (ref, data) VALUES {', '.join(['(?, ?)'] * rows)} ON CONFLICT (ref) DO NOTHING"  # noqa: S608  (question marks)
 
 
@@ -58,10 +58,10 @@ def insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutRes
 
 
 def select_rows(columns: str, refs: list[Ref], connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """Return `columns` of those of the blobs that are there."""
+    """Return `columns` of the blobs that are there."""
     for first in range(0, len(refs), REFS_AT_ONCE):
         some = refs[first : first + REFS_AT_ONCE]
-        # The statements for 1, 2, 4, … refs are prepared once each; NULL is equal to nothing.
+        # The statements for 1, 2, 4, … refs are prepared once each. The other places are NULL, which equals nothing.
         places = 1 << (len(some) - 1).bit_length()
         query = f"SELECT {columns} FROM blobs WHERE ref IN ({', '.join('?' * places)})"  # noqa: S608  (question marks)
         yield from connection.execute(query, some + [None] * (places - len(some))).fetchall()
@@ -83,10 +83,10 @@ def contains(ref: Ref, connection: sqlite3.Connection) -> bool:
 
 
 def write_nothing(connection: sqlite3.Connection) -> None:
-    """Let the transaction write a page as it is, so that its COMMIT syncs the log.
+    """Let the transaction write an unchanged page, so that its COMMIT syncs the log.
 
-    Without that the COMMIT of a transaction that found all its blobs there already does nothing, and they may have come
-    from a process that syncs less.
+    Otherwise the COMMIT of a transaction that found all its blobs there already would sync nothing. But the blobs may
+    be those of a process that syncs less.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     connection.execute(f"PRAGMA user_version = {version}")

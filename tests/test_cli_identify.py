@@ -1,0 +1,140 @@
+"""The command line: who a store is, and stores that are only read."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from trio_replica import Blob, MemoryStore, Ref, reconcile
+from trio_replica.testing import SimulatedStore
+
+from . import test_cli
+from .schemes import open_with_function
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from .test_cli import Run
+
+run = test_cli.run
+
+ONE = "0123456789abcdef" * 2
+
+
+class Kept(MemoryStore):  # type: ignore[misc]
+    """A store that outlives its openings."""
+
+    read_only = False
+
+    @property
+    def is_read_only(self) -> bool:
+        return self.read_only
+
+    def has(self, *blobs: bytes) -> Kept:
+        for blob in blobs:
+            self._add(Blob(blob))
+        return self
+
+
+class Places(dict[str, Kept]):
+    """The stores that URLs of directories mean, by their paths, and how they were opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.openings: list[tuple[str, bool, bool]] = []
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Places:
+    """Return the stores that URLs of directories mean. One without an identity gets it when opened to be written."""
+    stores = Places()
+
+    @asynccontextmanager
+    async def open_directory(
+        path: str, *, create: bool = True, read_only: bool = False
+    ) -> AsyncGenerator[MemoryStore, None]:
+        await trio.lowlevel.checkpoint()
+        stores.openings.append((path, create, read_only))
+        store = stores[path]
+        store.read_only = read_only
+        if store._identity is None and not read_only:
+            store._identity = ONE
+        yield store
+
+    open_with_function(monkeypatch, open_directory, "dir")
+    return stores
+
+
+def test_identify_prints_the_identity(run: Run, kept: Places) -> None:
+    Path("a/blobs").mkdir(parents=True)
+    kept["a"] = Kept(identity="f" * 32)
+    assert run("identify", "dir:a") == (0, b"f" * 32 + b"\n", "")
+    assert kept.openings == [("a", True, True)], "it was only read"
+
+
+def test_identify_gives_a_store_an_identity(run: Run, kept: Places) -> None:
+    Path("a/blobs").mkdir(parents=True)
+    kept["a"] = Kept()
+    assert run("identify", "dir:a") == (0, f"{ONE}\n".encode(), "")
+    assert kept.openings == [("a", True, True), ("a", False, False)]
+
+
+def test_identify_gives_a_copy_an_identity_of_its_own(run: Run, kept: Places) -> None:
+    Path("a/blobs").mkdir(parents=True)
+    kept["a"] = Kept(identity="f" * 32)
+    ended = run("identify", "--new", "dir:a")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out != b"f" * 32 + b"\n"
+    assert run("identify", "dir:a").out == ended.out
+
+
+def test_identify_says_that_there_is_no_store_or_no_identity(run: Run) -> None:
+    ended = run("identify", "dir:a")
+    assert (ended.status, ended.out) == (1, b"")
+    assert ended.problems[0].startswith("there is no store dir:a: ")
+    assert run("identify", "memory:").problems == ["memory:: stores of this kind keep no identity"]
+    ended = run("identify", "dri:a")
+    assert (ended.status, ended.err.splitlines()[-1]) == (
+        2,
+        "Error: Invalid value for 'URL': unknown store 'dri:a'; did you mean dir:PATH?",
+    )
+
+
+@pytest.mark.parametrize("command", [["get", "{}"], ["ls"], ["status"], ["scrub"], ["reconcile", "--dry-run"]])
+def test_commands_that_read_open_stores_to_be_read_only(run: Run, kept: Places, command: list[str]) -> None:
+    for name in "ab":
+        Path(name, "blobs").mkdir(parents=True)
+        kept[name] = Kept(identity=name * 32)
+        kept[name].has(b"data")
+    ref = str(Ref.of(b"data"))
+    ended = run(*(part.format(ref) for part in command), "--sync", "dir:a", "--sync", "dir:b")
+    assert (ended.status, ended.err) == (0, "")
+    assert [read_only for _, _, read_only in kept.openings] == [True, True]
+
+
+def test_reconcile_copies_from_a_store_that_is_only_read(run: Run, kept: Places) -> None:
+    for name in "ab":
+        Path(name, "blobs").mkdir(parents=True)
+        kept[name] = Kept(identity=name * 32)
+        kept[name].has(name.encode())
+    ended = run("reconcile", "--sync", "dir:a", "--from", "dir:b")
+    assert (ended.status, ended.err) == (0, "")
+    rows = [line.split() for line in ended.out.decode().splitlines()[1:]]
+    assert rows == [["dir:a", "sync", "1", "1", "1", "0", "1"], ["dir:b", "from", "1", "0", "0", "0", "0"]]
+    assert (len(kept["a"]), len(kept["b"])) == (2, 1)
+    ended = run("reconcile", "--sync", "dir:a", "--from", "dir:a")
+    assert (ended.status, ended.err.splitlines()[-1]) == (2, "Error: the store dir:a is given twice")
+
+
+async def test_a_store_that_is_only_read_lacks_nothing() -> None:
+    source, target, idle = Kept(), SimulatedStore(), Kept()
+    source.read_only = idle.read_only = True
+    source.has(b"data")
+    report = await reconcile({"source": source, "target": target, "idle": idle})
+    assert report.complete
+    assert list(target.blobs) == [Ref.of(b"data")]
+    assert (len(source), len(idle)) == (1, 0)

@@ -1,0 +1,64 @@
+"""Removing the temporary files that killed processes left."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from .names import is_temporary
+
+if TYPE_CHECKING:
+    from .names import TemporaryNames
+
+LEFTOVER_AGE: Final = 24 * 60 * 60
+"""Seconds after which a temporary file is taken for one that a killed process left."""
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def remove_leftovers(names: TemporaryNames, root: str, *inner: str) -> None:
+    """Remove the temporary files that a killed process left in a folder, which is `root` or in it.
+
+    Only regular files go whose names only a store draws, and only if they are a day older than a file that is made now
+    in the same folder: the clock of its file system may be another than that of this machine. Nothing is removed
+    through a symbolic link. Only `root` itself may be one.
+    """
+    folder = os.open(root, _FOLDER)
+    try:
+        for name in inner:
+            try:
+                inside = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            except OSError:  # a symbolic link, for one
+                return
+            os.close(folder)
+            folder = inside
+        _remove_old(folder, names.draw())
+    finally:
+        os.close(folder)
+
+
+def _remove_old(folder: int, new: str) -> None:
+    with os.scandir(folder) as entries:
+        ages = {
+            entry.name: entry.stat(follow_symlinks=False).st_mtime
+            for entry in entries
+            if is_temporary(entry.name) and entry.is_file(follow_symlinks=False)
+        }
+    if not ages:
+        return
+    now = _time_in(folder, new)
+    for name, modified in ages.items():
+        if now - modified > LEFTOVER_AGE:
+            with suppress(FileNotFoundError, PermissionError):  # another process was first; another user's file
+                os.unlink(name, dir_fd=folder)
+
+
+def _time_in(folder: int, new: str) -> float:
+    """Return the time that a file has which is made now."""
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
+    try:
+        return os.fstat(file).st_mtime
+    finally:
+        os.close(file)
+        os.unlink(new, dir_fd=folder)

@@ -1,0 +1,104 @@
+"""The names in a directory store: those of blobs, and those of files that are no blobs yet."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import re
+import secrets
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..._blob import Ref
+
+_REF_DIGITS: Final = 64
+
+_DIGITS: Final = frozenset("0123456789abcdef")
+
+_TEMPORARY: Final = re.compile(r"trio-replica-[0-9a-f]{32}-[0-9]+")
+
+
+@final
+class TemporaryNames:
+    """Names of temporary files, each of which is drawn once. Nobody else gives a file such a name."""
+
+    def __init__(self) -> None:
+        self._session = secrets.token_hex(16)
+        self._numbers = itertools.count()
+
+    def draw(self) -> str:
+        """Return the next name."""
+        return f"trio-replica-{self._session}-{next(self._numbers)}"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `TemporaryNames` draws, in this process or another."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def folder_of(blobs: str, ref: Ref) -> str:
+    """Return the folder that a blob is in."""
+    digits = ref[:2].hex()
+    return f"{blobs}/{digits[:2]}/{digits}"
+
+
+def path_of(blobs: str, ref: Ref) -> str:
+    """Return the path of a blob's file."""
+    return f"{folder_of(blobs, ref)}/{ref}"
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Return what the system knows of a name, be it a symbolic link's; None if nothing has it."""
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def is_blob(status: os.stat_result | None) -> bool:
+    """Whether what has the name of a blob is one: a regular file."""
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def folders_in(folder: str, prefix: str, first: str = "") -> list[str]:
+    """Return the names in a folder that are those of folders of blobs, from the beginning of `first` on, in order.
+
+    They have two digits more than `prefix`, with which they begin.
+    """
+    length = len(prefix) + 2
+    return sorted(entry.name for entry in _entries(folder, prefix, length) if entry.name >= first[:length])
+
+
+def blobs_in(folder: str, prefix: str, first: str, limit: int) -> list[str]:
+    """Return up to `limit` names in a folder that are those of blobs, from `first` on, in order."""
+    names = (
+        entry.name
+        for entry in _entries(folder, prefix, _REF_DIGITS)
+        if entry.name >= first and entry.is_file(follow_symlinks=False)
+    )
+    return heapq.nsmallest(limit, names)
+
+
+def other_blobs_in(folder: str, prefix: str) -> list[str]:
+    """Return the names in a folder that are those of blobs, and that something else has."""
+    entries = _entries(folder, prefix, _REF_DIGITS)
+    return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+
+
+def other_folders_in(folder: str, prefix: str, length: int) -> list[str]:
+    """Return the names of `length` digits in a folder that are those of folders, and that something else has."""
+    return sorted(entry.name for entry in _entries(folder, prefix, length) if not entry.is_dir())
+
+
+def _entries(folder: str, prefix: str, length: int) -> Iterator[os.DirEntry[str]]:
+    """Yield what a folder has under names of `length` digits that begin with `prefix`; nothing if it is no folder."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if len(name) == length and name.startswith(prefix) and _DIGITS.issuperset(name):
+                yield entry

@@ -1,0 +1,263 @@
+"""The place of a directory store: its folders, its identity, and whether it is still there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, final
+
+from ..._errors import StoreIdentityError, StoreNotFoundError
+from ..._identity import is_identity, new_identity
+from .._files import UnsyncedFolderError, make_folder, make_folders, sync_folder, sync_name
+from .leftovers import remove_leftovers
+from .marks import create_mark, read_mark, replace_mark
+from .names import TemporaryNames
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .._access import Access
+
+IDENTITY: Final = "store-id"
+"""The file that has the identity, in the root and, if that is elsewhere, in the folder of the blobs."""
+
+SESSION: Final = "session-mark"
+"""The file that has the mark of the last session."""
+
+APART: Final = "blobs-apart"
+"""The file that says that the folder of the blobs has the identity, too."""
+
+
+@final
+class Place:
+    """The place of one directory store, ``ROOT``.
+
+    Blobs are in ``ROOT/blobs``, and files that are no blobs yet in ``ROOT/tmp``. Where ``ROOT/blobs`` is a symbolic
+    link or on a file system of its own, no file in ``ROOT/tmp`` could get the name of a blob. Then such files are in
+    ``ROOT/blobs/tmp``, damaged ones in ``ROOT/blobs/damaged``, and the identity is in ``ROOT/blobs/store-id`` as well,
+    so that the store notices when the blobs are not mounted. ``ROOT/blobs-apart`` says that this is so.
+    """
+
+    def __init__(self, root: str, access: Access, *, durable: bool) -> None:
+        self.root = root
+        self.access = access
+        self.durable = durable
+        self.blobs: str = f"{root}/blobs"
+        self.temporary: str = f"{root}/tmp"  # noqa: S108  (no system's)
+        self.can_link: bool = True
+        """Whether a file can have two names, so that exactly one of several processes gives a blob its name."""
+        self._names = TemporaryNames()
+        self._identity: str | None = None
+        self._marks = [f"{root}/{IDENTITY}"]
+
+    @property
+    def damaged(self) -> str:
+        """The folder of what was set aside, beside the one of temporary files, so on the file system of the blobs."""
+        return f"{os.path.dirname(self.temporary)}/damaged"
+
+    # Opening
+
+    def prepare(self) -> None:
+        """Find the store or create it, and read its identity or draw one, as far as it may be written to.
+
+        Raises:
+          StoreNotFoundError: if there is no store, and none may be created.
+          StoreIdentityError: if the blobs are apart, and these are not the store's.
+          ReplicaError: if something else has the name of the identity.
+          OSError: if the system refuses.
+
+        """
+        with self._explained():
+            if not _is_folder(self.blobs):
+                self._check_never_made()
+                if not self.access.may_create:
+                    raise StoreNotFoundError(self.root)
+            self._find_marks()
+            if not self.access.read_only:
+                self._prepare_to_write()
+
+    def _check_never_made(self) -> None:
+        """Refuse to begin again where a store has lost its blobs, or a read would call all of them not found."""
+        if read_mark(self._marks[0]) is not None:
+            text = f"The blobs of the store are gone: restore them, or remove {IDENTITY} beside them for an empty store"
+            raise FileNotFoundError(errno.ENOENT, text, self.blobs)
+
+    def _find_marks(self) -> None:
+        self._identity = read_mark(self._marks[0])
+        apart = read_mark(f"{self.root}/{APART}")
+        if apart is not None:
+            self._check_blobs(self._identity or apart)
+
+    def _check_blobs(self, identity: str) -> None:
+        """See to it that blobs that are apart are those of the store, now and from now on."""
+        path = f"{self.blobs}/{IDENTITY}"
+        if (found := read_mark(path)) != identity:
+            raise StoreIdentityError(self.blobs, identity, found)
+        self._marks.append(path)
+
+    def _prepare_to_write(self) -> None:
+        if self.access.may_create:
+            make_folders(self.root, durable=self.durable)
+            make_folder(self.blobs)
+        elif self.durable:
+            sync_name(self.root)  # whoever made it may not have
+        is_apart = not self._choose_temporary()
+        if self._identity is None:
+            self._identity = self._created_identity(is_apart)
+        if is_apart and len(self._marks) == 1:
+            for folder, name in ((self.blobs, IDENTITY), (self.root, APART)):
+                create_mark(f"{folder}/{name}", self._identity, self.new_path(folder))
+                if self.durable:
+                    sync_folder(folder)
+            self._check_blobs(self._identity)
+        if self.durable:
+            sync_folder(self.root)
+        for inner in ((), ("blobs",), os.path.relpath(self.temporary, self.root).split("/")):
+            with suppress(OSError):  # they do no harm
+                remove_leftovers(self._names, self.root, *inner)
+
+    def _created_identity(self, is_apart: bool) -> str:
+        """Give the store an identity, unless another process is first: that of its blobs, if they bring one along."""
+        path = self._marks[0]
+        brought = read_mark(f"{self.blobs}/{IDENTITY}") if is_apart else None
+        try:
+            create_mark(path, brought or new_identity(), self.new_path(self.root))
+        except PermissionError as error:
+            text = f"{error.strerror}: the store has no identity yet, and none can be created"
+            raise PermissionError(error.errno, text, path) from error
+        identity = read_mark(path)
+        if identity is None:
+            raise self._vanished()
+        return identity
+
+    def _choose_temporary(self) -> bool:
+        """Choose the folder of temporary files, and return whether it is ``ROOT/tmp``."""
+        if not os.path.islink(self.temporary):
+            make_folder(self.temporary)
+            if self._is_beside_blobs():
+                return not os.path.islink(self.blobs)
+        self.temporary = f"{self.blobs}/tmp"  # noqa: S108  (likewise)
+        make_folder(self.temporary)
+        if not self._is_beside_blobs():
+            text = "This has to be a folder on the file system of the folder that it is in"
+            raise OSError(errno.EXDEV, text, self.temporary)
+        return False
+
+    def _is_beside_blobs(self) -> bool:
+        """Whether a file in the folder of temporary files can get a name in that of the blobs. Notes if by a link."""
+        old, new = self.new_path(), self.new_path(self.blobs)
+        os.close(os.open(old, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        try:
+            try:
+                os.link(old, new)
+            except OSError:  # as a file system without hard links says it: EPERM, ENOTSUP, EMLINK, …
+                self.can_link = False
+                os.rename(old, new)
+            else:
+                self.can_link = True
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return False
+            raise
+        finally:
+            for path in (old, new):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+        return True
+
+    @contextmanager
+    def _explained(self) -> Generator[None, None, None]:
+        """Say of some errors what to do about them."""
+        try:
+            yield
+        except UnsyncedFolderError as error:
+            text = (
+                f"{error.strerror}: the file system of {error.filename} can't sync folders, so a power cut may lose "
+                f"blobs; open the store with durable=False if it may"
+            )
+            raise OSError(error.errno, text, self.root) from error
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            text = f"{error.strerror}: open the store with read_only=True to read what it has"
+            raise OSError(error.errno, text, self.root) from error
+
+    # While it is open
+
+    def check_present(self) -> None:
+        """Tell this store from one that has been removed or replaced, or is not mounted any more.
+
+        Its inode numbers would not do: some file systems make them up, and change them.
+
+        Raises:
+          FileNotFoundError: if it has vanished.
+          StoreIdentityError: if another store is in its place.
+
+        """
+        if self._identity is not None:
+            for path in self._marks:
+                found = read_mark(path)
+                if found is None:
+                    raise self._vanished()
+                if found != self._identity:
+                    raise StoreIdentityError(self.root, self._identity, found)
+        if not _is_folder(self.blobs):
+            raise self._vanished()
+
+    def _vanished(self) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, "The directory store has vanished", self.root)
+
+    def identity(self) -> str | None:
+        """Return the identity: see `Store.identity`."""
+        if self._identity is not None and (found := read_mark(self._marks[0])) != self._identity:
+            raise StoreIdentityError(self.root, self._identity, found)
+        return self._identity
+
+    def session_mark(self) -> str | None:
+        """Return the mark of the last session: see `Store.session_mark`."""
+        self.check_present()
+        return read_mark(f"{self.root}/{SESSION}")
+
+    def set_session_mark(self, mark: str) -> None:
+        """Keep the mark of a session: see `Store.set_session_mark`."""
+        self.check_present()
+        replace_mark(f"{self.root}/{SESSION}", mark, self.new_path(self.root))
+        if self.durable:
+            sync_folder(self.root)
+        self.check_present()
+
+    def new_path(self, folder: str | None = None) -> str:
+        """Return the path of a temporary file that nobody else writes."""
+        return f"{folder or self.temporary}/{self._names.draw()}"
+
+    def make_temporary_again(self) -> None:
+        """Create the folder of temporary files, which somebody has removed. Not its parents: they may be unmounted."""
+        self.check_present()
+        make_folder(self.temporary)
+
+    def sync_folder(self, path: str) -> None:
+        """Wait until the names in a folder are on the disk; say what to do if that can't be."""
+        with self._explained():
+            sync_folder(path)
+
+
+def check_mark(mark: str) -> str:
+    """Return `mark`, if it can be that of a session.
+
+    Raises:
+      ValueError: if not.
+
+    """
+    if not is_identity(mark):
+        raise ValueError(f"the mark of a session is 32 lowercase hex digits, not {mark!r:.80}")
+    return mark
+
+
+def _is_folder(path: str) -> bool:
+    """Whether there is a folder, or a link to one. Raises `OSError` if that can't be told."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

@@ -1,0 +1,149 @@
+"""The reads of a directory store. All of it blocks, and runs in the store's threads, several at once."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+from ..._blob import Ref
+from ..._errors import BlobNotFoundError
+from .names import blobs_in, folders_in, is_blob, other_blobs_in, other_folders_in, path_of, status_of
+from .stored import read_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .place import Place
+
+READ_AT_LEAST: Final = 64 * 1024
+"""Bytes to ask for where a file turns out not to have the size that it had."""
+
+
+class Taken(NamedTuple):
+    """Names of the store that are taken by what is none of its own."""
+
+    refs: list[Ref]
+    """Names of blobs that something else has: a folder, a symbolic link, a pipe."""
+    folders: list[str]
+    """Names of folders of blobs that something else has."""
+
+
+@final
+class BlobReads:
+    """The reads of one directory store. They write nothing."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def get(self, ref: Ref) -> bytes:
+        """Return a blob.
+
+        Raises:
+          BlobNotFoundError: if no file has its name.
+          BlobTooLargeError: if it is too large for the memory that it may take.
+          OSError: if the system refuses, or the store has vanished.
+
+        """
+        return self._found(ref, self._read(ref, _read))
+
+    def get_stored(self, ref: Ref) -> bytes:
+        """Return a blob as it is on the disk. Raises what `get` raises."""
+        return self._found(ref, self._read(ref, read_stored))
+
+    def get_all(self, refs: Iterable[Ref]) -> dict[Ref, bytes]:
+        """Return those of many blobs that are there."""
+        ended = {ref: self._read(ref, _read) for ref in dict.fromkeys(refs)}
+        found = {ref: data for ref, data in ended.items() if data is not None}
+        if len(found) < len(ended):
+            self._place.check_present()
+        return found
+
+    def contains(self, ref: Ref) -> bool:
+        """Return whether a blob is there."""
+        is_there = is_blob(status_of(path_of(self._place.blobs, ref)))
+        self._place.check_present()
+        return is_there
+
+    def list_page(self, after: Ref, limit: int) -> list[Ref]:
+        """Return the next refs: see `Store.list_page`."""
+        first = str(after)
+        names: list[str] = []
+        blobs = self._place.blobs
+        for top in folders_in(blobs, "", first):
+            for folder in folders_in(f"{blobs}/{top}", top, first):
+                names += blobs_in(f"{blobs}/{top}/{folder}", folder, first, limit + 1)
+                if len(names) > limit:  # one more than enough, because the first may be `after` itself
+                    break
+            else:
+                continue
+            break
+        self._place.check_present()
+        return [Ref.from_hex(name) for name in names if name != first][:limit]
+
+    def find_taken(self, digits: str) -> Taken:
+        """Return what takes names of the store that begin with two `digits`."""
+        blobs = self._place.blobs
+        taken = Taken([], [f"{blobs}/{name}" for name in other_folders_in(blobs, digits, 2)])
+        top = f"{blobs}/{digits}"
+        taken.folders.extend(f"{top}/{name}" for name in other_folders_in(top, digits, 4))
+        for folder in folders_in(top, digits):
+            taken.refs.extend(map(Ref.from_hex, other_blobs_in(f"{top}/{folder}", folder)))
+        self._place.check_present()
+        return taken
+
+    def _found(self, ref: Ref, data: bytes | None) -> bytes:
+        if data is None:
+            self._place.check_present()
+            raise BlobNotFoundError(ref)
+        return data
+
+    def _read(self, ref: Ref, read: Callable[[int, int, Callable[[int], None]], bytes]) -> bytes | None:
+        """Return what `read` returns for an open file, its size and a check of sizes; None if there is no such blob."""
+        path = path_of(self._place.blobs, ref)
+        try:
+            # NONBLOCK for a pipe, which is not a blob either, so as not to wait for who writes it.
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in _NO_REGULAR_FILE:
+                raise
+            return None
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            self._check_size(status.st_size)
+            return read(file, status.st_size, self._check_size)
+        except OSError as error:
+            error.filename = error.filename or path
+            raise
+        finally:
+            os.close(file)
+
+    def _check_size(self, size: int) -> None:
+        self._place.access.check_size(self._place.root, size)
+
+
+_NO_REGULAR_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+"""What opening says where there is nothing, a file for a folder, a symbolic link, or a socket."""
+
+
+def _read(file: int, size: int, check: Callable[[int], None]) -> bytes:
+    """Return the bytes of a file that has `size`: with one call, because another thread may run at each.
+
+    ``check(bytes)`` raises when these are too many.
+    """
+    data = os.read(file, size + 1)
+    if len(data) == size:
+        return data
+    check(len(data))
+    parts = io.BytesIO(data)  # a huge file, which takes several calls, or one that has just changed
+    parts.seek(0, io.SEEK_END)
+    while data:
+        del data  # to be the only copy
+        data = os.read(file, max(size - parts.tell(), READ_AT_LEAST))
+        check(parts.tell() + len(data))
+        parts.write(data)
+    return parts.getvalue()
