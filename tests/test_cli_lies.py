@@ -1,4 +1,4 @@
-"""What the commands say of a store that contradicts itself, and the exit status."""
+"""The commands on a store that contradicts itself: their messages and exit status."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Member(Listing):
 
 @final
 class Problems:
-    """The calls that failed, and the answers that contradict others."""
+    """The calls that failed, and the answers that contradict other answers."""
 
     def __init__(self) -> None:
         self.kept: list[ReconcileProblem] = []
@@ -90,7 +90,7 @@ class Gap:
         self._problems = problems
         self._doubtful: set[Member] = set()  # they have contradicted themselves: only a get proves that they have it
 
-    # Who has it?
+    # Asking
 
     async def ask(self) -> None:
         """Ask the stores that have not listed the blob, and some that have, and count those that lack it."""
@@ -234,7 +234,7 @@ class Gap:
     # Counting
 
     def _lose(self, member: Member) -> None:
-        """Take a store that has listed the blob for one that lacks it."""
+        """Count a store that has listed the blob as one that lacks it."""
         member.refs -= 1
         self._having.remove(member)
         self._lacking.append(member)

@@ -38,7 +38,7 @@ _THERE: Final = (Contradiction.UNLISTED, Contradiction.DENIED)
 
 @final
 class ScrubbedStore:
-    """One of the stores. What it raises is noted, and never raised."""
+    """One of the stores. Its failures are noted, and never raised."""
 
     def __init__(self, name: str, store: Store, log: ScrubLog, rate: float | None) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class ScrubbedStore:
         self._get = store.get_stored if isinstance(store, DeletableStore) else store.get
 
     async def run(self, after: Ref, sources: Sequence[ScrubbedStore]) -> None:
-        """Look at the store as a whole, and read all its blobs; repair what is wrong, if there are `sources`."""
+        """Check the store as a whole, and read all its blobs. Repair it and them if there are `sources`."""
         if isinstance(self.store, DeletableStore):
             for ref in await self._check_itself(self.store, to_repair=bool(sources)):
                 await self._find_blocked(ref, sources)
@@ -133,7 +133,7 @@ class ScrubbedStore:
     async def _settle(  # noqa: ASYNC910  (the reading has one)
         self, sources: Sequence[ScrubbedStore], ref: Ref, ended: Ended[Blob]
     ) -> None:
-        """Count a blob; note what is wrong with it, and repair that, if there are `sources`."""
+        """Count a blob. Note what is wrong with it, and repair it if there are `sources`."""
         if isinstance(ended, outcome.Error):
             finding = self._finding(ref, ended.error)
             if finding.is_corrupt and sources:
@@ -159,7 +159,7 @@ class ScrubbedStore:
             return ScrubFinding(self.name, ref, f"its bytes are those of {error.actual!s:.12}", is_corrupt=True)
         return ScrubFinding(self.name, ref, f"it can't be read: {describe_failure(error)}", is_corrupt=False)
 
-    # What it says about a blob
+    # Its answers about a blob
 
     async def _examine(self, ref: Ref, *, listed: bool | None) -> Ended[Blob] | None:
         """Read a blob, and ask in other ways whether it is there.
@@ -212,7 +212,7 @@ class ScrubbedStore:
     # Repairing one
 
     async def _repair(self, finding: ScrubFinding, sources: Sequence[ScrubbedStore]) -> ScrubFinding | None:
-        """Write a good copy where none is, or where it is not shown; return None if it has been deleted since."""
+        """Write a good copy of the blob. Return None if it has been deleted in the meantime."""
         ref = finding.ref
         if finding.contradiction in _THERE:
             own = await self._read(ref)
@@ -230,7 +230,7 @@ class ScrubbedStore:
         return await self._write(finding, blob, f"repaired from {origin}")
 
     async def _write(self, finding: ScrubFinding, blob: Blob, became: str) -> ScrubFinding:
-        """Write a good copy: put it where nothing has to be overwritten; replace it where that does not help."""
+        """Write a good copy. End a contradiction by a put if that is enough, and otherwise by a replacement."""
         assert isinstance(self.store, DeletableStore)
         if finding.contradiction is not None:
             put = await attempt(self._put, blob)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AgreementContract(ContractPart):
-    """What a put said, ``get``, ``get_many``, ``contains`` and the listing say the same of every blob."""
+    """The results of puts, ``get``, ``get_many``, ``contains`` and the listing agree about every blob."""
 
     async def test_its_answers_agree_after_puts(self) -> None:
         """Each blob is there by all answers once its put has returned, also where it was there before."""

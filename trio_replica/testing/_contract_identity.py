@@ -1,4 +1,4 @@
-"""The tests of who a store is, and of what it says about itself."""
+"""The tests of the identity of a store, and of its other properties."""
 
 from __future__ import annotations
 

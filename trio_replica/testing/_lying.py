@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Lie(Enum):
-    """What a store says that is not so. The value says where that comes from."""
+    """A false answer of a store. The value names a common cause of it."""
 
     LISTS = "an index that shows what is no longer there"
     """Listings show a blob; a get does not find it, and ``contains`` says no."""
@@ -38,16 +38,16 @@ class Lie(Enum):
 
 
 class LyingStore(DeletableStore):
-    """A store over another one, whose answers it falsifies as it is told. Without lies it is that store.
+    """A store over another store, which falsifies the answers of that one. Without lies it passes them on.
 
     Args:
-      store: the store that keeps the blobs, and says the truth.
+      store: the store that keeps the blobs, and tells the truth.
 
     """
 
     def __init__(self, store: DeletableStore) -> None:
         self.store = store
-        """The store that says the truth."""
+        """The store that tells the truth."""
         self._lies: dict[Lie, frozenset[Ref] | None] = {}
         self._ended_by_writing: set[Lie] = set()
 
@@ -70,17 +70,17 @@ class LyingStore(DeletableStore):
             self._ended_by_writing.add(lie)
 
     def recover(self) -> None:
-        """Say the truth from now on."""
+        """Tell the truth from now on."""
         self._lies.clear()
 
     @property
     def is_durable(self) -> bool:
-        """What the other store says: see `Store.is_durable`."""
+        """The answer of the other store: see `Store.is_durable`."""
         return self.store.is_durable
 
     @property
     def is_read_only(self) -> bool:
-        """What the other store says: see `Store.is_read_only`."""
+        """The answer of the other store: see `Store.is_read_only`."""
         return self.store.is_read_only
 
     async def identity(self) -> str | None:
