@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 import trio_replica as replica
+from trio_replica.testing import SimulatedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 NOBODY: Final = 65534
 """The user who owns nothing."""
@@ -113,6 +118,71 @@ async def open_outbox_where_nothing_can_be_written(
     """Open a replica with an outbox while no file may grow beyond `limit` bytes, and print what that raises."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     await _print_problem(path)
+
+
+class Lagging(SimulatedStore):  # pragma: no cover  (runs in a process of its own)
+    """A store that writes nothing before its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = trio.Event()
+
+    async def put(self, blob: replica.Blob | replica.BytesLike) -> replica.PutResult:
+        await self.turn.wait()
+        return await super().put(blob)
+
+
+async def hold_outbox(path: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Open a replica with an outbox, and put the lines of the input. It prints what each of these raised.
+
+    ``read`` lets it open and close the file, ``fork`` forks a process that waits, and ``end`` leaves the block.
+    """
+    copy = Lagging()
+
+    async def hold() -> None:
+        async with replica.open([replica.MemoryStore()], {"copy": copy}, outbox=path) as store:
+            _tell("open")
+            for line in map(str.strip, sys.stdin):
+                if line == "end":
+                    copy.turn.set()
+                    return
+                if line in commands:
+                    _tell(commands[line]())
+                else:
+                    await _tell_problem(store.put, line.encode())
+
+    commands: dict[str, Callable[[], object]] = {"read": partial(_read_file, path), "fork": _fork_idle}
+    await _tell_problem(hold)
+
+
+def _read_file(path: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    with open(path, "rb"):
+        pass
+
+
+def _fork_idle() -> int:  # pragma: no cover  (runs in a process of its own)
+    read, write = os.pipe()
+    forked = os.fork()
+    if forked == 0:
+        os.write(write, b"1")
+        signal.pause()
+    os.read(read, 1)
+    return forked
+
+
+async def _tell_problem(
+    call: Callable[..., Awaitable[object]], *arguments: object
+) -> None:  # pragma: no cover  (runs in a process of its own)
+    try:
+        await call(*arguments)
+    except replica.ReplicaError as error:
+        _tell(f"{type(error).__name__}: {error}")
+    else:
+        _tell(None)
+
+
+def _tell(said: object) -> None:  # pragma: no cover  (runs in a process of its own)
+    os.write(1, f"{json.dumps(said)}\n".encode())
 
 
 async def _print_problem(outbox: str) -> None:  # pragma: no cover  (runs in a process of its own)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from .common import without_gc
 from .mounts import mounts  # noqa: F401  (a fixture of all tests)
+from .postgres_fixtures import either, running, server  # noqa: F401  (fixtures)
 from .servers import ask_for_no_coverage, describe, mark_deep, missing_servers, skip_tests
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def no_gc() -> Generator[None, None, None]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an outbox that is in use be refused at once."""
-    monkeypatch.setattr("trio_replica._async.outbox_file.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("trio_replica._async.outbox_connection.LOCK_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)

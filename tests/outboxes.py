@@ -12,18 +12,18 @@ import outcome
 import trio
 
 from trio_replica import ReplicaError
-from trio_replica._async.storage import Changes, Entry, OutboxState, OutboxStorage
+from trio_replica._async.storage import Changes, Entry, NotedStore, OutboxState, OutboxStorage
 from trio_replica._open import open_with
 from trio_replica._options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from trio_replica import Ref, ReplicaStore, Store
+    from trio_replica._async.storage import SessionStore
     from trio_replica._calls.start import Cancel, Done
     from trio_replica._checks import Stores
-
 
 FULL = ReplicaError("the disk is full")
 
@@ -38,6 +38,7 @@ class Disk:
     """By the store and the number of the entry."""
     watermark: int = 1
     in_doubt: list[tuple[int, int]] = field(default_factory=list)
+    noted: dict[str, NotedStore] = field(default_factory=dict)
 
     def pending(self, name: str) -> list[Ref]:
         """Return what is pending for a store, in order."""
@@ -46,11 +47,14 @@ class Disk:
 
     def copy(self) -> Disk:
         """Return what a crash at this moment would leave."""
-        return Disk([*self.names], {**self.entries}, self.watermark, [*self.in_doubt])
+        return Disk([*self.names], {**self.entries}, self.watermark, [*self.in_doubt], {**self.noted})
 
-    def state(self, names: Iterable[str]) -> OutboxState:
+    def begin(self, stores: Sequence[SessionStore]) -> OutboxState:
         """Begin a session."""
-        self.names += [name for name in names if name not in self.names]
+        for name, role, identity in stores:
+            self.noted[name] = NotedStore(role, identity, name in self.noted and self.noted[name].is_incomplete)
+            if name not in self.names:
+                self.names.append(name)
         after_last = max((seq + 1 for _, seq in self.entries), default=1)
         self.in_doubt = [numbers for numbers in self.in_doubt if any(seq in range(*numbers) for _, seq in self.entries)]
         if after_last > self.watermark:
@@ -74,6 +78,7 @@ class MemoryOutbox(OutboxStorage):
 
     def __init__(self, disk: Disk, seconds: float = 0.0) -> None:
         self.disk = disk
+        self.noted = {**disk.noted}
         self.seconds = seconds
         self.failures: deque[BaseException] = deque()
         """How the next requests end."""
@@ -84,6 +89,10 @@ class MemoryOutbox(OutboxStorage):
         self.commits = 0
         self._waiting: dict[object, tuple[object, Done]] = {}
         self._asked = trio.lowlevel.ParkingLot()
+
+    async def begin(self, stores: Sequence[SessionStore]) -> OutboxState:
+        await trio.lowlevel.checkpoint()
+        return self.disk.begin(stores)
 
     def start_commit(self, changes: Changes, done: Done) -> Cancel:
         return self._start(changes, done)
@@ -124,12 +133,12 @@ class MemoryOutbox(OutboxStorage):
 
 
 @asynccontextmanager
-async def _served(storage: MemoryOutbox, names: list[str]) -> AsyncGenerator[tuple[OutboxStorage, OutboxState], None]:
+async def _served(storage: MemoryOutbox) -> AsyncGenerator[OutboxStorage, None]:
     await trio.lowlevel.checkpoint()
     serving = trio.CancelScope()
     trio.lowlevel.spawn_system_task(storage.serve, serving)  # the last commit of a block that is cancelled is made too
     try:
-        yield storage, storage.disk.state(names)
+        yield storage
     finally:
         serving.cancel()
 

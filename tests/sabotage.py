@@ -14,6 +14,7 @@ import outcome
 import trio
 
 import trio_replica as replica
+import trio_replica._async.outbox_connection as connection_internals
 import trio_replica._async.outbox_file as outbox_internals
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _set_synchronous(level: str) -> None:  # pragma: no cover  (runs in a proces
             return super().execute(statement.replace("synchronous = FULL", f"synchronous = {level}"), *arguments)
 
     careless = SimpleNamespace(**vars(sqlite3) | {"connect": partial(sqlite3.connect, factory=Careless)})
-    outbox_internals.sqlite3 = careless  # type: ignore[attr-defined, assignment]
+    connection_internals.sqlite3 = careless  # type: ignore[attr-defined, assignment]
 
 
 def acknowledge_before_the_commit() -> None:  # pragma: no cover  (runs in a process of its own)

@@ -52,11 +52,17 @@ def leave(name: str, count: int, path: str = "outbox.db") -> None:
     trio.run(put)
 
 
+def entry_lines(ended: Ended) -> list[str]:
+    """Return the lines before the table of the stores."""
+    lines = ended.out.decode().splitlines()
+    return lines[: [line.startswith("STORE ") for line in lines].index(True)]
+
+
 def test_a_put_with_an_outbox(run: Command) -> None:
     printed = write({"a": b"a", "b": b"b"})
     ended = run("put", "--outbox", "outbox.db", "a", "b")
     assert (ended.status, ended.out, ended.problems) == (0, printed, [])
-    assert run("outbox", "--outbox", "outbox.db").out == b"nothing is pending\n"
+    assert entry_lines(run("outbox", "--outbox", "outbox.db")) == ["nothing is pending"]
     assert run("status", "--outbox", "outbox.db").out.splitlines()[-1] == b"outbox: nothing is pending"
     assert b"outbox" not in run("status").out
 
@@ -67,7 +73,7 @@ def test_the_file_names_the_outbox(run: Command) -> None:
     printed = write({"a": b"a"})
     assert run("put", "--config", "folder/x.toml", "a").out == printed
     assert Path("folder/kept.db").exists()
-    assert run("outbox", "--config", "folder/x.toml").out == b"nothing is pending\n"
+    assert entry_lines(run("outbox", "--config", "folder/x.toml")) == ["nothing is pending"]
     Path("y.toml").write_text('outbox = "blobs.db"\n[sync]\na = "sqlite:blobs.db"\n')
     assert run("put", "--config", "y.toml", "a").problems == [
         (f"y.toml:3: sync.a can't be used: the outbox '{Path.cwd()}/blobs.db' is a store as well: name another file")
@@ -87,15 +93,14 @@ def test_entries_are_listed_by_store(run: Command) -> None:
     leave(name, 12)
     options = ["--sync", "memory:", "--async", name, "--outbox", "outbox.db"]
     shown = [f"  {ref}" for ref in refs(*range(12))]
-    lines = run("outbox", *options).out.decode().splitlines()
-    assert lines == [
+    assert entry_lines(run("outbox", *options)) == [
         "2 pending for gone, which is not an async store of this replica",
         *shown[:2],
         f"12 pending for {name}",
         *shown[:10],
         "  and 2 more, which --all prints",
     ]
-    assert run("outbox", "--all", *options).out.decode().splitlines()[-13:] == [f"12 pending for {name}", *shown]
+    assert entry_lines(run("outbox", "--all", *options))[-13:] == [f"12 pending for {name}", *shown]
     Path("copy/blobs").mkdir(parents=True)
     assert run("status", *options).out.decode().splitlines()[-2:] == [
         "outbox: 2 pending for gone, which is not an async store of this replica",
@@ -119,7 +124,7 @@ def test_flushing(run: Command, simulated: dict[str, SimulatedStore]) -> None:
     simulated["b"].recover()
     assert run("outbox", "flush", *options)[:2] == (0, b"")
     assert set(simulated["b"].blobs) == {replica.Ref.of(b"a")}
-    assert run("outbox", *options).out == b"nothing is pending\n"
+    assert entry_lines(run("outbox", *options)) == ["nothing is pending"]
     assert run("outbox", "flush", "--sync", "dir:a").problems == [NONE_IS_NAMED]
 
 
@@ -284,3 +289,174 @@ def test_the_outbox_is_not_read_as_a_file(run: Command) -> None:
     assert run("put", "-r", "--outbox", "folder/outbox.db", "folder").status == 0
     ended = run("put", "-r", "--outbox", "folder/outbox.db", "folder")
     assert (ended.status, ended.out.count(b"\n")) == (0, 1)
+
+
+# The stores that it knows
+
+
+ONE, TWO, THREE = "1" * 32, "2" * 32, "3" * 32
+
+
+class Known(SimulatedStore):
+    """A store that says who it is."""
+
+    def __init__(self, identity: str | None) -> None:
+        super().__init__()
+        self.says = identity
+
+    async def identity(self) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return self.says
+
+
+@pytest.fixture
+def options(run: Command, simulated: dict[str, SimulatedStore]) -> list[str]:
+    """Return the options of a replica whose outbox has a blob for each of two async stores."""
+    simulated.update(a=Known(THREE), one=Known(ONE), two=Known(TWO))
+    for name in ("one", "two"):
+        Path(name, "blobs").mkdir(parents=True)  # so that the command sees that they are there
+        simulated[name].fail(BROKEN, "put", "put_many")
+    write({"file": b"0"})
+    options = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:two", "--outbox", "outbox.db"]
+    assert run("put", *options, "file").status == 1
+    for name in ("one", "two"):
+        simulated[name].recover()
+    return options
+
+
+def table(one: str, two: str, mark_one: str = "", mark_two: str = "") -> list[str]:
+    return [
+        "STORE    ROLE   IDENTITY                          MARK",
+        f"dir:a    sync   {THREE}",
+        f"dir:one  async  {one:32}  {mark_one}".rstrip(),
+        f"dir:two  async  {two:32}  {mark_two}".rstrip(),
+    ]
+
+
+def shown_table(run: Command) -> list[str]:
+    return run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[-4:]
+
+
+def test_another_store_is_refused_until_it_is_accepted(
+    run: Command, simulated: dict[str, SimulatedStore], options: list[str]
+) -> None:
+    assert shown_table(run) == table(ONE, TWO)
+    simulated["one"] = new = Known("4" * 32)
+    refused = (
+        f"dir:one: the outbox knows another store by this name: its identity was {ONE} and is {'4' * 32}: open the one "
+        "that it knows, or take this one: trio-replica outbox accept dir:one"
+    )
+    for command in (["outbox", "flush"], ["put", "file"]):
+        ended = run(*command, *options)
+        assert (ended.status, ended.problems) == (1, [refused])
+    assert new.blobs == {}
+    ended = run("outbox", "accept", "dir:one", *options)
+    assert (ended.status, ended.problems) == (
+        0,
+        [f"dir:one is the store with the identity {'4' * 32} now, and incomplete: trio-replica reconcile"],
+    )
+    assert shown_table(run) == table("4" * 32, TWO, "incomplete")
+    assert run("outbox", "flush", *options).status == 0
+    assert set(new.blobs) == set(refs(0)), "what was pending for the name is delivered to the new one"
+    ended = run("outbox", "accept", "dir:one", *options)
+    assert (ended.status, ended.problems) == (
+        0,
+        ["dir:one is the store that the outbox knows: there is nothing to accept"],
+    )
+    assert shown_table(run) == table("4" * 32, TWO, "incomplete"), "accepting does not end that, nor does opening"
+
+
+def test_a_store_that_keeps_no_identity_is_accepted(
+    run: Command, simulated: dict[str, SimulatedStore], options: list[str]
+) -> None:
+    simulated["one"] = Known(None)
+    (refused,) = run("outbox", "flush", *options).problems
+    assert f"its identity was {ONE} and is none: " in refused
+    assert run("outbox", "accept", "dir:one", *options).problems == [
+        "dir:one is the store with the identity none now, and incomplete: trio-replica reconcile"
+    ]
+    assert shown_table(run) == table("none", TWO, "incomplete")
+    assert run("outbox", "flush", *options).status == 0
+
+
+def test_stores_that_have_changed_places_are_not_accepted_before_their_entries_are_dealt_with(
+    run: Command, simulated: dict[str, SimulatedStore], options: list[str]
+) -> None:
+    simulated["one"], simulated["two"] = simulated["two"], simulated["one"]
+    (refused,) = run("outbox", "flush", *options).problems
+    assert f"dir:one: its identity {TWO} is the one that the outbox knows as dir:two" in refused
+    ended = run("outbox", "accept", "dir:one", *options)
+    remedy = "give it that name, or first trio-replica outbox forget dir:two"
+    assert (ended.status, ended.problems) == (
+        1,
+        [f"dir:one is the store that the outbox knows as dir:two, and 1 are pending for dir:two: {remedy}"],
+    )
+    assert shown_table(run) == table(ONE, TWO)
+    for name in ("one", "two"):
+        assert run("outbox", "forget", "--yes", f"dir:{name}", *options).status == 0
+    assert run("outbox", "accept", "dir:one", *options).status == 0
+    assert shown_table(run) == table(TWO, "none", "incomplete", "incomplete")
+    assert run("outbox", "flush", *options).status == 0
+    assert shown_table(run) == table(TWO, ONE, "incomplete", "incomplete")
+
+
+def test_a_store_that_got_another_name(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
+    assert run("outbox", "flush", *options).status == 0
+    simulated["three"] = simulated["two"]
+    Path("three/blobs").mkdir(parents=True)
+    renamed = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:three", "--outbox", "outbox.db"]
+    (refused,) = run("put", "file", *renamed).problems
+    assert f"dir:three: its identity {TWO} is the one that the outbox knows as dir:two: " in refused
+    assert run("outbox", "accept", "dir:three", *renamed).status == 0
+    assert run("put", "file", *renamed).status == 0
+    assert run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[2:] == [
+        f"dir:a      sync   {THREE}",
+        f"dir:one    async  {ONE}",
+        f"dir:two    async  {'none':32}  incomplete",
+        f"dir:three  async  {TWO}  incomplete",
+    ]
+
+
+def test_accepting_what_is_not_there(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
+    unknown = "the outbox does not know dir:three: it notes a new store by itself; it knows dir:a, dir:one, dir:two"
+    assert run("outbox", "accept", "dir:three", *options).problems == [unknown]
+    simulated["three"] = Known("4" * 32)
+    Path("three/blobs").mkdir(parents=True)
+    assert run("outbox", "accept", "dir:three", *options, "--async", "dir:three").problems == [unknown]
+    assert run("outbox", "accept", "dir:one", "--outbox", "none.db").problems == [
+        f"{Path.cwd()}/none.db: there is no such outbox"
+    ]
+    Path("empty.db").touch()
+    assert run("outbox", "--outbox", "empty.db").out == b"nothing is pending\n"
+    assert run("outbox", "accept", "dir:one", "--outbox", "empty.db").problems == [
+        "the outbox does not know dir:one: it notes a new store by itself; it knows none"
+    ]
+    assert run("outbox", "accept", "dir:one").problems == [NONE_IS_NAMED]
+    Path("one/blobs").rmdir()
+    (problem,) = run("outbox", "accept", "dir:one", *options).problems
+    assert problem.startswith("dir:one can't be opened: there is no store dir:one")
+    assert shown_table(run) == table(ONE, TWO)
+
+
+def test_a_store_that_the_command_does_not_have_is_accepted_by_the_next_replica(
+    run: Command, simulated: dict[str, SimulatedStore], options: list[str]
+) -> None:
+    ended = run("outbox", "accept", "dir:one", "--outbox", "outbox.db")
+    assert (ended.status, ended.problems) == (
+        0,
+        ["dir:one is any store that the next replica has by this name, and incomplete: reconcile it then"],
+    )
+    assert shown_table(run) == table("none", TWO, "incomplete")
+    simulated["one"] = Known("4" * 32)
+    assert run("outbox", "flush", *options).status == 0
+    assert shown_table(run) == table("4" * 32, TWO, "incomplete")
+
+
+def test_nothing_is_accepted_while_a_replica_has_the_outbox(run: Command, options: list[str]) -> None:
+    in_use = (
+        f"{Path.cwd()}/outbox.db: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+    )
+    with closing(sqlite3.connect("outbox.db")) as replica_of_another_process:
+        replica_of_another_process.execute("BEGIN EXCLUSIVE")
+        ended = run("outbox", "accept", "dir:one", *options)
+    assert (ended.status, ended.problems) == (1, [in_use])

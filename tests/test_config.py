@@ -218,7 +218,10 @@ WRONG = [
     ),
     (
         '[async]\n[async.a]\n\nx.y = 1\nurl = "postgres://h"',
-        ":4: async.a.x is unknown; known are url, retry, retry_attempts, retry_seconds, durable, answer_timeout",
+        (
+            ":4: async.a.x is unknown; known are url, retry, retry_attempts, retry_seconds, durable, answer_timeout, "
+            "create, read_only, max_memory"
+        ),
     ),
     # Types
     ("queue_size = '5'", ":1: queue_size has to be a whole number, not a text in quotes"),

@@ -128,6 +128,23 @@ async def test_the_entry_of_a_cancelled_put_is_withdrawn(autojump_clock: MockClo
     assert outbox.disk.entries == {}
 
 
+async def test_a_cancelled_put_leaves_the_acknowledgements_that_its_commit_carried_to_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    outbox = MemoryOutbox(Disk(), 0.001)
+    async with open_with_outbox([SimulatedStore(put=[0, 9])], {"copy": SimulatedStore()}, outbox) as store:
+        await store.put(b"0")
+        await trio.testing.wait_all_tasks_blocked()
+        assert outbox.disk.pending("copy") == [*refs(0)], "it is delivered, and its acknowledgement waits for a commit"
+        outbox.is_stuck = True
+        with trio.move_on_after(0.01) as scope:  # before the acknowledgement would be committed without a put
+            await store.put(b"1")
+        assert scope.cancelled_caught
+        outbox.is_stuck = False
+        await trio.sleep(1)
+        assert (of(store).pending, outbox.disk.entries) == (0, {})
+
+
 async def test_a_put_that_is_cancelled_as_its_commit_carries_acknowledgements(autojump_clock: MockClock) -> None:
     outbox = MemoryOutbox(Disk(), 1)
     copy = SimulatedStore()
@@ -385,6 +402,21 @@ async def test_the_bodys_exception_wins_and_tells_what_is_not_delivered(autojump
     )
 
 
+async def test_entries_are_those_of_a_name_and_not_of_a_place(autojump_clock: MockClock) -> None:
+    sync, outbox = MemoryStore(), MemoryOutbox(Disk())
+    for names in (("one", "two", "three"), ("three", "one"), ("new", "two", "one")):
+        stores = {name: SimulatedStore() for name in names}
+        stores["one"].hang("put", "put_many")
+        with trio.CancelScope() as scope:
+            async with open_with_outbox({"local": sync}, stores, MemoryOutbox(outbox.disk)) as store:
+                await store.put(b"%d" % len(outbox.disk.pending("one") if outbox.disk.names else []))
+                await trio.sleep(1)
+                scope.cancel()
+        pending = {name: outbox.disk.pending(name) for name in outbox.disk.names}
+        assert {name for name, left in pending.items() if left} == {"one"}
+    assert pending["one"] == [*refs(0, 1, 2)]
+
+
 async def test_entries_for_a_name_that_is_gone_are_kept_and_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -399,6 +431,18 @@ async def test_entries_for_a_name_that_is_gone_are_kept_and_logged(
 
 
 # Poison, flush and the end
+
+
+async def test_a_failed_put_many_leaves_the_entries_of_its_whole_batch(autojump_clock: MockClock) -> None:
+    copy = SimulatedStore(put=1, put_many=Batched(1, 0))
+    copy.fail(BROKEN, "put_many")
+    outbox = MemoryOutbox(Disk())
+    with pytest.raises(PoisonedError):
+        async with open_with_outbox([MemoryStore()], {"copy": copy}, outbox) as store:
+            await put_numbers(store, range(5))
+            await trio.sleep(10)
+    assert [call.operation for call in copy.calls] == ["put", "put_many"]
+    assert outbox.disk.pending("copy") == [*refs(1, 2, 3, 4)]
 
 
 async def test_a_poisoned_stores_entries_stay(autojump_clock: MockClock) -> None:
@@ -622,6 +666,30 @@ async def test_an_interruption_of_the_last_acknowledgements_comes_out(autojump_c
             outbox.failures.append(KeyboardInterrupt())
 
 
+@pytest.mark.parametrize("fails", ["the store", "the outbox"])
+async def test_a_clean_exit_leaves_the_watermark_above_a_put_that_failed_last(
+    autojump_clock: MockClock, fails: str
+) -> None:
+    """Else the entries that come after it are in doubt in the next session, although nothing has crashed."""
+    sync, copy = SimulatedStore(), SimulatedStore()
+    outbox = MemoryOutbox(Disk(), 0.01)
+    with trio.CancelScope() as scope:
+        async with open_with_outbox([sync], {"copy": copy}, outbox) as store:
+            copy.hang("put", "put_many")
+            await put_numbers(store, [0])
+            if fails == "the store":
+                sync.fail(BROKEN, "put", count=1)
+            else:
+                await trio.sleep(1)
+                outbox.failures.append(FULL)
+            with pytest.raises(StoreError):
+                await store.put(b"1")
+            scope.cancel()
+    assert (outbox.disk.watermark, outbox.disk.pending("copy")) == (3, [*refs(0)])
+    async with open_with_outbox([sync], {"copy": SimulatedStore()}, MemoryOutbox(outbox.disk)):
+        assert outbox.disk.in_doubt == []
+
+
 async def test_a_put_that_ends_after_the_body_is_withdrawn_by_the_last_commit(autojump_clock: MockClock) -> None:
     class Stubborn(SimulatedStore):
         async def put(self, blob: Any) -> PutResult:
@@ -640,7 +708,7 @@ async def test_a_put_that_ends_after_the_body_is_withdrawn_by_the_last_commit(au
     assert outbox.disk.watermark == 2
 
 
-# Strikes
+# Acknowledgements
 
 
 async def test_acknowledgements_ride_with_the_next_put_or_are_committed_in_time(autojump_clock: MockClock) -> None:

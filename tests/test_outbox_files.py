@@ -12,7 +12,7 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, Ref, ReplicaError, StoreError
-from trio_replica._async import outbox_file as internals
+from trio_replica._async import outbox_connection as internals
 
 from . import child
 from .common import put_numbers
@@ -101,8 +101,9 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
         self.pages = pages
-        self._transaction = internals._transaction
-        monkeypatch.setattr(internals, "_transaction", self._limited_transaction)
+        self._transaction = internals.transaction
+        for module in ("outbox_connection", "outbox_file"):
+            monkeypatch.setattr(f"trio_replica._async.{module}.transaction", self._limited_transaction)
 
     @contextmanager
     def _limited_transaction(self, connection: sqlite3.Connection) -> Generator[None, None, None]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import pickle
 import random
 import signal
 import socket
-import threading
-import time
-from contextlib import AsyncExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -36,116 +32,47 @@ from trio_replica import (
     reconcile,
     scrub,
 )
-from trio_replica._calls.start import ended_call
 from trio_replica.stores import postgres
 from trio_replica.stores._postgres import statements as _postgres_sql
 from trio_replica.stores._postgres import table as _postgres_table
-from trio_replica.stores._postgres.database import Database
-from trio_replica.stores._postgres.session import CANCEL_AFTER, Patience
-from trio_replica.stores._reads import start_read
+from trio_replica.stores._postgres.session import CANCEL_AFTER
 from trio_replica.testing import StoreContract
 
 from .common import Ended as Task
 from .held import PATIENCE, Ended, Held, in_one_batch
-from .postgres_server import PostgresAddress, PostgresServer, find_programs, postgres_server
-from .postgres_tape import OPTIONS, RECORD, Player, Recorder, read_tapes, requests_of, write_tape
+from .postgres_stores import (
+    DATA,
+    LATE,
+    REF,
+    SCHEMA,
+    Clock,
+    backends,
+    check_error,
+    check_opening,
+    locked,
+    open_and_close,
+    open_single,
+    read_all,
+    read_in_one_batch,
+    read_with,
+    wait_until,
+    waiting,
+)
+from .postgres_tape import Player, Recorder, read_tapes, write_tape
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterator
+    from collections.abc import Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-DATA = b"blob"
-REF = Ref.of(DATA)
+    from .postgres_server import PostgresAddress, PostgresServer
+
 BAD = b"bad"
-SCHEMA = "CREATE TABLE blobs (ref BYTEA PRIMARY KEY NOT NULL, data BYTEA NOT NULL)"
 REFUSAL = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{}', DETAIL = 'at length'; END $$;
 CREATE {} TRIGGER refusal AFTER INSERT ON blobs {} FOR EACH ROW WHEN (NEW.data = 'bad') EXECUTE FUNCTION refuse()
 """
-
-
-@pytest.fixture(scope="session")
-def running() -> Iterator[PostgresServer]:
-    programs = find_programs()
-    assert programs is not None
-    with postgres_server(programs) as server:
-        yield server
-
-
-def empty(running: PostgresServer) -> PostgresServer:
-    """Leave nothing in the server."""
-    running.query(
-        "DROP SCHEMA public CASCADE",
-        "CREATE SCHEMA public",
-        "DROP ROLE IF EXISTS guest",
-        "DROP DATABASE IF EXISTS another",
-        "CREATE ROLE guest LOGIN PASSWORD 'secret'",
-        "GRANT USAGE ON SCHEMA public TO guest",
-    )
-    return running
-
-
-@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.postgres)])
-def server(running: PostgresServer) -> PostgresServer:
-    """The server, and nothing in it."""
-    return empty(running)
-
-
-@pytest.fixture(params=["played back", pytest.param("real", marks=pytest.mark.postgres)])
-def either(request: pytest.FixtureRequest) -> Iterator[PostgresAddress]:
-    """Yield the recorded answers to a test that asks the same each time, or the server itself.
-
-    After a change of what a store asks, ``TRIO_REPLICA_RECORD=1 python -m pytest -m postgres tests/test_postgres.py``
-    writes down the server's answers.
-    """
-    test = request.node.name.replace(f"{request.param}-", "").replace(f"[{request.param}]", "")
-    if request.param == "played back":
-        player = Player(read_tapes()[test])
-        with player.run() as scripted:
-            yield PostgresAddress(scripted.port, **OPTIONS)
-        assert player.problems == []
-        return
-    recorder = Recorder(empty(request.getfixturevalue("running")).port)
-    with recorder.run() as scripted:
-        yield PostgresAddress(scripted.port, **OPTIONS)
-    if RECORD in os.environ:  # pragma: no cover  (a check only reads)
-        write_tape(test, recorder.tape)
-    assert requests_of(recorder.tape) == requests_of(read_tapes()[test])
-
-
-class Clock:
-    """A clock that stands still unless the test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.step = 0.0
-        """Seconds that pass whenever somebody looks at it."""
-        self._looks = threading.Semaphore(0)
-
-    def __call__(self) -> float:
-        self.now += self.step
-        self._looks.release()
-        return self.now
-
-    async def wait_looks(self, count: int) -> None:
-        """Wait until somebody has looked at it so many times from now on."""
-        self._looks = threading.Semaphore(0)
-        for _ in range(count):
-            assert await trio.to_thread.run_sync(self._looks.acquire, True, PATIENCE)
-
-
-def open_single(
-    conninfo: str, clock: Callable[[], float] = time.monotonic, *, cancel: float = 5.0, **options: Any
-) -> AbstractAsyncContextManager[PostgresStore]:
-    """Open a store with one writer and one reader, so that all that waits is one batch."""
-    database = Database(conninfo, patience=Patience(postgres.ANSWER_TIMEOUT, cancel, clock), **options)
-    return postgres.open_database(database, writers=1, readers=1)
-
-
-LATE = postgres.ANSWER_TIMEOUT + 1
-"""Seconds after which a store has waited for too long."""
 
 
 class TestPostgresStore(StoreContract):
@@ -165,73 +92,6 @@ class TestPostgresStoreThatIsNotDurable(TestPostgresStore):
 
     def open_store(self) -> AbstractAsyncContextManager[PostgresStore]:
         return open_postgres(self.server.conninfo(), durable=False)
-
-
-def check_error(
-    server: PostgresAddress, ended: Ended | BaseException | None, kind: type[psycopg.Error], *parts: str
-) -> None:
-    """Check that a call failed with a line that has the store's name and these parts, and survives pickle and copy."""
-    error = ended.error if isinstance(ended, outcome.Error) else ended
-    assert type(error) is kind, ended
-    assert isinstance(error, psycopg.Error)
-    line = str(error)
-    assert [part for part in (f"127.0.0.1:{server.port}/", *parts) if part not in line] == []
-    assert line.count("postgresql://") == 1
-    assert "\n" not in line
-    assert "secret" not in repr(error)
-    assert error.pgconn is None
-    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
-        assert type(again) is kind
-        assert again.args == error.args
-        assert again.diag.sqlstate == error.diag.sqlstate
-
-
-async def open_and_close(conninfo: str, **options: Any) -> None:
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_single(conninfo, **options))
-
-
-async def check_opening(server: PostgresAddress, conninfo: str, kind: type[psycopg.Error], *parts: str) -> None:
-    with pytest.raises(psycopg.Error) as info:
-        await open_and_close(conninfo)
-    check_error(server, info.value, kind, *parts)
-
-
-async def read_all(server: PostgresAddress) -> dict[Ref, bytes]:
-    async with open_single(server.conninfo()) as store:
-        found = await store.get_many([ref async for ref in store.list_refs()])
-    assert all(Ref.of(data) == ref for ref, data in found.items())
-    return found
-
-
-async def wait_until(server: PostgresServer, condition: str) -> None:
-    """Wait until a query says so."""
-    with trio.fail_after(PATIENCE):
-        while (await trio.to_thread.run_sync(server.query, condition))[0][0] is not True:
-            pass
-
-
-def waiting(count: int = 1) -> str:
-    """Return the condition that so many statements of stores wait for a lock."""
-    return (
-        f"SELECT count(*) = {count} FROM pg_stat_activity "
-        "WHERE application_name = 'trio_replica' AND wait_event_type = 'Lock'"
-    )
-
-
-def backends(server: PostgresServer) -> set[int]:
-    """Return the ids of the processes that serve the connections of stores."""
-    rows = server.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'trio_replica'")
-    return {pid for (pid,) in rows}
-
-
-@contextmanager
-def locked(server: PostgresServer) -> Generator[psycopg.Connection[Any], None, None]:
-    """Lock the table, for a block or until the connection that this yields commits."""
-    with closing(server.connect()) as connection:
-        connection.execute("BEGIN")
-        connection.execute("LOCK TABLE blobs IN ACCESS EXCLUSIVE MODE")
-        yield connection
 
 
 OPERATIONS: list[Callable[[PostgresStore], Awaitable[object]]] = [
@@ -321,7 +181,8 @@ async def test_a_database_of_another_program_is_used(either: PostgresAddress) ->
 async def test_replace_and_delete(either: PostgresAddress) -> None:
     async with open_single(either.conninfo()) as store:
         either.query(rf"INSERT INTO blobs VALUES ('\x{REF}', '\x00')")
-        assert await store.put(DATA) == (REF, False)
+        with pytest.raises(ReplicaError, match="has other bytes than the blob"):
+            await store.put(DATA)
         assert await store.get(REF) == b"\0"
         await store.replace(DATA)
         assert await store.get(REF) == DATA
@@ -479,7 +340,7 @@ async def test_racing_creators(server: PostgresServer) -> None:
 
 async def test_another_program_creates_the_table_at_the_same_time(server: PostgresServer) -> None:
     for columns, expected in [("ref bytea PRIMARY KEY, data bytea NOT NULL", ""), ("a int", "another table blobs")]:
-        server.query("DROP TABLE IF EXISTS blobs")
+        server.query("DROP TABLE IF EXISTS blobs, store_identity")
         ended: list[str] = []
 
         async def create(ended: list[str] = ended) -> None:
@@ -496,7 +357,7 @@ async def test_another_program_creates_the_table_at_the_same_time(server: Postgr
             other.execute(f"CREATE TABLE blobs ({columns})".encode())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(create)
-                await wait_until(server, waiting(postgres.WRITERS))
+                await wait_until(server, waiting())
                 other.execute("COMMIT")
         assert len(ended) == 1
         assert expected in ended[0]
@@ -663,7 +524,8 @@ async def test_a_table_that_has_been_dropped_is_never_one_that_lacks_a_blob(eith
 async def test_a_ref_of_31_bytes_fails_the_listing(either: PostgresAddress) -> None:
     async with open_single(either.conninfo()) as store:
         either.query(rf"INSERT INTO blobs VALUES ('\x{REF[:31].hex()}', '')")
-        with pytest.raises(ReplicaError, match=f"^a ref is exactly 32 bytes, not 31: {either.name}$"):
+        line = f"^the table blobs has a ref that is not of 32 bytes: {either.name}: delete its row$"
+        with pytest.raises(ReplicaError, match=line):
             await store.list_page(Ref.ZERO, 10)
 
 
@@ -684,22 +546,12 @@ async def put_in_one_batch(store: PostgresStore, *blobs: bytes) -> list[Ended]:
     return await in_one_batch(store._writers, *[partial(store.put, blob) for blob in blobs])
 
 
-async def read_with(store: PostgresStore, request: Callable[[Any], Any]) -> Any:
-    """Have a thread of the store that reads call a function with its connection."""
-    return await ended_call(partial(start_read, store._readers, request))
-
-
-async def read_in_one_batch(store: PostgresStore, *calls: Callable[[], Awaitable[object]]) -> list[Ended]:
-    readers: Any = SimpleNamespace(run=partial(read_with, store))
-    return await in_one_batch(readers, *calls)
-
-
 async def test_what_waits_is_one_transaction_and_one_query(
     either: PostgresAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def counted(refs: list[Ref], connection: psycopg.Connection[Any]) -> dict[Ref, bytes]:
+    def counted(refs: list[Ref], *more: Any) -> dict[Ref, bytes]:
         counts.append(len(refs))
-        return select(refs, connection)
+        return select(refs, *more)
 
     counts: list[int] = []
     select = _postgres_sql.select
@@ -940,7 +792,7 @@ async def test_calls_that_waited_together_for_too_long_fail_together(
 
 async def test_a_commit_that_a_standby_does_not_confirm_is_no_put(server: PostgresServer) -> None:
     clock = Clock()
-    server.query(SCHEMA)
+    await open_and_close(server.conninfo())
     with server.restarted(synchronous_standby_names="absent"):
         async with open_single(server.conninfo(), clock) as store:
             for _ in range(2):  # the second time it is there

@@ -272,7 +272,7 @@ def test_another_error_stays_as_it_is() -> None:
 def test_no_insert_of_many_is_large() -> None:
     blobs = [Blob(b"%100d" % i) for i in range(25)]
     large = Blob(bytes(5000))
-    parts = _postgres_sql.parts_of([*blobs, large, *blobs[:3]], 10 * 164)
+    parts = _postgres_sql.parts_of([*blobs, large, *blobs[:3]], len, 10 * 164)
     sizes = [[len(blob) for blob in part] for part in parts]
     assert sizes == [[100] * 10, [100] * 10, [100] * 5, [5000], [100] * 3]
 

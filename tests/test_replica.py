@@ -377,6 +377,22 @@ async def test_poison_wakes_a_put_that_waits_for_a_healthy_store(autojump_clock:
         assert refs(2)[0] not in waiting.error.unreplicated["async-1"]
 
 
+async def test_poison_wakes_those_who_wait_for_the_queue_of_another_store_alone(autojump_clock: MockClock) -> None:
+    failing, healthy = SimulatedStore(put=[0, 0, 7]), SimulatedStore(put=100)
+    failing.fail(BROKEN, "put", after=2)
+    stores = {"healthy": healthy, "failing": failing}
+    async with replica.open([MemoryStore()], stores, queue_size=1, batch_size=1) as store:
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                await put_numbers(store, [number])
+                await trio.testing.wait_all_tasks_blocked()
+            waiting = [Ended(nursery, store.put, b"2"), Ended(nursery, store.flush)]
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.statistics().async_stores["failing"].queued == 0, "it has room, and its worker has the blob"
+        assert [task.at for task in waiting] == [7, 7]
+        assert all(isinstance(task.error, PoisonedError) for task in waiting)
+
+
 async def test_a_put_in_the_sync_stores_when_the_replica_is_poisoned(autojump_clock: MockClock) -> None:
     failing, slow_sync = SimulatedStore(put=2), SimulatedStore(put=[1, 5])
     failing.fail(BROKEN)

@@ -247,7 +247,7 @@ async def test_another_table_blobs_is_left_alone(path: Path, table: str) -> None
 
 
 async def test_an_outbox_is_no_store(path: Path) -> None:
-    async with _sqlite_outbox.open_sqlite_outbox(str(path), ["copy"]):
+    async with _sqlite_outbox.open_sqlite_outbox(str(path)):
         pass
     before = path.read_bytes()
     with pytest.raises(ReplicaError, match=f"^the database is an outbox and not a store: name another file: {path}$"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,20 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError, ReplicaError, StoreError
-from trio_replica._async import outbox_file as internals
-from trio_replica._async.outbox_file import open_sqlite_outbox, opened_outbox
-from trio_replica._async.storage import Acknowledgement, Changes, Entry, OutboxStorage
+from trio_replica._async import outbox_connection as internals
+from trio_replica._async.outbox_by_hand import opened_outbox
+from trio_replica._async.outbox_connection import transaction
+from trio_replica._async.outbox_file import open_sqlite_outbox
+from trio_replica._async.storage import Acknowledgement, Changes, Entry, OutboxState, OutboxStorage, SessionStore
 from trio_replica._calls.start import ended_call
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, put_numbers, refs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from trio_replica import Ref
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -34,8 +38,18 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "outbox.db")
 
 
-async def commit(storage: OutboxStorage, *changes: Any, **named: Any) -> None:
-    await ended_call(partial(storage.start_commit, Changes(*changes, **named)))
+@asynccontextmanager
+async def session(path: str, names: Sequence[str]) -> AsyncGenerator[tuple[OutboxStorage, OutboxState], None]:
+    """Open an outbox with some async stores."""
+    async with open_sqlite_outbox(path) as storage:
+        yield storage, await storage.begin([SessionStore(name, "async", None) for name in names])
+
+
+async def commit(
+    storage: OutboxStorage, seqs: Sequence[int] = (), refs: Sequence[Ref] = (), stores: Sequence[int] = (), **named: Any
+) -> None:
+    changes = Changes(seqs, refs, [100 + seq for seq in seqs], stores, **named)
+    await ended_call(partial(storage.start_commit, changes))
 
 
 async def page(storage: OutboxStorage, store: int, after: int, before: int, limit: int) -> list[Entry]:
@@ -49,7 +63,7 @@ def rows(path: str, query: str) -> list[Any]:
 
 
 async def make_outbox(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]):
+    async with session(path, ["a"]):
         pass
 
 
@@ -62,57 +76,90 @@ async def opening_problem(path: str) -> str:
 
 
 async def test_the_format_is_that_of_the_protocol(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a", "b"]) as (storage, state):
+    async with session(path, ["a", "b"]) as (storage, state):
         assert (state.ids, state.pending, state.next_seq, state.in_doubt) == ({"a": 1, "b": 2}, {"a": 0, "b": 0}, 1, [])
         one, two = refs(1, 2)
         await commit(storage, [1, 2], [one, two], [1, 2], watermark=1)
         await commit(storage, acknowledgements=[Acknowledgement(2, [1])], watermark=3)
-    async with open_sqlite_outbox(path, ["c", "b"]) as (_, state):
+    async with session(path, ["c", "b"]) as (_, state):
         assert (state.ids, state.pending) == ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 1, "c": 0})
         assert (state.next_seq, state.in_doubt) == (3, [])
     assert rows(path, "PRAGMA application_id") == [(0x74724F42,)]
-    assert rows(path, "PRAGMA user_version") == [(1,)]
+    assert rows(path, "PRAGMA user_version") == [(2,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
-    assert rows(path, "SELECT * FROM stores") == [(1, "a"), (2, "b"), (3, "c")]
-    assert rows(path, "SELECT * FROM debts") == [(1, 1, one), (1, 2, two), (2, 2, two)]
-    assert rows(path, "SELECT watermark FROM meta") == [(3,)]
+    assert rows(path, "SELECT * FROM stores") == [
+        (number, name, "async", None, None, None, 0, None) for number, name in enumerate("abc", 1)
+    ]
+    assert rows(path, "SELECT * FROM entries") == [(1, 1, one, 101), (1, 2, two, 102), (2, 2, two, 102)]
+    assert rows(path, "SELECT * FROM meta") == [(3, 2)]
+    assert rows(path, "SELECT * FROM in_doubt") == rows(path, "SELECT * FROM deferred") == []
 
 
 async def test_entries_in_doubt_stay_so_until_they_are_dropped(path: str) -> None:
-    async def session(*entries: int, acknowledged: Sequence[int] = (), watermark: int = 0) -> tuple[int, list[range]]:
-        async with open_sqlite_outbox(path, ["a", "b"]) as (storage, state):
+    async def commit_in_a_session(
+        *entries: int, acknowledged: Sequence[int] = (), watermark: int = 0
+    ) -> tuple[int, list[range]]:
+        async with session(path, ["a", "b"]) as (storage, state):
             acknowledgements = [Acknowledgement(store, acknowledged) for store in (1, 2)]
-            await commit(storage, entries, refs(*entries), [1, 2], acknowledgements, watermark)
+            await commit(
+                storage, entries, refs(*entries), [1, 2], acknowledgements=acknowledgements, watermark=watermark
+            )
         return state.next_seq, [*state.in_doubt]
 
-    assert await session(1, 2, 3, watermark=2) == (1, [])
-    assert await session(watermark=4) == (4, [range(2, 4)]), "a crash, it seems"
-    assert await session(acknowledged=[3]) == (4, [range(2, 4)]), "the watermark has passed it, and yet"
-    assert await session(4, 5, watermark=4) == (4, [range(2, 4)])
-    assert await session(acknowledged=[2]) == (6, [range(2, 4), range(4, 6)])
-    assert await session(acknowledged=[1, 4, 5], watermark=9) == (6, [range(4, 6)])
-    assert await session() == (9, [])
+    assert await commit_in_a_session(1, 2, 3, watermark=2) == (1, [])
+    assert await commit_in_a_session(watermark=4) == (4, [range(2, 4)]), "a crash, it seems"
+    assert await commit_in_a_session(acknowledged=[3]) == (4, [range(2, 4)]), "the watermark has passed it, and yet"
+    assert await commit_in_a_session(4, 5, watermark=4) == (4, [range(2, 4)])
+    assert await commit_in_a_session(acknowledged=[2]) == (6, [range(2, 4), range(4, 6)])
+    assert await commit_in_a_session(acknowledged=[1, 4, 5], watermark=9) == (6, [range(4, 6)])
+    assert await commit_in_a_session() == (9, [])
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+async def test_a_range_in_doubt_is_kept_for_whichever_entry_is_left_of_it(path: str, left: int) -> None:
+    async with session(path, ["a", "b"]) as (storage, _):
+        await commit(storage, [1, 2, 3], refs(1, 2, 3), [1, 2], watermark=1)
+    async with session(path, ["a", "b"]) as (storage, state):
+        assert state.in_doubt == [range(1, 4)]
+        others = [seq for seq in (1, 2, 3) if seq != left]
+        acknowledgements = [Acknowledgement(1, [1, 2, 3]), Acknowledgement(2, others)]
+        await commit(storage, acknowledgements=acknowledgements, watermark=9)
+    for _ in range(2):
+        async with session(path, ["a", "b"]) as (storage, state):
+            assert state.in_doubt == [range(1, 4)]
+    async with session(path, ["a", "b"]) as (storage, _):
+        await commit(storage, acknowledgements=[Acknowledgement(2, [left])])
+    async with session(path, ["a", "b"]) as (_, state):
+        assert state.in_doubt == []
+
+
+async def test_an_acknowledgement_drops_no_other_entry_of_the_same_blob(path: str) -> None:
+    async with session(path, ["a", "b"]) as (storage, _):
+        await commit(storage, [1, 2, 3], refs(0, 0, 0), [1, 2])
+        await commit(storage, acknowledgements=[Acknowledgement(1, [2])])
+        assert [seq for seq, _ in await page(storage, 1, 0, 9, 9)] == [1, 3]
+        assert [seq for seq, _ in await page(storage, 2, 0, 9, 9)] == [1, 2, 3]
 
 
 async def test_a_session_that_loses_its_connection_has_nothing_in_doubt(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]) as (storage, state):
+    async with session(path, ["a"]) as (storage, state):
         await commit(storage, [1], refs(1), [1], watermark=1)
         with pytest.raises(ReplicaError, match="UNIQUE"):
             await commit(storage, [1], refs(1), [1])
         assert await page(storage, 1, 0, 9, 9) == [Entry(1, refs(1)[0])]
         assert state.in_doubt == []
-    assert rows(path, "SELECT * FROM doubts") == []
+    assert rows(path, "SELECT * FROM in_doubt") == []
     assert rows(path, "SELECT watermark FROM meta") == [(1,)]
 
 
 async def test_a_commit_is_synced(path: str) -> None:
-    async with open_sqlite_outbox(path, []) as (storage, _):
+    async with session(path, []) as (storage, _):
         sqlite_storage: Any = storage
         database = sqlite_storage._threads._serve.__self__
         ran: list[Any] = []
 
         def look() -> None:
-            connection = database._connection
+            connection = database._connection.sql
             ran.extend(
                 connection.execute(f"PRAGMA {name}").fetchall()[0][0]
                 for name in ("synchronous", "journal_mode", "locking_mode")
@@ -124,7 +171,7 @@ async def test_a_commit_is_synced(path: str) -> None:
 
 
 async def test_pages_are_in_order_and_within_bounds(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a", "b"]) as (storage, _):
+    async with session(path, ["a", "b"]) as (storage, _):
         entries = [Entry(seq, ref) for seq, ref in enumerate(refs(*range(10)))]
         await commit(storage, range(10), refs(*range(10)), [1])
         assert await page(storage, 1, 2, 8, 3) == entries[3:6]
@@ -133,9 +180,9 @@ async def test_pages_are_in_order_and_within_bounds(path: str) -> None:
 
 
 async def test_changes_that_wait_together_are_one_transaction_in_their_order(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]) as (storage, _), trio.open_nursery() as nursery:
+    async with session(path, ["a"]) as (storage, _), trio.open_nursery() as nursery:
         for changes in (
-            Changes([1], refs(1), [1], watermark=1),
+            Changes([1], refs(1), [5], [1], watermark=1),
             Changes(acknowledgements=[Acknowledgement(1, [1])], watermark=2),
         ):
             storage.start_commit(changes, lambda _: None)
@@ -151,7 +198,7 @@ async def test_changes_that_wait_together_are_one_transaction_in_their_order(pat
 
 
 async def test_a_bad_change_undoes_its_transaction_and_the_next_one_works(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]) as (storage, _):
+    async with session(path, ["a"]) as (storage, _):
         await commit(storage, [1], refs(1), [1])
         with pytest.raises(ReplicaError, match=r"outbox.db: UNIQUE .*\(SQLITE_CONSTRAINT_PRIMARYKEY\)$"):
             await commit(storage, [2, 1], refs(2, 1), [1])
@@ -162,11 +209,11 @@ async def test_a_bad_change_undoes_its_transaction_and_the_next_one_works(path: 
 
 
 async def test_a_database_that_others_had_in_the_meantime_is_not_used_on(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]) as (storage, _):
+    async with session(path, ["a"]) as (storage, _):
         await commit(storage, [1], refs(1), [1])
         with pytest.raises(ReplicaError, match="UNIQUE"):
             await commit(storage, [1], refs(1), [1])
-        async with open_sqlite_outbox(path, ["a"]):
+        async with session(path, ["a"]):
             with pytest.raises(ReplicaError, match="the file is in use: by another replica"):
                 await page(storage, 1, 0, 9, 9)
         for _ in range(2):  # nor is the connection that found it out
@@ -203,7 +250,7 @@ trio.run(main)
 
 async def test_a_look_at_an_outbox_holds_up_who_opens_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "LOCK_SECONDS", 10.0)
-    async with open_sqlite_outbox(path, []):
+    async with session(path, []):
         pass
     look = opened_outbox(path)
     look.__enter__()
@@ -214,7 +261,7 @@ async def test_a_look_at_an_outbox_holds_up_who_opens_it(path: str, monkeypatch:
             look.__exit__(None, None, None)
 
         nursery.start_soon(end_looking)
-        async with open_sqlite_outbox(path, []):
+        async with session(path, []):
             pass
 
 
@@ -250,12 +297,12 @@ WRONG: list[tuple[Callable[[str], object], str]] = [
         "the file is a database, but not an outbox: name another one",
     ),
     (
-        lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 1"),
+        lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 2"),
         "the file is a database, but not an outbox: name another one",
     ),
     (
-        lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 2"),
-        "the outbox is of version 2, and this package knows 1: update it",
+        lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 3"),
+        "the outbox is of version 3, and this package knows 2: update it",
     ),
     (
         lambda path: Path(path).mkdir(),
@@ -305,7 +352,7 @@ async def test_urls_with_an_outbox(tmp_path: Path) -> None:
         await store.flush()
         assert store.statistics().async_stores["b"].pending == 0
     with opened_outbox(str(tmp_path / "outbox")) as outbox:
-        assert outbox.pending() == {"b": 0}
+        assert outbox.pending() == {"a": 0, "b": 0}
 
 
 async def test_what_is_pending_for_a_failed_store_is_there_for_the_next_replica(path: str) -> None:
@@ -330,17 +377,17 @@ async def test_a_full_disk_fails_puts_until_there_is_room(path: str, monkeypatch
     copy = SimulatedStore()
     async with replica.open([MemoryStore()], {"copy": copy}, outbox=path) as store:
         await put_numbers(store, [0])
-        original = internals._transaction
+        original = internals.transaction
         full = sqlite3.OperationalError("database or disk is full")
         full.sqlite_errorcode, full.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
 
         def failing(connection: sqlite3.Connection) -> Any:
             raise full
 
-        monkeypatch.setattr(internals, "_transaction", failing)
+        monkeypatch.setattr("trio_replica._async.outbox_file.transaction", failing)
         with pytest.raises(StoreError, match=r"outbox: ReplicaError: .*: the disk of the outbox is full: make room"):
             await store.put(b"1")
-        monkeypatch.setattr(internals, "_transaction", original)
+        monkeypatch.setattr("trio_replica._async.outbox_file.transaction", original)
         await store.put(b"2")
         await store.flush()
         assert set(refs(0, 2)) == set(copy.blobs)
@@ -348,21 +395,21 @@ async def test_a_full_disk_fails_puts_until_there_is_room(path: str, monkeypatch
 
 
 async def test_a_transaction_that_fails_is_undone_even_if_that_fails(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a"]):
+    async with session(path, ["a"]):
         pass
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        with pytest.raises(KeyError), internals._transaction(connection):
+        with pytest.raises(KeyError), transaction(connection):
             connection.execute("DELETE FROM stores")
             raise KeyError
         assert not connection.in_transaction
-        with pytest.raises(KeyError), internals._transaction(connection):
+        with pytest.raises(KeyError), transaction(connection):
             connection.execute("ROLLBACK")
             raise KeyError
         assert connection.execute("SELECT name FROM stores").fetchall() == [("a",)]
 
 
 async def test_what_is_pending_can_be_looked_at_and_forgotten(path: str) -> None:
-    async with open_sqlite_outbox(path, ["a", "b"]) as (storage, _):
+    async with session(path, ["a", "b"]) as (storage, _):
         await commit(storage, range(1, 6), refs(0, 1, 2, 1, 3), [1, 2])
     with opened_outbox(path) as outbox:
         assert outbox.pending() == {"a": 5, "b": 5}

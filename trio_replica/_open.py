@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trio.lowlevel import enable_ki_protection
 
 from ._async.delivery import OutboxDelivery, QueueDelivery
+from ._async.known_stores import begin_session
 from ._async.outbox import NAME, Outbox
 from ._async.outbox_file import open_sqlite_outbox
 from ._async.queue import BlobQueue
@@ -25,19 +26,19 @@ from ._sync.repairs import Repairs
 from ._sync.sync_stores import Member, SyncStores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
     from ._async.delivery import Delivery
-    from ._async.storage import OutboxState, OutboxStorage
+    from ._async.storage import OutboxStorage
     from ._checks import Stores
     from ._life import Part
     from ._options import ReplicaOptions
     from ._store import Store
 
-OpenOutbox: TypeAlias = "Callable[[list[str]], AbstractAsyncContextManager[tuple[OutboxStorage, OutboxState]]]"
-"""A function that opens an outbox for a block, given the names of the async stores."""
+OpenOutbox: TypeAlias = "Callable[[], AbstractAsyncContextManager[OutboxStorage]]"
+"""A function that opens an outbox for a block. Its session begins only once all stores have said who they are."""
 
 
 @with_options
@@ -73,7 +74,9 @@ def open(  # noqa: A001  (read as replica.open)
         file.
       TypeError: if there is no such option, or an argument has the wrong type. Sizes have to be `int`, flags `bool`,
         times numbers, and stores `Store`. `fallback` has to be an iterable of names.
-      ReplicaError: on entering the block, if the outbox can't be used. The message has its path and the reason.
+      ReplicaError: on entering the block, if the outbox can't be used. The message has its path and the reason. With an
+        outbox, also if a store is not the one that the outbox knows by its name; then the cause is a
+        `StoreIdentityError`. When the block ends, if the outbox was removed or replaced while it was open.
       ValueError: on entering the block, if two stores have one identity, because they are then one store.
       StoreError: on entering the block, if a store does not tell its identity (see `Store.identity`).
       PoisonedError: when the block ends, as described above.
@@ -107,7 +110,8 @@ def open_with(
     named_sync, named_async = checked_stores(sync_stores, async_stores, options, has_outbox=has_outbox)
     if not to_read:
         check_writable(named_sync | named_async)
-    return _open_named(named_sync, named_async, options, open_outbox)
+    noted_sync = named_sync if isinstance(sync_stores, Mapping) else ()
+    return _open_named(named_sync, named_async, options, open_outbox, noted_sync)
 
 
 def checked_stores(
@@ -129,9 +133,16 @@ def checked_stores(
 @asynccontextmanager
 @enable_ki_protection
 async def _open_named(
-    named_sync: dict[str, Store], named_async: dict[str, Store], options: Options, open_outbox: OpenOutbox | None
+    named_sync: dict[str, Store],
+    named_async: dict[str, Store],
+    options: Options,
+    open_outbox: OpenOutbox | None,
+    noted_sync: Iterable[str],
 ) -> AsyncGenerator[ReplicaStore, None]:
-    """Put the parts of a replica together, and run it for a block."""
+    """Put the parts of a replica together, and run it for a block.
+
+    `noted_sync` are the sync stores whose names the caller has given. The outbox knows these from session to session.
+    """
     life = Life()
     operations = Operations(options.hedge_delay, life)
     batch_size = options.batch_size or options.queue_size
@@ -145,15 +156,17 @@ async def _open_named(
         fallback = Readers(_members(asked_last), operations, verify=options.verify)
     if fallback is not None or repairs:
         reads = ReadRepair(sync_reads, fallback, repairs)
-    await read_identities(named_sync | named_async)
     async with AsyncExitStack() as stack:
+        # Locked first, and changed only once all stores have said who they are.
+        storage = None if open_outbox is None else await stack.enter_async_context(open_outbox())
+        identities = await read_identities(named_sync | named_async)
         delivery: Delivery
         parts: list[Part]
-        if open_outbox is None:
+        if storage is None:
             delivery = QueueDelivery(life, queues)
             parts = [*repairs, delivery, operations]
         else:
-            storage, state = await stack.enter_async_context(open_outbox(list(named_async)))
+            state = await begin_session(storage, noted_sync, named_async, identities)
             outbox = Outbox(storage, state, list(named_async), life)
             delivery = OutboxDelivery(life, queues, outbox, sync_reads, batch_size)
             # The outbox ends last, because its last commit has everything that the other parts have left to it.

@@ -120,10 +120,11 @@ class ReplicaOptions(TypedDict, total=False):
             default=None,
             check=_or_none(checked_path),
             text="A file that keeps what is pending for the async stores, so that a crash forgets nothing and a put "
-            "never waits for room. The async stores need names, because entries are kept by name. A put returns when "
-            "its entries are on the disk as well. Blobs that a crash, a failed store or a cut exit leaves are "
-            "delivered when the outbox is opened the next time. Only one replica at a time can use the file. It is "
-            "created if necessary, in an existing folder on a local file system.",
+            "never waits for room. The async stores need names, because entries are kept by name. The outbox also "
+            "knows them, and sync stores that have names, by their identities. A put returns when its entries are on "
+            "the disk as well. Blobs that a crash, a failed store or a cut exit leaves are delivered when the outbox "
+            "is opened the next time. Only one replica at a time can use the file. It is created if necessary, in an "
+            "existing folder on a local file system.",
             example='"trio-replica-outbox.db"',
             flag="FILE",
         ),

@@ -214,12 +214,12 @@ def _dropped(changes: Changes) -> list[tuple[int, int]]:
 
 
 def _rows(file: DatabaseFile) -> dict[tuple[int, int], Ref]:
-    rows = _selected(file, "SELECT store, seq, ref FROM debts")
+    rows = _selected(file, "SELECT store, seq, ref FROM entries")
     return {(store, seq): Ref(ref) for store, seq, ref in rows}
 
 
 def _ids(file: DatabaseFile) -> dict[str, int]:
-    return dict(_selected(file, "SELECT name, id FROM stores"))
+    return dict(_selected(file, "SELECT name, id FROM stores WHERE role = 'async'"))
 
 
 def _watermark(file: DatabaseFile) -> int:
@@ -228,7 +228,7 @@ def _watermark(file: DatabaseFile) -> int:
 
 
 def _is_in_doubt(file: DatabaseFile, seq: int) -> bool:
-    return any(first <= seq < after for first, after in _selected(file, "SELECT first, after FROM doubts"))
+    return any(first <= seq < after for first, after in _selected(file, "SELECT first, after FROM in_doubt"))
 
 
 def _selected(file: DatabaseFile, statement: str) -> list[Any]:

@@ -196,16 +196,16 @@ def the_watermark_passes_puts_under_way(right: property, self: Outbox) -> int:
     return self.next_seq
 
 
-@_planted(_sqlite_outbox, "_note_in_doubt")
+@_planted(_sqlite_outbox, "note_in_doubt")
 def what_a_crash_leaves_in_doubt_is_taken_for_certain(right: Right, connection: sqlite3.Connection) -> None:
     right(connection)
-    connection.execute("DELETE FROM doubts")
+    connection.execute("DELETE FROM in_doubt")
 
 
 @_planted(_Database, "_transact")
 def a_put_that_fails_withdraws_the_entries_of_others(right: Right, self: _Database, changes: Sequence[Changes]) -> None:
     with self._usable() as connection:
-        rows = connection.execute("SELECT store, seq, ref FROM debts").fetchall()
+        rows = connection.execute("SELECT store, seq, ref FROM entries").fetchall()
     dropped = {(store, seq) for one in changes for store, seqs in one.acknowledgements for seq in seqs}
     refs = {(store, ref) for store, seq, ref in rows if (store, seq) in dropped}
     others = [Acknowledgement(store, [seq]) for store, seq, ref in rows if (store, ref) in refs]

@@ -14,6 +14,7 @@ import trio
 
 from trio_replica._async import outbox as _outbox
 from trio_replica._async import outbox_file as _sqlite_outbox
+from trio_replica._async.outbox_format import check_format
 from trio_replica._async.storage import Changes
 from trio_replica._calls.threads import Call
 
@@ -113,6 +114,22 @@ class Connection(sqlite3.Connection):
 
 
 @final
+class Opened:
+    """What stands for the only connection to the file, which nobody else removes or replaces here."""
+
+    file = None
+
+    def __init__(self, connection: Connection) -> None:
+        self.sql = connection
+        self.close = connection.close
+
+    def check(self) -> None:
+        """Find the files where they are."""
+
+    note_written = check
+
+
+@final
 class SimulatedThread:
     """The thread of the database: it does all that waits as one batch, and Trio is told once that is on the disk."""
 
@@ -198,28 +215,27 @@ class SimulatedOutbox:
     def installed(self) -> Generator[None, None, None]:
         """Let `trio_replica.open` have it for the block."""
         with (
-            mock.patch.object(_sqlite_outbox, "_connected", self._connect),
+            mock.patch.object(_sqlite_outbox, "connect", self._connect),
             mock.patch.object(_sqlite_outbox, "open_store_threads", self._open_threads),
             mock.patch.object(_outbox, "UNCOMMITTED_LIMIT", self.weather.uncommitted_limit),
         ):
             yield
 
-    def _connect(self, path: str) -> sqlite3.Connection:
+    def _connect(self, path: str, _: None) -> Opened:
         connection = sqlite3.connect(":memory:", isolation_level=None, factory=Connection)
         connection.file, connection.weather = self.file, self.weather
         if self.file.content is not None:
             connection.deserialize(self.file.content)
-        _sqlite_outbox._check(path, connection)
-        return connection
+        check_format(path, connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        return Opened(connection)
 
     @asynccontextmanager
     async def _open_threads(
         self, _: str, serve: Callable[[], AbstractContextManager[Handler[RequestT]]]
     ) -> AsyncGenerator[SimulatedThread, None]:
-        await self.weather.pause()
+        await trio.lowlevel.checkpoint()
         with serve() as handle:
-            await self.weather.pause()
-            self.file.end_commit()
             thread = SimulatedThread(handle, self)
             trio.lowlevel.spawn_system_task(thread.run)
             try:

@@ -114,7 +114,7 @@ async def test_a_disk_that_fails_can_not_be_read() -> None:  # noqa: ASYNC124  (
         connection.file = DatabaseFile()
         connection.weather = OutboxWeather(random.Random(0), Trace(), error_rate=1.0)
         with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
-            connection.execute("SELECT seq FROM debts")
+            connection.execute("SELECT seq FROM entries")
 
 
 def test_an_object_that_rots_has_other_bytes_until_it_is_gone() -> None:

@@ -175,7 +175,7 @@ class OutboxDelivery(Delivery):
         self, blobs: Sequence[Blob], write: Callable[[Sequence[Participant]], Awaitable[ResultT]]
     ) -> ResultT:
         """Write the blobs and at the same time their entries: see `Delivery.accept`."""
-        intent = self.outbox.intent([blob.ref for blob in blobs])
+        intent = self.outbox.intent(blobs)
         try:
             result = await write((intent,))
             # From here to the end of the put there is no checkpoint.

@@ -64,16 +64,17 @@ class _Uncommitted(NamedTuple):
 class Intent:
     """The entries of one put. They are one more participant of its write, beside the sync stores."""
 
-    __slots__ = ("_outbox", "_refs", "seqs", "was_started")
+    __slots__ = ("_outbox", "_refs", "_sizes", "seqs", "was_started")
 
     name = NAME
     has_results = False
 
-    def __init__(self, outbox: Outbox, seqs: range, refs: Sequence[Ref]) -> None:
+    def __init__(self, outbox: Outbox, seqs: range, refs: Sequence[Ref], sizes: Sequence[int]) -> None:
         self.seqs = seqs
         self.was_started = False
         self._outbox = outbox
         self._refs = refs
+        self._sizes = sizes
 
     def start_put(self, _: object, done: Done) -> Cancel:
         """Start to write the entries: see `StartableStore.start_put`. The value of the outcome is None.
@@ -87,7 +88,7 @@ class Intent:
             count = self._outbox._uncommitted_count
             raise ReplicaError(f"{count} delivered blobs can't be acknowledged: see the log")
         self.was_started = True
-        return self._outbox._start_commit(done, self.seqs, self._refs)
+        return self._outbox._start_commit(done, self.seqs, self._refs, self._sizes)
 
     start_put_many = start_put
 
@@ -147,12 +148,12 @@ class Outbox:
 
     # Puts
 
-    def intent(self, refs: Sequence[Ref]) -> Intent:
+    def intent(self, blobs: Sequence[Blob]) -> Intent:
         """Begin a put. It is under way until `give` or `abandon` ends it."""
-        seqs = range(self._next, self._next + len(refs))
+        seqs = range(self._next, self._next + len(blobs))
         self._next = seqs.stop
         self._under_way[seqs.start] = None
-        return Intent(self, seqs, refs)
+        return Intent(self, seqs, [blob.ref for blob in blobs], [len(blob) for blob in blobs])
 
     @enable_ki_protection
     def give(self, intent: Intent, blobs: Sequence[Blob], queues: Iterable[BlobQueue]) -> None:
@@ -230,11 +231,13 @@ class Outbox:
 
     # Commits
 
-    def _start_commit(self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = ()) -> Cancel:
+    def _start_commit(
+        self, done: Done, seqs: Sequence[int] = (), refs: Sequence[Ref] = (), sizes: Sequence[int] = ()
+    ) -> Cancel:
         """Start to commit entries, all acknowledgements that wait, and the number below which all puts have ended."""
         self._committed = watermark = self.watermark
         if not self._uncommitted:
-            return self._storage.start_commit(Changes(seqs, refs, self._numbers, (), watermark), done)
+            return self._storage.start_commit(Changes(seqs, refs, sizes, self._numbers, (), watermark), done)
         carried, self._uncommitted, self._uncommitted_count = self._uncommitted, [], 0
         acknowledgements = [one for uncommitted in carried for one in uncommitted.acknowledgements]
 
@@ -254,7 +257,7 @@ class Outbox:
                 self._put_back(carried)
             return is_cancelled
 
-        changes = Changes(seqs, refs, self._numbers, acknowledgements, watermark)
+        changes = Changes(seqs, refs, sizes, self._numbers, acknowledgements, watermark)
         cancel_commit = self._storage.start_commit(changes, ended)
         return cancel
 

@@ -1,4 +1,8 @@
-"""The interface between an outbox and its file, which `outbox_file` implements."""
+"""The interface between an outbox and its file, which `outbox_file` implements.
+
+A session has two steps. Opening the storage locks the file and reads which stores it has noted. Once the stores have
+told their identities, `OutboxStorage.begin` notes them. Only then entries are committed and read.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,25 @@ if TYPE_CHECKING:
 
     from .._blob import Ref
     from .._calls.start import Cancel, Done
+
+
+class NotedStore(NamedTuple):
+    """A store as the outbox has noted it in an earlier session."""
+
+    role: str | None
+    """``"sync"`` or ``"async"``; None if that was before outboxes noted it."""
+    identity: str | None
+    is_incomplete: bool
+    """Whether it may lack blobs of which there is no entry."""
+
+
+class SessionStore(NamedTuple):
+    """A store with a name, as it is in the session that begins."""
+
+    name: str
+    role: str
+    """``"sync"`` or ``"async"``."""
+    identity: str | None
 
 
 class Entry(NamedTuple):
@@ -34,6 +57,8 @@ class Changes(NamedTuple):
     """The numbers of new entries."""
     refs: Sequence[Ref] = ()
     """The refs of the blobs that are pending for every store of `stores`, in the order of the numbers."""
+    sizes: Sequence[int] = ()
+    """The bytes of these blobs."""
     stores: Sequence[int] = ()
     acknowledgements: Sequence[Acknowledgement] = ()
     watermark: int = 0
@@ -42,7 +67,7 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """The state of an outbox at its opening."""
+    """The state of an outbox when a session begins."""
 
     ids: Mapping[str, int]
     """The number of each store by its name, including stores of former sessions."""
@@ -56,7 +81,18 @@ class OutboxState:
 
 
 class OutboxStorage(ABC):
-    """The storage of the entries. It serves requests in the order in which they were made."""
+    """The storage of the entries, locked against other replicas. It serves requests in the order of their making."""
+
+    noted: Mapping[str, NotedStore]
+    """The stores that it had noted when it was opened, by name. Opening alone changes nothing in it."""
+
+    @abstractmethod
+    async def begin(self, stores: Sequence[SessionStore]) -> OutboxState:
+        """Begin the session, before anything else is asked for: in one durable step, and not at all if it fails.
+
+        Notes the stores and their identities, and for this session and all later ones that every entry at or above the
+        watermark is in doubt. Then the watermark goes on from above these.
+        """
 
     @abstractmethod
     def start_commit(self, changes: Changes, done: Done) -> Cancel:

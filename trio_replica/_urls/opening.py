@@ -90,6 +90,7 @@ def open_urls(
         {name: open_store(url) for name, url in named_sync.items()},
         {name: open_store(url) for name, url in named_async.items()},
         taken,
+        sync_have_names=isinstance(sync, Mapping),
     )
 
 
@@ -107,25 +108,29 @@ def check_replica(sync: Iterable[str], async_: Iterable[str], options: Options) 
 @asynccontextmanager
 @enable_ki_protection
 async def open_opening(
-    sync: Mapping[str, OpeningStore], async_: Mapping[str, OpeningStore], options: Options, *, to_read: bool = False
+    sync: Mapping[str, OpeningStore],
+    async_: Mapping[str, OpeningStore],
+    options: Options,
+    *,
+    to_read: bool = False,
+    sync_have_names: bool = True,
 ) -> AsyncGenerator[ReplicaStore, None]:
     """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
 
-    Stores that are read only are allowed only `to_read`.
+    Stores that are read only are allowed only `to_read`. The outbox notes nothing of sync stores that have only numbers
+    and no names of their own.
     """
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
-            names = [redacted(name) for name in async_]
-            kept = await stack.enter_async_context(open_sqlite_outbox(options.outbox, names))
-            open_outbox = lambda _: nullcontext(kept)  # noqa: E731  (a function that is used once)
+            storage = await stack.enter_async_context(open_sqlite_outbox(options.outbox))
+            open_outbox = lambda: nullcontext(storage)  # noqa: E731  (a function that is used once)
         sync_stores, async_stores = [
             {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
             for stores in (sync, async_)
         ]
-        yield await stack.enter_async_context(
-            open_with(sync_stores, async_stores, options, open_outbox, to_read=to_read)
-        )
+        given = sync_stores if sync_have_names else list(sync_stores.values())
+        yield await stack.enter_async_context(open_with(given, async_stores, options, open_outbox, to_read=to_read))
 
 
 def _named(kind: str, urls: Urls) -> dict[str, str]:

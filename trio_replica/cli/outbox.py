@@ -1,27 +1,32 @@
-"""The commands that show an outbox, flush it, and drop entries from it."""
+"""The commands that show an outbox, flush it, drop entries from it, and take another store under a name in it."""
 
 from __future__ import annotations
 
+import shlex
+from contextlib import AsyncExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
 import trio
 
-from .._async.outbox_file import opened_outbox
+from .._async.outbox_by_hand import opened_outbox
 from .._errors import ReplicaError
+from .._identity import read_identities
 from .options import store_options
 from .output import CommandError, Display, describe, say, write_lines
 from .refs import checked_prefix
 from .running import FAILED, run
-from .stores import SHOWN, chosen_stores
+from .stores import SHOWN, chosen_stores, open_each
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterator, Mapping
 
-    from .._async.outbox_file import OutboxFile
+    from .._async.outbox_by_hand import OutboxFile
+    from .._async.storage import NotedStore
     from .._blob import Ref
     from .._replica import ReplicaStore
+    from .._urls.store_url import StoreUrl
     from .stores import Stores
 
 NOTHING: Final = "nothing is pending"
@@ -32,10 +37,14 @@ NOTHING: Final = "nothing is pending"
 @store_options
 @click.pass_context
 def show_outbox(context: click.Context, *, keep_all: bool) -> int:
-    """Print the refs that are pending for each async store, in the order of their puts."""
+    """Print the refs that are pending for each async store, in the order of their puts.
+
+    Below that it prints the stores that the outbox knows, with their roles and identities. A store that is marked as
+    incomplete may lack blobs of which there is no entry.
+    """
     if context.invoked_subcommand is None:
         stores = chosen_stores(context, to_create=True)
-        write_lines(entry_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
+        write_lines(outbox_lines(stores.outbox(), stores.async_, None if keep_all else SHOWN))
     return 0
 
 
@@ -74,8 +83,21 @@ def forget(context: click.Context, name: str, ref: str, *, yes: bool) -> int:
     return 0
 
 
-def entry_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
-    """Return lines with the number of entries of each store, and at most `shown` of its refs. Blocks.
+@show_outbox.command()
+@click.argument("name")
+@store_options
+@click.pass_context
+def accept(context: click.Context, name: str) -> int:
+    """Take the store that is called NAME now, although the outbox knows another one by that name.
+
+    What is pending for NAME will be delivered to it. It may lack everything else, so run reconcile.
+    """
+    say(accept_store(chosen_stores(context, to_create=True), name))
+    return 0
+
+
+def outbox_lines(path: str, names: Container[str], shown: int | None) -> Iterator[str]:
+    """Return lines with the number of entries of each store, at most `shown` of its refs, and all stores. Blocks.
 
     Args:
       path: the file.
@@ -96,6 +118,57 @@ def entry_lines(path: str, names: Container[str], shown: int | None) -> Iterator
                 yield f"  and {count - shown} more, which --all prints"
         if not pending:
             yield NOTHING
+        yield from _table(outbox.noted())
+
+
+def accept_store(stores: Stores, name: str) -> str:
+    """Have an outbox take the store that has a name now. Blocks.
+
+    If the command has no such store, the next replica notes the identity of the one that it has.
+
+    Returns the line to print.
+
+    Raises:
+      CommandError: if the outbox does not know the name, the store can't be opened, or something is pending for another
+        name that had its identity.
+      ReplicaError: if the outbox is not there, is in use or can't be used.
+
+    """
+    with opened_outbox(stores.outbox()) as outbox:
+        noted, url = outbox.noted(), stores.all().get(name)
+        identity = None if url is None else run(_identity, name, url)
+        former = next((other for other, one in noted.items() if one.identity and one.identity == identity), None)
+        if name not in noted and former is None:
+            known = ", ".join(noted) or "none"
+            raise CommandError(f"the outbox does not know {name}: it notes a new store by itself; it knows {known}")
+        if url is not None and name in noted and noted[name].identity == identity:
+            return f"{name} is the store that the outbox knows: there is nothing to accept"
+        if former is not None and (count := _pending(outbox).get(former)):
+            raise CommandError(
+                f"{name} is the store that the outbox knows as {former}, and {count} are pending for {former}: give it "
+                f"that name, or first trio-replica outbox forget {shlex.quote(former)}"
+            )
+        outbox.accept(name, identity)
+    if url is None:
+        return f"{name} is any store that the next replica has by this name, and incomplete: reconcile it then"
+    return f"{name} is the store with the identity {identity or 'none'} now, and incomplete: trio-replica reconcile"
+
+
+async def _identity(name: str, url: StoreUrl) -> str | None:
+    async with AsyncExitStack() as stack:
+        opened, problems = await open_each({name: url}, stack, to_create=False)
+        if problems:
+            raise CommandError(f"{name} can't be opened: {problems[name]}")
+        return (await read_identities(opened))[name]
+
+
+def _table(noted: Mapping[str, NotedStore]) -> Iterator[str]:
+    if noted:
+        width = max(len("STORE"), *map(len, noted))
+        yield f"{'STORE':{width}}  {'ROLE':5}  {'IDENTITY':32}  MARK"
+        for name, (role, identity, is_incomplete) in noted.items():
+            mark = "incomplete" if is_incomplete else ""
+            yield f"{name:{width}}  {role or '':5}  {identity or 'none':32}  {mark}".rstrip()
 
 
 def left_entries(path: str, names: Container[str]) -> list[str]:

@@ -228,6 +228,12 @@ class DirectoryStore(DeletableStore, StartedStore):
         self._access.check_size(self._place.root, len(blob))
         await self._writers.run(partial(self._writes.replace, blob), size=len(blob))
 
+    async def renew_identity(self) -> str:
+        """Replace what is in ``ROOT/store-id``: see `DeletableStore.renew_identity`."""
+        self._check_writable()
+        identity: str = await self._writers.run(self._place.renew_identity)
+        return identity
+
     async def set_aside(self, ref: Ref) -> str | None:
         """Keep what is under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`.
 

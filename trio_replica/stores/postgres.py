@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from .._blob import hashed
+from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
-from .._deletable import DeletableStore
+from .._deletable import DeletableStore, Integrity
+from .._errors import StoreReadOnlyError
+from .._identity import is_identity
 from .._listing import check_ref
 from .._scheme import StoreScheme
+from ._access import MAX_MEMORY, Access
 from ._postgres import statements as sql
 from ._postgres.place import PARAMETERS, database_place
 from ._reads import start_read
@@ -40,7 +44,13 @@ ANSWER_TIMEOUT: Final = 60.0
 
 
 def open_postgres(
-    conninfo: str, *, durable: bool = True, answer_timeout: float = ANSWER_TIMEOUT
+    conninfo: str,
+    *,
+    durable: bool = True,
+    answer_timeout: float = ANSWER_TIMEOUT,
+    create: bool = True,
+    read_only: bool = False,
+    max_memory: int = MAX_MEMORY,
 ) -> AbstractAsyncContextManager[PostgresStore]:
     """Open a store in the table ``blobs`` of a PostgreSQL database for the block. Create the table if necessary.
 
@@ -52,27 +62,49 @@ def open_postgres(
     while it runs, its statement is cancelled as well, once it has run for a tenth of a second and nobody else waits
     for it. A put that runs can't be interrupted. The end of the block waits for it, even if the block is cancelled.
 
+    A connection that was made again is not used before it has read the identity of the store: after a failover, say, or
+    where a name or a pooler leads to another server. A pooler in transaction mode may lead each transaction elsewhere,
+    and is not found out. Nor is a standby that was promoted without the last transactions: ``synchronous_commit`` and
+    ``synchronous_standby_names`` of the server are for that.
+
+    The identity stands in the table ``store_identity``, which everybody may read. If it is missing, and the user may
+    not make it, the store is known by its name only, and a WARNING says so.
+
+    A put is not acknowledged unless the row is there: where nothing was inserted, and where the table has triggers,
+    that is looked up after the commit. Nothing is put to a table that was altered, or made again, before it has been
+    checked again. A damaged index that hides rows is found by `check_integrity`, which a scrub calls.
+
     Args:
       conninfo: libpq's `connection string`_, ``postgresql://USER@HOST/DATABASE`` or ``host=HOST dbname=DATABASE``.
         Missing parts come from the environment (``PGPASSWORD``, …), ``~/.pgpass`` and the service file. Unless it or
         the environment says otherwise, ``connect_timeout`` is 10 seconds for each address. A connection to a machine
         that does not answer at all is lost after 25 seconds (``keepalives_…``, ``tcp_user_timeout``).
       durable: whether a blob whose put has returned survives a crash of the server and its machine. It is then on the
-        server's disk, and on the standbys that the server's ``synchronous_commit`` requires, also if the blob was there
-        already. A server with ``fsync = off`` is an error. False commits with ``synchronous_commit = off``. Then a
-        crash may lose the last transactions, but leaves no partial ones.
-      answer_timeout: seconds that the server may be silent, neither receiving nor sending anything, while a call waits
-        for it. It may be waiting for a lock, or writing (1 GB took half a minute). Then the statement is cancelled, and
-        5 seconds later the connection is closed.
+        server's disk, and on the standbys that the server's ``synchronous_commit`` says, also if the blob was there
+        already; a server with ``fsync = off`` is refused. False commits with ``synchronous_commit = off``: a crash may
+        take the last transactions with it, but nothing is torn.
+      answer_timeout: seconds that the server may be silent, neither taking nor sending anything, while a call waits
+        for it; for a lock, say, or to write (1 GB took half a minute). Then the statement is cancelled, and 5 seconds
+        later the connection is let go.
+      create: whether to make a store where there is none. False says that it was made before: a database without a
+        table ``blobs`` is then an error, because it may be the wrong one.
+      read_only: whether nothing is written, and nothing made. A standby will do, and a user who has only SELECT on
+        ``blobs``. A standby may lag behind, and lack what was put in the last moments.
+      max_memory: the bytes of the largest blob that a get or a put takes into memory. A larger one is not asked for;
+        but whatever a server sends, libpq takes into memory a whole row, which can be 2 GiB of one that is no
+        PostgreSQL.
 
     Raises:
       ModuleNotFoundError, ImportError: at once, if psycopg, or libpq, is not installed.
-      TypeError: at once, if `conninfo` is not a `str`.
-      ValueError: at once, if libpq can't parse it, or `answer_timeout` is not more than 0. psycopg.Error: on entering
-        the block, if the server can't be reached, refuses, or accepts no writes. Like every error of the server, it is
-        one line with the reason, the store's host, port and database, and a remedy. No error shows a password.
-      ReplicaError: on entering the block, if the database has a different table ``blobs``, or the server is not
-        durable.
+      TypeError: at once, if an argument has another type.
+      ValueError: at once, if libpq can't parse `conninfo`, `answer_timeout` is not more than 0, or `max_memory` is less
+        than 1.
+      psycopg.Error: on entering the block, if the server can't be reached, or refuses, or takes no writes. Like every
+        error of the server, it is one line: the reason, the store's host, port and database, and a remedy. No error
+        shows a password.
+      StoreNotFoundError: on entering the block, if there is no store, and none is to be made.
+      ReplicaError: on entering the block, if the database has another table ``blobs`` or ``store_identity``, or one
+        that can't be believed, because of a rule or row security, say; or the server can't be durable.
 
     .. _connection string: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
@@ -87,18 +119,24 @@ def open_postgres(
         raise kind(reason, name="psycopg") from error
     if not answer_timeout > 0:
         raise ValueError(f"answer_timeout is more than 0 seconds, not {answer_timeout}")
-    return open_database(Database(conninfo, durable=durable, patience=Patience(answer_timeout)))
+    access = Access(create=create, read_only=read_only, max_memory=max_memory)
+    return open_database(Database(conninfo, durable=durable, access=access, patience=Patience(answer_timeout)))
 
 
 @asynccontextmanager
 async def open_database(
     database: Database, *, writers: int = WRITERS, readers: int = READERS
 ) -> AsyncGenerator[PostgresStore, None]:
-    """Open the store in `database` with these numbers of threads."""
-    async with (
-        open_store_threads(f"writers of {database.name}", database.serve_writes, threads=writers) as writing,
-        open_store_threads(f"readers of {database.name}", database.serve_reads, threads=readers) as reading,
-    ):
+    """Open the store in `database` with so many threads of each kind, none of which write if it is only read."""
+    async with AsyncExitStack() as stack:
+        writing = None
+        if not database.access.read_only:
+            writing = await stack.enter_async_context(
+                open_store_threads(f"writers of {database.name}", database.serve_writes, threads=writers)
+            )
+        reading = await stack.enter_async_context(
+            open_store_threads(f"readers of {database.name}", database.serve_reads, threads=readers)
+        )
         yield PostgresStore(database, writing, reading)
 
 
@@ -109,13 +147,51 @@ class PostgresStore(DeletableStore, StartedStore):
     Puts that wait at the same time become one transaction, and gets that wait at the same time become one query.
     """
 
-    def __init__(self, database: Database, writers: StoreThreads[Write], readers: StoreThreads[Read[What]]) -> None:
+    def __init__(
+        self, database: Database, writers: StoreThreads[Write] | None, readers: StoreThreads[Read[What]]
+    ) -> None:
         self._database = database
-        self._writers = writers
+        self._writers_or_none = writers  # None if it is only read
         self._readers = readers
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._database.name!r}>"
+
+    @property
+    def is_durable(self) -> bool:
+        """False with ``durable=False``: see `Store.is_durable`."""
+        return self._database.durable
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it was opened with ``read_only=True``: see `Store.is_read_only`."""
+        return self._writers_or_none is None
+
+    @property
+    def _writers(self) -> StoreThreads[Write]:
+        """The threads that write. Raises `StoreReadOnlyError` if there are none."""
+        if self._writers_or_none is None:
+            raise StoreReadOnlyError(self._database.name)
+        return self._writers_or_none
+
+    async def identity(self) -> str | None:
+        """Return the identity, which the table ``store_identity`` has: see `Store.identity`.
+
+        None if the store has none yet, because it is only read, or its user may not make one.
+        """
+        identity: str | None = await self._read(self._database.store.read_identity)
+        return identity
+
+    async def session_mark(self) -> str | None:
+        """Return the mark, which the table ``store_session`` has: see `Store.session_mark`."""
+        mark: str | None = await self._read(self._database.store.read_mark)
+        return mark
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Keep the mark in the table ``store_session``, if the store has an identity: see `Store.set_session_mark`."""
+        if not is_identity(mark):
+            raise ValueError(f"a mark is 32 lowercase hex digits, not {mark!r:.80}")
+        await self._writers.run(partial(self._database.store.keep_mark, mark))
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
@@ -124,16 +200,20 @@ class PostgresStore(DeletableStore, StartedStore):
         stored then.
 
         Raises:
+          StoreReadOnlyError: if the store was opened to be read only.
+          BlobTooLargeError: if the blob has more than ``max_memory`` bytes.
           psycopg.DataError: if no row can hold the blob (1019 MiB).
 
         """
+        writers = self._writers
         self._database.check_size([blob])
-        return self._writers.start(blob, done, size=len(blob))
+        return writers.start(blob, done, size=len(blob))
 
     def start_put_many(self, blobs: Sequence[Blob], done: Done) -> Cancel:
         """Start to store many blobs in one transaction: see `StartableStore`."""
+        writers = self._writers
         self._database.check_size(blobs)
-        return self._writers.start(list(blobs), done, size=sum(map(len, blobs)))
+        return writers.start(list(blobs), done, size=sum(map(len, blobs)))
 
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
@@ -145,7 +225,7 @@ class PostgresStore(DeletableStore, StartedStore):
 
     def start_get_many(self, refs: Sequence[Ref], done: Done) -> Cancel:
         """Start a `get_many`: see `StartableStore`."""
-        return start_read(self._readers, partial(sql.select, list(refs)), done)
+        return start_read(self._readers, partial(self._database.select, list(refs)), done)
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
         """Start a `contains`: see `StartableStore`."""
@@ -161,15 +241,38 @@ class PostgresStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob atomically, whatever is there: see `DeletableStore.replace`."""
+        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        writers = self._writers
         blob = await hashed(blob)
         self._database.check_size([blob])
-        await self._writers.run(partial(sql.replace, blob), size=len(blob))
+        await writers.run(partial(self._database.replace, blob), size=len(blob))
+
+    async def renew_identity(self) -> str | None:
+        """Replace the identity in the table ``store_identity``: see `DeletableStore.renew_identity`.
+
+        None if the store has none, because its user may not make one.
+        """
+        identity: str | None = await self._writers.run(self._database.store.renew_identity)
+        return identity
 
     async def set_aside(self, ref: Ref) -> str | None:
         """Copy the row of a blob to the table ``damaged_blobs``: see `DeletableStore.set_aside`."""
         is_kept: bool = await self._writers.run(partial(self._database.set_aside, check_ref(ref)))
         return f"table damaged_blobs of {self._database.name}" if is_kept else None
+
+    async def check_integrity(self) -> Integrity:
+        """Look up every row of the table in its index: see `DeletableStore.check_integrity`.
+
+        It takes a thread and a connection of its own, so that reads do not wait for it. Being cancelled cancels the
+        statement. An index that hides rows is made again with ``REINDEX`` by the table's owner.
+        """
+        name = f"check of {self._database.name}"
+        async with open_store_threads(name, self._database.serve_checks) as threads:
+            integrity: Integrity = await ended_call(partial(start_read, threads, self._database.check_integrity))
+        return integrity
+
+    async def _read(self, what: What) -> Any:
+        return await ended_call(partial(start_read, self._readers, what))
 
 
 SCHEME: Final = StoreScheme(open_postgres, "//USER@HOST/DATABASE", place=database_place, query=PARAMETERS)

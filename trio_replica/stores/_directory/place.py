@@ -228,6 +228,21 @@ class Place:
             sync_folder(self.root)
         self.check_present()
 
+    def renew_identity(self) -> str:
+        """Give the store a new identity, and forget the mark of the last session."""
+        self.check_present()
+        identity = new_identity()
+        paths = [*self._marks, f"{self.root}/{APART}"] if len(self._marks) > 1 else self._marks
+        for path in paths:
+            replace_mark(path, identity, self.new_path(os.path.dirname(path)))
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self.root}/{SESSION}")
+        if self.durable:
+            for folder in dict.fromkeys(map(os.path.dirname, paths)):
+                sync_folder(folder)
+        self._identity = identity
+        return identity
+
     def new_path(self, folder: str | None = None) -> str:
         """Return the path of a temporary file that nobody else writes."""
         return f"{folder or self.temporary}/{self._names.draw()}"

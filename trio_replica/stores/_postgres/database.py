@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
@@ -12,16 +14,23 @@ from psycopg import errors
 
 from ..._blob import Blob, Ref
 from ..._errors import BlobNotFoundError, ReplicaError
+from ..._identity import new_identity
 from ..._store import PutResult
+from .._access import Access
+from . import check, writes
 from . import statements as sql
 from .conninfo import parse
+from .known import KnownStore
 from .session import Session
-from .table import create_damaged_table, create_table
+from .table import create_damaged_table
+from .writes import Inserted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from ..._calls.threads import Call, Handler
+    from ..._deletable import Integrity
     from .._reads import Read
     from .session import Connection, Patience
 
@@ -46,35 +55,52 @@ class Database:
     """One database. Except for `check_size`, its methods block, and run in the store's threads."""
 
     def __init__(
-        self, conninfo: str, *, durable: bool = True, patience: Patience, size_limit: int = SIZE_LIMIT
+        self,
+        conninfo: str,
+        *,
+        durable: bool = True,
+        access: Access | None = None,
+        patience: Patience,
+        size_limit: int = SIZE_LIMIT,
+        make_identity: Callable[[], str] = new_identity,
     ) -> None:
         conninfo, name = parse(conninfo)
         self.name: str = name
         """Its URL without user and password."""
-        self._durable = durable
-        self._session = partial(Session, conninfo, name, durable=durable, patience=patience)
+        self.durable: bool = durable
+        """Whether what is committed survives a crash of the server."""
+        self.access: Access = access or Access()
+        """What it is opened for."""
+        self.store: KnownStore = KnownStore(name, self.access, durable=durable, make_identity=make_identity)
+        """The store that is in it."""
+        self._conninfo = conninfo
+        self._patience = patience
         self._size_limit = size_limit
 
     def check_size(self, blobs: Iterable[Blob]) -> None:
-        """Refuse blobs that are too large for a row, before they are part of any transaction.
+        """Refuse blobs of which memory or a row can't hold one, before they are part of any transaction.
 
         Raises:
-          psycopg.DataError: if one is too large.
+          BlobTooLargeError: if one has more than ``max_memory`` bytes.
+          psycopg.DataError: if one is too large for a row.
 
         """
         size = max(map(len, blobs), default=0)
+        self.access.check_size(self.name, size)
         if size > self._size_limit:
             raise psycopg.DataError(
                 f"a blob of {size} bytes, where a row holds at most {self._size_limit}: {self.name}"
             )
 
+    def _session(self, patience: Patience) -> Session:
+        return Session(self._conninfo, self.name, prepare=self.store.prepare, patience=patience)
+
     # Writing
 
     @contextmanager
     def serve_writes(self) -> Generator[Handler[Write], None, None]:
-        with closing(self._session()) as session:
+        with closing(self._session(self._patience)) as session:
             session.connect()
-            session.captured(partial(create_table, self.name, durable=self._durable)).unwrap()
             yield partial(self._write, session)
 
     def _write(self, session: Session, batch: Sequence[Call[Write]]) -> None:
@@ -90,8 +116,7 @@ class Database:
         together = session.captured(partial(self._insert, [blob for some in blobs for blob in some]))
         if isinstance(together, outcome.Value):
             for call, some in zip(puts, blobs, strict=True):
-                results = [PutResult(blob.ref, _taken(together.value, blob.ref)) for blob in some]
-                call.outcome = outcome.Value(results if isinstance(call.request, list) else results[0])
+                _settle(call, some, together.value)
             return
         for call in puts:
             if len(puts) == 1 or isinstance(together.error, TOOK_TIME):
@@ -99,17 +124,20 @@ class Database:
             else:
                 self._put(session, [call])
 
-    def _insert(self, blobs: list[Blob], connection: Connection) -> set[Ref]:
-        """Insert `blobs`, and return the refs of the blobs that were not there."""
+    def _insert(self, blobs: list[Blob], connection: Connection) -> Inserted:
+        """Insert those of `blobs` that are not there."""
         if not blobs:
-            return set()
-        added = sql.insert_all(dict.fromkeys(blobs), connection)
-        if not added:
+            return Inserted()
+        inserted = writes.insert(dict.fromkeys(blobs), self.store, connection)
+        if not inserted.added:
             self._flush(connection)
-        return added
+        return inserted
+
+    def replace(self, blob: Blob, connection: Connection) -> None:
+        writes.replace(blob, self.store, connection)
 
     def delete(self, ref: Ref, connection: Connection) -> bool:
-        deleted = sql.delete(ref, connection)
+        deleted = writes.delete(ref, self.store, connection)
         if not deleted:
             self._flush(connection)
         return deleted
@@ -117,22 +145,42 @@ class Database:
     def set_aside(self, ref: Ref, connection: Connection) -> bool:
         """Copy the row of a blob to the table ``damaged_blobs``. Return whether there is a row."""
         create_damaged_table(connection)
-        if sql.set_aside(ref, connection):
-            return True
-        self._flush(connection)  # for a copy that was there already
-        return sql.contains(ref, connection)
+        if not sql.set_aside(ref, connection):
+            if not sql.is_set_aside(ref, connection):
+                if sql.contains(ref, connection):
+                    raise ReplicaError(
+                        f"the table damaged_blobs does not keep the row of blob {ref!s:.12}: {self.name}: "
+                        "look at its triggers"
+                    )
+                return False
+            self._flush(connection)
+        return True
 
     def _flush(self, connection: Connection) -> None:
-        if self._durable:
+        if self.durable:
             sql.flush(connection)
 
     # Reading
 
+    def select(self, refs: list[Ref], connection: Connection) -> dict[Ref, bytes]:
+        """Return those of the blobs that are there."""
+        return sql.select(refs, self.name, self.access.max_memory, connection)
+
+    def serve_reads(self) -> AbstractContextManager[Handler[Read[What]]]:
+        return self._serve_reads(self._patience)
+
+    def serve_checks(self) -> AbstractContextManager[Handler[Read[What]]]:
+        """Serve reads that may take as long as they like, as long as somebody waits for them."""
+        return self._serve_reads(replace(self._patience, answer=math.inf))
+
     @contextmanager
-    def serve_reads(self) -> Generator[Handler[Read[What]], None, None]:
-        with closing(self._session()) as session:
+    def _serve_reads(self, patience: Patience) -> Generator[Handler[Read[What]], None, None]:
+        with closing(self._session(patience)) as session:
             session.connect()
             yield partial(self._read, session)
+
+    def check_integrity(self, connection: Connection) -> Integrity:
+        return check.check_integrity(self.name, connection)
 
     def _read(self, session: Session, batch: Sequence[Call[Read[What]]]) -> None:
         session.connect()
@@ -145,7 +193,7 @@ class Database:
     def _get(self, session: Session, gets: Sequence[Call[Read[What]]]) -> None:
         """Do `gets` as one statement. If it fails, do each as one of its own, unless they would only wait again."""
         refs = [call.request.what for call in gets if isinstance(call.request.what, Ref)]
-        together = _captured(session, partial(sql.select, list(dict.fromkeys(refs))), gets)
+        together = _captured(session, partial(self.select, list(dict.fromkeys(refs))), gets)
         for call, ref in zip(gets, refs, strict=True):
             if isinstance(together, outcome.Error):
                 if len(gets) == 1 or isinstance(together.error, TOOK_TIME):
@@ -174,6 +222,16 @@ def _captured(
 def _blobs(request: Write) -> list[Blob]:
     assert not callable(request)
     return [request] if isinstance(request, Blob) else request
+
+
+def _settle(call: Call[Write], blobs: list[Blob], inserted: Inserted) -> None:
+    """Give a put its outcome. Of equal blobs in a batch, the first was added."""
+    for blob in blobs:
+        if blob.ref in inserted.failures:
+            call.fail(inserted.failures[blob.ref])
+            return
+    results = [PutResult(blob.ref, _taken(inserted.added, blob.ref)) for blob in blobs]
+    call.outcome = outcome.Value(results if isinstance(call.request, list) else results[0])
 
 
 def _taken(refs: set[Ref], ref: Ref) -> bool:

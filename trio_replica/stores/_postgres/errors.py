@@ -19,18 +19,27 @@ _ADDRESS: Final = re.compile(
 _ASIDES: Final = ("\t", "DETAIL: ", "HINT: ", "Multiple connection attempts failed")
 """The beginnings of lines that are not reasons."""
 
+LONGEST: Final = 1000
+"""Characters of a server's text in an error."""
+
+_NAMED: Final = "_trio_replica_named"
+"""The attribute of an error that has its line. The text would not tell, as it may be a server's."""
+
 _LOST: Final = "the next call connects again; a write under way may or may not have been done: repeat it"
 NOT_MADE: Final = "check the host and the port, or try again later"
 """The remedy for a connection that was lost before it was made."""
 
 _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
-    # Remedies by class. Errors of statements have one class each.
+    # By its class. Errors of statements have one each, but for some of permissions.
+    ("row-level security", "ALTER ROLE … BYPASSRLS, or ALTER TABLE blobs DISABLE ROW LEVEL SECURITY"),
+    ("table store_identity", "GRANT SELECT ON store_identity TO the user"),
     (errors.InsufficientPrivilege, "GRANT the user SELECT, INSERT, UPDATE and DELETE on the table, or have it created"),
     (errors.UndefinedTable, "it was dropped, or is not in the search_path: create it, or open the store again"),
     (
         errors.ReadOnlySqlTransaction,
         "name the primary server; of several hosts, target_session_attrs=read-write finds it",
     ),
+    (errors.InvalidSchemaName, "check the search_path, and that the schema in it is there"),
     (errors.DiskFull, "make room on the server's disk"),
     (errors.QueryCanceled, "pg_stat_activity tells what holds a lock; answer_timeout is how long to wait"),
     (errors.LockNotAvailable, "pg_stat_activity tells what holds the lock"),
@@ -59,15 +68,23 @@ _LOSING: Final = "closed the connection|terminating connection|connection is (lo
 def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseException:
     """Return `error`. An error of psycopg becomes a line with the store's name and a remedy.
 
-    `lost` is the remedy for a lost connection. The error keeps its class and its `diag`, and no longer refers to its
-    connection, which knows the password.
+    It keeps its class and its `diag`, and lets go of its connection, which knows the password. A server says what it
+    likes: whatever that is, the line has no control characters, and is not much longer than `LONGEST`.
     """
-    if not isinstance(error, psycopg.Error) or name in str(error):
+    if not isinstance(error, psycopg.Error) or hasattr(error, _NAMED):
         return error
-    text = error.diag.message_primary or "; ".join(_reasons(str(error))) or type(error).__name__
+    text = _one_line(error.diag.message_primary or "; ".join(_reasons(str(error)))) or type(error).__name__
     named = copy.copy(error)
-    named.args = (": ".join(filter(None, [" ".join(text.split()), name, _remedy(error, text, lost)])),)
+    named.args = (": ".join(filter(None, [text, name, _remedy(error, text, lost)])),)
+    setattr(named, _NAMED, True)
     return named.with_traceback(error.__traceback__)
+
+
+def _one_line(text: str) -> str:
+    """Return the beginning of `text` in printable characters, one space where there are others."""
+    printable = "".join(character if character.isprintable() else " " for character in text[: 2 * LONGEST])
+    line = " ".join(printable.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _reasons(text: str) -> list[str]:

@@ -13,7 +13,6 @@ import psycopg
 from psycopg import capabilities, errors
 from psycopg.pq import TransactionStatus
 
-from ..._errors import ReplicaError
 from .errors import NOT_MADE, named
 
 if TYPE_CHECKING:
@@ -21,20 +20,13 @@ if TYPE_CHECKING:
 
     from psycopg.abc import PQGen
 
+    from .table import Table
+
 ResultT = TypeVar("ResultT")
 
 CANCEL_AFTER: Final = 0.1
 """Seconds that a request runs at least before it is cancelled because nobody wants its result any more. Cancelling
 takes a connection of its own, so it is better to let most requests that lose a race end."""
-
-_SET_UP: Final = """
-SELECT set_config('default_transaction_isolation', 'read committed', false),
-       set_config('synchronous_commit', %s, false),
-       (SELECT set_config(name, 'lz4', false) FROM pg_settings
-        WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals))
-"""
-"""READ COMMITTED, because ON CONFLICT then waits for another transaction, where other levels fail. LZ4, if the server
-has it, because puts of text were 2.5 to 8 times as fast as with PostgreSQL's own compression, and others as fast."""
 
 
 @final
@@ -57,6 +49,9 @@ def _always() -> bool:
 @final
 class Connection(psycopg.Connection[Any]):
     """A connection that does not wait forever, nor for results that nobody wants."""
+
+    table: Table
+    """The table of the store, as it was last checked: see `KnownStore`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -131,21 +126,24 @@ class Connection(psycopg.Connection[Any]):
 
 @final
 class Session:
-    """A connection that is made again when it is lost. It is for one thread, and all methods block."""
+    """A connection that is made again when it is lost. It is for one thread, which all its methods block.
 
-    def __init__(self, conninfo: str, name: str, *, durable: bool, patience: Patience) -> None:
+    ``prepare(connection)`` is called with each new connection, before any other use of it.
+    """
+
+    def __init__(self, conninfo: str, name: str, *, prepare: Callable[[Connection], None], patience: Patience) -> None:
         self._conninfo = conninfo
         self._name = name
-        self._durable = durable
+        self._prepare = prepare
         self._patience = patience
         self._connection: Connection | None = None
 
     def connect(self) -> None:
-        """Connect, unless there is a live connection.
+        """Connect, unless there is a connection that lives, and have the new connection prepared.
 
         Raises:
-          psycopg.Error: if this fails, or the server accepts no writes. It has the store's name and a remedy.
-          ReplicaError: if the server can't keep the promise of durability.
+          psycopg.Error: if that fails. It has the store's name and a remedy.
+          Exception: what else preparing it raises.
 
         """
         if self._connection is not None and self._connection.is_alive():
@@ -154,27 +152,10 @@ class Session:
         try:
             self._connection = Connection.connect(self._conninfo, autocommit=True)
             self._connection.patience = self._patience
-            self._set_up(self._connection)
+            self._prepare(self._connection)
         except Exception as error:
             self.close()
             raise named(error, self._name, lost=NOT_MADE) from None
-
-    def _set_up(self, connection: Connection) -> None:
-        ((read_only, fsync, commit),) = connection.execute(
-            "SELECT current_setting('transaction_read_only'), current_setting('fsync'), "
-            "current_setting('synchronous_commit')"
-        ).fetchall()
-        if read_only == "on":
-            # A standby may lag, so it could not even be sure that it lacks a blob.
-            raise errors.ReadOnlySqlTransaction("the server is read-only: a standby, or default_transaction_read_only")
-        if self._durable and fsync == "off":
-            raise ReplicaError(
-                f"the server runs with fsync = off, so a power cut can take any blob: {self._name}: "
-                "turn it on, or open the store with durable=False"
-            )
-        if not self._durable or commit == "off":
-            commit = "on" if self._durable else "off"
-        connection.execute(_SET_UP, (commit,))
 
     def captured(
         self, request: Callable[[Connection], ResultT], is_wanted: Callable[[], bool] = _always

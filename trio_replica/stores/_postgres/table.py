@@ -1,9 +1,10 @@
-"""The table of a PostgreSQL store."""
+"""The table of a PostgreSQL store: how it is made, and what is checked before it is believed."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
 
 from psycopg import errors
 
@@ -18,49 +19,101 @@ _DAMAGED: Final = (
     "CREATE TABLE damaged_blobs (ref BYTEA NOT NULL, data BYTEA NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())"
 )
 
-_FASTER: Final = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)
-"""The errors of a CREATE TABLE if another process was faster."""
+FASTER: Final = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)
+"""What a CREATE TABLE fails with if another process was faster."""
 
-# Selects the name, the type, NOT NULL, and membership in the primary key of each column of the table `blobs`.
-_COLUMNS_OF: Final = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-       coalesce(a.attnum = ANY (i.indkey) AND i.indimmediate, false)
-FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
-WHERE a.attrelid = to_regclass('blobs') AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY a.attnum
+# Of the table that `blobs` means: the version of its definition; of each column the name, the type, whether it is NOT
+# NULL, and whether it is in the primary key; whether it, or a table below it, has triggers, is not logged, or is
+# temporary; the first table below it that is no partition; the first rule; and whether row security applies.
+_DEFINITION: Final = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT to_regclass('blobs')::oid
+    UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid
+), part AS (
+    SELECT pg_class.* FROM pg_class JOIN tree ON pg_class.oid = tree.oid
+)
+SELECT lpad(t.xmin::text, 10, '0'),
+       ARRAY(SELECT concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                              coalesce(a.attnum = ANY (i.indkey) AND i.indimmediate AND i.indisvalid, false))
+             FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+             WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+             ORDER BY a.attnum),
+       (SELECT bool_or(relhastriggers) FROM part),
+       (SELECT bool_or(relpersistence = 'u') FROM part),
+       (SELECT bool_or(relpersistence = 't') FROM part),
+       (SELECT min(relname::text) FROM part WHERE oid <> t.oid AND NOT relispartition),
+       (SELECT min(rulename::text) FROM pg_rewrite r JOIN tree ON r.ev_class = tree.oid WHERE r.ev_enabled <> 'D'),
+       row_security_active(t.oid)
+FROM pg_class t WHERE t.oid = to_regclass('blobs')
 """
-_COLUMNS: Final = [("ref", "bytea", True, True), ("data", "bytea", True, False)]
+_COLUMNS: Final = ["ref bytea t t", "data bytea t f"]
 
 
-def create_table(name: str, connection: psycopg.Connection, *, durable: bool) -> None:
+@final
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table of a store as it was when it was last checked."""
+
+    version: str
+    """The version of its definition: 10 digits. ALTER, DROP and CREATE TABLE make another one, and so does the first
+    trigger."""
+    has_triggers: bool
+    """Whether it has triggers, those of foreign keys included. They can undo a write without an error."""
+
+
+def create_table(connection: psycopg.Connection) -> None:
     """Create the table, unless it is there."""
-    if not _check_table(name, connection, durable=durable):
-        try:
-            connection.execute(SCHEMA)
-        except _FASTER:
-            _check_table(name, connection, durable=durable)
+    with suppress(*FASTER):
+        connection.execute(SCHEMA)
 
 
 def create_damaged_table(connection: psycopg.Connection) -> None:
     """Create the table of set-aside rows, unless it is there."""
     if connection.execute("SELECT to_regclass('damaged_blobs') IS NULL").fetchall() == [(True,)]:
-        with suppress(*_FASTER):
+        with suppress(*FASTER):
             connection.execute(_DAMAGED)
 
 
-def _check_table(name: str, connection: psycopg.Connection, *, durable: bool) -> bool:
-    """Return whether the table exists, and check that it is a store's."""
-    columns = connection.execute(_COLUMNS_OF).fetchall()
-    if not columns:
-        return False
+def check_table(connection: psycopg.Connection, name: str, *, durable: bool, read_only: bool) -> Table | None:
+    """Return the table if it is a store's and keeps its promises; None if it is not there.
+
+    Raises:
+      ReplicaError: if it is another table, or what it says can't be believed.
+
+    """
+    rows = connection.execute(_DEFINITION).fetchall()
+    if not rows:
+        return None
+    ((version, columns, has_triggers, is_unlogged, is_temporary, child, rule, hides_rows),) = rows
     if columns != _COLUMNS:
         raise ReplicaError(f"the database has another table blobs than a store's, which is {SCHEMA}: {name}")
-    ((persistence,),) = connection.execute(
-        "SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass('blobs')"
-    ).fetchall()
-    if durable and persistence == "u":
+    if is_temporary:
+        raise ReplicaError(f"the table blobs is temporary, so it ends with the session: {name}: drop or rename it")
+    if child is not None:
+        raise ReplicaError(
+            f"the table blobs has a child table, {child!r}, whose rows it shows as its own: {name}: "
+            "ALTER TABLE … NO INHERIT blobs"
+        )
+    if hides_rows:
+        raise ReplicaError(
+            f"row security may hide rows of the table blobs from this user: {name}: "
+            "ALTER ROLE … BYPASSRLS, or ALTER TABLE blobs DISABLE ROW LEVEL SECURITY"
+        )
+    if rule is not None and not read_only:
+        raise ReplicaError(
+            f"the table blobs has a rule, {rule!r}, so what is written may not be stored: {name}: DROP RULE … ON blobs"
+        )
+    if durable and not read_only and is_unlogged:
         raise ReplicaError(
             f"the table blobs is UNLOGGED, so a crash of the server empties it: {name}: "
             "ALTER TABLE blobs SET LOGGED, or open the store with durable=False"
         )
-    return True
+    return Table(version, has_triggers)
+
+
+def triggers_of(connection: psycopg.Connection) -> str:
+    """Return the names of the triggers that a user has made on the table, for a message."""
+    rows = connection.execute(
+        "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass('blobs') AND NOT tgisinternal ORDER BY 1"
+    ).fetchall()
+    return ", ".join(repr(name) for (name,) in rows) or "none now"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import outcome
 
-from ..._async.outbox_file import APPLICATION_ID
+from ..._async.outbox_format import APPLICATION_ID
 from ..._blob import Ref
 from ..._errors import BlobNotFoundError, ReplicaError
 from .._files import file_size, identity

@@ -1,0 +1,117 @@
+"""An outbox that no replica uses: looking at it, and changing it by hand. All of it blocks."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final, final
+
+from .._blob import Ref
+from .._errors import ReplicaError
+from .outbox_connection import connect, explaining, transaction
+from .outbox_format import bring_up_to_date, noted_stores, read_state
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Generator, Iterator, Mapping
+
+    from .outbox_connection import OutboxConnection
+    from .storage import NotedStore
+
+_REFS_AT_ONCE: Final = 1000
+"""Refs that a listing has in memory."""
+
+
+@final
+class OutboxFile:
+    """An outbox that no replica uses, to be inspected and changed by hand."""
+
+    def __init__(self, path: str, connection: OutboxConnection) -> None:
+        self._path = path
+        self._connection = connection
+
+    def bring_up_to_date(self) -> None:
+        """Migrate an older format."""
+        with self._changed() as sql:
+            bring_up_to_date(sql)
+
+    def pending(self) -> Mapping[str, int]:
+        """Return how many entries each store has, by its name, in the order in which the names were added."""
+        with self._usable() as sql:
+            return read_state(sql).pending
+
+    def noted(self) -> Mapping[str, NotedStore]:
+        """Return what is noted of each store, by its name, in the order in which the names were added."""
+        with self._usable() as sql:
+            return noted_stores(sql)
+
+    def refs(self, name: str, *, at_once: int = _REFS_AT_ONCE) -> Iterator[Ref]:
+        """Return the refs that are pending for a store, in the order of their puts; one for each put."""
+        after = 0
+        while True:
+            with self._usable() as sql:
+                rows = sql.execute(
+                    "SELECT seq, ref FROM entries JOIN stores ON id = store WHERE name = ? AND seq > ?"
+                    " ORDER BY seq LIMIT ?",
+                    (name, after, at_once),
+                ).fetchall()
+            if not rows:
+                return
+            for _, ref in rows:
+                yield Ref(ref)
+            after = rows[-1][0]
+
+    def forget(self, name: str, ref: Ref | None = None) -> int:
+        """Drop all entries of a store, or those of one ref. Returns how many there were."""
+        with self._changed() as sql:
+            return sql.execute(
+                "DELETE FROM entries WHERE store = (SELECT id FROM stores WHERE name = ?) AND ref = ifnull(?, ref)",
+                (name, ref),
+            ).rowcount
+
+    def accept(self, name: str, identity: str | None) -> None:
+        """Note the identity of another store under a name, and that it is incomplete.
+
+        Any other name that had this identity loses it: the next store by that name is incomplete, too.
+        """
+        with self._changed() as sql:
+            sql.execute(
+                "UPDATE stores SET identity = NULL, incomplete = 1 WHERE identity = ? AND name != ?", (identity, name)
+            )
+            sql.execute(
+                "INSERT INTO stores (name, identity, incomplete) VALUES (?, ?, 1)"
+                " ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, incomplete = 1",
+                (name, identity),
+            )
+
+    @contextmanager
+    def _usable(self) -> Generator[sqlite3.Connection, None, None]:
+        with explaining(self._path):
+            self._connection.check()
+            yield self._connection.sql
+            self._connection.note_written()
+
+    @contextmanager
+    def _changed(self) -> Generator[sqlite3.Connection, None, None]:
+        with self._usable() as sql, transaction(sql):
+            yield sql
+
+
+@contextmanager
+def opened_outbox(path: str) -> Generator[OutboxFile, None, None]:
+    """Open an outbox that is there, for a block in which no replica can. An older format is migrated.
+
+    Raises:
+      ReplicaError: if there is none, or it is in use, or it can't be used.
+
+    """
+    path = os.path.abspath(path)
+    if not os.path.lexists(path):
+        raise ReplicaError(f"{path}: there is no such outbox")
+    with explaining(path), ExitStack() as stack:
+        connection = connect(path)
+        stack.callback(connection.file.close)
+        stack.callback(connection.close)
+        outbox = OutboxFile(path, connection)
+        outbox.bring_up_to_date()
+        yield outbox

@@ -1,0 +1,146 @@
+"""The format of an outbox in a SQLite file: its tables, its older version, and what a session reads and notes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .._errors import ReplicaError
+from .storage import NotedStore, OutboxState
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from .storage import SessionStore
+
+APPLICATION_ID: Final = 0x74724F42
+"""The application ID in SQLite's header: ``trOB``."""
+
+VERSION: Final = 2
+"""The version of the format, in the header as well. An older one is migrated, and a newer one is refused."""
+
+_DEFERRED: Final = """CREATE TABLE deferred (
+    store INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, tries INTEGER NOT NULL, since REAL NOT NULL,
+    PRIMARY KEY (store, seq)
+) WITHOUT ROWID"""
+
+_IDS: Final = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}")
+
+# Nothing fills these yet: `session_mark` and `next_mark` are for telling a store that was put back from an older copy,
+# `pending_since` for the time since when a store has had entries, and the table `deferred` for the entries that failed
+# alone, with their reasons, so that the next session knows them. `incomplete` is set for a store that was accepted
+# under the name of another. `size` is NULL for entries that were written in format 1.
+_SCHEMA: Final = (
+    """CREATE TABLE stores (
+        id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, role TEXT, identity TEXT, session_mark TEXT, next_mark TEXT,
+        incomplete INTEGER NOT NULL DEFAULT 0, pending_since REAL
+    )""",
+    """CREATE TABLE entries (
+        store INTEGER NOT NULL, seq INTEGER NOT NULL, ref BLOB NOT NULL, size INTEGER, PRIMARY KEY (store, seq)
+    ) WITHOUT ROWID""",
+    _DEFERRED,
+    "CREATE TABLE meta (watermark INTEGER NOT NULL, openings INTEGER NOT NULL)",
+    "INSERT INTO meta VALUES (1, 0)",
+    "CREATE TABLE in_doubt (first INTEGER NOT NULL, after INTEGER NOT NULL)",
+    *_IDS,
+)
+
+_FROM_FORMAT_1: Final = (
+    "ALTER TABLE stores ADD COLUMN role TEXT",
+    "ALTER TABLE stores ADD COLUMN identity TEXT",
+    "ALTER TABLE stores ADD COLUMN session_mark TEXT",
+    "ALTER TABLE stores ADD COLUMN next_mark TEXT",
+    "ALTER TABLE stores ADD COLUMN incomplete INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE stores ADD COLUMN pending_since REAL",
+    "ALTER TABLE debts RENAME TO entries",
+    "ALTER TABLE entries ADD COLUMN size INTEGER",
+    "ALTER TABLE doubts RENAME TO in_doubt",
+    _DEFERRED,
+    *_IDS,
+)
+
+_TABLES: Final = {
+    1: {"stores", "debts", "meta", "doubts"},
+    2: {"stores", "entries", "deferred", "meta", "in_doubt"},
+}
+"""The tables of each version."""
+
+_NOTED: Final = {
+    1: "SELECT name, NULL, NULL, 0 FROM stores ORDER BY id",
+    2: "SELECT name, role, identity, incomplete FROM stores ORDER BY id",
+}
+
+
+def check_format(path: str, connection: sqlite3.Connection) -> int:
+    """Check that a database is an outbox of a version that is known, and return that; 0 if it is empty.
+
+    Raises:
+      ReplicaError: with the path, if it is not.
+
+    """
+    ((identity,),) = connection.execute("PRAGMA application_id").fetchall()
+    version = _version(connection)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()}
+    if not tables and identity == version == 0:
+        return 0
+    if identity != APPLICATION_ID or not tables >= _TABLES.get(version, set()):
+        raise ReplicaError(f"{path}: the file is a database, but not an outbox: name another one")
+    if version not in _TABLES:
+        raise ReplicaError(f"{path}: the outbox is of version {version}, and this package knows {VERSION}: update it")
+    return version
+
+
+def bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Make an outbox of an empty database, and one of this version of an older one. Call it in a transaction."""
+    version = _version(connection)
+    for statement in {0: _SCHEMA, 1: _FROM_FORMAT_1}.get(version, ()):
+        connection.execute(statement)
+
+
+def noted_stores(connection: sqlite3.Connection) -> dict[str, NotedStore]:
+    """Return the stores that an outbox of any version has noted, by name, in the order in which they came."""
+    query = _NOTED.get(_version(connection))
+    rows = connection.execute(query).fetchall() if query else []
+    return {name: NotedStore(role, identity, bool(incomplete)) for name, role, identity, incomplete in rows}
+
+
+def note_stores(connection: sqlite3.Connection, stores: Iterable[SessionStore]) -> None:
+    """Note the stores of a session: their names, and what they are now."""
+    for store in stores:
+        connection.execute(
+            "INSERT INTO stores (name, role, identity) VALUES (?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET role = excluded.role, identity = excluded.identity",
+            store,
+        )
+
+
+def note_in_doubt(connection: sqlite3.Connection) -> None:
+    """Note, for this session and all later ones, which entries are of puts that may never have returned.
+
+    The watermark goes on from here, so the numbers above the one on the disk have to be kept in another place.
+    """
+    connection.execute(
+        "DELETE FROM in_doubt WHERE NOT EXISTS"
+        " (SELECT 1 FROM stores JOIN entries ON store = id WHERE seq >= first AND seq < after)"
+    )
+    connection.execute(
+        "INSERT INTO in_doubt SELECT watermark, last + 1 FROM meta,"
+        " (SELECT max(seq) AS last FROM stores JOIN entries ON store = id) WHERE last >= watermark"
+    )
+    connection.execute("UPDATE meta SET watermark = max(watermark, (SELECT ifnull(max(seq), 0) + 1 FROM entries))")
+
+
+def read_state(connection: sqlite3.Connection) -> OutboxState:
+    """Return the state with which a session begins, or that an outbox has while no replica uses it."""
+    ids: dict[str, int] = dict(connection.execute("SELECT name, id FROM stores ORDER BY id").fetchall())
+    counts = dict(connection.execute("SELECT store, count(*) FROM entries GROUP BY store").fetchall())
+    ((next_seq,),) = connection.execute("SELECT watermark FROM meta").fetchall()
+    in_doubt = connection.execute("SELECT first, after FROM in_doubt").fetchall()
+    pending = {name: counts.get(number, 0) for name, number in ids.items()}
+    return OutboxState(ids, pending, next_seq, [range(*numbers) for numbers in in_doubt])
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    assert isinstance(version, int)
+    return version

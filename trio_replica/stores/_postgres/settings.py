@@ -1,0 +1,61 @@
+"""The settings of a session of PostgreSQL: those that a store depends on, and those that it makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from psycopg import errors
+
+from ..._errors import ReplicaError
+
+if TYPE_CHECKING:
+    import psycopg
+
+# The schema of the store is that of the table that `blobs` means; if there is none, that of its identity, which may
+# have outlived it; if there is neither, the one that new tables are made in.
+_READ: Final = """
+SELECT current_setting('transaction_read_only'), current_setting('fsync'), current_setting('synchronous_commit'),
+       coalesce((SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('blobs')),
+                (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('store_identity')),
+                quote_ident(current_schema()))
+"""
+
+_SET: Final = """
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+       set_config('synchronous_commit', %s, false),
+       (SELECT set_config('default_transaction_read_only', 'on', false) WHERE %s),
+       set_config('search_path', coalesce(%s::text || ', pg_temp', current_setting('search_path')), false),
+       set_config('row_security', 'off', false),
+       (SELECT set_config(name, 'lz4', false) FROM pg_settings
+        WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals))
+"""
+"""READ COMMITTED, because ON CONFLICT waits for another transaction then, where other levels fail.
+
+The schema of the store, so that no other table `blobs` that appears in the search_path, or is temporary, is taken for
+it. No row security: where a policy would hide rows, statements fail then, and do not say that a blob is missing. LZ4,
+if the server has it: blobs of text were put 2.5 to 8 times as fast as with PostgreSQL's own compression, and others at
+the same rate."""
+
+
+def set_up(connection: psycopg.Connection, name: str, schema: str | None, *, durable: bool, read_only: bool) -> str:
+    """Check the settings of a new session, make ours, and return the schema of the store, which is `schema` if given.
+
+    Raises:
+      psycopg.Error: if the server takes no writes, and the store is not only read.
+      ReplicaError: if the server can't keep a promise of durability.
+
+    """
+    ((transactions, fsync, commit, found),) = connection.execute(_READ).fetchall()
+    if not read_only and transactions == "on":
+        # A standby may lag behind: it could not even say that it lacks a blob.
+        raise errors.ReadOnlySqlTransaction("the server is read-only: a standby, or default_transaction_read_only")
+    if not read_only and durable and fsync == "off":
+        raise ReplicaError(
+            f"the server runs with fsync = off, so a power cut can take any blob: {name}: "
+            "turn it on, or open the store with durable=False"
+        )
+    if not durable or commit == "off":
+        commit = "on" if durable else "off"
+    found = schema or found
+    connection.execute(_SET, (commit, read_only, found))
+    return found or ""
