@@ -182,7 +182,7 @@ async def test_a_store_that_does_not_say_who_it_is_is_reconciled_all_the_same() 
     assert await b.get(Ref.of(b"x")) == b"x"
 
 
-async def test_a_store_that_is_only_read_is_part_of_no_replica() -> None:
+def test_a_store_that_is_only_read_is_part_of_no_replica() -> None:
     class Snapshot(PlainStore):
         is_read_only = True
 

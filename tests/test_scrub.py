@@ -17,6 +17,7 @@ import trio.testing
 import trio_replica as replica
 from trio_replica import (
     Blob,
+    Contradiction,
     DeletableStore,
     Integrity,
     MemoryStore,
@@ -208,9 +209,11 @@ async def test_a_repair_sets_the_bad_bytes_aside_once_a_good_copy_is_in_hand(aut
         "set_aside first",
         "replace first",
         "get first",
+        "list_page first",  # whether it is listed, too
         "list_page first",
         "get second",
         "list_page second",
+        *["list_page first", "list_page second"] * 2,  # side by side
     ]
     kept = "repaired from second; the bad bytes are kept: a drawer"
     assert report.findings == (finding("first", 1, kept, repaired=True),)
@@ -389,7 +392,9 @@ async def test_a_blob_that_is_listed_and_not_there_is_corrupt(autojump_clock: Mo
             return sorted(page)[:limit]
 
     store, other = await filled(Forgetting(), 2), await filled(SimulatedStore(), 1, 2)
-    missing = ScrubFinding("store", refs(1)[0], "it is listed, but not there", is_corrupt=True)
+    missing = ScrubFinding(
+        "store", refs(1)[0], "it is listed, but not there", True, contradiction=Contradiction.LISTED_ABSENT
+    )
     assert (await scrub({"store": store})).findings == (missing,)
     report = await scrub({"store": store, "other": other}, repair=True)
     assert [one.outcome for one in report.findings] == ["repaired from other"]

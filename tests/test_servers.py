@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +112,34 @@ def test_what_the_shell_started_in_the_background_can_be_interrupted() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def ignore_interrupts() -> None:  # pragma: no cover  (runs in a process of its own)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@pytest.mark.deep
+def test_tests_that_interrupt_pass_where_interrupts_are_ignored(tmp_path: Path) -> None:
+    """As under nohup: of a test that interrupts itself, one that interrupts a child, and one whose child does it."""
+    tests = [
+        "test_threads.py::test_interrupted_while_it_closes_it_waits_all_the_same",
+        "test_cli.py::test_sigint_ends_a_process_that_waits_for_its_input",
+        "test_cli_reconcile.py::test_sigint_midway_and_again",
+        "test_cli_scrub.py::test_an_interruption",
+    ]
+    folder = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'inner'}", "-q"]
+    ended = subprocess.run(
+        [*command, *(str(folder / test) for test in tests)],
+        cwd=folder.parent,
+        preexec_fn=ignore_interrupts,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert f"{len(tests)} passed" in ended.stdout, ended.stdout + ended.stderr
 
 
 class TestThatInheritsDeepTests:

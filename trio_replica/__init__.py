@@ -27,7 +27,9 @@ from ._replica import ReplicaStore
 from ._scheme import StoreScheme
 from ._statistics import AsyncStoreStatistics, ReplicaStatistics, SyncStoreStatistics
 from ._store import PutResult, StartableStore, Store
-from ._upkeep.reconcile import ReconcileCounts, ReconcileProblem, ReconcileReport, reconcile
+from ._upkeep.contradiction import Contradiction
+from ._upkeep.reconcile import reconcile
+from ._upkeep.reconcile_report import ReconcileCounts, ReconcileProblem, ReconcileReport
 from ._upkeep.scrub import scrub
 from ._upkeep.scrub_report import ScrubCounts, ScrubFinding, ScrubReport
 from ._urls.opening import open_store, open_urls
@@ -49,6 +51,7 @@ __all__ = [
     "Call",
     "Cancel",
     "ConfigError",
+    "Contradiction",
     "CorruptBlobError",
     "DeletableStore",
     "DirectoryStore",

@@ -99,18 +99,18 @@ def check_writable(named: Mapping[str, Store]) -> None:
             raise ValueError(f"{name} was opened with read_only=True, and a replica writes to its stores")
 
 
-def check_size(name: str, size: int) -> int:
+def check_size(name: str, size: int, *, at_least: int = 1) -> int:
     """Return a number of blobs after checking it.
 
     Raises:
       TypeError: if it is not an `int`.
-      ValueError: if it is less than 1.
+      ValueError: if it is less than `at_least`.
 
     """
     if not isinstance(size, int) or isinstance(size, bool):
         raise TypeError(f"{name} is an int, not {size!r}")
-    if size < 1:
-        raise ValueError(f"{name} is at least 1, not {size}")
+    if size < at_least:
+        raise ValueError(f"{name} is at least {at_least}, not {size}")
     return size
 
 

@@ -42,6 +42,16 @@ def check_refs(refs: Iterable[Ref]) -> list[Ref]:
     return list(dict.fromkeys(given))
 
 
+def predecessor(ref: Ref) -> Ref:
+    """Return the ref after which a page of one shows `ref`, if it is listed. `Ref.ZERO` has none.
+
+    Raises:
+      OverflowError: for `Ref.ZERO`.
+
+    """
+    return Ref((int.from_bytes(ref, "big") - 1).to_bytes(len(ref), "big"))
+
+
 def check_page_request(after: Ref, limit: int) -> None:
     """Check the arguments of a `list_page`.
 

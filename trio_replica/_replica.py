@@ -136,7 +136,7 @@ class ReplicaStore(Store):
         found: dict[Ref, bytes] = {}
         for part in in_parts(wanted):
             found |= await self._reads.get_many(part)
-        return found
+        return found  # noqa: ASYNC910  (there is at least one part)
 
     async def contains(self, ref: Ref) -> bool:
         """Return whether any sync store, or any of the `fallback` of `open`, has the blob that `ref` names.

@@ -13,7 +13,7 @@ from ._blob import Ref, hashed, to_blobs
 from ._calls.fan_out import concurrently
 from ._calls.start import ended_call, start_in_task
 from ._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, shown
-from ._listing import RefIterator, check_ref, check_refs
+from ._listing import RefIterator, check_ref, check_refs, predecessor
 from ._parts import in_parts
 
 if TYPE_CHECKING:
@@ -211,8 +211,7 @@ class Store(ABC):
         if ref == Ref.ZERO:  # nothing comes before it, so no listing shows it
             await trio.lowlevel.checkpoint()
             return False
-        predecessor = Ref((int.from_bytes(ref, "big") - 1).to_bytes(len(ref), "big"))
-        return await self.list_page(predecessor, 1) == [ref]
+        return await self.list_page(predecessor(ref), 1) == [ref]
 
 
 class StartableStore(Store):

@@ -150,16 +150,22 @@ class Entries:
         self._asked: set[tuple[int, int]] = set()  # to be dropped
         self._dropped: set[tuple[int, int]] = set()
         self._ids: Mapping[str, int] = {}
+        self._last = 0  # the highest number of an entry that was asked for
+        before = _watermark(file)
+        self._in_doubt = {seq for _, seq in self._rows if seq >= before or _is_in_doubt(file, seq)}
 
     def begin(self) -> None:
         """Know the numbers of the stores: the outbox has been opened."""
         self._ids = _ids(self._file)
+        certain = [seq for seq in self._in_doubt if not _is_in_doubt(self._file, seq)]
+        require(not certain, "an entry stays in doubt as long as it is there", *certain)
 
     def asked(self, changes: Changes) -> None:
         """Note whose entries are to be written, and which may be dropped from now on."""
         self._asked.update(_dropped(changes))
         if changes.seqs:
             PUT.get().seqs = [*changes.seqs]
+            self._last = max(self._last, *changes.seqs)
 
     def told(self, changes: Changes) -> None:
         """Take over changes that are said to be durable."""
@@ -197,6 +203,11 @@ class Entries:
         require(not lost, "an entry that was written is on the disk", *sorted(lost))
         require(not self._dropped & rows.keys(), "an entry that was dropped is not on the disk any more")
 
+    def check_watermark(self) -> None:
+        """Check that nothing will be in doubt, as it is when all puts have ended and this was committed."""
+        watermark = _watermark(self._file)
+        require(watermark > self._last, "a clean exit leaves nothing in doubt", watermark, self._last)
+
 
 def _dropped(changes: Changes) -> list[tuple[int, int]]:
     return [(store, seq) for store, seqs in changes.acknowledgements for seq in seqs]
@@ -209,6 +220,15 @@ def _rows(file: DatabaseFile) -> dict[tuple[int, int], Ref]:
 
 def _ids(file: DatabaseFile) -> dict[str, int]:
     return dict(_selected(file, "SELECT name, id FROM stores WHERE role = 'async'"))
+
+
+def _watermark(file: DatabaseFile) -> int:
+    """Return the number below which all puts had ended; 1 if there is no outbox yet."""
+    return next((watermark for (watermark,) in _selected(file, "SELECT watermark FROM meta")), 1)
+
+
+def _is_in_doubt(file: DatabaseFile, seq: int) -> bool:
+    return any(first <= seq < after for first, after in _selected(file, "SELECT first, after FROM in_doubt"))
 
 
 def _selected(file: DatabaseFile, statement: str) -> list[Any]:

@@ -5,8 +5,10 @@ Each function replaces another one of the package, which it is given as `right`.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -28,19 +30,24 @@ from trio_replica._sync import readers as _readers
 from trio_replica._sync import sync_stores as _sync_stores
 from trio_replica._sync.readers import Readers
 from trio_replica._sync.sync_stores import SyncStores, _PutMany
-from trio_replica._upkeep.reconcile import _Member
+from trio_replica._upkeep import gaps as _gaps
+from trio_replica._upkeep import scrub as _scrub
+from trio_replica._upkeep import scrubbed as _scrubbed
+from trio_replica._upkeep.gaps import Gap, Member
+from trio_replica._upkeep.reconcile import _Reconciliation
+from trio_replica._upkeep.scrubbed import ScrubbedStore
 
 from .disks import File
 from .outbox import Connection
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    from trio_replica import Blob, Ref
+    from trio_replica import Blob, Ref, ScrubFinding, Store
     from trio_replica._async.queue import Acknowledge
-    from trio_replica._async.storage import Entry
+    from trio_replica._async.storage import Entry, OutboxState
     from trio_replica._calls.attempt import Ended
     from trio_replica._calls.start import Cancel, Done
     from trio_replica._calls.threads import Call
@@ -134,6 +141,17 @@ def a_block_ends_without_the_batch_in_flight(right: Right, self: Delivery) -> No
 
 
 @_planted(Delivery, "fail")
+def poison_wakes_who_waits_for_its_own_queue_only(right: Right, self: Delivery) -> None:
+    failed = [queue for queue in self.queues if queue.failure is not None]
+    if not failed or vars(self).setdefault("is_poisoned", False):
+        right(self)
+        return
+    vars(self)["is_poisoned"] = True
+    for queue in failed:
+        queue.close()
+
+
+@_planted(Delivery, "fail")
 def a_poisoned_replica_lets_those_wait_who_flush(right: Right, self: Delivery) -> None:
     for queue in self.queues:
         queue._progress = trio.lowlevel.ParkingLot()
@@ -224,6 +242,51 @@ def a_block_ends_with_entries_and_says_nothing(right: Right, self: OutboxDeliver
         relay.stop()
 
 
+@_planted(BlobQueue, "_write")
+async def a_batch_that_failed_is_acknowledged(right: Right, self: BlobQueue, batch: list[Blob]) -> None:
+    try:
+        await right(self, batch)
+    except Exception:
+        if self._acknowledge is not None and len(batch) > 1:
+            seqs = [seq for *_, seq in islice(self._unconfirmed, len(batch))]
+            await self._acknowledge(seqs)  # noqa: ASYNC120  (a planted bug may)
+        raise
+
+
+@_planted(Outbox, "__init__")
+def an_entry_is_written_for_a_position(
+    right: Right, self: Outbox, storage: object, state: OutboxState, names: Iterable[str], *arguments: Any
+) -> None:
+    given = [*names]
+    ids = dict(zip(given, sorted(state.ids[name] for name in given), strict=True))
+    right(self, storage, replace(state, ids={**state.ids, **ids}), given, *arguments)
+
+
+@_planted(Outbox, "_start_commit")
+def acknowledgements_that_a_cancelled_put_carried_are_lost(right: Right, self: Outbox, *arguments: Any) -> Cancel:
+    def lose() -> bool:
+        with mock.patch.object(Outbox, "_put_back"):
+            return cancel()
+
+    cancel: Cancel = right(self, *arguments)
+    return lose
+
+
+@_planted(Outbox, "ended")
+async def a_clean_exit_leaves_the_watermark_behind_an_abandoned_put(right: Right, self: Outbox) -> None:
+    commit = self.commit
+    has_committed = False
+
+    async def commit_once(*arguments: int) -> None:
+        nonlocal has_committed
+        if not has_committed:
+            has_committed = True
+            await commit(*arguments)
+
+    with mock.patch.object(self, "commit", commit_once):
+        await right(self)
+
+
 async def _say_nothing(seqs: Sequence[int]) -> None:
     """Be told what has been delivered."""
 
@@ -235,6 +298,28 @@ async def a_worker_is_not_woken_when_acknowledgements_have_room(right: Right, se
 
 
 # Commits
+
+
+@_planted(Connection, "execute")
+def an_entry_is_acknowledged_by_its_ref(right: Right, self: Connection, sql: str, *arguments: Any) -> sqlite3.Cursor:
+    match = re.fullmatch(r"DELETE FROM (\w+) WHERE store = \? AND seq IN (\(.*\))", sql)
+    if match and match[1] in {"debts", "entries"}:
+        ((store, *seqs),) = arguments
+        table, marks = match.groups()
+        same = f"SELECT ref FROM {table} WHERE store = ? AND seq IN {marks}"
+        sql, arguments = f"DELETE FROM {table} WHERE store = ? AND ref IN ({same})", ((store, store, *seqs),)
+    cursor: sqlite3.Cursor = right(self, sql, *arguments)
+    return cursor
+
+
+@_planted(Connection, "execute")
+def a_doubt_is_dropped_while_its_last_entry_is_there(
+    right: Right, self: Connection, sql: str, *arguments: Any
+) -> sqlite3.Cursor:
+    if sql.startswith("DELETE FROM") and "NOT EXISTS" in sql:
+        sql = sql.replace("seq < after", "seq < after - 1")
+    cursor: sqlite3.Cursor = right(self, sql, *arguments)
+    return cursor
 
 
 @_planted(Connection, "execute")
@@ -298,10 +383,68 @@ def a_listing_goes_on_after_the_longer_page(right: Right, pages: Sequence[list[R
 # Repairing
 
 
-@_planted(_Member, "settle_page")
-def a_store_that_can_not_be_listed_has_ended(right: Right, self: _Member, ended: Ended[list[Ref]]) -> bool:
+@_planted(Member, "settle_page")
+def a_store_that_can_not_be_listed_has_ended(right: Right, self: Member, ended: Ended[list[Ref]]) -> bool:
     goes_on: bool = right(self, outcome.Value([]) if isinstance(ended, outcome.Error) else ended)
     return goes_on
+
+
+# Stores that contradict themselves
+
+
+@_planted(_Reconciliation, "_to_ask")
+def a_reconcile_believes_a_listing(right: Right, self: _Reconciliation, *arguments: Any) -> tuple[()]:
+    return ()
+
+
+@_planted(_gaps, "is_listed")
+async def a_reconcile_believes_contains(right: Right, store: Store, ref: Ref) -> bool:
+    await right(store, ref)
+    return True
+
+
+@_planted(Gap, "_confirm")
+async def a_reconcile_believes_a_put(right: Right, self: Gap, member: Member) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+@_planted(Gap, "_write")
+async def a_reconcile_believes_that_a_blob_was_there(right: Right, self: Gap, blob: Blob) -> None:
+    for member in [*self._lacking]:
+        _, added = await member.store.put(blob)
+        if not added:
+            member.copied += 1
+            self._lacking.remove(member)
+    await right(self, blob)
+
+
+@_planted(Gap, "_confirm")
+async def a_reconcile_believes_who_has_lied_before(right: Right, self: Gap, member: Member) -> None:
+    self._doubtful.clear()
+    await right(self, member)
+
+
+@_planted(_scrubbed, "claim_of")
+async def a_scrub_takes_a_ghost_for_deleted(right: Right, store: Store, ref: Ref, **options: Any) -> None:
+    await right(store, ref, **options)
+
+
+@_planted(_scrubbed, "denial_of")
+async def a_scrub_asks_no_more_once_it_has_read(right: Right, store: Store, ref: Ref, **options: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+@_planted(_scrub, "compare")
+async def a_scrub_believes_that_a_listing_is_whole(right: Right, *arguments: Any, **options: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+@_planted(ScrubbedStore, "_write")
+async def a_repair_believes_a_write(
+    right: Right, self: ScrubbedStore, finding: ScrubFinding, blob: Blob, became: str
+) -> ScrubFinding:
+    await self.store.put(blob)
+    return replace(finding, is_repaired=True, outcome=became)
 
 
 # Stores: what the simulation would find in those that it has not simulated

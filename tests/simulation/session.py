@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import trio
 import trio.testing
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .drawing import Plan
     from .ledger import Put
     from .world import Surroundings, World
+
+
+SLOW: Final = 1.0
+"""Seconds of a step of an outbox that is too slow for its last commits, which have 5 s in all."""
 
 
 class BodyError(Exception):
@@ -94,6 +98,8 @@ class Session:
                 with self._block:
                     try:
                         await self._open(outside)
+                    except Violation:
+                        raise
                     except Exception as error:
                         raised = error
                 self._end(raised)
@@ -254,6 +260,10 @@ class Session:
         self.world.ledger.check_sync_stores()
         if not self._is_open:
             return
+        queues = self.replica._delivery.queues
+        if any(queue.failure is not None for queue in queues):
+            waited_for = [queue.name for queue in queues if not queue._closed or queue._waiting]
+            require(not waited_for, "poison ends all waiting for room", *waited_for)
         state = self._state()
         if state == self._checked_state:
             return
@@ -317,6 +327,9 @@ class Session:
         require(not writing, "no write survives the block", *writing)
         if self._entries is not None:
             self._entries.check_file()
+            weather = self._surroundings.outbox_weather
+            if not weather.error_rate and weather.pace < SLOW:  # else the last commits may not have come to their end
+                self._entries.check_watermark()
         self.world.ledger.check_contents()
         if self._is_open and self._has_drained(raised):
             self._check_drained()

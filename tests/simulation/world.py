@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from trio_replica import reconcile, scrub
 from .disks import Bucket, Folder
 from .drawing import draw_outbox_weather, draw_plan, draw_step, draw_weather, fair_weather, last_plan
 from .ledger import Ledger
+from .liars import Upkeep
 from .observer import Observer
 from .outbox import DatabaseFile, OutboxWeather
 from .session import Session
@@ -52,6 +54,7 @@ class World:
         """How many puts of each blob have begun."""
         self._seed = seed
         self._draw = draw = random.Random(seed)
+        self._order = random.Random(f"{seed} order")
         self.pool = draw.choice([2, 6, 24])
         """How many different blobs the clients know."""
         sync_media = {f"sync-{number}": draw_media(draw) for number in range(draw.choice([1, 2, 2, 3]))}
@@ -69,13 +72,15 @@ class World:
         with mock.patch.object(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True):
             for number in range(self._draw.choice([1, 2, 2, 3])):
                 draw = self._begin(number)
-                self._lose_store()
+                self._lose_store(self._draw, 0.35)
                 if number and draw.random() < 0.25:
                     self._reconcile(draw)
                 else:
                     plan = draw_plan(draw, list(self.ledger.async_media), outbox=self.outbox is not None)
                     Session(self, plan, self._any_weather(draw)).run()
+            self._open_in_vain()
             self._recover()
+            self._maintain_liars()
 
     # Events that befall the stores
 
@@ -93,12 +98,15 @@ class World:
             self.outbox = self.outbox.left(draw, power_cut=power_cut)
         self.trace.is_silent = True
 
-    def _lose_store(self) -> None:
-        name, acknowledged = self._draw.choice(list(self.ledger.sync_media)), self.ledger.acknowledged
-        if self._draw.random() < 0.35 and acknowledged and self.ledger.is_safe_without(name, acknowledged):
-            self.trace.begin(f"{name} is lost")
-            self.trace.tally["lost"] += 1
-            self.ledger.lose(name)
+    def _lose_store(self, draw: random.Random, share: float) -> str | None:
+        """Lose a sync store with some probability, if nothing is lost with it that was acknowledged."""
+        name, acknowledged = draw.choice(list(self.ledger.sync_media)), self.ledger.acknowledged
+        if draw.random() >= share or not acknowledged or not self.ledger.is_safe_without(name, acknowledged):
+            return None
+        self.trace.begin(f"{name} is lost")
+        self.trace.tally["lost"] += 1
+        self.ledger.lose(name)
+        return name
 
     # Sessions
 
@@ -112,6 +120,9 @@ class World:
     def _any_weather(self, draw: random.Random) -> Surroundings:
         weather = partial(draw_weather, draw, self.trace)
         surroundings = self._surroundings(draw, weather, draw_outbox_weather(draw, self.trace))
+        if self._order.random() < 0.4:
+            self.trace.begin("the async stores are given in another order")
+            surroundings.async_stores = dict(reversed(surroundings.async_stores.items()))
         share_away = draw.choice([0.0, 0.5, 1.0])  # as after a cut of the power that concerned them all
         for name, store in surroundings.sync_stores.items():
             if draw.random() < share_away and not self.ledger.lost[name]:  # what stands for a lost one works
@@ -148,14 +159,29 @@ class World:
         observer.actions = {draw_step(draw): crash}
         observer.run(run)
 
-    def _recover(self) -> None:
-        """Catch up, reconcile and scrub while all goes well: then everything is everywhere."""
-        draw = self._begin(-1)
+    def _open_in_vain(self) -> None:
+        """Open the outbox once more while nothing can be delivered, so that what is pending has to stay so.
 
+        The async stores are away; or a sync store was lost, and the others, which have what it had, are away.
+        """
+        if self.outbox is None or self._order.random() < 0.3:
+            return
+        lost = self._lose_store(self._order, 0.7)
+        surroundings = self._fair_surroundings(self._begin(-2))
+        for name, store in (surroundings.async_stores if lost is None else surroundings.sync_stores).items():
+            if name != lost:
+                store.weather.be_away(math.inf)
+        Session(self, last_plan(outbox=True), surroundings).run()
+
+    def _fair_surroundings(self, draw: random.Random) -> Surroundings:
         def weather(name: str, _: float) -> Weather:
             return fair_weather(draw, self.trace, name)
 
-        surroundings = self._surroundings(draw, weather, OutboxWeather(draw, self.trace))
+        return self._surroundings(draw, weather, OutboxWeather(draw, self.trace))
+
+    def _recover(self) -> None:
+        """Catch up, reconcile and scrub while all goes well: then everything is everywhere."""
+        surroundings = self._fair_surroundings(self._begin(-1))
         session = Session(self, last_plan(outbox=self.outbox is not None), surroundings)
         session.run()
         require(session.is_clean, "in fair weather all is delivered that is pending")
@@ -170,6 +196,13 @@ class World:
             self.ledger.check_intact()
 
         Observer().run(repair)
+
+    def _maintain_liars(self) -> None:
+        """Reconcile and scrub stores of their own, some of which contradict themselves."""
+        for number in range(2):
+            self.trace.begin(f"liars {number}")
+            _run._r.seed(f"{self._seed} liars {number}")
+            Upkeep(random.Random(f"{self._seed} liars {number}"), self.trace, self.pool).run()
 
 
 def draw_media(draw: random.Random) -> Media:

@@ -11,6 +11,8 @@ from .._frozen import FrozenDict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from .contradiction import Contradiction
+
 FINDINGS: Final = 10_000
 """Findings that a report keeps, of all stores together. They take a few MB."""
 
@@ -24,7 +26,7 @@ class ScrubCounts:
     bytes: int = 0
     """Bytes that were read."""
     corrupt: int = 0
-    """Blobs whose bytes do not match the ref, that are listed but missing, or that an index hides."""
+    """Blobs whose bytes do not match the ref, that an index hides, or about which the store contradicts itself."""
     repaired: int = 0
     """Corrupt blobs that have been repaired."""
     failed: int = 0
@@ -35,7 +37,7 @@ class ScrubCounts:
 
 @dataclass(frozen=True, slots=True)
 class ScrubFinding:
-    """A blob of a store that is corrupt, or could not be read."""
+    """A blob of a store that is corrupt, could not be read, or about which the store contradicts itself."""
 
     store: str
     """The name of the store."""
@@ -43,10 +45,12 @@ class ScrubFinding:
     problem: str
     """The problem, in words."""
     is_corrupt: bool
-    """Whether the blob is known to be corrupt. If False, it could not be read."""
+    """Whether the blob is known to be corrupt, or the store contradicts itself. If False, it could not be read."""
     is_repaired: bool = False
     outcome: str = ""
     """The outcome of its repair, in words. Empty if no repair was requested."""
+    contradiction: Contradiction | None = None
+    """The answers of the store that cannot both be true, or None if it does not contradict itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class ScrubReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every blob was read and is now right, and no store has a problem."""
+        """Whether every blob was read and is now right, and no store has a problem or contradicts itself."""
         return not (
             self.problems
             or self.failures

@@ -10,7 +10,8 @@ import trio
 from rich.filesize import decimal
 
 from .._printable import printable
-from .._upkeep.reconcile import ReconcileCounts, reconcile
+from .._upkeep.reconcile import SPOT_CHECKS, reconcile
+from .._upkeep.reconcile_report import ReconcileCounts
 from .options import checked_urls, store_options
 from .output import Display, describe, write_output
 from .running import FAILED, run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .._blob import Ref
-    from .._upkeep.reconcile import ReconcileReport
+    from .._upkeep.reconcile_report import ReconcileReport
     from .._urls.store_url import StoreUrl
     from .stores import Stores
 
@@ -40,10 +41,13 @@ _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
     help="A store that blobs are only copied from: a snapshot, or a disk that is read-only. May be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count the missing blobs. Copy nothing, and create no store.")
+@click.option("--ask-all", is_flag=True, help="Ask each store for every blob that it lists, not for some of them.")
 @store_options
 @click.pass_context
-def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run: bool) -> int:
+def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run: bool, ask_all: bool) -> int:
     """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
+
+    Each store is asked whether it has the blobs that it lists: some of each page, or all with --ask-all.
 
     Don't delete from the stores while this runs, because the blobs would come back. After an interruption, run it
     again. It goes on with the blobs that are still missing.
@@ -53,7 +57,7 @@ def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run
         stores.prepare()
     read_only = {url.shown: url for url in sources}
     check_once(context, [*stores.all().values(), *sources])
-    return run(_reconcile, stores, read_only, dry_run)
+    return run(_reconcile, stores, read_only, dry_run, ask_all)
 
 
 @final
@@ -71,7 +75,7 @@ class Reconciling:
         """Whether all stores could be listed and nothing is missing."""
         return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
 
-    async def run(self, *, dry_run: bool) -> None:
+    async def run(self, *, dry_run: bool, ask_all: bool) -> None:
         """Copy the blobs that some stores have and others lack. In a dry run only count them.
 
         A problem with a blob causes one line on standard error, and the rest goes on. A store that can't be opened
@@ -83,7 +87,8 @@ class Reconciling:
             if stores:
                 async with trio.open_nursery() as drawing:
                     drawing.start_soon(self._display.run)
-                    report = await reconcile(stores, dry_run=dry_run, on_progress=self._note)
+                    spot_checks = None if ask_all else SPOT_CHECKS
+                    report = await reconcile(stores, dry_run=dry_run, spot_checks=spot_checks, on_progress=self._note)
                     drawing.cancel_scope.cancel()
                 if more := report.problem_count - len(report.problems):
                     self._display.problem(f"and {more} more such problems")
@@ -129,10 +134,10 @@ def _steps(ref: Ref) -> int:
     return int.from_bytes(ref[:4], "big")
 
 
-async def _reconcile(stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool) -> int:
+async def _reconcile(stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool) -> int:
     urls = stores.with_stand_ins() if dry_run else stores.all()
     reconciling = Reconciling({**urls, **to_read(sources)}, Display())
-    await reconciling.run(dry_run=dry_run)
+    await reconciling.run(dry_run=dry_run, ask_all=ask_all)
     kinds = {**stores.kinds(), **dict.fromkeys(sources, "from")}
     lines = "".join(f"{printable(line)}\n" for line in reconciling.table(kinds)).encode()
     await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)

@@ -13,14 +13,16 @@ from .._blob import Blob, Ref
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
 from .._store import PutResult
+from ._contract_agreement import AgreementContract
 from ._contract_deletable import DeletableContract
+from ._contract_identity import IdentityContract
 from ._contract_parts import ABSENT, assert_raises, assert_refuses, skip, some_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-class StoreContract(DeletableContract):
+class StoreContract(IdentityContract, AgreementContract, DeletableContract):
     """The behaviours that `Store` and `DeletableStore` promise, as tests for pytest-trio.
 
     A subclass opens the store, and says which promises it can't keep::
@@ -39,9 +41,6 @@ class StoreContract(DeletableContract):
 
     counts_racers = True
     """Whether exactly one of racing puts of one blob is ``added``. If False, any number of them may be."""
-
-    is_persistent = False
-    """Whether stored blobs are still there when the store is opened again, by a second ``open_store()`` in one test."""
 
     largest = 2 * 1024 * 1024
     """Bytes of the largest blob that the tests put. It is over 1 MiB, so that the blob is hashed in a thread."""

@@ -19,6 +19,9 @@ ABSENT: Final = Ref.of(b"a blob that no test puts")
 class ContractPart(ABC):
     """The base of classes with tests that every store passes."""
 
+    is_persistent = False
+    """Whether what was stored is there when the store is opened again, by a second ``open_store()`` in one test."""
+
     @abstractmethod
     def open_store(self) -> AbstractAsyncContextManager[Store]:
         """Open the store for a block. It is empty when a test opens it for the first time."""

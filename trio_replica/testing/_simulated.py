@@ -15,6 +15,7 @@ import trio
 from .._blob import to_blob, to_blobs
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
+from .._identity import is_identity
 from .._listing import check_page_request, check_ref
 from .._store import PutResult
 
@@ -160,6 +161,10 @@ class SimulatedStore(DeletableStore):
       put_many: the cost of a ``put_many``: `Serial`, `Concurrent` or `Batched`.
       page_size: the most refs in a page, to make pages shorter than requested.
       seed: the seed of the distributions.
+      identity: its identity, 32 lowercase hex digits, or None for none. Without one it keeps no mark of a session.
+
+    Raises:
+      ValueError: if `identity` is something else.
 
     """
 
@@ -172,7 +177,12 @@ class SimulatedStore(DeletableStore):
         put_many: PutManyCost = Serial(),
         page_size: int | None = None,
         seed: int = 0,
+        identity: str | None = None,
     ) -> None:
+        if identity is not None and not is_identity(identity):
+            raise ValueError(f"an identity is 32 lowercase hex digits, not {identity!r:.80}")
+        self._identity = identity
+        self._mark: str | None = None
         source = random.Random(seed)  # noqa: S311  (a simulation)
         self._put_time = _drawing(put, "put", source)
         self._get_time = _drawing(get, "get", source)
@@ -233,6 +243,22 @@ class SimulatedStore(DeletableStore):
         self._blobs[ref] = data
 
     # The methods of a store
+
+    async def identity(self) -> str | None:
+        """Return the identity that it was given, in no time: see `Store.identity`."""
+        await trio.lowlevel.checkpoint()
+        return self._identity
+
+    async def session_mark(self) -> str | None:
+        """Return the mark of the last session, in no time: see `Store.session_mark`."""
+        await trio.lowlevel.checkpoint()
+        return self._mark
+
+    async def set_session_mark(self, mark: str) -> None:
+        """Keep the mark of a session, in no time, if it has an identity: see `Store.set_session_mark`."""
+        await trio.lowlevel.checkpoint()
+        if self._identity is not None:
+            self._mark = mark
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Store a blob after a service time: see `Store.put`."""

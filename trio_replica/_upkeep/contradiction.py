@@ -1,0 +1,83 @@
+"""Two answers of one store that cannot both be true, and the questions that show them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._errors import ReplicaError
+from .._listing import predecessor
+from .._store import Store
+from .._sync.union import check_page
+
+if TYPE_CHECKING:
+    from .._blob import Ref
+
+
+class Contradiction(Enum):
+    """Two answers of one store about one blob that cannot both be true. The value says so in words."""
+
+    LISTED_ABSENT = "it is listed, but not there"
+    """The listing shows it; a get does not find it, or ``contains`` says that it is not there."""
+    UNLISTED = "it is there, but not listed"
+    """A get finds it, or ``contains`` says that it is there; the listing does not show it."""
+    CLAIMED = "contains says that it is there, but a get does not find it"
+    """And the listing does not show it either."""
+    DENIED = "a get finds it, but contains says that it is not there"
+    """Whether the listing shows it or not."""
+    NOT_STORED = "the put returned, but it is not there"
+    """Another question, asked after the put, was answered so. It does not matter whether the put said ``added``."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class ContradictionError(ReplicaError):
+    """A store has contradicted itself. It stays within reconcile and scrub, whose reports have the `Contradiction`."""
+
+    def __init__(self, contradiction: Contradiction) -> None:
+        super().__init__(contradiction.value)
+        self.contradiction = contradiction
+
+
+def contradiction_in(error: BaseException) -> Contradiction | None:
+    """Return the contradiction that an error reports; None if it reports none."""
+    return error.contradiction if isinstance(error, ContradictionError) else None
+
+
+def has_own_contains(store: Store) -> bool:
+    """Whether the answer of ``contains`` may differ from the listing, of which the default of `Store` makes it."""
+    return type(store).contains is not Store.contains
+
+
+async def contains(store: Store, ref: Ref) -> bool:
+    """Return whether a store says that it has a blob."""
+    return bool(await store.contains(ref))
+
+
+async def is_listed(store: Store, ref: Ref) -> bool:
+    """Return whether the listing of a store shows a blob now."""
+    before = predecessor(ref)
+    return check_page(await store.list_page(before, 1), before, 1) == [ref]
+
+
+async def claim_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
+    """Return how a store contradicts itself about a blob that a get does not find; None if nothing else shows it."""
+    await trio.lowlevel.checkpoint()
+    if ask_listing and await is_listed(store, ref):
+        return Contradiction.LISTED_ABSENT
+    if has_own_contains(store) and await contains(store, ref):
+        return Contradiction.CLAIMED
+    return None
+
+
+async def denial_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
+    """Return how a store contradicts itself about a blob that a get finds; None if it agrees with itself."""
+    await trio.lowlevel.checkpoint()
+    if ask_listing and not await is_listed(store, ref):
+        return Contradiction.UNLISTED
+    if has_own_contains(store) and not await contains(store, ref):
+        return Contradiction.DENIED
+    return None

@@ -1,0 +1,248 @@
+"""A ref that some stores list and others do not: asking those again, and copying the blob to those that lack it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+import outcome
+
+from .._blob import hashed
+from .._calls.attempt import attempt
+from .._calls.fan_out import fan_out
+from .._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, describe_failure
+from .._store import check_results
+from .contradiction import (
+    Contradiction,
+    ContradictionError,
+    claim_of,
+    contains,
+    contradiction_in,
+    has_own_contains,
+    is_listed,
+)
+from .listings import Listing
+from .reconcile_report import ReconcileCounts, ReconcileProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .._blob import Blob, Ref
+    from .._calls.attempt import Ended
+    from .._store import Store
+
+PROBLEMS_KEPT: Final = 100
+"""Problems that a report names; it counts all of them."""
+
+
+@final
+class Member(Listing):
+    """A store with its place in its listing and its counts."""
+
+    def __init__(self, name: str, store: Store, after: Ref) -> None:
+        super().__init__(name, store, after)
+        self.refs = 0
+        self.missing = 0
+        self.copied = 0
+        self.failed = 0
+        self.bytes = 0
+
+    def counts(self) -> ReconcileCounts:
+        return ReconcileCounts(self.refs, self.missing, self.copied, self.failed, self.bytes)
+
+
+@final
+class Problems:
+    """The calls that failed, and the answers that contradict other answers."""
+
+    def __init__(self) -> None:
+        self.kept: list[ReconcileProblem] = []
+        self.count = 0
+
+    def note(self, member: Member, operation: str, ref: Ref, error: BaseException) -> None:
+        self.count += 1
+        if len(self.kept) < PROBLEMS_KEPT:
+            contradiction = contradiction_in(error)
+            words = describe_failure(error) if contradiction is None else contradiction.value
+            self.kept.append(ReconcileProblem(member.name, operation, ref, words, contradiction))
+
+
+class _Answer(NamedTuple):
+    """The answer to a second question about a blob."""
+
+    is_there: bool
+    contradiction: Contradiction | None = None
+
+
+@final
+class Gap:
+    """A ref, the stores that have it and those that lack it. Stores move between these as they answer."""
+
+    __slots__ = ("_doubtful", "_having", "_lacking", "_problems", "_to_ask", "ref")
+
+    def __init__(
+        self, ref: Ref, having: list[Member], lacking: list[Member], to_ask: list[Member], problems: Problems
+    ) -> None:
+        self.ref = ref
+        self._having = having
+        self._lacking = lacking
+        self._to_ask = to_ask  # those that have listed it, and are asked whether they have it
+        self._problems = problems
+        self._doubtful: set[Member] = set()  # they have contradicted themselves: only a get proves that they have it
+
+    # Asking
+
+    async def ask(self) -> None:
+        """Ask the stores that have not listed the blob, and some that have, and count those that lack it."""
+        await self._ask_lacking()
+        await self._ask_having()
+        for member in self._lacking:
+            member.missing += 1
+
+    async def _ask_lacking(self) -> None:
+        """Ask stores that have not listed the blob whether they have it by now. One that can't answer lacks it."""
+        asked, self._lacking = self._lacking, []
+
+        async def ask(member: Member) -> _Answer:
+            if not await contains(member.store, self.ref):
+                return _Answer(is_there=False)
+            is_there = await is_listed(member.store, self.ref)
+            return _Answer(is_there, None if is_there else Contradiction.UNLISTED)
+
+        def settle(member: Member, ended: Ended[_Answer]) -> bool:
+            if isinstance(ended, outcome.Value) and ended.value.is_there:
+                member.refs += 1
+                self._having.append(member)
+            else:
+                self._lacking.append(member)
+            self._note_answer(member, ended)
+            return False
+
+        await fan_out(asked, ask, settle)
+
+    async def _ask_having(self) -> None:
+        """Ask some stores that have listed the blob whether they have it. One that can't answer has it."""
+
+        async def ask(member: Member) -> _Answer:
+            if await contains(member.store, self.ref):
+                return _Answer(is_there=True)
+            is_ghost = await is_listed(member.store, self.ref)  # else it has been deleted
+            return _Answer(is_there=False, contradiction=Contradiction.LISTED_ABSENT if is_ghost else None)
+
+        def settle(member: Member, ended: Ended[_Answer]) -> bool:
+            if isinstance(ended, outcome.Value) and not ended.value.is_there:
+                self._lose(member)
+            self._note_answer(member, ended)
+            return False
+
+        await fan_out(self._to_ask, ask, settle)
+
+    # Copying
+
+    async def copy(self) -> None:
+        """Copy the blob to the stores that lack it, from the first that has it intact."""
+        if not self._lacking:
+            return  # noqa: ASYNC910  (`ask` has asked those that have it)
+        blob = await self._read()
+        if blob is not None:
+            await self._write(blob)
+            return
+        for member in self._lacking:
+            member.failed += 1
+
+    async def _read(self) -> Blob | None:
+        """Return the blob from the first store that has it intact; None if none has."""
+        for member in [*self._having]:
+            blob = await self._read_from(member)
+            if blob is not None:
+                return blob
+        return None  # noqa: ASYNC910  (likewise)
+
+    async def _read_from(self, member: Member) -> Blob | None:
+        ended = await attempt(self._get, member)
+        if isinstance(ended, outcome.Value):
+            return ended.value
+        if isinstance(ended.error, BlobNotFoundError):
+            claimed = await attempt(partial(claim_of, ref=self.ref), member.store)
+            if isinstance(claimed, outcome.Value) and claimed.value is not None:
+                ended = await attempt(self._get, member)  # it may have come in the meantime
+                if isinstance(ended, outcome.Value):
+                    return ended.value
+                self._doubtful.add(member)
+                ended = outcome.Error(ContradictionError(claimed.value))
+            self._lose(member)
+            member.missing += 1
+        self._problems.note(member, "get", self.ref, ended.error)
+        return None
+
+    async def _write(self, blob: Blob) -> None:
+        async def put(member: Member) -> None:
+            check_results([blob], [await member.store.put(blob)])
+            await self._confirm(member)
+
+        def settle(member: Member, ended: Ended[None]) -> bool:
+            if isinstance(ended, outcome.Error):
+                member.failed += 1
+                self._problems.note(member, "put", self.ref, ended.error)
+            else:  # also where it was not added: that says a put, too, which was repeated after its answer was lost
+                member.copied += 1
+                member.bytes += len(blob)
+            return False
+
+        await fan_out(self._lacking, put, settle)
+
+    async def _confirm(self, member: Member) -> None:  # noqa: ASYNC910  (there is at least one question)
+        """Ask a store in other ways whether it has the blob that was put to it.
+
+        Raises:
+          ContradictionError: if one answer is no.
+          ReplicaError: if there is no answer.
+
+        """
+        questions: dict[str, Callable[[Member], Awaitable[bool]]] = {}
+        if member in self._doubtful:
+            questions["get"] = self._gives
+        if has_own_contains(member.store):
+            questions["contains"] = lambda member: contains(member.store, self.ref)
+        questions["list_page"] = lambda member: is_listed(member.store, self.ref)
+        is_confirmed = False
+        for operation, question in questions.items():
+            ended = await attempt(question, member)
+            if isinstance(ended, outcome.Error):
+                self._problems.note(member, operation, self.ref, ended.error)
+            elif ended.value:
+                is_confirmed = True
+            else:
+                is_unlisted = is_confirmed and operation == "list_page"
+                raise ContradictionError(Contradiction.UNLISTED if is_unlisted else Contradiction.NOT_STORED)
+        if not is_confirmed:
+            raise ReplicaError("the put returned, and no other answer of the store says that the blob is there")
+
+    async def _get(self, member: Member) -> Blob:
+        blob = await hashed(await member.store.get(self.ref))
+        if blob.ref != self.ref:
+            raise CorruptBlobError(self.ref, blob.ref)
+        return blob
+
+    async def _gives(self, member: Member) -> bool:
+        try:
+            await self._get(member)
+        except BlobNotFoundError:
+            return False  # noqa: ASYNC910  (the get has one)
+        return True
+
+    # Counting
+
+    def _lose(self, member: Member) -> None:
+        """Count a store that has listed the blob as one that lacks it."""
+        member.refs -= 1
+        self._having.remove(member)
+        self._lacking.append(member)
+
+    def _note_answer(self, member: Member, ended: Ended[_Answer]) -> None:
+        """Note that a question failed, or that its answer contradicts the listing, if so."""
+        if isinstance(ended, outcome.Error):
+            self._problems.note(member, "contains", self.ref, ended.error)
+        elif ended.value.contradiction is not None:
+            self._doubtful.add(member)
+            self._problems.note(member, "contains", self.ref, ContradictionError(ended.value.contradiction))

@@ -1,0 +1,50 @@
+"""Reading at a rate: how many bytes a second a scrub reads from one store."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from .._blob import Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .._blob import Ref
+
+
+@final
+class Pace:
+    """Reads of one store that begin so late that all together take their bytes at a rate, on Trio's clock.
+
+    The size of a blob is not known before it is read. So each read is taken to be as long as the one before it, which
+    is put right when it ends; as long as there was none, reads are one at a time.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._turn = trio.Lock()  # first come, first served
+        self._due = -math.inf
+        self._expected: int | None = None
+
+    async def read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref, *, is_listed: bool = True) -> Blob:
+        """Return what ``get(ref)`` returns, once the pace allows for what was read before.
+
+        A blob that is not listed is taken to be missing, so to cost nothing.
+        """
+        async with self._turn:
+            while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end in the meantime move it)
+                await trio.sleep_until(self._due)
+            expected = (self._expected or 0) if is_listed else 0
+            self._due = max(self._due, trio.current_time()) + expected / self._rate
+            if self._expected is None and is_listed:
+                return await self._read(get, ref, expected)
+        return await self._read(get, ref, expected)
+
+    async def _read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref, expected: int) -> Blob:
+        blob = Blob(await get(ref))  # if this raises, it counts as much as the one before
+        self._due += (len(blob) - expected) / self._rate
+        self._expected = len(blob)
+        return blob

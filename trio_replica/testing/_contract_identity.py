@@ -1,0 +1,82 @@
+"""The tests of the identity of a store, and of its other properties."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from .._blob import Ref
+from .._identity import is_identity
+from ._contract_parts import ContractPart, skip
+
+_MARKS = "0123456789abcdef" * 2, "f" * 32
+
+
+class IdentityContract(ContractPart):
+    """The behaviours of `Store.identity`, `Store.session_mark`, `Store.is_durable` and `Store.is_read_only`."""
+
+    async def test_its_identity(self) -> None:
+        """32 hex digits, the same whenever it is asked, whatever is stored; or None, if it keeps none."""
+        async with self.open_store() as store:
+            with trio.testing.assert_checkpoints():
+                identity = await store.identity()
+            assert identity is None or is_identity(identity), f"{identity!r} is neither None nor 32 hex digits"
+            await store.put(b"blob")
+            assert await store.identity() == identity
+            assert [ref async for ref in store.list_refs()] == [Ref.of(b"blob")], "an identity is no blob"
+
+    async def test_its_identity_stays_with_it(self) -> None:
+        """Opened again, it is the same store."""
+        if not self.is_persistent:
+            skip("the store is not persistent")
+        async with self.open_store() as store:
+            identity = await store.identity()
+            await store.put(b"blob")
+        async with self.open_store() as store:
+            assert await store.identity() == identity
+            assert await store.get(Ref.of(b"blob")) == b"blob"
+
+    async def test_its_session_mark(self) -> None:
+        """The last one is kept, beside the identity; a store that has no identity keeps none."""
+        async with self.open_store() as store:
+            identity = await store.identity()
+            with trio.testing.assert_checkpoints():
+                assert await store.session_mark() is None
+            for mark in _MARKS:
+                with trio.testing.assert_checkpoints():
+                    await store.set_session_mark(mark)
+                assert await store.session_mark() == (None if identity is None else mark)
+            assert await store.identity() == identity
+            assert [ref async for ref in store.list_refs()] == [], "a mark is no blob"
+
+    async def test_its_session_mark_stays_with_it(self) -> None:
+        """Opened again, it has the mark of the last session."""
+        if not self.is_persistent:
+            skip("the store is not persistent")
+        async with self.open_store() as store:
+            await store.set_session_mark(_MARKS[0])
+            mark = await store.session_mark()
+        async with self.open_store() as store:
+            assert await store.session_mark() == mark
+
+    async def test_who_it_is_cancelled_at_once(self) -> None:
+        """A cancelled call leaves the store usable, and can be repeated."""
+        async with self.open_store() as store:
+            identity = await store.identity()
+            for call in (store.identity, store.session_mark, lambda: store.set_session_mark(_MARKS[0])):
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await call()
+                assert scope.cancelled_caught
+            assert await store.identity() == identity
+            await store.set_session_mark(_MARKS[1])
+            assert await store.session_mark() == (None if identity is None else _MARKS[1])
+
+    async def test_what_it_says_about_itself(self) -> None:
+        """Whether it is durable does not change; it is not read-only, because the tests write to it."""
+        async with self.open_store() as store:
+            is_durable = store.is_durable
+            assert isinstance(is_durable, bool)
+            assert store.is_read_only is False
+            await store.put(b"blob")
+            assert (store.is_durable, store.is_read_only) == (is_durable, False)
