@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from trio_replica import Blob, MemoryStore, Ref, reconcile
+from trio_replica import Blob, BlobNotFoundError, MemoryStore, Ref, reconcile
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
@@ -138,3 +138,49 @@ async def test_a_store_that_is_only_read_lacks_nothing() -> None:
     assert report.complete
     assert list(target.blobs) == [Ref.of(b"data")]
     assert (len(source), len(idle)) == (1, 0)
+
+
+async def test_a_dry_run_counts_what_stores_that_are_only_read_lack() -> None:
+    full, empty, source = Kept().has(b"data"), Kept(), Kept()
+    full.read_only = empty.read_only = source.read_only = True
+    report = await reconcile({"full": full, "empty": empty, "source": source}, sources=["source"], dry_run=True)
+    assert {name: counts.missing for name, counts in report.stores.items()} == {"full": 0, "empty": 1, "source": 0}
+
+
+async def test_nothing_is_put_to_a_source() -> None:
+    class Ghost(SimulatedStore):
+        async def get(self, ref: Ref) -> bytes:
+            await trio.lowlevel.checkpoint()
+            raise BlobNotFoundError(ref)
+
+    ghost, full, target = Ghost(), SimulatedStore(), SimulatedStore()
+    for store in (ghost, full):
+        await store.put(b"data")
+    calls = len(ghost.calls)
+    report = await reconcile({"ghost": ghost, "full": full, "target": target}, sources=["ghost"])
+    assert report.complete
+    assert list(target.blobs) == [Ref.of(b"data")]
+    assert "put" not in [call.operation for call in ghost.calls[calls:]]
+    assert report.stores["ghost"].missing == 0
+
+
+@pytest.mark.parametrize(
+    ("sources", "error", "text"),
+    [
+        (["far"], ValueError, "sources has 'far', which is no store: those are 'near'"),
+        ("near", TypeError, "sources is an iterable of names of stores, not 'near'"),
+    ],
+)
+async def test_a_source_is_one_of_the_stores(sources: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        await reconcile({"near": MemoryStore()}, sources=sources)
+
+
+@pytest.mark.parametrize("command", ["scrub", "reconcile"])
+def test_two_names_of_one_store_are_one_line(run: Run, kept: Places, command: str) -> None:
+    for name in "ab":
+        Path(name, "blobs").mkdir(parents=True)
+        kept[name] = Kept(identity=ONE)
+    ended = run(command, "--sync", "dir:a", "--sync", "dir:b")
+    assert (ended.status, ended.out) == (1, b"")
+    assert ended.problems[0].startswith(f"'dir:a' and 'dir:b' are one store, with the identity {ONE}: ")

@@ -48,7 +48,7 @@ def checked_names(option: str, names: Iterable[str]) -> tuple[str, ...]:
 
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"{option} is an iterable of names of async stores, not {_shown(names)}")
+        raise TypeError(f"{option} is an iterable of names of stores, not {_shown(names)}")
     checked: list[str] = []
     for name in names:
         shown = _shown_name(name)

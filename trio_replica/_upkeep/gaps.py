@@ -39,8 +39,10 @@ PROBLEMS_KEPT: Final = 100
 class Member(Listing):
     """A store with its place in its listing and its counts."""
 
-    def __init__(self, name: str, store: Store, after: Ref) -> None:
+    def __init__(self, name: str, store: Store, after: Ref, *, is_source: bool = False) -> None:
         super().__init__(name, store, after)
+        self.is_source = is_source
+        """Whether blobs are only copied from it. Nothing is missing in a source."""
         self.refs = 0
         self.missing = 0
         self.copied = 0
@@ -171,7 +173,7 @@ class Gap:
                 self._doubtful.add(member)
                 ended = outcome.Error(ContradictionError(claimed.value))
             self._lose(member)
-            member.missing += 1
+            member.missing += 0 if member.is_source else 1
         self._problems.note(member, "get", self.ref, ended.error)
         return None
 
@@ -237,7 +239,8 @@ class Gap:
         """Count a store that has listed the blob as one that lacks it."""
         member.refs -= 1
         self._having.remove(member)
-        self._lacking.append(member)
+        if not member.is_source:
+            self._lacking.append(member)
 
     def _note_answer(self, member: Member, ended: Ended[_Answer]) -> None:
         """Note that a question failed, or that its answer contradicts the listing, if so."""

@@ -11,7 +11,7 @@ import trio
 
 from .._blob import Ref
 from .._calls.fan_out import CONCURRENCY, fan_out
-from .._checks import check_size, named_peers
+from .._checks import check_size, checked_names, named_peers
 from .._frozen import FrozenDict
 from .._identity import check_distinct
 from .._listing import check_ref
@@ -21,7 +21,7 @@ from .listings import list_pages, merge
 from .reconcile_report import ReconcileReport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
     from .._calls.attempt import Ended
     from .._checks import Stores
@@ -34,6 +34,7 @@ beside the request for the page."""
 async def reconcile(
     stores: Stores,
     *,
+    sources: Iterable[str] = (),
     dry_run: bool = False,
     after: Ref = Ref.ZERO,
     concurrency: int = CONCURRENCY,
@@ -45,7 +46,7 @@ async def reconcile(
     A blob is read from the first store that has it, and verified. If it is corrupt there, or the get fails, it is read
     from the next one. Before a blob counts as missing, its store is asked again with `Store.contains`, so puts may go
     on while this runs. But don't delete from the stores, because the blobs would come back. Blobs that no store lacks
-    are not read, and so not checked. A store that was opened to be read only is a source, and lacks nothing.
+    are not read, and so not checked.
 
     No store is believed for one answer alone where another was asked for:
 
@@ -67,6 +68,8 @@ async def reconcile(
     Args:
       stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. They
         are read in this order.
+      sources: the names of stores that blobs are only copied from, such as a snapshot. Nothing counts as missing in
+        them. Unless it is a dry run, stores that were opened to be read only are sources, too.
       dry_run: whether to count the missing blobs without copying them.
       after: the ref after which to begin.
       concurrency: the most blobs that are in memory, or looked up, at once. There is also a page of up to 1000 refs of
@@ -78,11 +81,16 @@ async def reconcile(
 
     Raises:
       ValueError: if there is no store, `concurrency` is less than 1, `spot_checks` is negative, a name or a store is
-        given twice, or two have one identity.
+        given twice, two have one identity, or a source is none of the stores.
       TypeError: if a store is not a `Store`, `after` is not a `Ref`, or one of the numbers is not an `int`.
 
     """
-    members = [Member(name, store, check_ref(after)) for name, store in named_peers(stores).items()]
+    named = named_peers(stores)
+    only_read = set(checked_names("sources", sources))
+    if unknown := only_read - named.keys():
+        raise ValueError(f"sources has {min(unknown)!r}, which is no store: those are {', '.join(map(repr, named))}")
+    only_read |= {name for name, store in named.items() if store.is_read_only and not dry_run}
+    members = [Member(name, store, check_ref(after), is_source=name in only_read) for name, store in named.items()]
     check_size("concurrency", concurrency)
     if spot_checks is not None:
         check_size("spot_checks", spot_checks, at_least=0)
@@ -170,7 +178,7 @@ class _Reconciliation:
         if all(len(taken) == len(refs) for _, taken in held) and not any(some for _, some in to_ask):
             return
         for ref in refs:
-            lacking = [member for member, taken in held if ref not in taken and not member.store.is_read_only]
+            lacking = [member for member, taken in held if ref not in taken and not member.is_source]
             asked = [member for member, some in to_ask if ref in some]
             if lacking or asked:
                 having = [member for member, taken in held if ref in taken]

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
-import trio
 
 from .._async.outbox_by_hand import opened_outbox
 from .._errors import ReplicaError
@@ -205,20 +204,8 @@ async def flush_outbox(store: ReplicaStore, display: Display) -> None:
         counts = store.statistics().async_stores.items()
         return f"waiting for {', '.join(f'{name} ({one.pending})' for name, one in counts)}"
 
-    failures: list[Exception] = []
     display.begin(left)
-    async with trio.open_nursery() as drawing:
-        drawing.start_soon(display.run)
-        try:
-            await store.flush()
-        except ReplicaError as error:  # raised below, because here it would come out in a group
-            failures.append(error)
-        drawing.cancel_scope.cancel()
-    if failures:
-        try:
-            raise failures[0]
-        finally:
-            del failures
+    await display.during(store.flush)
 
 
 def forget_entries(path: str, name: str, prefix: str, *, ask: bool) -> str:

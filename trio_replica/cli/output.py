@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
 from rich.console import Console
@@ -14,13 +14,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .._calls.attempt import attempt
 from .._errors import MissingCredentialsError, ReplicaError
 from .._printable import printable
 from .._redact import redacted
 from ..config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Iterable
+
+ResultT = TypeVar("ResultT")
 
 DRAW_SECONDS: Final = 0.1
 """Seconds between two drawings of the display."""
@@ -144,6 +147,17 @@ class Display:
         with self._taken_away():
             await trio.to_thread.run_sync(write_output, data, abandon_on_cancel=True)
 
+    async def during(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Return what ``await call()`` returns, or raise what it raises, and draw the line while it runs."""
+        async with trio.open_nursery() as drawing:
+            drawing.start_soon(self.run)
+            ended = await attempt(_awaited, call)  # raised here, a failure would come out in a group
+            drawing.cancel_scope.cancel()
+        try:
+            return ended.unwrap()
+        finally:
+            del ended  # the traceback of its error refers to this frame
+
     async def run(self) -> None:
         """Draw the line until cancelled, and then erase it."""
         try:
@@ -183,6 +197,10 @@ class Display:
             return ""
         seconds = self.seconds / self._done * (self._total - self._done)
         return f", {timedelta(seconds=round(seconds))} left"
+
+
+async def _awaited(call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    return await call()
 
 
 def _write_error(text: str) -> None:

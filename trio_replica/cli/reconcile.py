@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import click
@@ -64,8 +65,9 @@ def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run
 class Reconciling:
     """A reconcile of the stores of a command, and its results."""
 
-    def __init__(self, urls: Mapping[str, StoreUrl], display: Display) -> None:
-        self._urls = urls
+    def __init__(self, urls: Mapping[str, StoreUrl], sources: Mapping[str, StoreUrl], display: Display) -> None:
+        self._urls = {**urls, **to_read(sources)}
+        self._sources = sources
         self._display = display
         self._unopened: dict[str, str] = {}
         self._report: ReconcileReport | None = None
@@ -85,11 +87,16 @@ class Reconciling:
         async with AsyncExitStack() as stack:
             stores, self._unopened = await open_each(self._urls, stack, to_create=True)
             if stores:
-                async with trio.open_nursery() as drawing:
-                    drawing.start_soon(self._display.run)
-                    spot_checks = None if ask_all else SPOT_CHECKS
-                    report = await reconcile(stores, dry_run=dry_run, spot_checks=spot_checks, on_progress=self._note)
-                    drawing.cancel_scope.cancel()
+                report = await self._display.during(
+                    partial(
+                        reconcile,
+                        stores,
+                        sources=[name for name in self._sources if name in stores],
+                        dry_run=dry_run,
+                        spot_checks=None if ask_all else SPOT_CHECKS,
+                        on_progress=self._note,
+                    )
+                )
                 if more := report.problem_count - len(report.problems):
                     self._display.problem(f"and {more} more such problems")
 
@@ -136,7 +143,7 @@ def _steps(ref: Ref) -> int:
 
 async def _reconcile(stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool) -> int:
     urls = stores.with_stand_ins() if dry_run else stores.all()
-    reconciling = Reconciling({**urls, **to_read(sources)}, Display())
+    reconciling = Reconciling(urls, sources, Display())
     await reconciling.run(dry_run=dry_run, ask_all=ask_all)
     kinds = {**stores.kinds(), **dict.fromkeys(sources, "from")}
     lines = "".join(f"{printable(line)}\n" for line in reconciling.table(kinds)).encode()
