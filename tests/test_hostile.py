@@ -11,10 +11,22 @@ import trio
 import trio.testing
 
 import trio_replica
-from trio_replica import MemoryStore, PutResult, Ref, ReplicaError, RetryingStore, Store, StoreError, reconcile
+from trio_replica import (
+    Integrity,
+    MemoryStore,
+    PutResult,
+    Ref,
+    ReplicaError,
+    RetryingStore,
+    Store,
+    StoreError,
+    reconcile,
+    scrub,
+)
 from trio_replica._errors import describe_failure, shown
 from trio_replica._log import log
 from trio_replica._printable import SHOWN_LIMIT, one_line, printable
+from trio_replica.testing import SimulatedStore
 
 from .common import DATA, REF, PlainStore
 
@@ -118,6 +130,41 @@ async def test_a_hostile_answer_is_a_failure_of_its_store(
     if operation != "identity":
         assert (await reconcile([good])).complete
         await expect_no_trap(lambda: reconcile([good, hostile]))
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("operation", ["contains", "get_stored", "list_page", "put", "set_aside", "check_integrity"])
+async def test_a_hostile_answer_to_a_scrub_is_a_failure_of_its_store(operation: str, answer: str) -> None:
+    hostile, good = SimulatedStore(), SimulatedStore()
+    for store in (hostile, good):
+        await store.put(DATA)
+    hostile.corrupt(REF, b"bad")
+
+    async def answers(*_: object) -> Any:
+        await trio.lowlevel.checkpoint()
+        return ANSWERS[answer]
+
+    setattr(hostile, operation, answers)
+    for repair in (False, True):
+        report = await scrub({"hostile": hostile, "good": good}, repair=repair)
+        assert repr(report)
+        assert report.stores["good"].corrupt == 0
+
+
+@pytest.mark.parametrize(
+    "found",
+    [Integrity((5,)), Integrity((), ("text",), 1), None],  # type: ignore[arg-type]
+)
+async def test_a_check_that_returns_something_else_is_a_problem(found: Any) -> None:
+    class Odd(SimulatedStore):
+        async def check_integrity(self) -> Integrity:
+            await trio.lowlevel.checkpoint()
+            checked: Integrity = found
+            return checked
+
+    report = await scrub({"odd": Odd()})
+    (problem,) = report.problems["odd"]
+    assert problem.startswith("it could not check itself: ReplicaError: a check_integrity returned ")
 
 
 @pytest.mark.parametrize("added", [1, None, "yes"])

@@ -13,8 +13,9 @@ from .._blob import Blob, Ref, hashed
 from .._calls.attempt import attempt
 from .._calls.fan_out import concurrently
 from .._deletable import DeletableStore, Integrity
-from .._errors import BlobNotFoundError, CorruptBlobError, describe_failure
+from .._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, describe_failure, shown
 from .._listing import PAGE_SIZE
+from .._printable import one_line
 from .._store import check_results
 from .._sync.union import check_page
 from .contradiction import Contradiction, ContradictionError, claim_of, contradiction_in, denial_of
@@ -247,7 +248,7 @@ class ScrubbedStore:
 
     async def _replace(self, finding: ScrubFinding, blob: Blob, became: str) -> ScrubFinding:
         assert isinstance(self.store, DeletableStore)
-        aside = await attempt(self.store.set_aside, blob.ref)
+        aside = await attempt(partial(_set_aside, self.store), blob.ref)
         if isinstance(aside, outcome.Error):
             return _unrepaired(finding, f"its bytes could not be set aside: {describe_failure(aside.error)}")
         kept = "" if aside.value is None else f"; the bad bytes are kept: {aside.value}"
@@ -272,7 +273,18 @@ class ScrubbedStore:
 
 
 async def _check_integrity(store: DeletableStore) -> Integrity:
-    return await store.check_integrity()
+    found = await store.check_integrity()
+    lines, refs = (found.problems, (*found.hidden, *found.blocked)) if type(found) is Integrity else ((None,), ())
+    if not all(type(line) is str for line in lines) or not all(type(ref) is Ref for ref in refs):
+        raise ReplicaError(f"a check_integrity returned {shown(found)}, which is not an Integrity of texts and refs")
+    return found
+
+
+async def _set_aside(store: DeletableStore, ref: Ref) -> str | None:
+    place = await store.set_aside(ref)
+    if place is None or type(place) is str:
+        return place and one_line(place)
+    raise ReplicaError(f"a set_aside returned {shown(place)}, which is neither a text nor None")
 
 
 async def _repair_integrity(store: DeletableStore) -> None:
