@@ -575,3 +575,26 @@ async def test_another_trio_run_gets_no_identity(root: Path) -> None:
     async with open_directory(root) as store:
         with pytest.raises(RuntimeError):
             await trio.to_thread.run_sync(trio.run, store.identity)
+
+
+async def test_a_new_identity_of_blobs_that_are_apart(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    root.mkdir()
+    (root / "blobs").symlink_to(tmp_path / "elsewhere")
+    async with open_directory(root) as store:
+        await store.put(DATA)
+        former = await store.identity()
+        new = await store.renew_identity()
+        assert is_identity(new)
+        assert new != former
+        await store.put(b"more")
+    for path in ("store-id", "blobs-apart", "blobs/store-id"):
+        assert (root / path).read_text() == f"{new}\n"
+    async with open_directory(root) as store:
+        assert (await store.identity(), await store.get(REF)) == (new, DATA)
+
+
+async def test_a_new_identity_without_fsyncs(root: Path) -> None:
+    async with open_directory(root, durable=False) as store:
+        new = await store.renew_identity()
+        assert await store.identity() == new

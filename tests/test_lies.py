@@ -777,5 +777,5 @@ async def test_a_table_whose_trigger_ignores_inserts(tmp_path: Path) -> None:
         connection.execute("CREATE TRIGGER ignoring BEFORE INSERT ON blobs BEGIN SELECT RAISE(IGNORE); END")
     async with open_sqlite(tmp_path / "b.db") as b:
         report = await reconcile({"a": await honest(), "b": b})
-    assert told(report) == [("put", Contradiction.NOT_STORED)] * 5
+    assert told(report) == [("put", None)] * 5  # the store itself has noticed it
     assert not report.complete

@@ -503,7 +503,7 @@ async def test_the_text_of_a_server_is_one_line(server: PostgresServer) -> None:
         with pytest.raises(errors.RaiseException) as info:
             await store.put(DATA)
     line = str(info.value)
-    assert line.startswith(f"{server.name}: no 2026-01-01 ERROR [31mforged [0m end!!!!")
+    assert line.startswith(rf"{server.name}: no 2026-01-01 ERROR \x1b[31mforged\x1b[0m \x07\u202e end!!!!")
     assert line.endswith(f"!…: {server.name}")
     assert line.isprintable()
     assert len(line) < 1200

@@ -6,6 +6,7 @@ import trio
 import trio.testing
 
 from .._blob import Ref
+from .._deletable import DeletableStore
 from .._identity import is_identity
 from ._contract_parts import ContractPart, skip
 
@@ -13,7 +14,7 @@ _MARKS = "0123456789abcdef" * 2, "f" * 32
 
 
 class IdentityContract(ContractPart):
-    """The behaviours of `Store.identity`, `Store.session_mark`, `Store.is_durable` and `Store.is_read_only`."""
+    """The behaviours of identities and session marks, and of `Store.is_durable` and `Store.is_read_only`."""
 
     async def test_its_identity(self) -> None:
         """32 hex digits, the same whenever it is asked, whatever is stored; or None, if it keeps none."""
@@ -71,6 +72,25 @@ class IdentityContract(ContractPart):
             assert await store.identity() == identity
             await store.set_session_mark(_MARKS[1])
             assert await store.session_mark() == (None if identity is None else _MARKS[1])
+
+    async def test_a_new_identity(self) -> None:
+        """A copy that is given an identity of its own keeps it, and its blobs, and forgets the mark."""
+        async with self.open_store() as store:
+            if not isinstance(store, DeletableStore):
+                skip("the store can't delete")
+            identity = await store.identity()
+            await store.put(b"blob")
+            await store.set_session_mark(_MARKS[0])
+            with trio.testing.assert_checkpoints():
+                new = await store.renew_identity()
+            assert (new is None) == (identity is None)
+            assert new is None or (is_identity(new) and new != identity)
+            assert (await store.identity(), await store.session_mark()) == (new, None)
+            assert await store.get(Ref.of(b"blob")) == b"blob"
+        if self.is_persistent:
+            async with self.open_store() as store:
+                assert (await store.identity(), await store.session_mark()) == (new, None)
+                assert await store.get(Ref.of(b"blob")) == b"blob"
 
     async def test_what_it_says_about_itself(self) -> None:
         """Whether it is durable does not change; it is not read-only, because the tests write to it."""

@@ -95,6 +95,10 @@ class LyingStore(DeletableStore):
         """Keep a mark in the other store: see `Store.set_session_mark`."""
         await self.store.set_session_mark(mark)
 
+    async def renew_identity(self) -> str | None:
+        """Give the other store a new identity: see `DeletableStore.renew_identity`."""
+        return await self.store.renew_identity()
+
     # Writing
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:

@@ -15,7 +15,7 @@ import trio
 from .._blob import to_blob, to_blobs
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._identity import is_identity
+from .._identity import is_identity, new_identity
 from .._listing import check_page_request, check_ref
 from .._store import PutResult
 
@@ -259,6 +259,13 @@ class SimulatedStore(DeletableStore):
         await trio.lowlevel.checkpoint()
         if self._identity is not None:
             self._mark = mark
+
+    async def renew_identity(self) -> str | None:
+        """Draw a new identity, in no time, if it has one: see `DeletableStore.renew_identity`."""
+        await trio.lowlevel.checkpoint()
+        if self._identity is not None:
+            self._identity, self._mark = new_identity(), None
+        return self._identity
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         """Store a blob after a service time: see `Store.put`."""
