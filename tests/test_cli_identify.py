@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .test_cli import Run
 
 run = test_cli.run
+write = test_cli.write
 
 ONE = "0123456789abcdef" * 2
 
@@ -184,3 +186,40 @@ def test_two_names_of_one_store_are_one_line(run: Run, kept: Places, command: st
     ended = run(command, "--sync", "dir:a", "--sync", "dir:b")
     assert (ended.status, ended.out) == (1, b"")
     assert ended.problems[0].startswith(f"'dir:a' and 'dir:b' are one store, with the identity {ONE}: ")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("url", ["dir:m/s", "sqlite:m/s.db"])
+def test_a_store_that_the_outbox_knows_is_not_created_where_its_disk_is_not_mounted(
+    run: Run, kind: str, url: str
+) -> None:
+    Path("m").mkdir()
+    stores = {"sync": 'near = "sqlite:a.db"\n', "async": 'other = "dir:b"\n'}
+    stores[kind] += f'far = "{url}"\n'
+    Path("x.toml").write_text(f'outbox = "o.db"\n[sync]\n{stores["sync"]}[async]\n{stores["async"]}')
+    write({"data": b"data"})
+    assert run("put", "--config", "x.toml", "data").status == 0
+    Path("m").rename("unplugged")
+    Path("m").mkdir()
+    for command in (["put", "data"], ["ls"], ["check"], ["reconcile"], ["scrub"], ["status"], ["outbox", "flush"]):
+        if command != ["ls"] or kind == "sync":
+            assert run(*command, "--config", "x.toml").status == 1, command
+        assert os.listdir("m") == []
+    Path("m").rmdir()
+    Path("unplugged").rename("m")
+    assert run("reconcile", "--config", "x.toml").status == 0
+    assert run("put", "--config", "x.toml", "data").status == 0
+
+
+def test_accept_takes_a_new_disk(run: Run) -> None:
+    Path("m").mkdir()
+    Path("x.toml").write_text('outbox = "o.db"\n[sync]\nnear = "sqlite:a.db"\n[async]\nfar = "dir:m/s"\n')
+    write({"data": b"data"})
+    assert run("put", "--config", "x.toml", "data").status == 0
+    Path("m").rename("broken")
+    Path("m").mkdir()
+    assert run("put", "--config", "x.toml", "data").status == 1
+    assert run("outbox", "accept", "far", "--config", "x.toml").status == 0
+    assert run("reconcile", "--config", "x.toml").status == 0
+    assert run("put", "--config", "x.toml", "data").status == 0
+    assert [path.name for path in Path("m/s/blobs").rglob("*") if path.is_file()] == [str(Ref.of(b"data"))]

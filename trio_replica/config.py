@@ -103,8 +103,7 @@ class Config:
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
         """Open the replica for a block: see `open_config`."""
-        sync, async_ = [{name: url.open() for name, url in urls.items()} for urls in (self.sync, self.async_)]
-        return open_opening(sync, async_, Options(**self.options))
+        return open_opening(self.sync, self.async_, Options(**self.options))
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .._open import OpenOutbox
     from .._options import ReplicaOptions
     from .._replica import ReplicaStore
-    from .store_url import OpeningStore
+    from .store_url import StoreUrl
 
 Urls: TypeAlias = Iterable[str] | Mapping[str, str]
 
@@ -87,8 +87,8 @@ def open_urls(
     check_replica(named_sync, named_async, taken)
     check_outbox(taken.outbox, urls)
     return open_opening(
-        {name: open_store(url) for name, url in named_sync.items()},
-        {name: open_store(url) for name, url in named_async.items()},
+        {name: parse_url(url) for name, url in named_sync.items()},
+        {name: parse_url(url) for name, url in named_async.items()},
         taken,
         sync_have_names=isinstance(sync, Mapping),
     )
@@ -105,29 +105,51 @@ def check_replica(sync: Iterable[str], async_: Iterable[str], options: Options) 
     checked_stores(sync_stores, async_stores, options, has_outbox=options.outbox is not None)
 
 
-@asynccontextmanager
-@enable_ki_protection
-async def open_opening(
-    sync: Mapping[str, OpeningStore],
-    async_: Mapping[str, OpeningStore],
+def open_opening(
+    sync: Mapping[str, StoreUrl],
+    async_: Mapping[str, StoreUrl],
     options: Options,
     *,
     to_read: bool = False,
     sync_have_names: bool = True,
-) -> AsyncGenerator[ReplicaStore, None]:
+) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
 
-    Stores that are read only are allowed only `to_read`. The outbox notes nothing of sync stores that have only numbers
-    and no names of their own.
+    A store that the outbox knows by its identity is not created, because one that is not there may be on a disk that is
+    not mounted. Stores that are read only are allowed only `to_read`. The outbox notes nothing of sync stores that have
+    only numbers and no names of their own.
+
+    Raises:
+      TypeError, ValueError, ImportError: at once, if an option of a store is bad or its package can't be used.
+
     """
+    for url in (*sync.values(), *async_.values()):
+        url.open()  # this opens nothing before its block is entered
+    return _open_opening(sync, async_, options, to_read, sync_have_names)
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def _open_opening(
+    sync: Mapping[str, StoreUrl],
+    async_: Mapping[str, StoreUrl],
+    options: Options,
+    to_read: bool,
+    sync_have_names: bool,
+) -> AsyncGenerator[ReplicaStore, None]:
+    known: set[str] = set()
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
             storage = await stack.enter_async_context(open_sqlite_outbox(options.outbox))
             open_outbox = lambda: nullcontext(storage)  # noqa: E731  (a function that is used once)
+            known = {name for name, store in storage.noted.items() if store.identity is not None}
         sync_stores, async_stores = [
-            {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
-            for stores in (sync, async_)
+            {
+                name: await stack.enter_async_context((url.not_created() if name in known else url).open())
+                for name, url in urls.items()
+            }
+            for urls in (sync, async_)
         ]
         given = sync_stores if sync_have_names else list(sync_stores.values())
         yield await stack.enter_async_context(open_with(given, async_stores, options, open_outbox, to_read=to_read))

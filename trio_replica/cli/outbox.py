@@ -89,7 +89,8 @@ def forget(context: click.Context, name: str, ref: str, *, yes: bool) -> int:
 def accept(context: click.Context, name: str) -> int:
     """Take the store that is called NAME now, although the outbox knows another one by that name.
 
-    What is pending for NAME will be delivered to it. It may lack everything else, so run reconcile.
+    It is created if there is none. What is pending for NAME will be delivered to it. It may lack everything else, so
+    run reconcile.
     """
     say(accept_store(chosen_stores(context, to_create=True), name))
     return 0
@@ -155,7 +156,7 @@ def accept_store(stores: Stores, name: str) -> str:
 
 async def _identity(name: str, url: StoreUrl) -> str | None:
     async with AsyncExitStack() as stack:
-        opened, problems = await open_each({name: url}, stack, to_create=False)
+        opened, problems = await open_each({name: url}, stack, to_create=True)
         if problems:
             raise CommandError(f"{name} can't be opened: {problems[name]}")
         return (await read_identities(opened))[name]

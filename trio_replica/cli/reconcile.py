@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
@@ -58,15 +59,20 @@ def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run
         stores.prepare()
     read_only = {url.shown: url for url in sources}
     check_once(context, [*stores.all().values(), *sources])
-    return run(_reconcile, stores, read_only, dry_run, ask_all)
+    # With an outbox, the replica has created all its stores before. One that is not there may not be mounted.
+    may_create = not os.path.exists(stores.options.get("outbox") or "")
+    return run(_reconcile, stores, read_only, dry_run, ask_all, may_create)
 
 
 @final
 class Reconciling:
     """A reconcile of the stores of a command, and its results."""
 
-    def __init__(self, urls: Mapping[str, StoreUrl], sources: Mapping[str, StoreUrl], display: Display) -> None:
+    def __init__(
+        self, urls: Mapping[str, StoreUrl], sources: Mapping[str, StoreUrl], display: Display, *, may_create: bool
+    ) -> None:
         self._urls = {**urls, **to_read(sources)}
+        self._may_create = may_create
         self._sources = sources
         self._display = display
         self._unopened: dict[str, str] = {}
@@ -85,7 +91,7 @@ class Reconciling:
         """
         self._display.begin(self._progress, STEPS)
         async with AsyncExitStack() as stack:
-            stores, self._unopened = await open_each(self._urls, stack, to_create=True)
+            stores, self._unopened = await open_each(self._urls, stack, to_create=self._may_create)
             if stores:
                 report = await self._display.during(
                     partial(
@@ -141,9 +147,11 @@ def _steps(ref: Ref) -> int:
     return int.from_bytes(ref[:4], "big")
 
 
-async def _reconcile(stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool) -> int:
+async def _reconcile(
+    stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool, may_create: bool
+) -> int:
     urls = stores.with_stand_ins() if dry_run else stores.all()
-    reconciling = Reconciling(urls, sources, Display())
+    reconciling = Reconciling(urls, sources, Display(), may_create=may_create)
     await reconciling.run(dry_run=dry_run, ask_all=ask_all)
     kinds = {**stores.kinds(), **dict.fromkeys(sources, "from")}
     lines = "".join(f"{printable(line)}\n" for line in reconciling.table(kinds)).encode()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .._replica import ReplicaStore
     from .._store import Store
-    from .._urls.store_url import OpeningStore, StoreUrl
+    from .._urls.store_url import StoreUrl
 
 DATA_FOLDER: Final = "trio-replica-data"
 """The folder of the default stores, in the current one."""
@@ -60,7 +60,7 @@ class Stores(NamedTuple):
 
         """
         self.prepare()
-        return open_opening(_opening(self.sync), _opening(self.async_), Options(**self.options))
+        return open_opening(self.sync, self.async_, Options(**self.options))
 
     def prepare(self) -> None:
         """Create the folder of the default stores, if these are used and may be created. Blocks.
@@ -82,7 +82,7 @@ class Stores(NamedTuple):
         for url in self.sync.values():
             if problem := absence(url):
                 raise CommandError(problem)
-        return open_opening(_opening(to_read(self.sync)), {}, Options(**self._options_to_read()), to_read=True)
+        return open_opening(to_read(self.sync), {}, Options(**self._options_to_read()), to_read=True)
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
@@ -248,7 +248,3 @@ def check_once(context: click.Context, urls: Sequence[StoreUrl]) -> None:
 
 def _by_name(urls: Iterable[StoreUrl]) -> dict[str, StoreUrl]:
     return {url.shown: url for url in urls}
-
-
-def _opening(urls: Mapping[str, StoreUrl]) -> dict[str, OpeningStore]:
-    return {name: url.open() for name, url in urls.items()}
