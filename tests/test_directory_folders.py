@@ -470,7 +470,7 @@ async def test_temporary_files_on_a_file_system_of_their_own_are_no_use(
 
 async def test_where_no_file_can_get_the_name_of_a_blob_it_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Borders(monkeypatch, root / "blobs", root / "blobs" / "tmp")
-    with pytest.raises(OSError, match="This has to be a folder on the file system of the folder that it is in") as info:
+    with pytest.raises(OSError, match="This has to be a folder on the same file system as its parent") as info:
         await try_to_open(root)
     assert info.value.filename == f"{root}/blobs/tmp"
 
