@@ -115,16 +115,16 @@ async def open_opening(
     to_read: bool = False,
     sync_have_names: bool = True,
 ) -> AsyncGenerator[ReplicaStore, None]:
-    """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
+    """Open the outbox in the options, if there is one, then the stores, and a replica of them, for a block.
 
-    Stores that are read only are allowed only `to_read`. The outbox notes nothing of sync stores that have only numbers
-    and no names of their own.
+    Read-only stores are allowed only if `to_read` is true. The outbox notes nothing about sync stores that have only
+    numbers and no names of their own.
     """
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
             storage = await stack.enter_async_context(open_sqlite_outbox(options.outbox))
-            open_outbox = lambda: nullcontext(storage)  # noqa: E731  (a function that is used once)
+            open_outbox = lambda: nullcontext(storage)  # noqa: E731  (used once)
         sync_stores, async_stores = [
             {name: await stack.enter_async_context(opening) for name, opening in stores.items()}
             for stores in (sync, async_)

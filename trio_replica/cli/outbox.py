@@ -1,4 +1,4 @@
-"""The commands that show an outbox, flush it, drop entries from it, and take another store under a name in it."""
+"""The commands that show an outbox, flush it, drop entries from it, and accept another store under a known name."""
 
 from __future__ import annotations
 
@@ -121,10 +121,9 @@ def outbox_lines(path: str, names: Container[str], shown: int | None) -> Iterato
 
 
 def accept_store(stores: Stores, name: str) -> str:
-    """Have an outbox take the store that has a name now. Blocks.
+    """Have an outbox accept the store that has a name now. Blocks.
 
-    If the command has no such store, the next replica notes the identity of the one that it has.
-
+    If the command has no store by that name, the next replica notes the identity of its own store.
     Returns the line to print.
 
     Raises:
