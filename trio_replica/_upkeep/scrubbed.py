@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _HIDDEN: Final = "an index hides it: no get finds it, no listing shows it"
 
-_BLOCKED: Final = "something that is no blob, such as a link, has its place: it can't be stored"
+_BLOCKED: Final = "something that is not a blob, such as a link, has its place, so it can't be stored"
 
 _THERE: Final = (Contradiction.UNLISTED, Contradiction.DENIED)
 """Contradictions about a blob that a get finds, so that the store itself has a good copy."""

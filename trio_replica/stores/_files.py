@@ -100,7 +100,7 @@ def move_aside(path: str, folder: str) -> str:
 def _make_real_folder(path: str) -> None:
     make_folder(path)
     if os.path.islink(path):
-        raise NotADirectoryError(errno.ENOTDIR, "This is a symbolic link, where the store keeps what is damaged", path)
+        raise NotADirectoryError(errno.ENOTDIR, "This is a symbolic link, where the store keeps damaged files", path)
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -253,7 +253,7 @@ class DirectoryStore(DeletableStore, StartedStore):
         folders = [path for part in taken for path in part.folders]
         blocked = [ref for part in taken for ref in part.refs]
         return Integrity(  # noqa: ASYNC910  (there are folders to look into)
-            problems=tuple(f"{path} is no folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
+            problems=tuple(f"{path} is not a folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
             blocked=tuple(blocked[:BLOCKED_LIMIT]),
             blocked_count=len(blocked),
         )

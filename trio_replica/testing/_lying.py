@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Lie(Enum):
     """A false answer of a store. The value names a common cause of it."""
 
-    LISTS = "an index that shows what is no longer there"
+    LISTS = "an index that shows removed blobs"
     """Listings show a blob; a get does not find it, and ``contains`` says no."""
     HIDES = "an index that has lost a row"
     """A get finds a blob, and ``contains`` says yes; listings do not show it."""

@@ -116,5 +116,5 @@ def _locked(folder: str) -> Generator[None, None, None]:
 def _odd(path: str) -> ReplicaError:
     return ReplicaError(
         f"{path}: this should be a file of 32 lowercase hex digits and a newline, which a store keeps here; move away "
-        f"what it is, if it is not the store's, or restore it"
+        f"the file if it does not belong to the store, or restore it"
     )

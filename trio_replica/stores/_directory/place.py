@@ -181,7 +181,7 @@ class Place:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            text = f"{error.strerror}: open the store with read_only=True to read what it has"
+            text = f"{error.strerror}: open the store with read_only=True to read its blobs"
             raise OSError(error.errno, text, self.root) from error
 
     # While it is open

@@ -172,7 +172,7 @@ class BlobWrites:
 
     def _move_aside(self, path: str) -> str:
         aside = move_aside(path, self._place.damaged)
-        logger.warning("moved %s to %s: it has the name of a blob or of a folder of blobs, and is none", path, aside)
+        logger.warning("moved %s to %s: it has the name of a blob or of a folder of blobs, but is neither", path, aside)
         return aside
 
     # The steps of a put
@@ -330,7 +330,9 @@ class BlobWrites:
         except FileNotFoundError:
             return None
         if not is_blob(status):
-            raise FileExistsError(errno.EEXIST, "The name of a blob is taken by what is no regular file", path)
+            raise FileExistsError(
+                errno.EEXIST, "The name of a blob is taken by something that is not a regular file", path
+            )
         return status
 
 

@@ -88,7 +88,7 @@ _BEFORE_ANY_ANSWER: Final = (
     ("InvalidUri", "its endpoint is no URL: correct it"),
     ("IncompleteMessage|ConnectionReset|BrokenPipe|UnexpectedEof|IncompleteBody", HUNG_UP),
     (r"contained empty path segment|Error parsing Path|non-unicode", _ODD_NAME),
-    ("Content-Length Header missing", f"it does not say how long what it sends is: {NO_GOOD_SERVER}"),
+    ("Content-Length Header missing", f"it does not say how many bytes it sends: {NO_GOOD_SERVER}"),
     (r"hyper::Error\(\s*Parse|Unable to extract metadata|Got invalid .* response", NO_OBJECT_STORE),
 )
 

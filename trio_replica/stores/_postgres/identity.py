@@ -70,7 +70,9 @@ def keep_mark(mark: str, connection: psycopg.Connection, name: str) -> None:
         (mark,),
     )
     if read_mark(connection, name) != mark:
-        raise ReplicaError(f"the table store_session does not keep what is written to it: {name}: look at its triggers")
+        raise ReplicaError(
+            f"the table store_session does not keep the rows written to it: {name}: look at its triggers"
+        )
 
 
 def renew(identity: str, connection: psycopg.Connection) -> None:

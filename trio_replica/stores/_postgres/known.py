@@ -106,7 +106,7 @@ class KnownStore:
         new = self._make_identity()
         identity.renew(new, connection)
         if self._read_identity(connection) != new:
-            raise ReplicaError(f"the table store_identity does not keep what is written to it: {self.name}")
+            raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
         self._identity = new
         return new
 
@@ -142,7 +142,7 @@ class KnownStore:
             return
         self._identity = self._read_identity(connection)
         if self._identity is None:
-            raise ReplicaError(f"the table store_identity does not keep what is written to it: {self.name}")
+            raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
 
     def _read_identity(self, connection: Connection) -> str | None:
         return identity.read_identity(connection, self.name)

@@ -105,7 +105,7 @@ def check_table(connection: psycopg.Connection, name: str, *, durable: bool, rea
         )
     if rule is not None and not read_only:
         raise ReplicaError(
-            f"the table blobs has a rule, {rule!r}, so what is written may not be stored: {name}: DROP RULE … ON blobs"
+            f"the table blobs has a rule, {rule!r}, so rows written to it may be lost: {name}: DROP RULE … ON blobs"
         )
     if durable and not read_only and is_unlogged:
         raise ReplicaError(

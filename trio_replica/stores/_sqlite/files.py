@@ -226,13 +226,13 @@ def explaining_removed_log(path: str) -> Generator[None, None, None]:
 
 _REMOVED_LOG: Final = (
     "{}: its -wal was removed, and this or another program still uses it: end that one, open the database again, and "
-    "reconcile, because what the -wal held may be lost"
+    "reconcile, because the content of the -wal may be lost"
 )
 
 
 def _describe_loss(path: str, name: str) -> str:
     return (
-        f"{path}: {os.path.basename(name)} was removed or replaced while the database was open, and what it held may "
+        f"{path}: {os.path.basename(name)} was removed or replaced while the database was open, and its content may "
         "be lost: end all programs that use the database, open it again, and reconcile"
     )
 

@@ -67,7 +67,7 @@ def renew_identity(connection: sqlite3.Connection, path: str) -> str:
     if read_mark(connection, path) is not None:
         connection.execute("DELETE FROM store_session")
         if read_mark(connection, path) is not None:  # another program's trigger
-            raise ReplicaError(f"{path}: the table store_session does not lose what is deleted from it")
+            raise ReplicaError(f"{path}: the table store_session does not lose the rows deleted from it")
     return _keep("store_identity", IDENTITY, new_identity(), connection, path)
 
 
@@ -121,5 +121,5 @@ def _keep(table: str, schema: str, value: str, connection: sqlite3.Connection, p
         (value,),
     )
     if _read(table, schema, connection, path) != value:  # another program's trigger
-        raise ReplicaError(f"{path}: the table {table} does not keep what is written to it")
+        raise ReplicaError(f"{path}: the table {table} does not keep the rows written to it")
     return value
