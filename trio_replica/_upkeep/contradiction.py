@@ -48,7 +48,7 @@ def contradiction_in(error: BaseException) -> Contradiction | None:
 
 
 def has_own_contains(store: Store) -> bool:
-    """Whether ``contains`` may differ from the listing. The default of `Store` asks the listing, so it can't differ."""
+    """Return whether ``contains`` may differ from the listing, unlike the default of `Store`, which asks the listing."""
     return type(store).contains is not Store.contains
 
 

@@ -87,7 +87,7 @@ async def reconcile(
     named = named_peers(stores)
     only_read = set(checked_names("sources", sources))
     if unknown := only_read - named.keys():
-        raise ValueError(f"sources has {min(unknown)!r}, which is no store: those are {', '.join(map(repr, named))}")
+        raise ValueError(f"sources has {min(unknown)!r}, which is not one of the stores: {', '.join(map(repr, named))}")
     only_read |= {name for name, store in named.items() if store.is_read_only and not dry_run}
     members = [Member(name, store, check_ref(after), is_source=name in only_read) for name, store in named.items()]
     check_size("concurrency", concurrency)

@@ -67,7 +67,7 @@ class OwnFiles:
         return real_path in self._databases or _inode(status) in self._inodes
 
     def has_part(self, path: str) -> bool:
-        """Whether a path belongs to a database or is in a store's folder, even if no file is there yet."""
+        """Return whether a path belongs to a database or is in a store's folder, even if no file is there yet."""
         real_path = os.path.realpath(path)
         is_database = real_path in self._databases
         with suppress(OSError):  # the path does not exist

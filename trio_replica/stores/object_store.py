@@ -259,7 +259,7 @@ class ObjectStore(DeletableStore, StartedStore):
         return start_in_task(partial(self._listing.list_page, after, limit, self._check_end), done)
 
     async def _check_end(self) -> None:
-        """Refuse the end of a listing that has not shown the identity, unless there is none."""
+        """Refuse the end of a listing that has not shown the identity, unless the store has no identity."""
         if self._identity is None:  # only if it is read-only
             await trio.lowlevel.checkpoint()
             return

@@ -70,8 +70,8 @@ def open_sqlite(
       sqlite3.Error: on entering the block, if the file is not a database, or can't be opened or written. The message
         has SQLite's name of the error and the path.
       ReplicaError: on entering the block, if it has a different table ``blobs``, ``store_identity`` or
-        ``store_session``, can't be put in WAL mode, is used under another name (a hard link), or has a ``-wal`` that
-        can't be read.
+        ``store_session``, or can't be put in WAL mode. Also if it is used under another name (a hard link), or has a
+        ``-wal`` that can't be read.
 
     """
     access = Access(create=create, read_only=read_only, max_memory=max_memory)

@@ -93,7 +93,7 @@ class IdentityContract(ContractPart):
                 assert await store.get(Ref.of(b"blob")) == b"blob"
 
     async def test_what_it_says_about_itself(self) -> None:
-        """Whether it is durable does not change; it is not read-only, because the tests write to it."""
+        """`Store.is_durable` does not change. The store is not read-only, because the tests write to it."""
         async with self.open_store() as store:
             is_durable = store.is_durable
             assert isinstance(is_durable, bool)

@@ -189,7 +189,7 @@ class LyingStore(DeletableStore):
     # Lies
 
     def _tells(self, lie: Lie, ref: Ref) -> bool:
-        """Whether this store tells a lie about a blob."""
+        """Return whether this store tells a lie about a blob."""
         if lie not in self._lies:
             return False
         about = self._lies[lie]

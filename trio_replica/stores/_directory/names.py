@@ -37,7 +37,7 @@ class TemporaryNames:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one that `TemporaryNames` draws, in this process or another."""
+    """Return whether a name is one that `TemporaryNames` draws, in this process or another."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -61,7 +61,7 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 def is_blob(status: os.stat_result | None) -> bool:
-    """Whether a directory entry with the name of a blob is a blob, which is a regular file."""
+    """Return whether a directory entry with the name of a blob is a blob, which is a regular file."""
     return status is not None and stat.S_ISREG(status.st_mode)
 
 

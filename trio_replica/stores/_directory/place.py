@@ -146,7 +146,7 @@ class Place:
         return False
 
     def _is_beside_blobs(self) -> bool:
-        """Whether a temporary file can get a name in the folder of blobs. Notes whether links work for that."""
+        """Return whether a temporary file can get a name in the folder of blobs. Notes whether links work for that."""
         old, new = self.new_path(), self.new_path(self.blobs)
         os.close(os.open(old, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         try:
@@ -271,7 +271,7 @@ def check_mark(mark: str) -> str:
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path is a folder or a link to one. Raises `OSError` if it can't be read."""
+    """Return whether a path is a folder or a link to one. Raises `OSError` if it can't be read."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -346,7 +346,7 @@ def _make_folders_of_blob(folder: str) -> None:
 
 
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether a file is the same, with the same content, even if it has gained or lost names."""
+    """Return whether a file is the same, with the same content, even if it has gained or lost names."""
     return os.path.samestat(one, other) and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 

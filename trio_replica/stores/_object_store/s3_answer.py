@@ -59,7 +59,7 @@ def _is_as_asked(text: str | None, asked: bytes) -> bool:
 
 
 def _is_odd(text: str) -> bool:
-    """Whether XML may have changed a text: a line feed may have been another end of a line."""
+    """Return whether XML may have changed a text, because a line feed may have been another line ending."""
     return _ODD in text or "\n" in text
 
 

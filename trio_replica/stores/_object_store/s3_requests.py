@@ -190,7 +190,7 @@ def _proxy(url: str) -> httpcore.Proxy | None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether a repetition may get an answer."""
+    """Return whether a repetition may get an answer."""
     if isinstance(error, _AnswerError):
         return error.status in _PASSING
     return isinstance(error, httpcore.NetworkError | httpcore.RemoteProtocolError | httpcore.TimeoutException)

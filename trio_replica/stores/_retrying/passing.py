@@ -33,7 +33,7 @@ _NEVER_OF_DATABASES: Final = frozenset({"DataError", "IntegrityError", "NotSuppo
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether repeating the operation may succeed after this failure."""
+    """Return whether repeating the operation may succeed after this failure."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(may_pass, error.exceptions))
     if isinstance(error, StoreError):  # of a replica: any of its stores may recover

@@ -20,7 +20,7 @@ ResultT = TypeVar("ResultT")
 
 @final
 class DatabaseCalls:
-    """How calls of one database are made."""
+    """The calls of one database, with repetitions while it is busy and errors that name it."""
 
     def __init__(self, path: str, busy_seconds: float) -> None:
         self._path = path
