@@ -48,7 +48,7 @@ def contradiction_in(error: BaseException) -> Contradiction | None:
 
 
 def has_own_contains(store: Store) -> bool:
-    """Return whether ``contains`` may differ from the listing, unlike the default of `Store`, which asks the listing."""
+    """Return whether ``contains`` may differ from the listing, unlike `Store.contains`, which asks the listing."""
     return type(store).contains is not Store.contains
 
 
