@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.request
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .held import PATIENCE
+from .ports import free_port
 from .s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class CephServer(S3Server):
     """A monitor, an object daemon, and a gateway, each a process that can be killed and started again."""
 
     def __init__(self, folder: Path, object_store: str) -> None:
-        monitor_port, gateway_port = _free_ports(2)
+        monitor_port, gateway_port = free_port(), free_port()
         super().__init__(f"http://127.0.0.1:{gateway_port}")
         self._folder = folder
         self._cluster = str(uuid.uuid4())
@@ -222,12 +222,6 @@ def ceph_server(object_store: Literal["memstore", "bluestore"] = "memstore") -> 
             yield server
         finally:
             server.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _wait(condition: Callable[[], bool]) -> None:

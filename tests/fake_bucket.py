@@ -62,6 +62,9 @@ class FakeBucket:
             case "PUT":
                 self.objects[key] = request.body
                 return Answer(200)
+            case "DELETE":
+                self.objects.pop(key, None)
+                return Answer(204)
         return Answer(200, self.objects[key]) if key in self.objects else MISSING
 
     def listing(self, query: Query) -> Answer:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from .child import NOBODY
+from .ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -98,9 +98,7 @@ class PostgresServer(PostgresAddress):
     """A server that can be killed and started again. Its methods block for a second or less."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            super().__init__(free.getsockname()[1])
+        super().__init__(free_port())
         self._programs = programs
         self._data = folder / "data"
         self._process: subprocess.Popen[str] | None = None

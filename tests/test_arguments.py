@@ -208,9 +208,9 @@ def test_a_fallback_of_a_wrong_value(async_stores: Any, fallback: Any, error: st
 @pytest.mark.parametrize(
     ("fallback", "error"),
     [
-        ("far", "fallback is an iterable of names of async stores, not 'far'"),
-        (None, "fallback is an iterable of names of async stores, not None"),
-        (B, "fallback is an iterable of names of async stores, not <MemoryStore of 0 blobs>"),
+        ("far", "fallback is an iterable of names of stores, not 'far'"),
+        (None, "fallback is an iterable of names of stores, not None"),
+        (B, "fallback is an iterable of names of stores, not <MemoryStore of 0 blobs>"),
         ([B], "the name of a store is a str, not <MemoryStore of 0 blobs>"),
         (b"far", "the name of a store is a str, not 102"),
     ],

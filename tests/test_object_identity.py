@@ -194,6 +194,34 @@ async def test_a_mark_that_can_not_be_written(bucket: FakeBucket) -> None:
                 await store.set_session_mark(ONE)
 
 
+async def test_a_copy_that_is_given_a_new_identity(bucket: FakeBucket, server: Scripted) -> None:
+    async with open_at(server) as store:
+        former = await store.identity()
+        await store.set_session_mark(ONE)
+        new = await store.renew_identity()
+        assert is_identity(new)
+        assert new != former
+        assert bucket.objects[b"p/b~"] == new.encode()
+        assert b"p/b~mark" not in bucket.objects
+    async with open_at(server, read_only=True) as store:
+        with pytest.raises(StoreReadOnlyError):
+            await store.renew_identity()
+
+
+@pytest.mark.parametrize("answer", [Answer.of_error(403, "AccessDenied"), Answer(200)])
+async def test_a_new_identity_that_is_not_kept(bucket: FakeBucket, answer: Answer) -> None:
+    def respond(request: Request) -> Any:
+        is_second = request.method == "PUT" and b"p/b~" in bucket.objects
+        return answer if is_second else bucket.answer(request)
+
+    with scripted_server(answering(respond)) as server:
+        async with open_at(server) as store:
+            former = await store.identity()
+            with pytest.raises(ReplicaError, match=r"the server forbids this|b~ was stored and is not there"):
+                await store.renew_identity()
+            assert await store.identity() == former
+
+
 # Only reading
 
 

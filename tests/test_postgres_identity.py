@@ -330,6 +330,31 @@ async def test_what_is_no_mark_is_never_overwritten(either: PostgresAddress) -> 
     assert either.query("SELECT mark FROM store_session") == [("mine",)]
 
 
+async def test_a_copy_is_given_a_new_identity(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo()) as store:
+        former = await store.identity()
+        new = await store.renew_identity()
+        assert is_identity(new)
+        assert new != former
+        await store.set_session_mark(OTHER)
+        again = await store.renew_identity()
+        assert again not in {former, new}
+        assert (await store.identity(), await store.session_mark()) == (again, None)
+        server.query(
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+            "CREATE TRIGGER t BEFORE UPDATE ON store_identity FOR EACH ROW EXECUTE FUNCTION nothing()",
+        )
+        with pytest.raises(ReplicaError, match="the table store_identity does not keep what is written to it"):
+            await store.renew_identity()
+        assert await store.identity() == again
+
+
+async def test_a_store_without_an_identity_is_given_none(server: PostgresServer) -> None:
+    server.query(SCHEMA, GRANT)
+    async with open_postgres(server.conninfo("guest", "secret")) as store:
+        assert await store.renew_identity() is None
+
+
 async def test_a_table_that_keeps_no_mark(either: PostgresAddress) -> None:
     async with open_single(either.conninfo()) as store:
         await store.set_session_mark(IDENTITY)

@@ -96,6 +96,9 @@ class Lagging(replica.Store):  # pragma: no cover  (runs in a process of its own
         self._is_free.set()
         self._turns.release()
 
+    async def identity(self) -> str | None:
+        return await self._store.identity()
+
     async def put(self, blob: Blob | BytesLike) -> PutResult:
         await self._wait_turn()
         result = await self._store.put(blob)

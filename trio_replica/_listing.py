@@ -37,8 +37,7 @@ def check_refs(refs: Iterable[Ref]) -> list[Ref]:
     """
     given = list(refs)
     if not set(map(type, given)) <= {Ref}:  # takes a tenth of the time of checking each
-        for ref in given:
-            check_ref(ref)
+        check_ref(next(ref for ref in given if type(ref) is not Ref))
     return list(dict.fromkeys(given))
 
 

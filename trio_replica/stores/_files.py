@@ -161,24 +161,6 @@ def _sync(path: str, flags: int) -> None:
         os.close(file)
 
 
-def identity(path: str) -> tuple[int, int] | None:
-    """Return a value that identifies a file or folder, whatever its name. It is None if there is none."""
-    # This looks only at the name. Opening and closing the file of a database would drop this process's locks on it.
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def file_size(path: str) -> int:
-    """Return the number of bytes of a file, or 0 if there is none."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
-
-
 @contextmanager
 def naming(path: str) -> Generator[None, None, None]:
     """Add `path` to an error of a call that was given only its descriptor."""
