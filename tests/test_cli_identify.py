@@ -169,7 +169,7 @@ async def test_nothing_is_put_to_a_source() -> None:
 @pytest.mark.parametrize(
     ("sources", "error", "text"),
     [
-        (["far"], ValueError, "sources has 'far', which is no store: those are 'near'"),
+        (["far"], ValueError, "sources has 'far', which is not one of the stores: 'near'"),
         ("near", TypeError, "sources is an iterable of names of stores, not 'near'"),
     ],
 )

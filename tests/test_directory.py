@@ -178,7 +178,9 @@ async def test_what_is_no_regular_file_is_no_blob(
         assert not await store.delete(REF)
         assert await store.list_page(Ref.ZERO, 10) == []
         for _ in range(2):
-            with pytest.raises(FileExistsError, match="The name of a blob is taken by what is no regular file") as info:
+            with pytest.raises(
+                FileExistsError, match="The name of a blob is taken by something that is not a regular file"
+            ) as info:
                 await store.put(DATA)
             assert info.value.filename == str(path)
         assert await store.put(b"another") == (Ref.of(b"another"), True)

@@ -470,7 +470,7 @@ async def test_temporary_files_on_a_file_system_of_their_own_are_no_use(
 
 async def test_where_no_file_can_get_the_name_of_a_blob_it_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Borders(monkeypatch, root / "blobs", root / "blobs" / "tmp")
-    with pytest.raises(OSError, match="This has to be a folder on the file system of the folder that it is in") as info:
+    with pytest.raises(OSError, match="This has to be a folder on the same file system as its parent") as info:
         await try_to_open(root)
     assert info.value.filename == f"{root}/blobs/tmp"
 
@@ -519,7 +519,7 @@ async def test_a_scrub_finds_and_repairs_what_has_the_name_of_a_blob(
         assert not report.is_sound
         (finding,) = report.findings
         assert (finding.store, finding.ref, finding.is_corrupt) == ("store", REF, True)
-        assert finding.problem == "something that is no blob, such as a link, has its place: it can't be stored"
+        assert finding.problem == "something that is not a blob, such as a link, has its place, so it can't be stored"
         assert os.path.samestat(path.lstat(), taken)
 
         report = await scrub({"store": store, "empty": MemoryStore()}, repair=True)
@@ -546,10 +546,14 @@ async def test_a_repair_moves_what_has_the_name_of_a_folder(root: Path, folder: 
     async with open_directory(root, durable=durable) as store:
         write(root / "blobs" / folder, b"mine")
         report = await scrub([store])
-        assert report.problems == {"store-0": (f"{root}/blobs/{folder} is no folder, so no blob can be stored in it",)}
+        assert report.problems == {
+            "store-0": (f"{root}/blobs/{folder} is not a folder, so no blob can be stored in it",)
+        }
         report = await scrub([store], repair=True)
         assert report.is_sound
-        assert report.repaired == {"store-0": (f"{root}/blobs/{folder} is no folder, so no blob can be stored in it",)}
+        assert report.repaired == {
+            "store-0": (f"{root}/blobs/{folder} is not a folder, so no blob can be stored in it",)
+        }
         name = folder.rpartition("/")[2]
         assert (root / "damaged" / f"{name}-1" / name).read_bytes() == b"mine"
         assert await store.put(DATA) == (REF, True)
@@ -572,7 +576,7 @@ async def test_nothing_is_set_aside_where_a_link_leads(root: Path) -> None:
     async with open_directory(root) as store:
         await store.put(DATA)
         (root / "damaged").symlink_to(root.parent / "mail")
-        with pytest.raises(NotADirectoryError, match="This is a symbolic link, where the store keeps what is damaged"):
+        with pytest.raises(NotADirectoryError, match="This is a symbolic link, where the store keeps damaged files"):
             await store.set_aside(REF)
         path_of(root).unlink()
         os.mkfifo(path_of(root))

@@ -366,7 +366,7 @@ async def test_where_nothing_can_be_written_it_says_what_to_do(root: Path, monke
         pass
     monkeypatch.setattr(os, "link", refuse(errno.EROFS))
     monkeypatch.setattr(os, "rename", refuse(errno.EROFS))
-    with pytest.raises(OSError, match="open the store with read_only=True to read what it has") as info:
+    with pytest.raises(OSError, match="open the store with read_only=True to read its blobs") as info:
         await try_to_open(root)
     assert (info.value.errno, info.value.filename) == (errno.EROFS, str(root))
 

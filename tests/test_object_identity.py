@@ -303,7 +303,7 @@ async def test_a_server_that_does_not_say_how_much_it_sends(bucket: FakeBucket) 
 
     with scripted_server(answering(answer)) as server:
         async with open_at(server) as store:
-            with pytest.raises(ReplicaError, match="it does not say how long what it sends is"):
+            with pytest.raises(ReplicaError, match="it does not say how many bytes it sends"):
                 await store.get(REF)
 
 

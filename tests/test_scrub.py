@@ -480,7 +480,7 @@ async def test_a_store_where_blobs_have_no_place(autojump_clock: MockClock) -> N
     await put_numbers(good, [1])
     report = await scrub({"store": store})
     assert report.stores == {"store": ScrubCounts(corrupt=5)}
-    problem = "something that is no blob, such as a link, has its place: it can't be stored"
+    problem = "something that is not a blob, such as a link, has its place, so it can't be stored"
     assert report.findings == tuple(ScrubFinding("store", ref, problem, is_corrupt=True) for ref in refs(1, 2))
     store.found = [Integrity(blocked=refs(1, 2), blocked_count=2)]
     report = await scrub({"store": store, "good": good}, repair=True)

@@ -44,7 +44,7 @@ DATA = b"blob"
 REF = Ref.of(DATA)
 INSERT = f"INSERT INTO blobs VALUES (x'{REF}', x'{DATA.hex()}')"
 REMOVED = "its -wal was removed, and this or another program still uses it: end that one"
-LOG_LOST = r"blobs\.db-wal was removed or replaced while the database was open, and what it held may be lost: end"
+LOG_LOST = r"blobs\.db-wal was removed or replaced while the database was open, and its content may be lost: end"
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ async def test_a_copy_that_is_not_kept(path: Path) -> None:
         with pytest.raises(ReplicaError) as info:
             await store.set_aside(REF)
         assert str(info.value) == (
-            f"the table damaged_blobs does not keep what is written to it: look at its triggers: {path}"
+            f"the table damaged_blobs does not keep the rows written to it: look at its triggers: {path}"
         )
 
 

@@ -247,7 +247,7 @@ async def all_hashed(items: Iterable[Blob | BytesLike]) -> list[Blob]:
 
 
 _IMMUTABLE: Final = frozenset({bytes, Blob})
-"""The types of items that can't change in the meantime, so that each can be made a blob when its turn comes."""
+"""The types of items that can't change in the meantime, so that each can be converted when its turn comes."""
 
 
 def _compute_ref(blob: Blob) -> None:

@@ -91,7 +91,7 @@ def check_writable(named: Mapping[str, Store]) -> None:
     """Check that stores can be written to.
 
     Raises:
-      ValueError: if one was opened to be read only.
+      ValueError: if one was opened with ``read_only=True``.
 
     """
     for name, store in named.items():

@@ -30,11 +30,11 @@ class Integrity:
     hidden: tuple[Ref, ...] = ()
     """Refs of blobs that the store has but that neither a get nor a listing finds, up to 10,000."""
     hidden_count: int = 0
-    """How many there are."""
+    """The number of all hidden blobs."""
     blocked: tuple[Ref, ...] = ()
-    """Refs of blobs that can't be stored, because something that is no blob has their place: up to 10,000 of them."""
+    """Refs of up to 10,000 blobs that can't be stored, because something that is not a blob has their place."""
     blocked_count: int = 0
-    """How many there are."""
+    """The number of all blocked blobs."""
 
     @property
     def is_sound(self) -> bool:
@@ -77,13 +77,13 @@ class DeletableStore(Store):
     async def renew_identity(self) -> str | None:
         """Give the store a new identity, because it is a copy of another store, and return it.
 
-        It is then as durable as a put. The mark of its last session goes with the former identity. Nothing else should
-        have the store open. Being cancelled means that it may or may not have been done. This default does nothing and
-        returns None: the store keeps no identity.
+        Returning means that it is as durable as a put. The mark of the last session is removed with the former
+        identity. No other program should have the store open. Being cancelled means that the identity may or may not
+        have changed. This default does nothing and returns None, because the store keeps no identity.
 
         Raises:
-          StoreReadOnlyError: if the store was opened to be read only.
-          Exception: whatever else the store fails with.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
+          Exception: any other error of the store.
 
         """
         await trio.lowlevel.checkpoint()
@@ -92,7 +92,8 @@ class DeletableStore(Store):
     async def get_stored(self, ref: Ref) -> bytes:
         """Return the blob as it is on the medium, past caches as far as the store can.
 
-        A scrub reads so. This default is `get`, and it raises what that raises. Being cancelled changes nothing.
+        A scrub reads blobs in this way. This default calls `get`, and raises the same errors. Being cancelled changes
+        nothing.
         """
         return await self.get(ref)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 REDACTED_LIMIT: Final = 100_000
-"""Characters of a text that are searched for secrets, which takes milliseconds, before the first of them are shown."""
+"""Characters of a text that are searched for secrets before the first are shown. The search takes milliseconds."""
 
 
 class ReplicaError(Exception):
@@ -90,7 +90,7 @@ class StoreError(ReplicaError):
 
 
 class StoreNotFoundError(ReplicaError, LookupError):
-    """There is no store where one was to be opened, and none may be made there: ``create=False``, or to be read only.
+    """A store that was to be opened does not exist, and ``create=False`` or ``read_only=True`` forbids creating it.
 
     Often its disk is not mounted.
     """
@@ -101,7 +101,7 @@ class StoreNotFoundError(ReplicaError, LookupError):
             f"create=True and without read_only"
         )
         self.store = store
-        """Where it was looked for: its path, or its URL without secrets."""
+        """The place where it was expected: its path, or its URL without secrets."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return (self.store,)
@@ -116,9 +116,9 @@ class StoreIdentityError(ReplicaError):
         self.store = store
         """Its path, its URL without secrets, or its name in the replica."""
         self.expected = expected
-        """The identity that it had; None if it had none."""
+        """The identity that it had, or None if it had no identity."""
         self.found = found
-        """The identity that was found; None if there is none."""
+        """The identity that was found, or None if there is no identity."""
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.store, self.expected, self.found
@@ -128,7 +128,7 @@ class StoreReadOnlyError(ReplicaError):
     """A write to a store that was opened with ``read_only=True``. Nothing was written."""
 
     def __init__(self, store: str) -> None:
-        super().__init__(f"{store}: the store was opened with read_only=True; open it without to write to it")
+        super().__init__(f"{store}: the store was opened with read_only=True; open it without read_only to write to it")
         self.store = store
         """Its path, or its URL without secrets."""
 
@@ -146,7 +146,7 @@ class BlobTooLargeError(ReplicaError):
         self.store = store
         """Its path, or its URL without secrets."""
         self.size = size
-        """The bytes of the blob; as many as are known of, if the store did not say how many there are."""
+        """The size of the blob in bytes, or the bytes seen so far if the store did not tell the size."""
         self.limit = limit
         """The most bytes that the store takes into memory for one blob."""
 
@@ -282,12 +282,12 @@ def picklable(argument: Any) -> Any:
 
 
 def shown(thing: object) -> str:
-    """Return the `repr` of what a store answered with, for one line of a message: short, and without secrets."""
+    """Return the `repr` of a store's answer for one line of a message: short, and without secrets."""
     return _shown(repr, thing, 80)
 
 
 def _shown(show: Callable[[object], str], thing: object, limit: int = SHOWN_LIMIT) -> str:
     try:
         return one_line(redacted(show(thing)[:REDACTED_LIMIT]), limit)
-    except Exception as exc:  # of a __str__ or __repr__ that fails
+    except Exception as exc:  # a __str__ or __repr__ may fail
         return f"<{show.__name__} raised {type(exc).__name__}>"

@@ -1,4 +1,4 @@
-"""Who a store is: its identity, and how the identities of several stores are compared."""
+"""The identity of a store, and the comparison of the identities of several stores."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _IDENTITY: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def new_identity() -> str:
-    """Return a random identity: 32 lowercase hex digits, of 128 random bits."""
+    """Return a random identity: 128 random bits as 32 lowercase hex digits."""
     return secrets.token_hex(16)
 
 
 def is_identity(text: object) -> bool:
-    """Return whether something is an identity, or the mark of a session, which has the same form."""
+    """Return whether a value has the form of an identity, which is also the form of the mark of a session."""
     return type(text) is str and _IDENTITY.fullmatch(text) is not None
 
 
 async def read_identities(stores: Mapping[str, Store]) -> dict[str, str | None]:
-    """Ask all stores at once for their identities, and return these by name. None is a store that keeps none.
+    """Ask all stores at once for their identities, and return these by name. None means that a store keeps no identity.
 
-    Returning means that no two stores have one identity. Being cancelled changes nothing.
+    Returning means that no two stores have the same identity. Being cancelled changes nothing.
 
     Raises:
-      ValueError: if two stores have one identity, because they are then one store.
+      ValueError: if two stores have the same identity, because they are then one store.
       StoreError: if a store fails, or answers with something else.
 
     """
@@ -51,12 +51,12 @@ async def read_identities(stores: Mapping[str, Store]) -> dict[str, str | None]:
 
 
 async def check_distinct(stores: Mapping[str, Store]) -> None:
-    """Check that no two stores have one identity. Those that do not say theirs are passed over.
+    """Check that no two stores have the same identity. Stores that do not tell theirs are passed over.
 
     Being cancelled changes nothing.
 
     Raises:
-      ValueError: if two have.
+      ValueError: if two have the same identity.
 
     """
     _distinct(await _ask(stores))
@@ -81,7 +81,7 @@ async def _read_identity(store: Store) -> str | None:
 
 
 def _distinct(ended: Mapping[str, Ended[str | None]]) -> dict[str, str | None]:
-    """Return the identities that were told. Raises `ValueError` if there is one twice."""
+    """Return the identities of the stores that told one. Raises `ValueError` if two are the same."""
     identities = {name: how.value for name, how in ended.items() if isinstance(how, outcome.Value)}
     names: dict[str, str] = {}
     for name, identity in identities.items():

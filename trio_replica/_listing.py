@@ -1,4 +1,4 @@
-"""The refs that a store is asked for, and the iteration over the pages of its listing."""
+"""The checks of the refs that a caller passes, and the iteration over the pages of a listing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 PAGE_SIZE: Final = 1000
-"""Refs that `Store.list_refs` asks for at once: 32 kB of refs, and what S3 returns at most."""
+"""Refs that `Store.list_refs` asks for at once: 32 kB of refs, and the most that S3 returns."""
 
 
 def check_ref(ref: Ref) -> Ref:
     """Return `ref`.
 
     Raises:
-      TypeError: if it is no `Ref`.
+      TypeError: if it is not a `Ref`.
 
     """
     if not isinstance(ref, Ref):
@@ -32,17 +32,17 @@ def check_refs(refs: Iterable[Ref]) -> list[Ref]:
     """Return the distinct refs among `refs`, in their order.
 
     Raises:
-      TypeError: if one is no `Ref`.
+      TypeError: if one is not a `Ref`.
 
     """
     given = list(refs)
-    if not set(map(type, given)) <= {Ref}:  # which takes a tenth of the time of asking each
+    if not set(map(type, given)) <= {Ref}:  # takes a tenth of the time of checking each
         check_ref(next(ref for ref in given if type(ref) is not Ref))
     return list(dict.fromkeys(given))
 
 
 def predecessor(ref: Ref) -> Ref:
-    """Return the ref after which a page of one shows `ref`, if it is listed. `Ref.ZERO` has none.
+    """Return the ref before `ref`, so that a page of one ref after it shows `ref` if that is listed.
 
     Raises:
       OverflowError: for `Ref.ZERO`.
@@ -55,7 +55,7 @@ def check_page_request(after: Ref, limit: int) -> None:
     """Check the arguments of a `list_page`.
 
     Raises:
-      TypeError: if `after` is no `Ref` or `limit` no `int`.
+      TypeError: if `after` is not a `Ref` or `limit` is not an `int`.
       ValueError: if `limit` is less than 1.
 
     """
@@ -70,7 +70,7 @@ def check_page_request(after: Ref, limit: int) -> None:
 class RefIterator:
     """The refs of all pages after one ref, one by one.
 
-    An object with `__anext__` and not a generator, so that leaving a loop early leaves nothing to be closed.
+    This is an object with `__anext__` and not a generator, so that leaving a loop early leaves nothing to be closed.
     """
 
     __slots__ = ("_after", "_ended", "_list_page", "_listing", "_page")
@@ -100,7 +100,7 @@ class RefIterator:
         if not page:
             self._ended = True
             raise StopAsyncIteration
-        if page[0] <= self._after:  # to go on would be to go round
+        if page[0] <= self._after:  # going on would loop forever
             raise ReplicaError(f"a page that begins with {page[0]!s:.12}, which is not after {self._after!s:.12}")
         self._after = page[-1]
         self._page = iter(page)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ._store import Store
 
 OpenOutbox: TypeAlias = "Callable[[], AbstractAsyncContextManager[OutboxStorage]]"
-"""A function that opens an outbox for a block. Its session begins only once all stores have said who they are."""
+"""A function that opens an outbox for a block. Its session begins only once all stores have told their identities."""
 
 
 @with_options
@@ -69,15 +69,15 @@ def open(  # noqa: A001  (read as replica.open)
 
     Raises:
       ValueError: if there is no sync store, a size is less than 1, a time is negative or NaN, a name or a store is
-        given twice, a store was opened to be read only, or `fallback` has a name that no async store has. With an
-        outbox, also if the async stores have no names, a store is called ``outbox``, or the path can't be the path of a
-        file.
+        given twice, a store was opened with ``read_only=True``, or `fallback` has a name that no async store has. With
+        an outbox, also if the async stores have no names, a store is called ``outbox``, or the path can't be the path
+        of a file.
       TypeError: if there is no such option, or an argument has the wrong type. Sizes have to be `int`, flags `bool`,
         times numbers, and stores `Store`. `fallback` has to be an iterable of names.
       ReplicaError: on entering the block, if the outbox can't be used. The message has its path and the reason. With an
-        outbox, also if a store is not the one that the outbox knows by its name; then the cause is a
-        `StoreIdentityError`. When the block ends, if the outbox was removed or replaced while it was open.
-      ValueError: on entering the block, if two stores have one identity, because they are then one store.
+        outbox, also if a store is not the one that the outbox knows by its name. The cause is then a
+        `StoreIdentityError`. Also when the block ends, if the outbox was removed or replaced while it was open.
+      ValueError: on entering the block, if two stores have the same identity, because they are then one store.
       StoreError: on entering the block, if a store does not tell its identity (see `Store.identity`).
       PoisonedError: when the block ends, as described above.
       StoreError: when the block ends, if the outbox has blobs that can't be delivered because no sync store returns
@@ -100,9 +100,9 @@ def open_with(
     *,
     to_read: bool = False,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
-    """Open what `open` opens, with an outbox of the caller's own if `open_outbox` is given.
+    """Open a replica as `open` does, with the caller's own outbox if `open_outbox` is given.
 
-    Stores that are read only are allowed only `to_read`.
+    Read-only stores are allowed only if `to_read` is true.
     """
     if open_outbox is None and options.outbox is not None:
         open_outbox = partial(open_sqlite_outbox, options.outbox)
@@ -157,7 +157,7 @@ async def _open_named(
     if fallback is not None or repairs:
         reads = ReadRepair(sync_reads, fallback, repairs)
     async with AsyncExitStack() as stack:
-        # Locked first, and changed only once all stores have said who they are.
+        # The outbox is locked first, and changed only once all stores have told their identities.
         storage = None if open_outbox is None else await stack.enter_async_context(open_outbox())
         identities = await read_identities(named_sync | named_async)
         delivery: Delivery

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 
 PART_SIZE: Final = 1000
-"""Blobs or refs that are dealt with between two checkpoints. A replica takes up to 5 µs for each, so 5 ms for a part; a
-transaction of so many 8-byte blobs costs SQLite 3 % more for each than one of 100,000."""
+"""Blobs or refs that are handled between two checkpoints. A replica takes up to 5 µs for each, so 5 ms for a part. In a
+transaction of this size, an 8-byte blob costs SQLite 3 % more than in a transaction of 100,000 blobs."""
 
 PAGE_LIMIT: Final = 10_000
-"""The most refs in a page of a listing, whatever its caller asks for: to check and merge them takes about 5 ms."""
+"""The most refs in a page of a listing, even if its caller asks for more. Checking and merging them takes 5 ms."""
 
 
 def in_parts(items: list[ItemT]) -> Iterator[list[ItemT]]:

@@ -1,18 +1,18 @@
-"""Text of stores and servers, made fit for messages and logs: one line, without control characters."""
+"""Conversion of text from stores and servers for messages and logs: one line, without control characters."""
 
 from __future__ import annotations
 
 from typing import Final
 
 SHOWN_LIMIT: Final = 2000
-"""Characters of a text that are shown: a screenful. A server may send as many as it likes."""
+"""Characters of a text to show, which is a screenful. A server may send any number."""
 
 
 def printable(text: str) -> str:
-    """Return `text` with escapes for characters that can't be printed; the name of a file may have any.
+    """Return `text` with escapes for unprintable characters, which the name of a file, for example, may have.
 
-    Those are control characters, which could forge a line of a log or drive a terminal, and the invisible ones that
-    change the direction of text.
+    These are control characters, which could forge a line of a log or drive a terminal, and the invisible characters
+    that change the direction of text.
     """
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""The files of an open SQLite database: whether they still have their names, and a close that touches no other's."""
+"""The files of an open SQLite database: checking that they keep their names, and closing them safely if they do not."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ _NO_CHECKPOINT_ON_CLOSE: Final = 1006
 
 
 _locked: Final[set[PinnedFile]] = set()
-"""The locked files of this process. A process that is forked from it gets their descriptors, but not the locks."""
+"""The locked files of this process. A forked process inherits their descriptors, but not the locks."""
 
 
 @final
 class PinnedFile:
-    """A file that SQLite has open, known by itself and not by its name.
+    """A file that SQLite has open, identified by a descriptor and not by its name.
 
     It is pinned by a descriptor, so no other file gets its number. Some file systems give a file another number while
-    it is open; so where the name has another one, the descriptor is asked, too.
+    it is open. So if the name has another number, the descriptor is asked, too.
 
-    A write-ahead log can be locked as well. Of a database that would not do: SQLite has locks of its own there, and
-    loses them when any descriptor of the file is closed. The lock on a log excludes everybody who locks it in this
-    way, also when the database was replaced, or SQLite has lost its locks because something in this process read it.
+    A write-ahead log can be locked as well. A database can't, because SQLite has its own locks there, and loses them
+    when any descriptor of the file is closed. The lock on a log excludes every other connection that locks it in this
+    way. It does so even if the database was replaced, or if SQLite has lost its locks because other code in this
+    process read the file.
     """
 
     def __init__(self, path: str, *, to_lock: bool = False) -> None:
         """Pin a file.
 
         Raises:
-          BlockingIOError: if it is to be locked, and is already.
-          OSError: if it is not there, say.
+          BlockingIOError: if it is to be locked, and another process has locked it.
+          OSError: if the system refuses, for example because the file is missing.
 
         """
         self.path = path
@@ -56,10 +57,10 @@ class PinnedFile:
             self._lock()
 
     def status(self) -> os.stat_result | None:
-        """Return the status of the file; None if its name is another file's now, or nobody's."""
+        """Return the status of the file, or None if its name now belongs to another file or to no file."""
         try:
             named = os.stat(self.path)
-        except OSError:  # even if the file is there, nobody can open it by its name
+        except OSError:  # even if the file exists, it can't be opened by its name
             return None
         if named.st_ino != self._known.st_ino or named.st_dev != self._known.st_dev:
             if self._pin is None or not os.path.samestat(named, os.fstat(self._pin)):
@@ -72,7 +73,7 @@ class PinnedFile:
         return self.status() is not None
 
     def close(self) -> None:
-        """Pin it no longer, which unlocks it. May be called again."""
+        """Stop pinning the file, which unlocks it. May be called again."""
         _locked.discard(self)
         if self._pin is not None:
             os.close(self._pin)
@@ -87,7 +88,7 @@ class PinnedFile:
             self.close()
             raise
         except OSError:
-            pass  # the file system has no such locks; SQLite's are left
+            pass  # the file system has no such locks, so only SQLite's are left
 
 
 def _share_no_locks() -> None:
@@ -100,13 +101,13 @@ os.register_at_fork(after_in_child=_share_no_locks)
 
 
 def check_single_name(path: str) -> None:
-    """Check that a database can be reached by one name only, because its log stands beside the name that is opened.
+    """Check that a database has only one name, because its log is kept beside the name that is opened.
 
-    Opened by another name after a crash, it would be taken without its log. Links to its name, or to its folder, are
-    no other names: SQLite follows them.
+    If it were opened by another name after a crash, it would be used without its log. Symbolic links to its name or its
+    folder do not count as other names, because SQLite follows them.
 
     Raises:
-      ReplicaError: if it has other names: hard links, or because it is a mount of its own.
+      ReplicaError: if it has hard links, or is mounted without its folder.
 
     """
     with suppress(OSError):  # SQLite will report it
@@ -126,11 +127,11 @@ def check_single_name(path: str) -> None:
 
 
 def abandon(connection: sqlite3.Connection, *, has_moved: bool) -> None:
-    """Let go of a connection without writing its log back, and without removing a log, which may be another's by now.
+    """Drop a connection without writing its log back or removing a log, which may belong to another process by now.
 
-    SQLite itself sees whether the database has moved, that is, was removed or replaced, and then does neither. But
-    where only the log was replaced, Python 3.11 can't keep it from that: the connection stays open, and the database
-    locked, until the process ends.
+    SQLite itself notices if the database was removed or replaced, and then does neither. But if only the log was
+    replaced, Python 3.11 can't prevent both. The connection then stays open, and the database locked, until the process
+    ends.
     """
     configure: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)  # from Python 3.12 on
     if configure is not None:
@@ -138,18 +139,18 @@ def abandon(connection: sqlite3.Connection, *, has_moved: bool) -> None:
     if configure is not None or has_moved:
         connection.close()
     else:
-        # A reference that is never given back. A list of the module would not do: when the interpreter ends, it drops
-        # what modules have, and that closes a connection.
+        # This reference is never released. A list in the module would not be enough, because the interpreter clears
+        # modules when it ends, and that closes a connection.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def _stand_for(path: str) -> int | None:
-    """Return a descriptor that stands for a file; None where there are none."""
+    """Return a descriptor that stands for a file, or None if the system has no such descriptors."""
     return None if _O_PATH is None else os.open(path, _O_PATH | os.O_CLOEXEC)
 
 
 def _mount_of(path: str) -> str | None:
-    """Return the number of the mount that a file or folder is in; None where the system does not tell."""
+    """Return the number of the mount that a file or folder is in, or None if the system does not tell."""
     file = _stand_for(path)
     if file is None:
         return None

@@ -53,42 +53,41 @@ class Store(ABC):
         return False
 
     async def identity(self) -> str | None:
-        """Return who this store is: 32 lowercase hex digits, which were drawn when it was made and are kept in it.
+        """Return the identity of this store: 32 random lowercase hex digits, drawn when it was created and kept in it.
 
-        It stays the same wherever the store is moved to and however it is reached, so it tells two stores apart, and a
-        disk from the empty folder that it is mounted on. None, this default, says that the store keeps none: it is
-        known by its name only. Being cancelled changes nothing.
+        It stays the same wherever the store is moved to and however it is reached. So it tells two stores apart, and a
+        disk from the empty folder that it is mounted on. This default returns None, which means that the store keeps no
+        identity and is known by its name only. Being cancelled changes nothing.
 
         Raises:
           StoreIdentityError: if the store no longer has the identity that it had when it was opened.
-          Exception: whatever else keeps the store from telling.
-
+          Exception: any other error of the store.
         """
         await trio.lowlevel.checkpoint()
         return None
 
     async def session_mark(self) -> str | None:
-        """Return the mark that `set_session_mark` last left; None, this default, if there is none.
+        """Return the mark that `set_session_mark` left last, or None if there is no mark. This default returns None.
 
         Being cancelled changes nothing.
 
         Raises:
-          Exception: whatever keeps the store from telling.
+          Exception: any error of the store.
 
         """
         await trio.lowlevel.checkpoint()
         return None
 
     async def set_session_mark(self, mark: str) -> None:
-        """Keep a mark beside the identity, in place of the last one: 32 lowercase hex digits.
+        """Keep a mark of 32 lowercase hex digits beside the identity, instead of the last one.
 
-        An outbox leaves one in every session, so that a store, or an outbox, that was put back from an older copy is
-        found out. Returning means that it is kept as durably as a blob. Being cancelled means that it may or may not
-        be. This default does nothing: a store without an identity keeps no mark.
+        An outbox leaves a mark in every session, so that it notices a store, or an outbox, that was restored from an
+        older copy. Returning means that the mark is kept as durably as a blob. Being cancelled means that it may or may
+        not be kept. This default does nothing, because a store without an identity keeps no mark.
 
         Raises:
-          StoreReadOnlyError: if the store was opened to be read only.
-          Exception: whatever else the store fails with.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
+          Exception: any other error of the store.
 
         """
         del mark

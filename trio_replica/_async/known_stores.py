@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 async def begin_session(
     storage: OutboxStorage, sync_names: Iterable[str], async_names: Iterable[str], identities: Mapping[str, str | None]
 ) -> OutboxState:
-    """Begin a session of an outbox with stores that it knows, or sees for the first time; none is another than before.
+    """Begin a session of an outbox with its stores, and check that none has been exchanged since the last session.
 
     Args:
       storage: the outbox.
-      sync_names: the sync stores that it is to note. Those without names of their own are not among them, because
-        their numbers say nothing about the next session.
+      sync_names: the sync stores that it is to note. Stores without names of their own are left out, because their
+        numbers say nothing about the next session.
       async_names: the async stores.
-      identities: the identity of each; None is a store that keeps none.
+      identities: the identity of each store, or None if the store keeps no identity.
 
     Raises:
-      ReplicaError: if one is another store than before, or the outbox fails. Nothing is noted then.
+      ReplicaError: if a store is not the same as before, or the outbox fails. Nothing is noted then.
 
     """
     roles = {**dict.fromkeys(sync_names, "sync"), **dict.fromkeys(async_names, "async")}
@@ -43,7 +43,7 @@ async def begin_session(
 
 
 def _check_known(noted: Mapping[str, NotedStore], stores: Sequence[SessionStore]) -> None:
-    """Raise a `ReplicaError`, with a `StoreIdentityError` as its cause, if a store is not the one that is noted."""
+    """Raise a `ReplicaError` caused by a `StoreIdentityError` if a store is not the one that the outbox has noted."""
     owners: dict[str | None, str] = {one.identity: name for name, one in noted.items() if one.identity}
     for name, _, found in stores:
         known = noted[name].identity if name in noted else None

@@ -1,4 +1,4 @@
-"""An outbox that no replica uses: looking at it, and changing it by hand. All of it blocks."""
+"""An outbox that no replica uses, to be inspected and changed by hand. All functions block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .storage import NotedStore
 
 _REFS_AT_ONCE: Final = 1000
-"""Refs that a listing has in memory."""
+"""Refs that a listing holds in memory."""
 
 
 @final
@@ -36,17 +36,17 @@ class OutboxFile:
             bring_up_to_date(sql)
 
     def pending(self) -> Mapping[str, int]:
-        """Return how many entries each store has, by its name, in the order in which the names were added."""
+        """Return the number of entries of each store by its name, in the order in which the names were added."""
         with self._usable() as sql:
             return read_state(sql).pending
 
     def noted(self) -> Mapping[str, NotedStore]:
-        """Return what is noted of each store, by its name, in the order in which the names were added."""
+        """Return the noted facts of each store by its name, in the order in which the names were added."""
         with self._usable() as sql:
             return noted_stores(sql)
 
     def refs(self, name: str, *, at_once: int = _REFS_AT_ONCE) -> Iterator[Ref]:
-        """Return the refs that are pending for a store, in the order of their puts; one for each put."""
+        """Return the refs that are pending for a store, one for each put, in the order of the puts."""
         after = 0
         while True:
             with self._usable() as sql:
@@ -62,7 +62,7 @@ class OutboxFile:
             after = rows[-1][0]
 
     def forget(self, name: str, ref: Ref | None = None) -> int:
-        """Drop all entries of a store, or those of one ref. Returns how many there were."""
+        """Drop all entries of a store, or those of one ref. Returns their number."""
         with self._changed() as sql:
             return sql.execute(
                 "DELETE FROM entries WHERE store = (SELECT id FROM stores WHERE name = ?) AND ref = ifnull(?, ref)",
@@ -72,7 +72,7 @@ class OutboxFile:
     def accept(self, name: str, identity: str | None) -> None:
         """Note the identity of another store under a name, and that it is incomplete.
 
-        Any other name that had this identity loses it: the next store by that name is incomplete, too.
+        Any other name that had this identity loses it, so the next store by that name is incomplete, too.
         """
         with self._changed() as sql:
             sql.execute(
@@ -99,10 +99,10 @@ class OutboxFile:
 
 @contextmanager
 def opened_outbox(path: str) -> Generator[OutboxFile, None, None]:
-    """Open an outbox that is there, for a block in which no replica can. An older format is migrated.
+    """Open an existing outbox for a block, during which no replica can open it. An older format is migrated.
 
     Raises:
-      ReplicaError: if there is none, or it is in use, or it can't be used.
+      ReplicaError: if it does not exist, is in use, or can't be used.
 
     """
     path = os.path.abspath(path)

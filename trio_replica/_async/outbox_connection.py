@@ -1,4 +1,4 @@
-"""The only connection to the file of an outbox: how it is opened, that its files keep their names, and its errors."""
+"""The only connection to the file of an outbox: opening it, checking that its files keep their names, and errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 LOCK_SECONDS: Final = 1.0
-"""Seconds that opening waits for somebody who only looks at the outbox."""
+"""Seconds that opening waits for a process that only looks at the outbox."""
 
 LOCK_STEP: Final = 0.005
-"""Seconds between two looks whether the log is still locked."""
+"""Seconds between two checks whether the log is still locked."""
 
 _STATEMENTS: Final = 512
 """Statements that stay parsed: an outbox has one for each number of rows, see `outbox_file`."""
@@ -35,26 +35,27 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR_LOCK: "the outbox can't be written: permit it, in its folder too",  # only read
     sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
-"""The remedies, by SQLite's codes; a primary code covers all extended ones that have no remedy of their own."""
+"""The remedies, by SQLite's codes. A primary code covers all extended codes without a remedy of their own."""
 
 
 class LostFileError(ReplicaError):
-    """The file of an outbox was removed or replaced while it was open, so what it says no longer counts."""
+    """The file of an outbox was removed or replaced while it was open, so its content no longer counts."""
 
 
 @final
 class OutboxConnection:
     """The only connection to an outbox. SQLite holds the lock on the file until it is closed.
 
-    The lock is on the file, not on its name. So when a file is removed or replaced, another process can open what has
-    the name now, and hold that. Then this connection is to acknowledge nothing more, and to write nothing back. Its
-    log, too, may be another's. Therefore both files are looked at before and after each transaction, and at the end.
+    The lock is on the file, not on its name. So when the file is removed or replaced, another process can open and lock
+    the file that now has the name. This connection must then acknowledge nothing more and write nothing back. Its log
+    may belong to another connection, too. Therefore both files are checked before and after each transaction, and at
+    the end.
     """
 
     def __init__(self, connection: sqlite3.Connection, file: PinnedFile, log: PinnedFile) -> None:
         self.sql = connection
         self.file = file
-        """The file, pinned as long as the caller wants it: a later connection has to find it under the same name."""
+        """The file, pinned as long as the caller keeps it. A later connection has to find it under the same name."""
         self._log = log
         self._written = _mark(file.status())
 
@@ -76,14 +77,14 @@ class OutboxConnection:
         return status
 
     def note_written(self) -> None:
-        """Check as after a transaction: see `check`."""
+        """Check the files, as after a transaction: see `check`."""
         self._written = _mark(self.check())
 
     def close(self) -> None:
-        """Close it, which writes the log back, unless that could hit what is another's.
+        """Close the connection. This writes the log back, unless that could hit another connection's file.
 
         Raises:
-          LostFileError: if the log was not written back, because the files are not this connection's any more.
+          LostFileError: if the log was not written back, because the files no longer belong to this connection.
 
         """
         has_moved = not self.file.has_its_name()
@@ -95,29 +96,30 @@ class OutboxConnection:
         self.sql.close()
 
     def _can_be_written_back(self) -> bool:
-        # A log that was removed, by somebody who cleans up, still has entries that were acknowledged. The file has been
-        # locked all the time, and is as this connection left it, so nobody else can have written to either.
+        # A log that was removed, for example by a cleanup, still has acknowledged entries. The file has been locked all
+        # the time and is as this connection left it, so no other process can have written to either.
         is_unchanged = _mark(self.file.status()) == self._written
         return is_unchanged and not os.path.lexists(self._log.path)
 
 
 def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
-    """Return the only connection to a file that is an outbox, or empty. It makes the file if there is none.
+    """Return the only connection to a file that is an outbox or empty. The file is created if it is missing.
 
     Args:
       path: the file.
-      file: the same, if it was open before.
+      file: the same file, if it was open before.
 
     Raises:
-      LostFileError: if the path is that of another file now.
-      ReplicaError, sqlite3.Error: if it can't be used; SQLite's for `explaining`.
+      LostFileError: if the path leads to another file now.
+      ReplicaError, sqlite3.Error: if it can't be used. Errors of SQLite are for `explaining`.
 
     """
     if file is not None and not file.has_its_name():
         raise LostFileError(_lost(path))
     check_single_name(path)
     with ExitStack() as undo:
-        # Before SQLite reads the log: it may be that of a connection that has lost SQLite's lock, or its database.
+        # Locked before SQLite reads the log, which may belong to a connection that has lost SQLite's lock, or its
+        # database.
         log = _locked_log(path, undo)
         pinned = file or _pinned(path, undo)
         connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, cached_statements=_STATEMENTS)
@@ -126,10 +128,10 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
         version = check_format(path, connection)
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("PRAGMA synchronous = FULL")
-        with transaction(connection):  # also to find out, before any store is opened, whether the file can be written
+        with transaction(connection):  # also shows, before any store is opened, whether the file can be written
             if version == 0:
                 bring_up_to_date(connection)
-        if log is not None and not log.has_its_name():  # it was left of a former file, and SQLite has removed it
+        if log is not None and not log.has_its_name():  # a former file left it, and SQLite has removed it
             log.close()
             log = None
         log = log or _locked_log(path, undo)
@@ -141,7 +143,7 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
 
 
 def _locked_log(path: str, undo: ExitStack) -> PinnedFile | None:
-    """Return the log of a database, locked; None if there is none, or SQLite will tell what is wrong with it."""
+    """Return the log of a database, locked; None if it does not exist, or SQLite will report what is wrong with it."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -160,7 +162,7 @@ def _locked_log(path: str, undo: ExitStack) -> PinnedFile | None:
 
 
 def _pinned(path: str, undo: ExitStack) -> PinnedFile | None:
-    """Return a database, pinned; None if there is none yet, or SQLite will tell what is wrong with it."""
+    """Return a database, pinned; None if it does not exist, or SQLite will report what is wrong with it."""
     with suppress(OSError):
         file = PinnedFile(path)
         undo.callback(file.close)
@@ -187,7 +189,7 @@ def explaining(path: str) -> Generator[None, None, None]:
     try:
         yield
     except sqlite3.Error as error:
-        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have none
+        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have no code
         name: Any = getattr(error, "sqlite_errorname", type(error).__name__)
         raise ReplicaError(f"{path}: {_REMEDIES.get(code) or _REMEDIES.get(code & 0xFF, error)} ({name})") from None
 

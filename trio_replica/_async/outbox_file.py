@@ -59,8 +59,8 @@ async def open_sqlite_outbox(path: str) -> AsyncGenerator[OutboxStorage, None]:
 
     Raises:
       ReplicaError: if the file is not an outbox, is of a newer version, is in use by another replica, has several
-        names, or can't be opened or written. The message has the path and the reason. When the block ends, if the file
-        was removed or replaced in the meantime.
+        names, or can't be opened or written. The message has the path and the reason. Also when the block ends, if the
+        file was removed or replaced in the meantime.
 
     """
     database = _Database(os.path.abspath(path))  # noqa: ASYNC240  (touches no disk)
@@ -124,9 +124,9 @@ class _Database:
 
     @contextmanager
     def _usable(self) -> Generator[sqlite3.Connection, None, None]:
-        """Lend the connection. After an error, which may have left it unfit, the next one is a new one.
+        """Lend the connection. After an error, which may have left it unusable, the next one is new.
 
-        What is done with it counts only once the block has ended, because the files have been looked at again then.
+        The work counts only once the block has ended, because the files are checked again at its end.
         """
         if self._lost:
             raise LostFileError(self._lost)
@@ -143,7 +143,7 @@ class _Database:
             raise
 
     def _connected(self) -> OutboxConnection:
-        """Return the connection; if need be a new one, of a file that nobody has used in the meantime."""
+        """Return the connection. If it is a new one, check that no other process has used the file in the meantime."""
         if self._connection is None:
             self._connection = connect(self.path, self._file)
             self._file = self._connection.file

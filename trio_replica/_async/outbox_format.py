@@ -1,4 +1,4 @@
-"""The format of an outbox in a SQLite file: its tables, its older version, and what a session reads and notes first."""
+"""The format of an outbox in a SQLite file: its tables, its older version, and the first steps of a session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ APPLICATION_ID: Final = 0x74724F42
 """The application ID in SQLite's header: ``trOB``."""
 
 VERSION: Final = 2
-"""The version of the format, in the header as well. An older one is migrated, and a newer one is refused."""
+"""The version of the format, also in the header. An older one is migrated, and a newer one is refused."""
 
 _DEFERRED: Final = """CREATE TABLE deferred (
     store INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, tries INTEGER NOT NULL, since REAL NOT NULL,
@@ -26,10 +26,11 @@ _DEFERRED: Final = """CREATE TABLE deferred (
 
 _IDS: Final = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}")
 
-# Nothing fills these yet: `session_mark` and `next_mark` are for telling a store that was put back from an older copy,
-# `pending_since` for the time since when a store has had entries, and the table `deferred` for the entries that failed
-# alone, with their reasons, so that the next session knows them. `incomplete` is set for a store that was accepted
-# under the name of another. `size` is NULL for entries that were written in format 1.
+# Some columns are reserved, and nothing fills them yet. `session_mark` and `next_mark` will show that a store was
+# restored from an older copy. `pending_since` will be the time since which a store has had entries. The table
+# `deferred` will hold the entries that failed alone, with their reasons, so that the next session knows them.
+# `incomplete` is set for a store that was accepted under the name of another. `size` is NULL for entries that were
+# written in format 1.
 _SCHEMA: Final = (
     """CREATE TABLE stores (
         id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, role TEXT, identity TEXT, session_mark TEXT, next_mark TEXT,
@@ -72,10 +73,10 @@ _NOTED: Final = {
 
 
 def check_format(path: str, connection: sqlite3.Connection) -> int:
-    """Check that a database is an outbox of a version that is known, and return that; 0 if it is empty.
+    """Check that a database is an outbox of a known version, and return the version; 0 if the database is empty.
 
     Raises:
-      ReplicaError: with the path, if it is not.
+      ReplicaError: with the path, if it is anything else.
 
     """
     ((identity,),) = connection.execute("PRAGMA application_id").fetchall()
@@ -91,21 +92,21 @@ def check_format(path: str, connection: sqlite3.Connection) -> int:
 
 
 def bring_up_to_date(connection: sqlite3.Connection) -> None:
-    """Make an outbox of an empty database, and one of this version of an older one. Call it in a transaction."""
+    """Create the tables in an empty database, or migrate those of an older version. Call it in a transaction."""
     version = _version(connection)
     for statement in {0: _SCHEMA, 1: _FROM_FORMAT_1}.get(version, ()):
         connection.execute(statement)
 
 
 def noted_stores(connection: sqlite3.Connection) -> dict[str, NotedStore]:
-    """Return the stores that an outbox of any version has noted, by name, in the order in which they came."""
+    """Return the stores that an outbox of any version has noted, by name, in the order in which they were added."""
     query = _NOTED.get(_version(connection))
     rows = connection.execute(query).fetchall() if query else []
     return {name: NotedStore(role, identity, bool(incomplete)) for name, role, identity, incomplete in rows}
 
 
 def note_stores(connection: sqlite3.Connection, stores: Iterable[SessionStore]) -> None:
-    """Note the stores of a session: their names, and what they are now."""
+    """Note the names of the stores of a session, with their current roles and identities."""
     for store in stores:
         connection.execute(
             "INSERT INTO stores (name, role, identity) VALUES (?, ?, ?)"
@@ -115,9 +116,9 @@ def note_stores(connection: sqlite3.Connection, stores: Iterable[SessionStore]) 
 
 
 def note_in_doubt(connection: sqlite3.Connection) -> None:
-    """Note, for this session and all later ones, which entries are of puts that may never have returned.
+    """Note for this session and all later ones which entries belong to puts that may never have returned.
 
-    The watermark goes on from here, so the numbers above the one on the disk have to be kept in another place.
+    The watermark moves on from here, so the range of numbers above the one on the disk is kept in another table.
     """
     connection.execute(
         "DELETE FROM in_doubt WHERE NOT EXISTS"
@@ -131,7 +132,7 @@ def note_in_doubt(connection: sqlite3.Connection) -> None:
 
 
 def read_state(connection: sqlite3.Connection) -> OutboxState:
-    """Return the state with which a session begins, or that an outbox has while no replica uses it."""
+    """Return the state of an outbox at the beginning of a session, or while no replica uses it."""
     ids: dict[str, int] = dict(connection.execute("SELECT name, id FROM stores ORDER BY id").fetchall())
     counts = dict(connection.execute("SELECT store, count(*) FROM entries GROUP BY store").fetchall())
     ((next_seq,),) = connection.execute("SELECT watermark FROM meta").fetchall()

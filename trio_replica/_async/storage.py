@@ -1,7 +1,7 @@
 """The interface between an outbox and its file, which `outbox_file` implements.
 
-A session has two steps. Opening the storage locks the file and reads which stores it has noted. Once the stores have
-told their identities, `OutboxStorage.begin` notes them. Only then entries are committed and read.
+A session begins in two steps. Opening the storage locks the file and reads which stores it has noted. Once the stores
+have told their identities, `OutboxStorage.begin` notes them. Only then are entries committed and read.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class NotedStore(NamedTuple):
     """A store as the outbox has noted it in an earlier session."""
 
     role: str | None
-    """``"sync"`` or ``"async"``; None if that was before outboxes noted it."""
+    """``"sync"`` or ``"async"``; None if it was noted before outboxes recorded roles."""
     identity: str | None
     is_incomplete: bool
-    """Whether it may lack blobs of which there is no entry."""
+    """Whether it may lack blobs that have no entry."""
 
 
 class SessionStore(NamedTuple):
-    """A store with a name, as it is in the session that begins."""
+    """A store with a name, as it is in the current session."""
 
     name: str
     role: str
@@ -81,17 +81,17 @@ class OutboxState:
 
 
 class OutboxStorage(ABC):
-    """The storage of the entries, locked against other replicas. It serves requests in the order of their making."""
+    """The storage of the entries, locked against other replicas. It serves requests in the order of the calls."""
 
     noted: Mapping[str, NotedStore]
     """The stores that it had noted when it was opened, by name. Opening alone changes nothing in it."""
 
     @abstractmethod
     async def begin(self, stores: Sequence[SessionStore]) -> OutboxState:
-        """Begin the session, before anything else is asked for: in one durable step, and not at all if it fails.
+        """Begin the session in one durable step, before any other request. If it fails, nothing has changed.
 
-        Notes the stores and their identities, and for this session and all later ones that every entry at or above the
-        watermark is in doubt. Then the watermark goes on from above these.
+        It notes the stores and their identities. It also notes, for this session and all later ones, that every entry
+        at or above the watermark is in doubt. The watermark then moves above these entries.
         """
 
     @abstractmethod

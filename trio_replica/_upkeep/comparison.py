@@ -1,4 +1,4 @@
-"""Comparing the listings of the stores of a scrub: what one lists and another does not, that other is asked for."""
+"""Comparing the listings of the stores of a scrub: each store is asked for the refs that only others list."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _ComparedStore(Listing):
 
 
 async def compare(scrubbed: Sequence[ScrubbedStore], log: ScrubLog, after: Ref, *, to_repair: bool) -> None:
-    """Ask each store for the blobs that others list and it does not: a listing alone does not prove that they lack.
+    """Ask each store for the blobs that others list and it does not, because its listing alone does not prove anything.
 
-    A store whose listing has failed, or fails, takes no part.
+    A store whose listing fails, or has failed before, takes no part.
     """
     compared = [_ComparedStore(one, after) for one in scrubbed if one.name not in log.failures]
     if len(compared) == 1:

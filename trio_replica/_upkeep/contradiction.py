@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 class Contradiction(Enum):
-    """Two answers of one store about one blob that cannot both be true. The value says so in words."""
+    """Two answers of one store about one blob that cannot both be true. The value describes them in words."""
 
     LISTED_ABSENT = "it is listed, but not there"
     """The listing shows it; a get does not find it, or ``contains`` says that it is not there."""
     UNLISTED = "it is there, but not listed"
     """A get finds it, or ``contains`` says that it is there; the listing does not show it."""
     CLAIMED = "contains says that it is there, but a get does not find it"
-    """And the listing does not show it either."""
+    """The listing does not show it either."""
     DENIED = "a get finds it, but contains says that it is not there"
-    """Whether the listing shows it or not."""
+    """The listing may or may not show it."""
     NOT_STORED = "the put returned, but it is not there"
-    """Another question, asked after the put, was answered so. It does not matter whether the put said ``added``."""
+    """Another question, asked after the put, got this answer. It does not matter whether the put said ``added``."""
 
     def __str__(self) -> str:
         return self.value
 
 
 class ContradictionError(ReplicaError):
-    """A store has contradicted itself. It stays within reconcile and scrub, whose reports have the `Contradiction`."""
+    """A store has contradicted itself. Only reconcile and scrub see this error; reports have its `Contradiction`."""
 
     def __init__(self, contradiction: Contradiction) -> None:
         super().__init__(contradiction.value)
@@ -43,12 +43,12 @@ class ContradictionError(ReplicaError):
 
 
 def contradiction_in(error: BaseException) -> Contradiction | None:
-    """Return the contradiction that an error reports; None if it reports none."""
+    """Return the contradiction that an error reports, or None for any other error."""
     return error.contradiction if isinstance(error, ContradictionError) else None
 
 
 def has_own_contains(store: Store) -> bool:
-    """Whether the answer of ``contains`` may differ from the listing, of which the default of `Store` makes it."""
+    """Return whether ``contains`` may differ from the listing, unlike `Store.contains`, which asks the listing."""
     return type(store).contains is not Store.contains
 
 
@@ -64,7 +64,7 @@ async def is_listed(store: Store, ref: Ref) -> bool:
 
 
 async def claim_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
-    """Return how a store contradicts itself about a blob that a get does not find; None if nothing else shows it."""
+    """Return the contradiction about a blob that a get does not find, or None if no other answer shows it."""
     await trio.lowlevel.checkpoint()
     if ask_listing and await is_listed(store, ref):
         return Contradiction.LISTED_ABSENT
@@ -74,7 +74,7 @@ async def claim_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contr
 
 
 async def denial_of(store: Store, ref: Ref, *, ask_listing: bool = True) -> Contradiction | None:
-    """Return how a store contradicts itself about a blob that a get finds; None if it agrees with itself."""
+    """Return the contradiction about a blob that a get finds, or None if all other answers show it, too."""
     await trio.lowlevel.checkpoint()
     if ask_listing and not await is_listed(store, ref):
         return Contradiction.UNLISTED

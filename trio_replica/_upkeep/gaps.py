@@ -1,4 +1,4 @@
-"""A ref that some stores list and others do not: asking those again, and copying the blob to those that lack it."""
+"""A ref that only some stores list: asking the stores again, and copying the blob to those that lack it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from .._store import Store
 
 PROBLEMS_KEPT: Final = 100
-"""Problems that a report names; it counts all of them."""
+"""The most problems that a report names. It counts all of them."""
 
 
 @final
 class Member(Listing):
-    """A store with its place in its listing and its counts."""
+    """A store with its position in its listing and its counts."""
 
     def __init__(self, name: str, store: Store, after: Ref, *, is_source: bool = False) -> None:
         super().__init__(name, store, after)
@@ -78,7 +78,7 @@ class _Answer(NamedTuple):
 
 @final
 class Gap:
-    """A ref, the stores that have it and those that lack it. Stores move between these as they answer."""
+    """A ref, the stores that have it, and the stores that lack it. Stores move between the two as they answer."""
 
     __slots__ = ("_doubtful", "_having", "_lacking", "_problems", "_to_ask", "ref")
 
@@ -88,21 +88,21 @@ class Gap:
         self.ref = ref
         self._having = having
         self._lacking = lacking
-        self._to_ask = to_ask  # those that have listed it, and are asked whether they have it
+        self._to_ask = to_ask  # stores that have listed it, and are asked whether they have it
         self._problems = problems
-        self._doubtful: set[Member] = set()  # they have contradicted themselves: only a get proves that they have it
+        self._doubtful: set[Member] = set()  # have contradicted themselves, so only a get proves that they have it
 
     # Asking
 
     async def ask(self) -> None:
-        """Ask the stores that have not listed the blob, and some that have, and count those that lack it."""
+        """Ask the stores that have not listed the blob and some that have, and count the stores that lack it."""
         await self._ask_lacking()
         await self._ask_having()
         for member in self._lacking:
             member.missing += 1
 
     async def _ask_lacking(self) -> None:
-        """Ask stores that have not listed the blob whether they have it by now. One that can't answer lacks it."""
+        """Ask stores that have not listed the blob whether they have it by now. No answer counts as no."""
         asked, self._lacking = self._lacking, []
 
         async def ask(member: Member) -> _Answer:
@@ -123,12 +123,12 @@ class Gap:
         await fan_out(asked, ask, settle)
 
     async def _ask_having(self) -> None:
-        """Ask some stores that have listed the blob whether they have it. One that can't answer has it."""
+        """Ask some stores that have listed the blob whether they have it. No answer counts as yes."""
 
         async def ask(member: Member) -> _Answer:
             if await contains(member.store, self.ref):
                 return _Answer(is_there=True)
-            is_ghost = await is_listed(member.store, self.ref)  # else it has been deleted
+            is_ghost = await is_listed(member.store, self.ref)  # if not, it has been deleted
             return _Answer(is_there=False, contradiction=Contradiction.LISTED_ABSENT if is_ghost else None)
 
         def settle(member: Member, ended: Ended[_Answer]) -> bool:
@@ -153,7 +153,7 @@ class Gap:
             member.failed += 1
 
     async def _read(self) -> Blob | None:
-        """Return the blob from the first store that has it intact; None if none has."""
+        """Return the blob from the first store that has it intact, or None if no store has."""
         for member in [*self._having]:
             blob = await self._read_from(member)
             if blob is not None:
@@ -186,7 +186,7 @@ class Gap:
             if isinstance(ended, outcome.Error):
                 member.failed += 1
                 self._problems.note(member, "put", self.ref, ended.error)
-            else:  # also where it was not added: that says a put, too, which was repeated after its answer was lost
+            else:  # even if it was not added, because a put that is repeated after a lost answer says so, too
                 member.copied += 1
                 member.bytes += len(blob)
             return False
@@ -243,7 +243,7 @@ class Gap:
             self._lacking.append(member)
 
     def _note_answer(self, member: Member, ended: Ended[_Answer]) -> None:
-        """Note that a question failed, or that its answer contradicts the listing, if so."""
+        """Note the failure of a question, or an answer that contradicts the listing."""
         if isinstance(ended, outcome.Error):
             self._problems.note(member, "contains", self.ref, ended.error)
         elif ended.value.contradiction is not None:

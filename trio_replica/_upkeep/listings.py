@@ -1,4 +1,4 @@
-"""The listings of several stores, merged page by page: which refs some show and others do not."""
+"""The listings of several stores, merged page by page to find the refs that only some of them show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Listing:
-    """A store with its place in its listing."""
+    """A store with its position in its listing."""
 
     def __init__(self, name: str, store: Store, after: Ref) -> None:
         self.name = name
@@ -37,7 +37,7 @@ class Listing:
         return check_page(await self.store.list_page(self.after, PAGE_SIZE), self.after, PAGE_SIZE)
 
     def settle_page(self, ended: Ended[list[Ref]]) -> bool:
-        """Take the page that it listed, and return False: the others go on, however it ended."""
+        """Take the page that it listed, and return False, because the others go on however it ended."""
         if isinstance(ended, outcome.Error):
             self.failure = ended.error
         elif ended.value:
@@ -48,7 +48,7 @@ class Listing:
         return False
 
     def take(self, end: Ref) -> set[Ref]:
-        """Return the refs of its page up to `end`, which are merged with this."""
+        """Return the refs of its page up to `end`, and count them as merged."""
         size = bisect_right(self.page, end)
         taken, self.page = set(self.page[:size]), self.page[size:]
         return taken
@@ -58,16 +58,16 @@ ListingT = TypeVar("ListingT", bound=Listing)
 
 
 async def list_pages(listings: Sequence[Listing]) -> bool:
-    """List the next page of every store whose last one is merged, and return whether there is anything to merge."""
+    """List the next page of every store whose last page is merged, and return whether there is anything to merge."""
     due = [listing for listing in listings if not (listing.page or listing.ended or listing.failure)]
     await fan_out(due, lambda listing: listing.list_page(), lambda listing, ended: listing.settle_page(ended))
     return any(listing.page for listing in listings)
 
 
 def merge(listings: Sequence[ListingT]) -> tuple[list[Ref], list[tuple[ListingT, set[Ref]]]]:
-    """Merge the pages as far as they are known to be whole.
+    """Merge the pages as far as they are known to be complete.
 
-    Returns the refs in order, and for each store whose listing has not failed those of them that it has listed.
+    Returns the refs in order and, for each store whose listing has not failed, the refs among them that it has listed.
     """
     refs = union([listing.page for listing in listings])
     return refs, [(listing, listing.take(refs[-1])) for listing in listings if listing.failure is None]

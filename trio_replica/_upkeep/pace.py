@@ -1,4 +1,4 @@
-"""Reading at a rate: how many bytes a second a scrub reads from one store."""
+"""The pace at which a scrub reads from one store, in bytes a second."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @final
 class Pace:
-    """Reads of one store that begin so late that all together take their bytes at a rate, on Trio's clock.
+    """Reads of one store, each delayed so that all together keep to a rate in bytes a second, on Trio's clock.
 
-    The size of a blob is not known before it is read. So each read is taken to be as long as the one before it, which
-    is put right when it ends; as long as there was none, reads are one at a time.
+    The size of a blob is not known before it is read. So each read is assumed to be as long as the one before it, and
+    the assumption is corrected when the read ends. Until the first has ended, reads are one at a time.
     """
 
     def __init__(self, rate: float) -> None:
@@ -30,9 +30,9 @@ class Pace:
         self._expected: int | None = None
 
     async def read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref, *, is_listed: bool = True) -> Blob:
-        """Return what ``get(ref)`` returns, once the pace allows for what was read before.
+        """Return the result of ``get(ref)``, once the pace allows another read.
 
-        A blob that is not listed is taken to be missing, so to cost nothing.
+        A blob that is not listed is assumed to be missing, so its read counts as 0 bytes.
         """
         async with self._turn:
             while self._due > trio.current_time():  # noqa: ASYNC110  (reads that end in the meantime move it)
@@ -44,7 +44,7 @@ class Pace:
         return await self._read(get, ref, expected)
 
     async def _read(self, get: Callable[[Ref], Awaitable[bytes]], ref: Ref, expected: int) -> Blob:
-        blob = Blob(await get(ref))  # if this raises, it counts as much as the one before
+        blob = Blob(await get(ref))  # if this raises, it counts as much as the read before it
         self._due += (len(blob) - expected) / self._rate
         self._expected = len(blob)
         return blob

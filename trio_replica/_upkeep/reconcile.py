@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .._checks import Stores
 
 SPOT_CHECKS: Final = 16
-"""Refs of each page for which a store is asked again: at most one more request for every 60 refs, and one round of them
-beside the request for the page."""
+"""The number of refs of each page for which a store is asked again. This adds at most one request for every 60 refs,
+and one round of requests beside the one for the page."""
 
 
 async def reconcile(
@@ -48,16 +48,15 @@ async def reconcile(
     on while this runs. But don't delete from the stores, because the blobs would come back. Blobs that no store lacks
     are not read, and so not checked.
 
-    No store is believed for one answer alone where another was asked for:
-
-    - A blob that a store says it has and does not list is missing, unless a new page of its listing shows it.
-    - A blob that a store lists and that a get does not find is missing.
+    No single answer of a store is trusted if another one was asked for:
+    - A blob that a store says it has but does not list is missing, unless a new page of its listing shows it.
+    - A blob that a store lists but a get does not find is missing.
     - A blob has been copied when the listing and `Store.contains` show it after the put. If the store contradicted
       itself about the blob before, a get has to return it, too.
     - For some refs of each page that a store lists, it is asked again with `Store.contains`, if it has one of its own.
 
-    If a store lists a blob and says that it has it, and a get would not find it, this is not noticed unless the blob
-    has to be read from there. `scrub` reads everything.
+    A blob that a store lists and claims to have, although a get would not find it, is noticed only if it has to be read
+    from there. `scrub` reads everything.
 
     Returning means that all refs have been dealt with. The report shows which are still missing. A blob that can't be
     copied does not stop the rest. If the listing of a store fails, the store is left out from there on: nothing is read
@@ -69,26 +68,26 @@ async def reconcile(
       stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. They
         are read in this order.
       sources: the names of stores that blobs are only copied from, such as a snapshot. Nothing counts as missing in
-        them. Unless it is a dry run, stores that were opened to be read only are sources, too.
+        them. Unless it is a dry run, stores that were opened with ``read_only=True`` are sources, too.
       dry_run: whether to count the missing blobs without copying them.
       after: the ref after which to begin.
       concurrency: the most blobs that are in memory, or looked up, at once. There is also a page of up to 1000 refs of
         each store in memory.
-      spot_checks: for how many refs of a page each store is asked with `Store.contains`. They are drawn at random. None
-        asks for every ref, which takes a thousand times as many requests as the listing.
+      spot_checks: the number of refs of each page for which a store is asked with `Store.contains`. They are drawn at
+        random. None asks for every ref, which takes a thousand times as many requests as the listing.
       on_progress: a function that is called with a report of the results so far, after every page and every missing
         blob. If it raises an exception, the reconcile ends and raises that exception.
 
     Raises:
       ValueError: if there is no store, `concurrency` is less than 1, `spot_checks` is negative, a name or a store is
-        given twice, two have one identity, or a source is none of the stores.
+        given twice, two have the same identity, or a source is not one of the stores.
       TypeError: if a store is not a `Store`, `after` is not a `Ref`, or one of the numbers is not an `int`.
 
     """
     named = named_peers(stores)
     only_read = set(checked_names("sources", sources))
     if unknown := only_read - named.keys():
-        raise ValueError(f"sources has {min(unknown)!r}, which is no store: those are {', '.join(map(repr, named))}")
+        raise ValueError(f"sources has {min(unknown)!r}, which is not one of the stores: {', '.join(map(repr, named))}")
     only_read |= {name for name, store in named.items() if store.is_read_only and not dry_run}
     members = [Member(name, store, check_ref(after), is_source=name in only_read) for name, store in named.items()]
     check_size("concurrency", concurrency)
@@ -187,7 +186,7 @@ class _Reconciliation:
             before = ref
 
     def _to_ask(self, member: Member, listed: Collection[Ref]) -> Collection[Ref]:
-        """Return the refs that a store has listed and is asked for again."""
+        """Return the refs that a store has listed and will be asked for again."""
         if not has_own_contains(member.store):
             return ()
         if self._spot_checks is None or len(listed) <= self._spot_checks:

@@ -20,14 +20,14 @@ class ReconcileCounts:
     """
 
     refs: int
-    """Blobs that it had, because it listed them or said so when it was asked again."""
+    """Blobs that it had, according to its listing or its answer when it was asked again."""
     missing: int
     """Blobs that it lacked and another store had. ``missing - copied`` of these are still missing.
 
     A blob about which it has contradicted itself counts as missing.
     """
     copied: int
-    """Missing blobs that were put to it, and that it says it has when it is asked after the put."""
+    """Missing blobs that were put to it, and that it confirmed when it was asked after the put."""
     failed: int
     """Missing blobs that no other store had intact, or whose put failed, or that were not there after it.
 
@@ -50,7 +50,7 @@ class ReconcileProblem:
     error: str
     """The error in one line. It is text because an exception would keep the blob in memory."""
     contradiction: Contradiction | None = None
-    """Which answers of the store cannot both be true; None if the call failed."""
+    """The answers of the store that cannot both be true, or None if the call failed."""
 
     def __str__(self) -> str:
         return f"{self.store}: {self.operation} of {self.ref}: {self.error}"
@@ -78,7 +78,7 @@ class ReconcileReport:
     def complete(self) -> bool:
         """Whether no store lacks a blob, leaving out the stores in `failures`.
 
-        It is False if a store still contradicts itself about a blob that it was asked for. Which those are is told in
-        `reconcile`; `scrub` asks for all.
+        It is False if a store still contradicts itself about a blob that it was asked for. `reconcile` says which blobs
+        it asks for, and `scrub` asks for all.
         """
         return all(counts.missing == counts.copied for name, counts in self.stores.items() if name not in self.failures)

@@ -36,24 +36,24 @@ async def scrub(
 ) -> ScrubReport:
     """Read every blob of every store, hash it again, and report corrupt blobs.
 
-    The stores are scrubbed at the same time, each with up to 16 reads under way, so up to 16 blobs of each are in
-    memory, with `repair` twice as many, and a page of up to 1000 refs. They are read as they are on the medium, past
-    caches as far as a store can (`DeletableStore.get_stored`, of directories). A store that can look at itself as a
-    whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). What fails in one place does not
+    The stores are scrubbed at the same time, each with up to 16 reads in progress. So up to 16 blobs of each store are
+    in memory, twice as many with `repair`, and a page of up to 1000 refs. Blobs are read from the medium, past
+    caches as far as a store can (`DeletableStore.get_stored`, of directories). A store that can check itself as a
+    whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). A failure in one place does not
     stop the rest.
 
-    No store is believed for one answer alone. A blob is asked for with a get, and with `Store.contains` if the store
+    No single answer of a store is trusted. A blob is asked for with a get, and with `Store.contains` if the store
     has one of its own. Once all blobs are read, the stores are listed again side by side, and each store is asked for
-    the blobs that others list and it does not. If two answers differ, the finding has a `Contradiction`: for example,
-    a blob is listed and not there. A blob that no store lists is not looked for.
+    the blobs that only others list. If two answers differ, the finding has a `Contradiction`. For example, a blob is
+    listed but not there. A blob that no store lists is not looked for.
 
     With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Once the good
     copy is in memory, the bad bytes are set aside if the store can do that (`DeletableStore.set_aside`). Then they are
     replaced, atomically if the store can do that (`DeletableStore.replace`), and the blob is read again. If there is
     no good copy, or the bad bytes can't be set aside, nothing is changed. A blob that could not be read is not
     replaced. A blob that is deleted during its repair may come back. A contradiction is repaired by a put, and by
-    ``replace`` if the put does not end it. The bytes are the store's own if a get finds them, and else those of another
-    store.
+    ``replace`` if the put does not end it. The bytes are the store's own if a get finds them. Otherwise they come from
+    another store.
 
     Returning means that every blob that could be read was read. `ScrubReport.is_sound` says whether all is well. Being
     cancelled leaves no blob half repaired in stores whose ``replace`` is atomic, and nothing running. To go on from
@@ -71,8 +71,8 @@ async def scrub(
         raises an exception, the scrub ends and raises it.
 
     Raises:
-      ValueError: before anything is read, if there is no store, a name or a store is given twice, two have one
-        identity, or `bytes_per_second` is not more than 0.
+      ValueError: before anything is read, if there is no store, a name or a store is given twice, two have the
+        same identity, or `bytes_per_second` is not more than 0.
       TypeError: before anything is read, if a store is not a `Store` (with `repair`, not a `DeletableStore`), or
         another argument has the wrong type.
 

@@ -26,7 +26,7 @@ class ScrubCounts:
     bytes: int = 0
     """Bytes that were read."""
     corrupt: int = 0
-    """Blobs whose bytes do not match the ref, that an index hides, or about which the store contradicts itself."""
+    """Blobs with bytes that do not match the ref, hidden by an index, or subject to a contradiction of the store."""
     repaired: int = 0
     """Corrupt blobs that have been repaired."""
     failed: int = 0
@@ -70,7 +70,7 @@ class ScrubReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every blob was read and is now right, and no store has a problem or contradicts itself."""
+        """Whether every blob was read and is now intact, and no store has a problem or contradicts itself."""
         return not (
             self.problems
             or self.failures

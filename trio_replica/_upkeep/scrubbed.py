@@ -1,4 +1,4 @@
-"""One store of a scrub: it is asked about itself as a whole and about each of its blobs, and repaired."""
+"""One store of a scrub, which is checked as a whole and blob by blob, and repaired."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 _HIDDEN: Final = "an index hides it: no get finds it, no listing shows it"
 
-_BLOCKED: Final = "something that is no blob, such as a link, has its place: it can't be stored"
+_BLOCKED: Final = "something that is not a blob, such as a link, has its place, so it can't be stored"
 
 _THERE: Final = (Contradiction.UNLISTED, Contradiction.DENIED)
-"""Contradictions about a blob that a get finds: the store itself has a good copy."""
+"""Contradictions about a blob that a get finds, so that the store itself has a good copy."""
 
 
 @final
 class ScrubbedStore:
-    """One of the stores. Its failures are noted, and never raised."""
+    """One of the stores. Its failures are noted and never raised."""
 
     def __init__(self, name: str, store: Store, log: ScrubLog, rate: float | None) -> None:
         self.name = name
@@ -49,7 +49,7 @@ class ScrubbedStore:
         self._get = store.get_stored if isinstance(store, DeletableStore) else store.get
 
     async def run(self, after: Ref, sources: Sequence[ScrubbedStore]) -> None:
-        """Check the store as a whole, and read all its blobs. Repair it and them if there are `sources`."""
+        """Check the store as a whole, and read all its blobs. Repair the store and its blobs if there are `sources`."""
         if isinstance(self.store, DeletableStore):
             for ref in await self._check_itself(self.store, to_repair=bool(sources)):
                 await self._find_blocked(ref, sources)
@@ -70,7 +70,7 @@ class ScrubbedStore:
     # The store as a whole
 
     async def _check_itself(self, store: DeletableStore, *, to_repair: bool) -> Sequence[Ref]:
-        """Note what is wrong, and have the store repair what it can; return refs whose place something else has."""
+        """Note the problems, have the store repair what it can, and return the refs that something else blocks."""
         before = await attempt(_check_integrity, store)
         if isinstance(before, outcome.Error):
             self._log.problems[self.name] = (f"it could not check itself: {describe_failure(before.error)}",)
@@ -90,7 +90,7 @@ class ScrubbedStore:
         return found.blocked
 
     async def _find_blocked(self, ref: Ref, sources: Sequence[ScrubbedStore]) -> None:
-        """Note that something that is no blob has a blob's place; put the blob there, if another store has it."""
+        """Note that something else has the place of a blob, and put the blob there if another store has it."""
         await trio.lowlevel.checkpoint()
         finding = ScrubFinding(self.name, ref, _BLOCKED, is_corrupt=True)
         if sources:
@@ -103,7 +103,7 @@ class ScrubbedStore:
         self._log.find(finding)
 
     async def _repair_itself(self, store: DeletableStore, found: Integrity) -> Integrity:
-        """Have the store repair itself, and return what is still wrong."""
+        """Have the store repair itself, and return the remaining problems."""
         repaired = await attempt(_repair_integrity, store)
         if isinstance(repaired, outcome.Error):
             why = f"it could not repair itself: {describe_failure(repaired.error)}"
@@ -117,15 +117,15 @@ class ScrubbedStore:
     # Its blobs
 
     async def _scrub_listed(self, sources: Sequence[ScrubbedStore], ref: Ref) -> None:
-        """Scrub a blob that it has listed, unless that has been deleted since."""
+        """Scrub a blob that the store has listed, unless it has been deleted since."""
         ended = await self._examine(ref, listed=True)
         if ended is not None:
             await self._settle(sources, ref, ended)
 
     async def scrub_unlisted(self, sources: Sequence[ScrubbedStore], ref: Ref) -> None:
-        """Ask for a blob that another store lists and this one does not; note it if anything says that it is there.
+        """Ask for a blob that another store lists and this one does not; note it if any answer says that it is there.
 
-        To lack it is no fault: `reconcile` copies what a store lacks. An answer that fails says nothing.
+        A missing blob is not a fault, because `reconcile` copies missing blobs. An answer that fails proves nothing.
         """
         ended = await self._examine(ref, listed=False)
         if isinstance(ended, outcome.Error) and isinstance(ended.error, (ContradictionError, CorruptBlobError)):
@@ -134,7 +134,7 @@ class ScrubbedStore:
     async def _settle(  # noqa: ASYNC910  (the reading has one)
         self, sources: Sequence[ScrubbedStore], ref: Ref, ended: Ended[Blob]
     ) -> None:
-        """Count a blob. Note what is wrong with it, and repair it if there are `sources`."""
+        """Count a blob, note its finding, and repair it if there are `sources`."""
         if isinstance(ended, outcome.Error):
             finding = self._finding(ref, ended.error)
             if finding.is_corrupt and sources:
@@ -167,11 +167,11 @@ class ScrubbedStore:
 
         Args:
           ref: the ref of the blob.
-          listed: whether the listing has just shown it. None if that is to be asked.
+          listed: whether the listing has just shown it. With None the listing is asked.
 
         Returns:
-            The blob, or what is wrong with it: a `ContradictionError` among others. None if it is not there, by all
-            answers. An answer that fails contradicts none.
+            The blob, or its error, such as a `ContradictionError`. None if all answers say that it is not there. An
+            answer that fails contradicts nothing.
 
         """
         ended = await self._read(ref, is_listed=listed is not False)
@@ -239,7 +239,7 @@ class ScrubbedStore:
             if isinstance(again, outcome.Value):
                 return replace(finding, is_repaired=True, outcome=became)
             if finding.contradiction in _THERE and type(self.store).replace is DeletableStore.replace:
-                # It would delete the blob first, and perhaps not be able to put it again.
+                # The default `replace` would delete the blob first, and might fail to put it again.
                 return _unrepaired(finding, f"it was put again, and {_still_wrong(again)}")
         return await self._replace(finding, blob, became)
 
@@ -261,7 +261,7 @@ class ScrubbedStore:
         return _unrepaired(finding, f"it was replaced, and {_still_wrong(again)}{kept}")
 
     async def _good_copy(self, ref: Ref, sources: Sequence[ScrubbedStore]) -> tuple[Blob | None, str]:
-        """Return the first good copy that another store has, and the name of that store; or None, and why not."""
+        """Return the first good copy of another store and the name of that store, or None and the reasons."""
         reasons: list[str] = []
         for source in sources:
             if source is not self:

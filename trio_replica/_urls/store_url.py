@@ -64,11 +64,11 @@ class StoreUrl:
         return (self.scheme, place) if self.kind.has_path else place
 
     def to_read(self) -> StoreUrl:
-        """Return this store to be opened to be read only, if stores of its scheme can be."""
+        """Return this URL with ``read_only`` set, if stores of its scheme have that option."""
         return self._with(read_only=True)
 
     def not_created(self) -> StoreUrl:
-        """Return this store to be opened only if it is there, if stores of its scheme can be."""
+        """Return this URL with ``create`` turned off, if stores of its scheme have that option."""
         return self._with(create=False)
 
     def open(self, *, retry: bool = True) -> OpeningStore:

@@ -35,8 +35,8 @@ DELETE_SECONDS: Final = 10.0
 def check(context: click.Context) -> int:
     """Open every store, and write, read and delete a test blob in each. The round trip is the time of these three.
 
-    The blob is written twice, so that a store that does not see that it was there is noticed. No store is created: one
-    that is not there may be a disk that is not mounted.
+    The blob is written twice, to find a store that does not notice that a blob was there. No store is created, because
+    the disk of a missing store may not be mounted.
     """
     stores = chosen_stores(context)
     return 0 if run(check_stores, stores.all()) else FAILED

@@ -67,10 +67,10 @@ class OwnFiles:
         return real_path in self._databases or _inode(status) in self._inodes
 
     def has_part(self, path: str) -> bool:
-        """Whether a file is a database's, or in a store's folder, or would be if it were there."""
+        """Return whether a path belongs to a database or is in a store's folder, even if no file is there yet."""
         real_path = os.path.realpath(path)
         is_database = real_path in self._databases
-        with suppress(OSError):  # nothing is there
+        with suppress(OSError):  # the path does not exist
             is_database = self.has_database(real_path, os.stat(path))
         return is_database or self.has_path(real_path)
 
@@ -130,10 +130,10 @@ def read_files(files: Iterable[File]) -> list[Blob | str]:
 
 
 def write_file(path: str, data: bytes, own: OwnFiles) -> None:
-    """Write `data` to a file, which keeps its old content until it has all of `data`; or to a device or pipe.
+    """Write `data` to a file, device or pipe. A file keeps its old content until all of `data` is written.
 
     Raises:
-      CommandError: if the file is a store's, which would lose what it has, or the system refuses.
+      CommandError: if the file belongs to a store, which would lose data, or the system refuses.
 
     """
     if not os.path.isdir(path) and own.has_part(path):
@@ -245,7 +245,7 @@ def _wrong(path: str, why: str | None) -> File:
 
 def _replace_file(path: str, data: bytes) -> None:
     if os.path.exists(path) and not os.access(path, os.W_OK, effective_ids=True):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # replacing it would take no permission
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # replacing it would not need this permission
     temporary = os.path.join(os.path.dirname(path), f".trio-replica-{secrets.token_hex(8)}")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

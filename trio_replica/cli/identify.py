@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("url", callback=checked_url)
 @click.option("--new", is_flag=True, help="Give it a new identity first, because it is a copy of another store.")
 def identify(*, url: StoreUrl, new: bool) -> int:
-    """Print the identity of the store at URL, which is kept in it. A store that has none yet is given one."""
+    """Print the identity that the store at URL keeps. A store without an identity is given one."""
     if problem := absence(url):
         raise CommandError(problem)
     write_lines([run(_identify, url, new)])

@@ -1,4 +1,4 @@
-"""The options of the commands that choose the stores, and what they were given."""
+"""The command-line options that choose the stores, and the values that they were given."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 
 DEFAULTS: Final[Mapping[str, Any]] = {"queue_size": 64}
-"""Options of the replica, if nothing else is said. The queue is larger than the library's, because a put of files
-bounds the bytes too, and a worker writes as many together."""
+"""The default options of the replica. The queue is larger than the library's, because a put of files also bounds the
+bytes, and a worker writes as many blobs together."""
 
 _TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 CONFIG_FILE: Final = "trio-replica.toml"
-"""The configuration file that is looked for in the current folder."""
+"""The name of the configuration file in the current folder."""
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Given:
     async_: list[StoreUrl] = field(default_factory=list)
     config: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    """Those of the replica."""
+    """The options of the replica."""
     may_create: bool = True
-    """Whether a store that is not there is made."""
+    """Whether a missing store is created."""
 
 
 def store_options(command: CommandT) -> CommandT:
@@ -115,13 +115,13 @@ def checked_url(context: click.Context, parameter: click.Parameter, url: str) ->
 
 
 def _bad_options(url: StoreUrl) -> str:
-    """Return what is wrong with the options of a URL; empty if nothing is.
+    """Return the problem with the options of a URL, or an empty text if there is no problem.
 
-    The other reasons for which it can't be opened are left to the command, because some do without a store: the
-    credentials or the package may be missing.
+    Other reasons why it can't be opened, such as missing credentials or a missing package, are left to the command,
+    because some commands can do without a store.
     """
     try:
-        url.open()  # which opens nothing before the block is entered
+        url.open()  # opens nothing before the block is entered
     except MissingCredentialsError:
         return ""
     except (TypeError, ValueError) as error:

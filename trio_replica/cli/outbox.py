@@ -1,4 +1,4 @@
-"""The commands that show an outbox, flush it, drop entries from it, and take another store under a name in it."""
+"""The commands that show an outbox, flush it, drop entries from it, and accept another store under a known name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
     """Print the refs that are pending for each async store, in the order of their puts.
 
     Below that it prints the stores that the outbox knows, with their roles and identities. A store that is marked as
-    incomplete may lack blobs of which there is no entry.
+    incomplete may lack blobs that have no entry.
     """
     if context.invoked_subcommand is None:
         stores = chosen_stores(context, to_create=True)
@@ -89,8 +89,7 @@ def forget(context: click.Context, name: str, ref: str, *, yes: bool) -> int:
 def accept(context: click.Context, name: str) -> int:
     """Take the store that is called NAME now, although the outbox knows another one by that name.
 
-    It is created if there is none. What is pending for NAME will be delivered to it. It may lack everything else, so
-    run reconcile.
+    The blobs that are pending for NAME will be delivered to it. It may lack all others, so run reconcile.
     """
     say(accept_store(chosen_stores(context, to_create=True), name))
     return 0
@@ -122,10 +121,9 @@ def outbox_lines(path: str, names: Container[str], shown: int | None) -> Iterato
 
 
 def accept_store(stores: Stores, name: str) -> str:
-    """Have an outbox take the store that has a name now. Blocks.
+    """Have an outbox accept the store that has a name now. Blocks.
 
-    If the command has no such store, the next replica notes the identity of the one that it has.
-
+    If the command has no store by that name, the next replica notes the identity of its own store.
     Returns the line to print.
 
     Raises:

@@ -148,10 +148,10 @@ class Display:
             await trio.to_thread.run_sync(write_output, data, abandon_on_cancel=True)
 
     async def during(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Return what ``await call()`` returns, or raise what it raises, and draw the line while it runs."""
+        """Return the result of ``await call()``, or raise its error, and draw the line while it runs."""
         async with trio.open_nursery() as drawing:
             drawing.start_soon(self.run)
-            ended = await attempt(_awaited, call)  # raised here, a failure would come out in a group
+            ended = await attempt(_awaited, call)  # a failure raised here would come out in a group
             drawing.cancel_scope.cancel()
         try:
             return ended.unwrap()

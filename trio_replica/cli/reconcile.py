@@ -107,7 +107,7 @@ class Reconciling:
                     self._display.problem(f"and {more} more such problems")
 
     def table(self, kinds: Mapping[str, str]) -> Iterator[str]:
-        """Return the lines of the table of results; `kinds` says which kind each store is of."""
+        """Return the lines of the table of results. `kinds` has the kind of each store."""
         width = max(map(len, (*self._urls, "STORE")))
         yield f"{'STORE':{width}}  KIND   {'REFS':>10}  {'MISSING':>10}  {'COPIED':>10}  {'FAILED':>10}  {'BYTES':>14}"
         for name in self._urls:

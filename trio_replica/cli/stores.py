@@ -50,7 +50,7 @@ class Stores(NamedTuple):
     """The options of the replica that a file or the command line gave."""
     are_default: bool
     may_create: bool = True
-    """Whether a store that is not there is made."""
+    """Whether a missing store is created."""
 
     def open(self) -> AbstractAsyncContextManager[ReplicaStore]:
         """Open a replica of all stores. This creates the folder of the default stores. Blocks.
@@ -73,7 +73,7 @@ class Stores(NamedTuple):
             make_folders(os.path.abspath(DATA_FOLDER), durable=True)
 
     def open_to_read(self) -> AbstractAsyncContextManager[ReplicaStore]:
-        """Open a replica of the sync stores, which is only read. None is created or written to. Blocks.
+        """Open a read-only replica of the sync stores. No store is created or written to. Blocks.
 
         Raises:
           CommandError: if one does not exist.
@@ -86,7 +86,7 @@ class Stores(NamedTuple):
 
     @asynccontextmanager
     async def open_what_is_there(self) -> AsyncGenerator[ReplicaStore, None]:
-        """Open a replica of the existing stores among the sync stores and the `fallback`, which is only read.
+        """Open a read-only replica of the existing stores among the sync stores and the `fallback`.
 
         This prints the problems of stores that can't be opened. If no sync store can be opened, the stores of the
         fallback are read instead.
@@ -115,7 +115,7 @@ class Stores(NamedTuple):
         return {**self.sync, **self.async_}
 
     def with_stand_ins(self) -> dict[str, StoreUrl]:
-        """Return all stores to be read only, with an empty one in memory for each that does not exist. Blocks."""
+        """Return all stores, to be opened read-only, with an empty store in memory for each missing one. Blocks."""
         return {name: parse_url("memory:") if absence(url) else url.to_read() for name, url in self.all().items()}
 
     def kinds(self) -> dict[str, str]:
@@ -168,7 +168,7 @@ async def open_each(
 
 
 def to_read(urls: Mapping[str, StoreUrl]) -> dict[str, StoreUrl]:
-    """Return stores to be opened to be read only."""
+    """Return stores that will be opened read-only."""
     return {name: url.to_read() for name, url in urls.items()}
 
 

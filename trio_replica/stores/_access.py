@@ -1,4 +1,4 @@
-"""How a store is opened: the options that the openers of all stores have."""
+"""The options that the openers of all stores have in common."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAX_MEMORY: Final = 1024**3
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What the opener of a store was told about using it.
+    """The options that a store was opened with.
 
     Raises:
-      TypeError: if a flag is no `bool`, or `max_memory` no `int`.
+      TypeError: if a flag is not a `bool`, or `max_memory` is not an `int`.
       ValueError: if `max_memory` is less than 1.
 
     """
 
     create: bool = True
-    """Whether to make a store where there is none."""
+    """Whether to create a store if none exists."""
     read_only: bool = False
-    """Whether nothing is written, and nothing made."""
+    """Whether nothing is written or created."""
     max_memory: int = MAX_MEMORY
     """Bytes of the largest blob that a get or a put takes into memory."""
 
@@ -40,14 +40,14 @@ class Access:
 
     @property
     def may_create(self) -> bool:
-        """Whether a store is made where there is none."""
+        """Whether a store is created if none exists."""
         return self.create and not self.read_only
 
     def check_writable(self, store: str) -> None:
-        """Refuse a write to a store that is only read.
+        """Refuse a write to a read-only store.
 
         Raises:
-          StoreReadOnlyError: if this is one.
+          StoreReadOnlyError: if this store is read-only.
 
         """
         if self.read_only:

@@ -16,7 +16,7 @@ def make_folders(path: str, *, durable: bool) -> None:
     """Create a folder with its parents, and make its name durable.
 
     Raises:
-      UnsyncedFolderError: if that takes a file system that can sync its folders.
+      UnsyncedFolderError: if the file system can't sync its folders.
       OSError: if the system refuses.
 
     """
@@ -28,14 +28,14 @@ def make_folders(path: str, *, durable: bool) -> None:
 
 
 def sync_name(path: str) -> None:
-    """Wait until the name of a folder is on the disk, unless only others may look at what its parent holds.
+    """Wait until the name of a folder is on the disk, unless this user may not read its parent.
 
     Raises:
       UnsyncedFolderError: if its file system can't do that.
       OSError: if the system refuses.
 
     """
-    with suppress(PermissionError):  # of a parent that one may pass but not read: made by its owner, long ago
+    with suppress(PermissionError):  # of a parent that may be passed but not read: its owner made it long ago
         sync_folder(os.path.dirname(path))
 
 
@@ -50,7 +50,7 @@ def make_folder(path: str) -> None:
 def keep_second(path: str, folder: str, *, can_link: bool) -> str:
     """Give a file another name in `folder`: ``NAME-1``, the next free one, or one that it has there already.
 
-    Where there are no links, that is the name of a copy. Returns the path.
+    On a file system without hard links, that is the name of a copy. Returns the path.
 
     Raises:
       NotADirectoryError: if `folder` is a symbolic link, which may lead anywhere.
@@ -74,7 +74,7 @@ def keep_second(path: str, folder: str, *, can_link: bool) -> str:
 
 
 def move_aside(path: str, folder: str) -> str:
-    """Move whatever has a name into a new folder in `folder`, ``NAME-1`` or the next that is free.
+    """Move the file or folder with a name into a new folder in `folder`, ``NAME-1`` or the next free name.
 
     Nothing is overwritten there. Returns the new path.
 
@@ -100,7 +100,7 @@ def move_aside(path: str, folder: str) -> str:
 def _make_real_folder(path: str) -> None:
     make_folder(path)
     if os.path.islink(path):
-        raise NotADirectoryError(errno.ENOTDIR, "This is a symbolic link, where the store keeps what is damaged", path)
+        raise NotADirectoryError(errno.ENOTDIR, "This is a symbolic link, where the store keeps damaged files", path)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -124,7 +124,7 @@ def write_fully(file: int, data: bytes) -> None:
 
 
 def sync(path: str) -> None:
-    """Wait until a regular file is on the disk: what is in it, and what the system knows of it."""
+    """Wait until a regular file is on the disk, with its content and its metadata."""
     _sync(path, os.O_NOFOLLOW | os.O_NONBLOCK)  # so as neither to follow a link that replaced it, nor to wait at a pipe
 
 
@@ -149,7 +149,7 @@ class UnsyncedFolderError(OSError):
 
 
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
-"""What syncing a folder says where that can't be done. SMB says the first."""
+"""The errors of syncing a folder on a file system that can't do so. SMB returns the first."""
 
 
 def _sync(path: str, flags: int) -> None:

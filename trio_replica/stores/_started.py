@@ -40,7 +40,7 @@ class StartedStore(StartableStore):
         """Start a `list_page`: see `StartableStore`."""
 
     async def _put_each(self, blobs: Sequence[Blob]) -> list[PutResult]:
-        """Store many blobs by a put of each, all at once."""
+        """Store many blobs with one put each, all at the same time."""
         results = await all_ended(list(dict.fromkeys(blobs)), self.start_put)
         added = {blob.ref: result.added for blob, result in results.items()}
         return [PutResult(blob.ref, added.pop(blob.ref, False)) for blob in blobs]

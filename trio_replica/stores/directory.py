@@ -50,7 +50,7 @@ one made 66k gets of 4 KiB a second, 2 made 48k, and 4 made 28k. With 1 MiB they
 _TOP_FOLDERS: Final = [f"{number:02x}" for number in range(256)]
 
 _SHOWN: Final = 100
-"""Names of folders that something else has, of which the check of a store tells."""
+"""Names of blocked folders that the check of a store reports."""
 
 
 def open_directory(
@@ -64,32 +64,32 @@ def open_directory(
     """Open a store with one file for each blob, for the block. Create it if necessary.
 
     Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
-    one. ``ROOT/store-id`` is the store's identity; one that has none, because another program made it, gets one when it
-    is first opened to be written to. Files that a killed process left under ``ROOT/tmp`` are removed after a day;
-    whatever else is not the store's is left alone.
+    one. ``ROOT/store-id`` holds the store's identity. A store that another program made has no identity, and gets one
+    when it is first opened for writing. Files that a killed process left under ``ROOT/tmp`` are removed after a day.
+    All other files that do not belong to the store are left alone.
 
-    ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
-    identity as well, and the temporary files.
+    ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a separate file system. In the second case
+    ``ROOT/blobs`` has the identity as well, and the temporary files.
 
     The end of the block waits for the writes under way, even if it is cancelled.
 
     Args:
       root: the folder.
-      durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs; then a power
-        cut may leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
-      create: whether to make a store where there is none. False takes a missing ``ROOT/blobs`` for a disk that is not
-        mounted.
-      read_only: whether nothing is written, and nothing made. It takes no permission to write, so a read-only mount
-        will do.
+      durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs. A power cut may
+        then leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
+      create: whether to create a store if none exists. With False a missing ``ROOT/blobs`` is an error, because its
+        disk may not be mounted.
+      read_only: whether nothing is written or created. Permission to write is not needed, so a read-only mount is
+        enough.
       max_memory: bytes of the largest blob that a get or a put takes into memory.
 
     Raises:
-      TypeError, ValueError: at once, if an argument is not as it has to be.
-      StoreNotFoundError: if there is no store, and none may be made.
-      StoreIdentityError: if ``ROOT/blobs`` is that of another store.
-      ReplicaError: if ``ROOT/store-id`` is anything else than an identity.
-      OSError: if `root` is no folder, or can't be created, or can't be written; or the system can't sync its folders,
-        and it is to be `durable`.
+      TypeError, ValueError: at once, if an argument has a wrong type or value.
+      StoreNotFoundError: if there is no store, and none may be created.
+      StoreIdentityError: if ``ROOT/blobs`` belongs to another store.
+      ReplicaError: if ``ROOT/store-id`` does not hold an identity.
+      OSError: if `root` is not a folder, or can't be created or written. Also if the system can't sync its folders and
+        the store is to be `durable`.
 
     """
     access = Access(create=create, read_only=read_only, max_memory=max_memory)
@@ -99,7 +99,7 @@ def open_directory(
 
 @asynccontextmanager
 async def open_files(place: Place, writes: BlobWrites, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
-    """Open the store in a place, with so many threads that write."""
+    """Open the store in a place, with this number of threads that write."""
     serve = partial(_serve, writes)
     async with (
         open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
@@ -137,28 +137,28 @@ class DirectoryStore(DeletableStore, StartedStore):
         return self._access.read_only
 
     async def identity(self) -> str | None:
-        """Return what is in ``ROOT/store-id``: see `Store.identity`. None if it is only read and there is nothing."""
+        """Return the content of ``ROOT/store-id``: see `Store.identity`. It may be None if the store is read-only."""
         identity: str | None = await self._readers.run(self._place.identity, abandon_on_cancel=True)
         return identity
 
     async def session_mark(self) -> str | None:
-        """Return what is in ``ROOT/session-mark``: see `Store.session_mark`."""
+        """Return the content of ``ROOT/session-mark``: see `Store.session_mark`."""
         mark: str | None = await self._readers.run(self._place.session_mark, abandon_on_cancel=True)
         return mark
 
     async def set_session_mark(self, mark: str) -> None:
-        """Replace what is in ``ROOT/session-mark``: see `Store.set_session_mark`."""
+        """Replace the content of ``ROOT/session-mark``: see `Store.set_session_mark`."""
         self._check_writable()
         await self._writers.run(partial(self._place.set_session_mark, check_mark(mark)))
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
 
-        It fails with an `OSError` that has the path, if the system refuses, and with a `StoreIdentityError` if another
-        store is there now; no part of the blob is visible then.
+        If the system refuses, it fails with an `OSError` that has the path. If another store is there now, it fails
+        with a `StoreIdentityError`. In both cases no part of the blob is visible.
 
         Raises:
-          StoreReadOnlyError: if the store was opened to be read only.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
           BlobTooLargeError: if the blob is larger than ``max_memory``.
 
         """
@@ -170,7 +170,7 @@ class DirectoryStore(DeletableStore, StartedStore):
         """Start to store many blobs, each thread its share of them: see `StartableStore`.
 
         Raises:
-          StoreReadOnlyError: if the store was opened to be read only.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
 
         """
         self._check_writable()
@@ -179,8 +179,8 @@ class DirectoryStore(DeletableStore, StartedStore):
     def start_get(self, ref: Ref, done: Done) -> Cancel:
         """Start a `get`: see `StartableStore.start_get`.
 
-        It fails with an `OSError` if the system refuses, or the store has vanished; with a `StoreIdentityError` if
-        another store is there now; and with a `BlobTooLargeError` if the blob is larger than ``max_memory``.
+        If the system refuses, or the store has vanished, it fails with an `OSError`. If another store is there now, it
+        fails with a `StoreIdentityError`, and if the blob is larger than ``max_memory``, with a `BlobTooLargeError`.
         """
         return self._readers.start(partial(self._reads.get, ref), done, abandon_on_cancel=True)
 
@@ -213,9 +213,9 @@ class DirectoryStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`.
+        """Write a blob atomically, even if another file has its name: see `DeletableStore.replace`.
 
-        What is no regular file is moved to ``ROOT/damaged`` first.
+        Anything but a regular file is moved to ``ROOT/damaged`` first.
         """
         blob = await hashed(blob)
         self._check_writable()
@@ -223,15 +223,15 @@ class DirectoryStore(DeletableStore, StartedStore):
         await self._writers.run(partial(self._writes.replace, blob), size=len(blob))
 
     async def renew_identity(self) -> str:
-        """Replace what is in ``ROOT/store-id``: see `DeletableStore.renew_identity`."""
+        """Replace the content of ``ROOT/store-id``: see `DeletableStore.renew_identity`."""
         self._check_writable()
         identity: str = await self._writers.run(self._place.renew_identity)
         return identity
 
     async def set_aside(self, ref: Ref) -> str | None:
-        """Keep what is under a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`.
+        """Keep the file of a ref as ``ROOT/damaged/<64 hex>-<n>``: see `DeletableStore.set_aside`.
 
-        What is no regular file is moved there.
+        Anything but a regular file is moved there.
         """
         check_ref(ref)
         self._check_writable()
@@ -241,25 +241,25 @@ class DirectoryStore(DeletableStore, StartedStore):
     async def get_stored(self, ref: Ref) -> bytes:
         """Return a blob as it is on the disk, past the system's cache: see `DeletableStore.get_stored`.
 
-        So it is on Linux, on file systems that keep files on a disk of this machine. Others answer from a cache.
+        This works on Linux, on file systems that keep files on a disk of this machine. Others answer from a cache.
         """
         check_ref(ref)
         data: bytes = await self._readers.run(partial(self._reads.get_stored, ref), abandon_on_cancel=True)
         return data
 
     async def check_integrity(self) -> Integrity:
-        """Look for names of blobs, and of their folders, that something else has, such as a symbolic link."""
+        """Look for names of blobs and of their folders that belong to something else, such as a symbolic link."""
         taken = [await self._find_taken(digits) for digits in _TOP_FOLDERS]
         folders = [path for part in taken for path in part.folders]
         blocked = [ref for part in taken for ref in part.refs]
         return Integrity(  # noqa: ASYNC910  (there are folders to look into)
-            problems=tuple(f"{path} is no folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
+            problems=tuple(f"{path} is not a folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
             blocked=tuple(blocked[:BLOCKED_LIMIT]),
             blocked_count=len(blocked),
         )
 
     async def repair_integrity(self) -> None:  # noqa: ASYNC910  (likewise)
-        """Move what has the name of a folder of blobs, and is none, to ``ROOT/damaged``."""
+        """Move everything that has the name of a folder of blobs but is not a folder to ``ROOT/damaged``."""
         self._check_writable()
         for digits in _TOP_FOLDERS:
             for path in (await self._find_taken(digits)).folders:

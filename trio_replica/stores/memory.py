@@ -33,7 +33,7 @@ class MemoryStore(DeletableStore, StartedStore):
     It has nothing to open or close, and needs Trio only for its checkpoints.
 
     Args:
-      identity: its identity, for a test: 32 lowercase hex digits; None for none.
+      identity: its identity for a test, 32 lowercase hex digits. With None the store has no identity.
 
     Raises:
       ValueError: if `identity` is something else.
@@ -152,10 +152,10 @@ class MemoryStore(DeletableStore, StartedStore):
 
 
 RECENT: Final = 1000
-"""Refs that are sorted together when so many have come: a fifth of a millisecond."""
+"""The number of new refs that are sorted together, which takes a fifth of a millisecond."""
 
 RUN_LIMIT: Final = 2**16
-"""The most refs in one ascending run. To merge two halves of one takes 4 ms, and holds up all tasks."""
+"""The most refs in one ascending run. Merging two halves of a run takes 4 ms, and holds up all tasks."""
 
 
 LAST: Final = Ref(b"\xff" * 32)
@@ -164,10 +164,10 @@ LAST: Final = Ref(b"\xff" * 32)
 
 @final
 class _RefIndex:
-    """A set of refs in order, without sorting all of them for each page, or ever all at once.
+    """A set of refs in order that never sorts all of them, neither for each page nor at once.
 
-    New refs are collected in a list, and become an ascending run when there are `RECENT`. Runs of about the same length
-    are merged, as far as `RUN_LIMIT`, so each ref is moved only a few times, in whatever order puts and pages come.
+    New refs are collected in a list, which becomes an ascending run when it has `RECENT` of them. Runs of about the
+    same length are merged, up to `RUN_LIMIT`. So each ref is moved only a few times, in any order of puts and pages.
     Refs that were removed stay in their runs, and in a set, until they are an eighth of all.
     """
 
@@ -205,7 +205,7 @@ class _RefIndex:
         self._recent.sort()
         runs = [*self._runs, self._recent]
         while True:
-            # Of each run twice its share, which is nearly always enough: all of them take long to merge.
+            # Take twice its share from each run, which is nearly always enough. Merging all refs takes long.
             share = min(limit, max(self._recent_limit, 2 * limit // len(runs)))
             some = [_some_after(run, after, share) for run in runs]
             end = min((refs[-1] for refs in some if len(refs) == share), default=LAST)
@@ -223,7 +223,7 @@ class _RefIndex:
             self._runs[-2:] = [sorted(before + last)]
 
     def _purge(self, run: list[Ref]) -> list[Ref]:
-        """Return a run without the refs that were removed, and forget these."""
+        """Return a run without the removed refs, and forget these."""
         kept = [ref for ref in run if ref not in self._removed]
         if len(kept) < len(run):
             self._removed.difference_update(run)

@@ -97,7 +97,7 @@ def open_object_store(
       create: whether a prefix with neither an identity nor a blob becomes a store. False makes that an error, so that
         a misspelt prefix does not become a new store.
       read_only: whether the block writes nothing, not even an identity. Permissions to list and to get are then enough.
-        If there is no identity, a listing ends where the server says so, and a warning is logged.
+        If there is no identity, a listing ends when the server says so, and a warning is logged.
       max_memory: bytes of the largest blob that a get or a put holds in memory, whatever the server says.
       requests: how many requests that write, and how many that read, may be under way at once. Each has a thread.
       request_timeout: seconds for a whole request, including its body and that of the answer. It limits the size of a
@@ -171,7 +171,7 @@ class ObjectStore(DeletableStore, StartedStore):
         self._listing = listing
         self._writers = writers
         self._readers = readers
-        self._identity: str | None = None  # once it is known; it never changes then
+        self._identity: str | None = None  # once known, it never changes
 
     def __repr__(self) -> str:
         return f"<ObjectStore {self._name!r}>"
@@ -182,15 +182,15 @@ class ObjectStore(DeletableStore, StartedStore):
         return self._access.read_only
 
     async def identity(self) -> str | None:
-        """Return what the object ``b~`` says: see `Store.identity`."""
+        """Return the content of the object ``b~``: see `Store.identity`."""
         found: str | None = await self._readers.run(self._identity_objects.read, abandon_on_cancel=True)
         if self._identity is not None and found != self._identity:
             raise StoreIdentityError(self._name, self._identity, found)
-        self._identity = found  # a store that is only read may get one from another program
+        self._identity = found  # another program may give a read-only store its identity
         return found
 
     async def session_mark(self) -> str | None:
-        """Return what the object ``b~mark`` says: see `Store.session_mark`."""
+        """Return the content of the object ``b~mark``: see `Store.session_mark`."""
         mark: str | None = await self._readers.run(self._identity_objects.read_mark, abandon_on_cancel=True)
         return mark
 
@@ -207,10 +207,10 @@ class ObjectStore(DeletableStore, StartedStore):
         return self._identity
 
     async def _find_identity(self) -> None:
-        """Find out who this store is, or give it an identity.
+        """Read the identity of the store, or create it.
 
         Raises:
-          StoreNotFoundError: if there is no store, and none may be made.
+          StoreNotFoundError: if there is no store, and none may be created.
 
         """
         if await self.identity() is not None:
@@ -259,11 +259,11 @@ class ObjectStore(DeletableStore, StartedStore):
         return start_in_task(partial(self._listing.list_page, after, limit, self._check_end), done)
 
     async def _check_end(self) -> None:
-        """Refuse the end of a listing that has not shown the identity, unless there is none."""
-        if self._identity is None:  # it is only read
+        """Refuse the end of a listing that has not shown the identity, unless the store has no identity."""
+        if self._identity is None:  # only if it is read-only
             await trio.lowlevel.checkpoint()
             return
-        await self.identity()  # which raises if it has gone
+        await self.identity()  # raises if it is gone
         raise self._client.error(
             f"its listing ended before the object {IDENTITY}, which is there, so it may lack blobs: "
             "try again later, or repair the server"

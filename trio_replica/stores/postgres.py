@@ -62,17 +62,17 @@ def open_postgres(
     while it runs, its statement is cancelled as well, once it has run for a tenth of a second and nobody else waits
     for it. A put that runs can't be interrupted. The end of the block waits for it, even if the block is cancelled.
 
-    A connection that was made again is not used before it has read the identity of the store: after a failover, say, or
-    where a name or a pooler leads to another server. A pooler in transaction mode may lead each transaction elsewhere,
-    and is not found out. Nor is a standby that was promoted without the last transactions: ``synchronous_commit`` and
-    ``synchronous_standby_names`` of the server are for that.
+    A new connection reads the identity of the store before it is used, because after a failover, or through a changed
+    name or a pooler, it may lead to another server. A pooler in transaction mode may lead each transaction elsewhere,
+    which is not noticed. Neither is a standby that was promoted without the last transactions. To prevent that, set
+    ``synchronous_commit`` and ``synchronous_standby_names`` on the server.
 
-    The identity stands in the table ``store_identity``, which everybody may read. If it is missing, and the user may
-    not make it, the store is known by its name only, and a WARNING says so.
+    The identity is in the table ``store_identity``, which every user may read. If the table is missing, and the user
+    may not create it, the store is known by its name only, and a WARNING says so.
 
-    A put is not acknowledged unless the row is there: where nothing was inserted, and where the table has triggers,
-    that is looked up after the commit. Nothing is put to a table that was altered, or made again, before it has been
-    checked again. A damaged index that hides rows is found by `check_integrity`, which a scrub calls.
+    A put is acknowledged only if the row is there. If nothing was inserted, or the table has triggers, the row is
+    looked up after the commit. A table that was altered or replaced is checked again before the next put. A damaged
+    index that hides rows is found by `check_integrity`, which a scrub calls.
 
     Args:
       conninfo: libpq's `connection string`_, ``postgresql://USER@HOST/DATABASE`` or ``host=HOST dbname=DATABASE``.
@@ -80,19 +80,18 @@ def open_postgres(
         the environment says otherwise, ``connect_timeout`` is 10 seconds for each address. A connection to a machine
         that does not answer at all is lost after 25 seconds (``keepalives_…``, ``tcp_user_timeout``).
       durable: whether a blob whose put has returned survives a crash of the server and its machine. It is then on the
-        server's disk, and on the standbys that the server's ``synchronous_commit`` says, also if the blob was there
-        already; a server with ``fsync = off`` is refused. False commits with ``synchronous_commit = off``: a crash may
-        take the last transactions with it, but nothing is torn.
-      answer_timeout: seconds that the server may be silent, neither taking nor sending anything, while a call waits
-        for it; for a lock, say, or to write (1 GB took half a minute). Then the statement is cancelled, and 5 seconds
-        later the connection is let go.
-      create: whether to make a store where there is none. False says that it was made before: a database without a
-        table ``blobs`` is then an error, because it may be the wrong one.
-      read_only: whether nothing is written, and nothing made. A standby will do, and a user who has only SELECT on
-        ``blobs``. A standby may lag behind, and lack what was put in the last moments.
-      max_memory: the bytes of the largest blob that a get or a put takes into memory. A larger one is not asked for;
-        but whatever a server sends, libpq takes into memory a whole row, which can be 2 GiB of one that is no
-        PostgreSQL.
+        server's disk, and on the standbys that the server's ``synchronous_commit`` names, even if the blob was there
+        already. A server with ``fsync = off`` is refused. False commits with ``synchronous_commit = off``. A crash may
+        then lose the last transactions, but nothing is torn.
+      answer_timeout: seconds that the server may neither take nor send anything while a call waits for it. It may wait
+        for a lock, for example, or write (1 GB took half a minute). The statement is then cancelled, and 5 seconds
+        later the connection is dropped.
+      create: whether to create a store if none exists. With False a database without a table ``blobs`` is an error,
+        because it may be the wrong one.
+      read_only: whether nothing is written or created. A standby is enough, and so is a user who has only SELECT on
+        ``blobs``. A standby may lag behind, and lack the most recent puts.
+      max_memory: the bytes of the largest blob that a get or a put takes into memory. A larger one is not asked for.
+        But libpq always takes a whole row into memory, and a server that is not PostgreSQL can send 2 GiB.
 
     Raises:
       ModuleNotFoundError, ImportError: at once, if psycopg, or libpq, is not installed.
@@ -102,9 +101,9 @@ def open_postgres(
       psycopg.Error: on entering the block, if the server can't be reached, or refuses, or takes no writes. Like every
         error of the server, it is one line: the reason, the store's host, port and database, and a remedy. No error
         shows a password.
-      StoreNotFoundError: on entering the block, if there is no store, and none is to be made.
+      StoreNotFoundError: on entering the block, if there is no store, and none may be created.
       ReplicaError: on entering the block, if the database has another table ``blobs`` or ``store_identity``, or one
-        that can't be believed, because of a rule or row security, say; or the server can't be durable.
+        that can't be trusted, for example because of a rule or row security. Also if the server can't be durable.
 
     .. _connection string: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
@@ -127,7 +126,7 @@ def open_postgres(
 async def open_database(
     database: Database, *, writers: int = WRITERS, readers: int = READERS
 ) -> AsyncGenerator[PostgresStore, None]:
-    """Open the store in `database` with so many threads of each kind, none of which write if it is only read."""
+    """Open the store in `database` with this number of threads of each kind. A read-only store has no writers."""
     async with AsyncExitStack() as stack:
         writing = None
         if not database.access.read_only:
@@ -151,7 +150,7 @@ class PostgresStore(DeletableStore, StartedStore):
         self, database: Database, writers: StoreThreads[Write] | None, readers: StoreThreads[Read[What]]
     ) -> None:
         self._database = database
-        self._writers_or_none = writers  # None if it is only read
+        self._writers_or_none = writers  # None if the store is read-only
         self._readers = readers
 
     def __repr__(self) -> str:
@@ -169,21 +168,21 @@ class PostgresStore(DeletableStore, StartedStore):
 
     @property
     def _writers(self) -> StoreThreads[Write]:
-        """The threads that write. Raises `StoreReadOnlyError` if there are none."""
+        """The threads that write. Raises `StoreReadOnlyError` if the store is read-only."""
         if self._writers_or_none is None:
             raise StoreReadOnlyError(self._database.name)
         return self._writers_or_none
 
     async def identity(self) -> str | None:
-        """Return the identity, which the table ``store_identity`` has: see `Store.identity`.
+        """Return the identity from the table ``store_identity``: see `Store.identity`.
 
-        None if the store has none yet, because it is only read, or its user may not make one.
+        It is None if the store has no identity, because it is read-only or its user may not create tables.
         """
         identity: str | None = await self._read(self._database.store.read_identity)
         return identity
 
     async def session_mark(self) -> str | None:
-        """Return the mark, which the table ``store_session`` has: see `Store.session_mark`."""
+        """Return the mark from the table ``store_session``: see `Store.session_mark`."""
         mark: str | None = await self._read(self._database.store.read_mark)
         return mark
 
@@ -200,7 +199,7 @@ class PostgresStore(DeletableStore, StartedStore):
         stored then.
 
         Raises:
-          StoreReadOnlyError: if the store was opened to be read only.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
           BlobTooLargeError: if the blob has more than ``max_memory`` bytes.
           psycopg.DataError: if no row can hold the blob (1019 MiB).
 
@@ -241,7 +240,7 @@ class PostgresStore(DeletableStore, StartedStore):
         return deleted
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob whatever is there, atomically: see `DeletableStore.replace`."""
+        """Write a blob atomically over any row with its ref: see `DeletableStore.replace`."""
         writers = self._writers
         blob = await hashed(blob)
         self._database.check_size([blob])
@@ -250,7 +249,7 @@ class PostgresStore(DeletableStore, StartedStore):
     async def renew_identity(self) -> str | None:
         """Replace the identity in the table ``store_identity``: see `DeletableStore.renew_identity`.
 
-        None if the store has none, because its user may not make one.
+        It is None if the store has no identity, because its user may not create tables.
         """
         identity: str | None = await self._writers.run(self._database.store.renew_identity)
         return identity
@@ -263,8 +262,8 @@ class PostgresStore(DeletableStore, StartedStore):
     async def check_integrity(self) -> Integrity:
         """Look up every row of the table in its index: see `DeletableStore.check_integrity`.
 
-        It takes a thread and a connection of its own, so that reads do not wait for it. Being cancelled cancels the
-        statement. An index that hides rows is made again with ``REINDEX`` by the table's owner.
+        It uses a separate thread and connection, so that reads do not wait for it. Being cancelled cancels the
+        statement. To repair an index that hides rows, the table's owner has to run ``REINDEX``.
         """
         name = f"check of {self._database.name}"
         async with open_store_threads(name, self._database.serve_checks) as threads:

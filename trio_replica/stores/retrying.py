@@ -167,11 +167,11 @@ class RetryingStore(StartedStore):
 
     @property
     def is_read_only(self) -> bool:
-        """Whether the store was opened to be read only: see `Store.is_read_only`."""
+        """Whether the store was opened with ``read_only=True``: see `Store.is_read_only`."""
         return self._inner.is_read_only
 
     async def identity(self) -> str | None:
-        """Return who the store is: see `Store.identity`."""
+        """Return the identity of the store: see `Store.identity`."""
         return await self._call("identity", self._inner.identity)
 
     async def session_mark(self) -> str | None:
@@ -223,7 +223,7 @@ class RetryingStore(StartedStore):
         return never
 
     async def _call(self, operation: str, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Return what ``await call()`` returns in the end."""
+        """Return the result of ``await call()``, repeating the call as needed."""
         result: ResultT = await ended_call(partial(self._start, operation, start_in_task, call))
         return result
 

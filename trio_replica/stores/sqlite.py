@@ -56,22 +56,22 @@ def open_sqlite(
       durable: whether a blob whose put has returned survives a power cut. All processes that write to the database have
         to sync it at least at checkpoints (``synchronous`` is NORMAL or more). False leaves out the fsync of each
         transaction. Then a power cut may lose the last ones, but leaves no partial ones.
-      create: whether to make a store where there is none. False says that it was made before. A path without a
-        database, or with one that has no table ``blobs``, is then an error, because the disk may not be mounted.
-      read_only: whether nothing is written, and nothing made. The database may be on a file system that is read-only.
-        The blobs in a ``-wal`` are read, too, or the store is refused. Beside a ``-wal`` that is not empty, SQLite
-        itself makes and writes a ``-shm`` if it may.
+      create: whether to create a store if none exists. With False, a path without a database, or a database without a
+        table ``blobs``, is an error, because the disk may not be mounted.
+      read_only: whether nothing is written or created. The database may be on a read-only file system. The blobs in a
+        ``-wal`` are read, too, or the store is refused. Beside a ``-wal`` that is not empty, SQLite itself creates and
+        writes a ``-shm`` if it may.
       max_memory: bytes of the largest blob that a get or a put takes into memory.
 
     Raises:
       TypeError: at once, if an argument has the wrong type.
       ValueError: at once, if `max_memory` is less than 1.
-      StoreNotFoundError: on entering the block, if there is no store, and none may be made.
+      StoreNotFoundError: on entering the block, if there is no store, and none may be created.
       sqlite3.Error: on entering the block, if the file is not a database, or can't be opened or written. The message
         has SQLite's name of the error and the path.
       ReplicaError: on entering the block, if it has a different table ``blobs``, ``store_identity`` or
-        ``store_session``, can't be put in WAL mode, is used under another name (a hard link), or has a ``-wal`` that
-        can't be read.
+        ``store_session``, or can't be put in WAL mode. Also if it is used under another name (a hard link), or has a
+        ``-wal`` that can't be read.
 
     """
     access = Access(create=create, read_only=read_only, max_memory=max_memory)
@@ -104,7 +104,7 @@ class SqliteStore(DeletableStore, StartedStore):
         self, database: Database, writer: StoreThreads[Request] | None, reader: StoreThreads[Ref | Request]
     ) -> None:
         self._database = database
-        self._writer_or_none = writer  # None if it is only read
+        self._writer_or_none = writer  # None if the store is read-only
         self._reader = reader
 
     def __repr__(self) -> str:
@@ -122,21 +122,21 @@ class SqliteStore(DeletableStore, StartedStore):
 
     @property
     def _writer(self) -> StoreThreads[Request]:
-        """The thread that writes. Raises `StoreReadOnlyError` if there is none."""
+        """The thread that writes. Raises `StoreReadOnlyError` if the store is read-only."""
         if self._writer_or_none is None:
             raise StoreReadOnlyError(self._database.path)
         return self._writer_or_none
 
     async def identity(self) -> str | None:
-        """Return the identity, which the table ``store_identity`` has: see `Store.identity`.
+        """Return the identity from the table ``store_identity``: see `Store.identity`.
 
-        None only of a store that is only read, and that nobody has opened to write to it yet.
+        It is None only if the store is read-only and no process has opened it for writing yet.
         """
         identity: str | None = await self._reader.run(self._database.read_identity, abandon_on_cancel=True)
         return identity
 
     async def session_mark(self) -> str | None:
-        """Return the mark, which the table ``store_session`` has: see `Store.session_mark`."""
+        """Return the mark from the table ``store_session``: see `Store.session_mark`."""
         mark: str | None = await self._reader.run(partial(read_mark, path=self._database.path), abandon_on_cancel=True)
         return mark
 
@@ -153,7 +153,7 @@ class SqliteStore(DeletableStore, StartedStore):
         database or its log has been removed or replaced, or the row is not kept, it fails with a `ReplicaError`.
 
         Raises:
-          StoreReadOnlyError: if the store was opened to be read only.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
           BlobTooLargeError: if the blob is larger than ``max_memory``.
           sqlite3.DataError: with ``SQLITE_TOOBIG``, if no row can hold the blob (1 GB, if SQLite is built as usual).
 
@@ -212,8 +212,8 @@ class SqliteStore(DeletableStore, StartedStore):
     async def get_stored(self, ref: Ref) -> bytes:
         """Return a blob as it is on the disk: see `DeletableStore.get_stored`.
 
-        SQLite drops its cache, and Linux what it has in memory of the database and its log, except for what was not
-        written to the disk yet. Other systems may still answer from memory.
+        SQLite drops its cache, and Linux drops its cached pages of the database and its log, except for pages that are
+        not on the disk yet. Other systems may still answer from memory.
         """
         request = partial(self._database.get_stored, check_ref(ref))
         data: bytes = await self._reader.run(request, abandon_on_cancel=True)

@@ -19,7 +19,7 @@ class AgreementContract(ContractPart):
     """The results of puts, ``get``, ``get_many``, ``contains`` and the listing agree about every blob."""
 
     async def test_its_answers_agree_after_puts(self) -> None:
-        """Each blob is there by all answers once its put has returned, also where it was there before."""
+        """All answers show each blob once its put has returned, even if it was there before."""
         blobs = some_blobs(12)
         async with self.open_store() as store:
             await _assert_agrees(store, [], blobs)
@@ -34,7 +34,7 @@ class AgreementContract(ContractPart):
             await _assert_agrees(store, blobs, [])
 
     async def test_its_answers_agree_after_deletions(self) -> None:
-        """And none of them shows what was deleted; what was replaced is there by all answers."""
+        """No answer shows a deleted blob, and all answers show a replaced one."""
         blobs = some_blobs(6)
         async with self.open_store() as store:
             if not isinstance(store, DeletableStore):
@@ -49,7 +49,7 @@ class AgreementContract(ContractPart):
 
 
 async def _assert_agrees(store: Store, present: Collection[bytes], others: Collection[bytes]) -> None:
-    """Check that a store has some blobs, and none of the others, by all answers."""
+    """Check that all answers of a store show the present blobs and no others."""
     listed = [ref async for ref in store.list_refs()]
     assert listed == sorted(map(Ref.of, present)), "a listing shows what is there"
     asked = {Ref.of(data): data for data in (*present, *others)}

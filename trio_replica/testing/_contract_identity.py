@@ -17,7 +17,7 @@ class IdentityContract(ContractPart):
     """The behaviours of identities and session marks, and of `Store.is_durable` and `Store.is_read_only`."""
 
     async def test_its_identity(self) -> None:
-        """32 hex digits, the same whenever it is asked, whatever is stored; or None, if it keeps none."""
+        """The identity is 32 hex digits and never changes, whatever is stored. A store without one returns None."""
         async with self.open_store() as store:
             with trio.testing.assert_checkpoints():
                 identity = await store.identity()
@@ -27,7 +27,7 @@ class IdentityContract(ContractPart):
             assert [ref async for ref in store.list_refs()] == [Ref.of(b"blob")], "an identity is no blob"
 
     async def test_its_identity_stays_with_it(self) -> None:
-        """Opened again, it is the same store."""
+        """A store that is opened again has the same identity."""
         if not self.is_persistent:
             skip("the store is not persistent")
         async with self.open_store() as store:
@@ -38,7 +38,7 @@ class IdentityContract(ContractPart):
             assert await store.get(Ref.of(b"blob")) == b"blob"
 
     async def test_its_session_mark(self) -> None:
-        """The last one is kept, beside the identity; a store that has no identity keeps none."""
+        """The last mark is kept beside the identity. A store without an identity keeps no mark."""
         async with self.open_store() as store:
             identity = await store.identity()
             with trio.testing.assert_checkpoints():
@@ -51,7 +51,7 @@ class IdentityContract(ContractPart):
             assert [ref async for ref in store.list_refs()] == [], "a mark is no blob"
 
     async def test_its_session_mark_stays_with_it(self) -> None:
-        """Opened again, it has the mark of the last session."""
+        """A store that is opened again has the mark of the last session."""
         if not self.is_persistent:
             skip("the store is not persistent")
         async with self.open_store() as store:
@@ -93,7 +93,7 @@ class IdentityContract(ContractPart):
                 assert await store.get(Ref.of(b"blob")) == b"blob"
 
     async def test_what_it_says_about_itself(self) -> None:
-        """Whether it is durable does not change; it is not read-only, because the tests write to it."""
+        """`Store.is_durable` does not change. The store is not read-only, because the tests write to it."""
         async with self.open_store() as store:
             is_durable = store.is_durable
             assert isinstance(is_durable, bool)

@@ -20,7 +20,7 @@ class ContractPart(ABC):
     """The base of classes with tests that every store passes."""
 
     is_persistent = False
-    """Whether what was stored is there when the store is opened again, by a second ``open_store()`` in one test."""
+    """Whether a second ``open_store()`` in one test opens the same store, with the blobs that it had."""
 
     @abstractmethod
     def open_store(self) -> AbstractAsyncContextManager[Store]:

@@ -1,4 +1,4 @@
-"""`LyingStore`: a store whose answers contradict each other, in the ways in which real ones do."""
+"""`LyingStore`: a store whose answers contradict each other in the ways of real stores."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class Lie(Enum):
     """A false answer of a store. The value names a common cause of it."""
 
-    LISTS = "an index that shows what is no longer there"
+    LISTS = "an index that shows removed blobs"
     """Listings show a blob; a get does not find it, and ``contains`` says no."""
     HIDES = "an index that has lost a row"
     """A get finds a blob, and ``contains`` says yes; listings do not show it."""
     ENDS = "a listing that is cut off"
-    """Listings end before a blob, also when they begin after it: they are empty if they end before the first."""
+    """Listings end before a blob, even if they begin after it. They are empty if that blob is the first."""
     CLAIMS = "a cache in front of the store"
     """``contains`` says yes of a blob that is not there."""
     DENIES = "a cache of misses in front of the store"
@@ -38,7 +38,7 @@ class Lie(Enum):
 
 
 class LyingStore(DeletableStore):
-    """A store over another store, which falsifies the answers of that one. Without lies it passes them on.
+    """A store that falsifies the answers of another store. Without lies it passes them on.
 
     Args:
       store: the store that keeps the blobs, and tells the truth.
@@ -55,13 +55,13 @@ class LyingStore(DeletableStore):
         return f"<LyingStore that {', '.join(lie.name.lower() for lie in self._lies) or 'is honest'}: {self.store!r}>"
 
     def lie(self, lie: Lie, *refs: Ref, until_written: bool = True) -> None:
-        """Tell a lie about the blobs that `refs` name, in all answers from now on; about all blobs if none is named.
+        """Tell a lie in all answers from now on, about the blobs that `refs` name, or about all blobs without `refs`.
 
         Args:
-          lie: which.
-          refs: the blobs. `Lie.LISTS` adds those that are named to listings, also if they were never there.
-          until_written: whether `Lie.LISTS` about a blob ends when that is put, and `Lie.HIDES` when it is replaced, as
-            a new row in an index ends them.
+          lie: the kind of lie.
+          refs: the blobs. `Lie.LISTS` adds the named blobs to listings, even if they were never there.
+          until_written: whether `Lie.LISTS` about a blob ends when it is put, and `Lie.HIDES` when it is replaced, as
+            a new row in an index would end them.
 
         """
         self._lies[lie] = frozenset(map(check_ref, refs)) or None
@@ -102,16 +102,16 @@ class LyingStore(DeletableStore):
     # Writing
 
     async def put(self, blob: Blob | BytesLike) -> PutResult:
-        """Store a blob, or say so: see `Store.put`."""
+        """Store a blob, or only claim to: see `Store.put`."""
         (result,) = await self._put([await to_blob(blob)])
         return result
 
     async def put_many(self, blobs: Iterable[Blob | BytesLike]) -> list[PutResult]:
-        """Store many blobs, or say so: see `Store.put_many`."""
+        """Store many blobs, or only claim to: see `Store.put_many`."""
         return await self._put(await to_blobs(blobs))
 
     async def replace(self, blob: Blob | BytesLike) -> None:
-        """Write a blob, or say so: see `DeletableStore.replace`."""
+        """Write a blob, or only claim to: see `DeletableStore.replace`."""
         blob = await to_blob(blob)
         if not self._is_dropped(blob.ref):
             await self.store.replace(blob)
@@ -127,11 +127,11 @@ class LyingStore(DeletableStore):
         return await self.store.set_aside(ref)
 
     async def check_integrity(self) -> Integrity:
-        """Look for what is wrong as a whole: see `DeletableStore.check_integrity`."""
+        """Check the store as a whole: see `DeletableStore.check_integrity`."""
         return await self.store.check_integrity()
 
     async def repair_integrity(self) -> None:
-        """Make again what is derived from the blobs: see `DeletableStore.repair_integrity`."""
+        """Rebuild the data that is derived from the blobs: see `DeletableStore.repair_integrity`."""
         await self.store.repair_integrity()
 
     async def _put(self, blobs: list[Blob]) -> list[PutResult]:
@@ -167,7 +167,7 @@ class LyingStore(DeletableStore):
         return not self._tells(Lie.DENIES, ref) if is_there else self._tells(Lie.CLAIMS, ref)
 
     async def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs, more of them or fewer: see `Store.list_page`."""
+        """Return the next refs, with some added or left out: see `Store.list_page`."""
         check_page_request(after, limit)
         more = [ref for ref in self._lies.get(Lie.LISTS) or () if ref > after]
         while page := await self.store.list_page(after, limit):
@@ -189,7 +189,7 @@ class LyingStore(DeletableStore):
     # Lies
 
     def _tells(self, lie: Lie, ref: Ref) -> bool:
-        """Whether it tells a lie about a blob."""
+        """Return whether this store tells a lie about a blob."""
         if lie not in self._lies:
             return False
         about = self._lies[lie]

@@ -161,7 +161,7 @@ class SimulatedStore(DeletableStore):
       put_many: the cost of a ``put_many``: `Serial`, `Concurrent` or `Batched`.
       page_size: the most refs in a page, to make pages shorter than requested.
       seed: the seed of the distributions.
-      identity: its identity, 32 lowercase hex digits, or None for none. Without one it keeps no mark of a session.
+      identity: its identity of 32 lowercase hex digits, or None. Without an identity it keeps no mark of a session.
 
     Raises:
       ValueError: if `identity` is something else.

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from .names import TemporaryNames
 
 LEFTOVER_AGE: Final = 24 * 60 * 60
-"""Seconds after which a temporary file is taken for one that a killed process left."""
+"""Seconds after which a temporary file counts as left by a killed process."""
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def remove_leftovers(names: TemporaryNames, root: str, *inner: str) -> None:
-    """Remove the temporary files that a killed process left in a folder, which is `root` or in it.
+    """Remove the temporary files that a killed process left in a folder, which is `root` or inside it.
 
-    Only regular files go whose names only a store draws, and only if they are a day older than a file that is made now
-    in the same folder: the clock of its file system may be another than that of this machine. Nothing is removed
-    through a symbolic link. Only `root` itself may be one.
+    A file is removed only if it is a regular file with a name that only a store draws. It must also be a day older than
+    a file created now in the same folder, because the file system may use a different clock from this machine's.
+    Nothing is removed through a symbolic link, except that `root` itself may be one.
     """
     folder = os.open(root, _FOLDER)
     try:
         for name in inner:
             try:
                 inside = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-            except OSError:  # a symbolic link, for one
+            except OSError:  # a symbolic link, for example
                 return
             os.close(folder)
             folder = inside
@@ -50,12 +50,12 @@ def _remove_old(folder: int, new: str) -> None:
     now = _time_in(folder, new)
     for name, modified in ages.items():
         if now - modified > LEFTOVER_AGE:
-            with suppress(FileNotFoundError, PermissionError):  # another process was first; another user's file
+            with suppress(FileNotFoundError, PermissionError):  # removed by another process; or another user's
                 os.unlink(name, dir_fd=folder)
 
 
 def _time_in(folder: int, new: str) -> float:
-    """Return the time that a file has which is made now."""
+    """Return the time that a file created now has."""
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
     try:
         return os.fstat(file).st_mtime

@@ -1,4 +1,4 @@
-"""The files of one line that say who a store is, and which session used it last."""
+"""The one-line files that hold a store's identity and the mark of its last session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LENGTH: Final = 33
 
 
 def read_mark(path: str) -> str | None:
-    """Return the 32 digits in a file; None if there is no such file.
+    """Return the 32 digits in a file, or None if there is no such file.
 
     Raises:
       ReplicaError: if something else is there.
@@ -28,7 +28,7 @@ def read_mark(path: str) -> str | None:
 
     """
     try:
-        # NOFOLLOW and NONBLOCK for what is no file: it says so, and nobody waits for the writer of a pipe.
+        # With NOFOLLOW a symbolic link is an error. With NONBLOCK opening a pipe does not wait for its writer.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -52,17 +52,17 @@ def read_mark(path: str) -> str | None:
 
 
 def create_mark(path: str, mark: str, temporary: str) -> None:
-    """Create a file with 32 digits, unless there is one. It appears whole. Of several processes, one creates it.
+    """Create a file with 32 digits, unless it exists. It appears whole, and only one of several processes creates it.
 
-    The name is not synced yet. Where there are no links, it takes a lock for one process to be the only one; where
-    folders can't be locked either, two processes at once may each leave one, of which the later stays.
+    The name is not synced yet. On a file system without hard links, a lock ensures that one process creates it. If
+    folders can't be locked either, two processes may each create the file at once, and the later one stays.
     """
     _write_new(temporary, mark)
     try:
         os.link(temporary, path)
     except FileExistsError:
         pass
-    except OSError:  # as a file system without links says it
+    except OSError:  # the error of a file system without links
         with _locked(os.path.dirname(path)):
             if not os.path.lexists(path):
                 os.rename(temporary, path)
@@ -75,7 +75,7 @@ def replace_mark(path: str, mark: str, temporary: str) -> None:
     """Give a file 32 digits, all at once. The name is not synced yet.
 
     Raises:
-      ReplicaError: if something else is there: it is not overwritten.
+      ReplicaError: if something else is there, which is not overwritten.
 
     """
     read_mark(path)
@@ -88,7 +88,7 @@ def replace_mark(path: str, mark: str, temporary: str) -> None:
 
 
 def _write_new(path: str, mark: str) -> None:
-    """Write a new file and sync it, also for a store that is not durable: one that is torn can't be opened again."""
+    """Write and sync a new file, even if the store is not durable: a store with a torn file can't be opened again."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with naming(path):
@@ -103,7 +103,7 @@ def _write_new(path: str, mark: str) -> None:
 
 @contextmanager
 def _locked(folder: str) -> Generator[None, None, None]:
-    """Keep other processes that do the same waiting. A process that is killed keeps nobody."""
+    """Lock a folder against other processes that do the same. The lock ends when its process is killed."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # not every file system has locks
@@ -116,5 +116,5 @@ def _locked(folder: str) -> Generator[None, None, None]:
 def _odd(path: str) -> ReplicaError:
     return ReplicaError(
         f"{path}: this should be a file of 32 lowercase hex digits and a newline, which a store keeps here; move away "
-        f"what it is, if it is not the store's, or restore it"
+        f"the file if it does not belong to the store, or restore it"
     )

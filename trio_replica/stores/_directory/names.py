@@ -1,4 +1,4 @@
-"""The names in a directory store: those of blobs, and those of files that are no blobs yet."""
+"""The names in a directory store: those of blobs, and those of files that are not blobs yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TEMPORARY: Final = re.compile(r"trio-replica-[0-9a-f]{32}-[0-9]+")
 
 @final
 class TemporaryNames:
-    """Names of temporary files, each of which is drawn once. Nobody else gives a file such a name."""
+    """Names of temporary files, each of which is drawn once. No other program uses such names."""
 
     def __init__(self) -> None:
         self._session = secrets.token_hex(16)
@@ -37,7 +37,7 @@ class TemporaryNames:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one that `TemporaryNames` draws, in this process or another."""
+    """Return whether a name is one that `TemporaryNames` draws, in this process or another."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -53,7 +53,7 @@ def path_of(blobs: str, ref: Ref) -> str:
 
 
 def status_of(path: str) -> os.stat_result | None:
-    """Return what the system knows of a name, be it a symbolic link's; None if nothing has it."""
+    """Return the status of a name, without following a symbolic link; None if nothing has the name."""
     try:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -61,21 +61,21 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 def is_blob(status: os.stat_result | None) -> bool:
-    """Whether what has the name of a blob is one: a regular file."""
+    """Return whether a directory entry with the name of a blob is a blob, which is a regular file."""
     return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def folders_in(folder: str, prefix: str, first: str = "") -> list[str]:
-    """Return the names in a folder that are those of folders of blobs, from the beginning of `first` on, in order.
+    """Return the names in a folder that name folders of blobs, in order, starting at the beginning of `first`.
 
-    They have two digits more than `prefix`, with which they begin.
+    They begin with `prefix` and have two more digits.
     """
     length = len(prefix) + 2
     return sorted(entry.name for entry in _entries(folder, prefix, length) if entry.name >= first[:length])
 
 
 def blobs_in(folder: str, prefix: str, first: str, limit: int) -> list[str]:
-    """Return up to `limit` names in a folder that are those of blobs, from `first` on, in order."""
+    """Return up to `limit` names of blobs in a folder, in order, starting at `first`."""
     names = (
         entry.name
         for entry in _entries(folder, prefix, _REF_DIGITS)
@@ -85,18 +85,18 @@ def blobs_in(folder: str, prefix: str, first: str, limit: int) -> list[str]:
 
 
 def other_blobs_in(folder: str, prefix: str) -> list[str]:
-    """Return the names in a folder that are those of blobs, and that something else has."""
+    """Return the names in a folder that look like blobs but belong to something else."""
     entries = _entries(folder, prefix, _REF_DIGITS)
     return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
 
 
 def other_folders_in(folder: str, prefix: str, length: int) -> list[str]:
-    """Return the names of `length` digits in a folder that are those of folders, and that something else has."""
+    """Return the names of `length` digits in a folder that should be folders but belong to something else."""
     return sorted(entry.name for entry in _entries(folder, prefix, length) if not entry.is_dir())
 
 
 def _entries(folder: str, prefix: str, length: int) -> Iterator[os.DirEntry[str]]:
-    """Yield what a folder has under names of `length` digits that begin with `prefix`; nothing if it is no folder."""
+    """Yield the entries of a folder with names of `length` digits after `prefix`; nothing if it is not a folder."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from .._access import Access
 
 IDENTITY: Final = "store-id"
-"""The file that has the identity, in the root and, if that is elsewhere, in the folder of the blobs."""
+"""The file that has the identity. It is in the root and, if the blobs are apart, also in their folder."""
 
 SESSION: Final = "session-mark"
 """The file that has the mark of the last session."""
 
 APART: Final = "blobs-apart"
-"""The file that says that the folder of the blobs has the identity, too."""
+"""The file whose presence says that the folder of the blobs has the identity, too."""
 
 
 @final
 class Place:
     """The place of one directory store, ``ROOT``.
 
-    Blobs are in ``ROOT/blobs``, and files that are no blobs yet in ``ROOT/tmp``. Where ``ROOT/blobs`` is a symbolic
-    link or on a file system of its own, no file in ``ROOT/tmp`` could get the name of a blob. Then such files are in
-    ``ROOT/blobs/tmp``, damaged ones in ``ROOT/blobs/damaged``, and the identity is in ``ROOT/blobs/store-id`` as well,
-    so that the store notices when the blobs are not mounted. ``ROOT/blobs-apart`` says that this is so.
+    Blobs are in ``ROOT/blobs``, and files that are not blobs yet in ``ROOT/tmp``. If ``ROOT/blobs`` is a symbolic link
+    or a separate file system, no file in ``ROOT/tmp`` could get the name of a blob. Temporary files are then in
+    ``ROOT/blobs/tmp``, and damaged ones in ``ROOT/blobs/damaged``. The identity is in ``ROOT/blobs/store-id`` as well,
+    so that the store notices when the blobs are not mounted. The file ``ROOT/blobs-apart`` records this layout.
     """
 
     def __init__(self, root: str, access: Access, *, durable: bool) -> None:
@@ -45,7 +45,7 @@ class Place:
         self.access = access
         self.durable = durable
         self.blobs: str = f"{root}/blobs"
-        self.temporary: str = f"{root}/tmp"  # noqa: S108  (no system's)
+        self.temporary: str = f"{root}/tmp"  # noqa: S108  (not the system's)
         self.can_link: bool = True
         """Whether a file can have two names, so that exactly one of several processes gives a blob its name."""
         self._names = TemporaryNames()
@@ -54,17 +54,17 @@ class Place:
 
     @property
     def damaged(self) -> str:
-        """The folder of what was set aside, beside the one of temporary files, so on the file system of the blobs."""
+        """The folder of files set aside. It is beside the temporary files, so on the file system of the blobs."""
         return f"{os.path.dirname(self.temporary)}/damaged"
 
     # Opening
 
     def prepare(self) -> None:
-        """Find the store or create it, and read its identity or draw one, as far as it may be written to.
+        """Find the store and read its identity. Unless it is read-only, create the store or the identity if missing.
 
         Raises:
           StoreNotFoundError: if there is no store, and none may be created.
-          StoreIdentityError: if the blobs are apart, and these are not the store's.
+          StoreIdentityError: if the blobs are apart, and belong to another store.
           ReplicaError: if something else has the name of the identity.
           OSError: if the system refuses.
 
@@ -79,7 +79,7 @@ class Place:
                 self._prepare_to_write()
 
     def _check_never_made(self) -> None:
-        """Refuse to begin again where a store has lost its blobs, or a read would call all of them not found."""
+        """Refuse to begin with an empty folder if a store has lost its blobs. Reads would report all as not found."""
         if read_mark(self._marks[0]) is not None:
             text = f"The blobs of the store are gone: restore them, or remove {IDENTITY} beside them for an empty store"
             raise FileNotFoundError(errno.ENOENT, text, self.blobs)
@@ -91,7 +91,7 @@ class Place:
             self._check_blobs(self._identity or apart)
 
     def _check_blobs(self, identity: str) -> None:
-        """See to it that blobs that are apart are those of the store, now and from now on."""
+        """Check that blobs that are apart belong to the store, and record it so that later openings can check."""
         path = f"{self.blobs}/{IDENTITY}"
         if (found := read_mark(path)) != identity:
             raise StoreIdentityError(self.blobs, identity, found)
@@ -102,7 +102,7 @@ class Place:
             make_folders(self.root, durable=self.durable)
             make_folder(self.blobs)
         elif self.durable:
-            sync_name(self.root)  # whoever made it may not have
+            sync_name(self.root)  # the process that created it may not have
         is_apart = not self._choose_temporary()
         if self._identity is None:
             self._identity = self._created_identity(is_apart)
@@ -119,7 +119,7 @@ class Place:
                 remove_leftovers(self._names, self.root, *inner)
 
     def _created_identity(self, is_apart: bool) -> str:
-        """Give the store an identity, unless another process is first: that of its blobs, if they bring one along."""
+        """Give the store an identity, taken from its blobs if they have one, unless another process is first."""
         path = self._marks[0]
         brought = read_mark(f"{self.blobs}/{IDENTITY}") if is_apart else None
         try:
@@ -141,18 +141,18 @@ class Place:
         self.temporary = f"{self.blobs}/tmp"  # noqa: S108  (likewise)
         make_folder(self.temporary)
         if not self._is_beside_blobs():
-            text = "This has to be a folder on the file system of the folder that it is in"
+            text = "This has to be a folder on the same file system as its parent"
             raise OSError(errno.EXDEV, text, self.temporary)
         return False
 
     def _is_beside_blobs(self) -> bool:
-        """Whether a file in the folder of temporary files can get a name in that of the blobs. Notes if by a link."""
+        """Return whether a temporary file can get a name in the folder of blobs. Notes whether links work for that."""
         old, new = self.new_path(), self.new_path(self.blobs)
         os.close(os.open(old, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         try:
             try:
                 os.link(old, new)
-            except OSError:  # as a file system without hard links says it: EPERM, ENOTSUP, EMLINK, …
+            except OSError:  # errors of a file system without hard links: EPERM, ENOTSUP, EMLINK, …
                 self.can_link = False
                 os.rename(old, new)
             else:
@@ -169,7 +169,7 @@ class Place:
 
     @contextmanager
     def _explained(self) -> Generator[None, None, None]:
-        """Say of some errors what to do about them."""
+        """Add a remedy to the errors that have one."""
         try:
             yield
         except UnsyncedFolderError as error:
@@ -181,19 +181,19 @@ class Place:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            text = f"{error.strerror}: open the store with read_only=True to read what it has"
+            text = f"{error.strerror}: open the store with read_only=True to read its blobs"
             raise OSError(error.errno, text, self.root) from error
 
     # While it is open
 
     def check_present(self) -> None:
-        """Tell this store from one that has been removed or replaced, or is not mounted any more.
+        """Check that the store has not been removed, replaced or unmounted.
 
-        Its inode numbers would not do: some file systems make them up, and change them.
+        Inode numbers can't show this, because some file systems make them up and change them.
 
         Raises:
           FileNotFoundError: if it has vanished.
-          StoreIdentityError: if another store is in its place.
+          StoreIdentityError: if another store has replaced it.
 
         """
         if self._identity is not None:
@@ -244,22 +244,22 @@ class Place:
         return identity
 
     def new_path(self, folder: str | None = None) -> str:
-        """Return the path of a temporary file that nobody else writes."""
+        """Return the path of a temporary file that no other thread or process writes."""
         return f"{folder or self.temporary}/{self._names.draw()}"
 
     def make_temporary_again(self) -> None:
-        """Create the folder of temporary files, which somebody has removed. Not its parents: they may be unmounted."""
+        """Create the folder of temporary files again after its removal, but not its parents: they may be unmounted."""
         self.check_present()
         make_folder(self.temporary)
 
     def sync_folder(self, path: str) -> None:
-        """Wait until the names in a folder are on the disk; say what to do if that can't be."""
+        """Wait until the names in a folder are on the disk. The error has a remedy if that is impossible."""
         with self._explained():
             sync_folder(path)
 
 
 def check_mark(mark: str) -> str:
-    """Return `mark`, if it can be that of a session.
+    """Return `mark` if it has the form of a session mark.
 
     Raises:
       ValueError: if not.
@@ -271,7 +271,7 @@ def check_mark(mark: str) -> str:
 
 
 def _is_folder(path: str) -> bool:
-    """Whether there is a folder, or a link to one. Raises `OSError` if that can't be told."""
+    """Return whether a path is a folder or a link to one. Raises `OSError` if it can't be read."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The reads of a directory store. All of it blocks, and runs in the store's threads, several at once."""
+"""The reads of a directory store. They block, and run in the store's threads, several at once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .place import Place
 
 READ_AT_LEAST: Final = 64 * 1024
-"""Bytes to ask for where a file turns out not to have the size that it had."""
+"""Bytes to ask for when a file no longer has the size that it had."""
 
 
 class Taken(NamedTuple):
-    """Names of the store that are taken by what is none of its own."""
+    """Names of the store that are taken by something else."""
 
     refs: list[Ref]
     """Names of blobs that something else has: a folder, a symbolic link, a pipe."""
@@ -43,7 +43,7 @@ class BlobReads:
 
         Raises:
           BlobNotFoundError: if no file has its name.
-          BlobTooLargeError: if it is too large for the memory that it may take.
+          BlobTooLargeError: if it has more bytes than `max_memory`.
           OSError: if the system refuses, or the store has vanished.
 
         """
@@ -84,7 +84,7 @@ class BlobReads:
         return [Ref.from_hex(name) for name in names if name != first][:limit]
 
     def find_taken(self, digits: str) -> Taken:
-        """Return what takes names of the store that begin with two `digits`."""
+        """Return the taken names of the store that begin with two `digits`."""
         blobs = self._place.blobs
         taken = Taken([], [f"{blobs}/{name}" for name in other_folders_in(blobs, digits, 2)])
         top = f"{blobs}/{digits}"
@@ -101,10 +101,10 @@ class BlobReads:
         return data
 
     def _read(self, ref: Ref, read: Callable[[int, int, Callable[[int], None]], bytes]) -> bytes | None:
-        """Return what `read` returns for an open file, its size and a check of sizes; None if there is no such blob."""
+        """Return the result of `read`, given an open file, its size and a check of sizes; None if there is no blob."""
         path = path_of(self._place.blobs, ref)
         try:
-            # NONBLOCK for a pipe, which is not a blob either, so as not to wait for who writes it.
+            # With NONBLOCK, opening a pipe, which is not a blob either, does not wait for its writer.
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in _NO_REGULAR_FILE:
@@ -127,19 +127,19 @@ class BlobReads:
 
 
 _NO_REGULAR_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
-"""What opening says where there is nothing, a file for a folder, a symbolic link, or a socket."""
+"""The errors of opening a missing file, a path through a file, a symbolic link, or a socket."""
 
 
 def _read(file: int, size: int, check: Callable[[int], None]) -> bytes:
-    """Return the bytes of a file that has `size`: with one call, because another thread may run at each.
+    """Return the bytes of a file of `size` bytes, with one call, because another thread may run at each call.
 
-    ``check(bytes)`` raises when these are too many.
+    ``check(bytes)`` raises when there are too many.
     """
     data = os.read(file, size + 1)
     if len(data) == size:
         return data
     check(len(data))
-    parts = io.BytesIO(data)  # a huge file, which takes several calls, or one that has just changed
+    parts = io.BytesIO(data)  # a huge file needs several calls, as does one that has just changed
     parts.seek(0, io.SEEK_END)
     while data:
         del data  # to be the only copy

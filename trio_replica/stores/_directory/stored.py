@@ -1,4 +1,4 @@
-"""Reading a file as it is on the disk, and not as the system remembers it."""
+"""Reading a file from the disk, past the system's cache."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 _IS_LINUX: Final = sys.platform == "linux"
 
 _CHUNK: Final = 1024 * 1024
-"""Bytes to read at once: enough for a disk to be busy."""
+"""Bytes to read at once: enough to keep a disk busy."""
 
 _BLOCK: Final = 4096
-"""Bytes that what is read past the cache is a multiple of: the largest block of a disk."""
+"""Reads past the cache are a multiple of these bytes, the largest block of a disk."""
 
 _NOTHING_TO_SYNC: Final = frozenset({errno.EROFS, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 def read_stored(file: int, size: int, check: Callable[[int], None]) -> bytes:
-    """Return what the disk has for an open file of `size` bytes; ``check(bytes)`` raises when these are too many.
+    """Return the bytes on the disk of an open file of `size` bytes; ``check(bytes)`` raises when there are too many.
 
-    Two ways lead past the system's cache, and neither does everywhere, so both are taken. The system is told to forget
-    what it has, which it does not do for pages that a process has mapped. And reads are to go to the disk directly,
-    which is accepted, but not done, where a journal has the content of files. Together they worked on Linux 6.18, on
-    XFS, overlays, and ext4, also with ``data=journal`` if no process had the file mapped. A file system that has no
-    disk of its own in this kernel (tmpfs, FUSE, those of a network) answers from whatever it keeps.
+    Two ways lead past the system's cache. Neither works everywhere, so both are used. The system is told to drop its
+    cached pages, but it keeps those that a process has mapped. Reads are also made direct, but a file system that
+    journals content accepts this and reads from the cache all the same. Together they worked on Linux 6.18, on XFS,
+    overlays, and ext4. With ``data=journal`` they worked if no process had the file mapped. A file system that has no
+    disk in this kernel (tmpfs, FUSE, network file systems) answers from its own cache.
     """
     is_direct = _set_direct(file, True)
     _forget_cached(file, is_direct)
@@ -54,10 +54,10 @@ def read_stored(file: int, size: int, check: Callable[[int], None]) -> bytes:
 
 
 def _forget_cached(file: int, is_direct: bool) -> None:
-    """Have the system forget the content of a file.
+    """Have the system drop its cached content of a file.
 
-    Only what is on the disk can be forgotten. A direct read writes what is not; for others it is written now, which may
-    take milliseconds also where there is nothing to write.
+    Only content that is on the disk can be dropped. A direct read writes the rest. For other reads it is written now,
+    which may take milliseconds even if there is nothing to write.
     """
     if not _IS_LINUX:
         return
@@ -71,7 +71,7 @@ def _forget_cached(file: int, is_direct: bool) -> None:
 
 
 def _set_direct(file: int, wanted: bool) -> bool:
-    """Have reads of a file go past the cache, or not, and return whether they do."""
+    """Make reads of a file go past the cache, or through it, and return whether they go past it."""
     if not _IS_LINUX:
         return False
     flags = fcntl.fcntl(file, fcntl.F_GETFL)

@@ -1,4 +1,4 @@
-"""The writes of a directory store. All of it blocks, and runs in the store's threads, several at once."""
+"""The writes of a directory store. They block, and run in the store's threads, several at once."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from .place import Place
 
 SYNCED_LIMIT: Final = 2**15
-"""Names that a session remembers as synced, about 10 MB; beyond, it forgets them and syncs again."""
+"""Names that a session remembers as synced, about 10 MB. Beyond that it forgets them and syncs again."""
 
 FILES_AT_ONCE: Final = 32
-"""Files that one thread has open at once: 6 threads then have a fifth of the 1024 that a process usually may."""
+"""Files that one thread has open at once. 6 threads then use a fifth of the 1024 that a process may usually open."""
 
 PUT_AGAIN: Final = 3
-"""How often a blob is put again that somebody removes while it is put."""
+"""How often a put is repeated if another program removes the blob while it is put."""
 
 _TORN: Final = "replaced %s: it had %d bytes where the blob has %d"
 
 logger: Final = logging.getLogger("trio_replica")
 
 _Errors: TypeAlias = "dict[int, Exception]"
-"""What went wrong with some files, by their positions in the batch."""
+"""The errors of some files, by their positions in the batch."""
 
 
 class _NewFile:
@@ -49,15 +49,15 @@ class _NewFile:
         self.descriptor: int | None = None
         self.written: os.stat_result | None = None  # once it is synced
         self.is_named = False
-        self.added: bool | None = None  # False or True where another file has the name already, which was seen to
+        self.added: bool | None = None  # set if another file already has the name and has been checked
 
 
 @final
 class BlobWrites:
     """The writes of one directory store.
 
-    A put may return once its file, the name of that, and the names of the folders above are on the disk, and each of
-    these names still leads to what was synced: another program may have removed or replaced any of them.
+    A put may return once its file, the file's name, and the names of the folders above are on the disk. Each of these
+    names must still lead to the file or folder that was synced, as another program may have removed or replaced it.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class BlobWrites:
         self._place = place
         self._at_once = at_once
         self._synced_blobs = Synced(remember, tick=tick)  # by their refs
-        self._synced_folders = Synced(SYNCED_LIMIT, tick=tick)  # the names in them; by their paths
-        self._made: set[str] = set()  # folders of blobs that were there once; of 65,536 that there can be
+        self._synced_folders = Synced(SYNCED_LIMIT, tick=tick)  # the names in them, by their paths
+        self._made: set[str] = set()  # folders of blobs seen so far, of 65,536 possible ones
 
     def put_all(self, blobs: Sequence[Blob], *, again: int = PUT_AGAIN) -> list[outcome.Value[bool] | outcome.Error]:
-        """Store `blobs`, and return for each how that ended: whether it was not there, or an error.
+        """Store `blobs`, and return an outcome for each: whether it was added, or an error.
 
-        All are written, then all synced, then all named: the first fsync of several commits most of what the others
-        have to. Of 4 KiB blobs, on ext4, for 64 callers, that is a fifth more puts a second than one after another.
+        All are written, then all synced, then all named, because the first fsync of several commits most of the data of
+        the others. With 4 KiB blobs, on ext4, for 64 callers, this gives a fifth more puts a second.
         """
         if len(blobs) > (at_once := self._at_once):
             parts = [blobs[first : first + at_once] for first in range(0, len(blobs), at_once)]
             return [ended for part in parts for ended in self.put_all(part, again=again)]
         files = [_NewFile(blob, self._place.new_path()) for blob in blobs]
         errors: _Errors = {}
-        # Before, so that nothing is written into another store; and after, because nothing of it counts then.
+        # Checked before, so that nothing is written into another store, and after, because otherwise no put counts.
         _attempt(errors, range(len(files)), self._place.check_present)
         for step in (self._write, self._sync_content, self._name):
             for index, file in enumerate(files):
@@ -103,7 +103,7 @@ class BlobWrites:
         ]
 
     def replace(self, blob: Blob) -> None:
-        """Write `blob` whatever is there under its name, atomically. What is no file is moved aside first."""
+        """Write `blob` atomically over any file with its name. Anything but a regular file is moved aside first."""
         self._place.check_present()
         try:
             self._existing(blob.ref)
@@ -124,7 +124,7 @@ class BlobWrites:
         self._place.check_present()
 
     def delete(self, ref: Ref) -> bool:
-        """Remove a blob, and return whether it was there. Nothing else that has its name is removed."""
+        """Remove a blob, and return whether it was there. Anything but a regular file is left alone."""
         self._place.check_present()
         path = self._path(ref)
         if not is_blob(status_of(path)):
@@ -139,9 +139,9 @@ class BlobWrites:
         return True
 
     def set_aside(self, ref: Ref) -> str | None:
-        """Give the file of a blob a second name, or where there are no links make a copy, and return its path.
+        """Give the file of a blob a second name, or make a copy if links do not work, and return its path.
 
-        What is no file, and only takes the name of one, is moved instead.
+        Anything but a regular file is moved instead.
         """
         self._place.check_present()
         path, folder = self._path(ref), self._place.damaged
@@ -162,7 +162,7 @@ class BlobWrites:
         return aside
 
     def clear_folder_name(self, path: str) -> None:
-        """Move aside what has the name of a folder of blobs and is none."""
+        """Move aside everything that has the name of a folder of blobs but is not a folder."""
         self._place.check_present()
         if not os.path.isdir(path):
             aside = self._move_aside(path)
@@ -172,13 +172,13 @@ class BlobWrites:
 
     def _move_aside(self, path: str) -> str:
         aside = move_aside(path, self._place.damaged)
-        logger.warning("moved %s to %s: it has the name of a blob or of a folder of blobs, and is none", path, aside)
+        logger.warning("moved %s to %s: it has the name of a blob or of a folder of blobs, but is neither", path, aside)
         return aside
 
     # The steps of a put
 
     def _write(self, file: _NewFile) -> None:
-        """Write a blob, or, if it is there already, see to that one."""
+        """Write a blob, or check the one that is already there."""
         status = self._existing(file.blob.ref)
         if status is None:
             self._write_content(file)
@@ -207,7 +207,7 @@ class BlobWrites:
     def _name(self, file: _NewFile) -> None:
         try:
             self._give_name(file, os.link if self._place.can_link else os.replace)
-        except FileExistsError:  # of another writer, who was first
+        except FileExistsError:  # another writer was first
             status = self._existing(file.blob.ref)
             file.added = self._put(file.blob) if status is None else self._put_existing(file.blob, status)
 
@@ -238,7 +238,7 @@ class BlobWrites:
         return ended.unwrap()
 
     def _put_existing(self, blob: Blob, status: os.stat_result) -> bool:
-        """See to it that a blob that is there is whole and synced; return whether it was not whole."""
+        """Replace a blob that is not whole, or sync a whole one; return whether it was not whole."""
         path = self._path(blob.ref)
         if status.st_size != len(blob):  # it came from another program, or a power cut
             logger.warning(_TORN, path, status.st_size, len(blob))
@@ -259,7 +259,7 @@ class BlobWrites:
     # What is on the disk
 
     def _sync_named(self, named: Mapping[int, _NewFile], errors: _Errors, again: int) -> None:
-        """Sync the names of new files, and of the folders above them, and see to it that they are still there."""
+        """Sync the names of new files and of the folders above them, and check or put again the files."""
         folders: dict[str, list[int]] = {}
         for index, file in named.items():
             for folder in self._folders_above(self._path(file.blob.ref)):
@@ -273,7 +273,7 @@ class BlobWrites:
             _attempt(errors, indices, self._place.sync_folder, folder)
         for index, file in named.items():
             error = errors.get(index)
-            if isinstance(error, FileNotFoundError):  # a folder has gone
+            if isinstance(error, FileNotFoundError):  # a folder is gone
                 del errors[index]
             if index not in errors:
                 _attempt(errors, [index], self._confirm, file, again, error is None)
@@ -286,7 +286,7 @@ class BlobWrites:
             self._synced_folders.note(folder, look)
 
     def _sync_removal(self, folder: str) -> None:
-        """Sync a folder that a blob was removed from; if it has been removed as well, the one above it."""
+        """Sync a folder that a blob was removed from, or the one above it if the folder has been removed as well."""
         try:
             self._place.sync_folder(folder)
         except FileNotFoundError:
@@ -295,7 +295,7 @@ class BlobWrites:
             self._sync_removal(os.path.dirname(folder))
 
     def _confirm(self, file: _NewFile, again: int, is_synced: bool) -> None:
-        """See to it that the name of a new blob still leads to what was synced, or do it again."""
+        """Check that the name of a new blob still leads to the file that was synced, or put the blob again."""
         status = self._existing(file.blob.ref)
         if status is None:
             if not again:
@@ -317,7 +317,7 @@ class BlobWrites:
         return [self._place.root, self._place.blobs, os.path.dirname(os.path.dirname(path))]
 
     def _existing(self, ref: Ref) -> os.stat_result | None:
-        """Return the status of a blob's file; None if there is none.
+        """Return the status of a blob's file, or None if nothing has its name.
 
         Raises:
           FileExistsError: if something else has its name.
@@ -330,12 +330,14 @@ class BlobWrites:
         except FileNotFoundError:
             return None
         if not is_blob(status):
-            raise FileExistsError(errno.EEXIST, "The name of a blob is taken by what is no regular file", path)
+            raise FileExistsError(
+                errno.EEXIST, "The name of a blob is taken by something that is not a regular file", path
+            )
         return status
 
 
 def _make_folders_of_blob(folder: str) -> None:
-    """Create the folder of a blob, and the one above it, if they are not there; not the one of all blobs."""
+    """Create the folder of a blob and the one above it if they are missing, but not the folder of all blobs."""
     try:
         make_folder(folder)
     except FileNotFoundError:
@@ -344,12 +346,12 @@ def _make_folders_of_blob(folder: str) -> None:
 
 
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether a file is the same, with the same content, whatever names it has got or lost."""
+    """Return whether a file is the same, with the same content, even if it has gained or lost names."""
     return os.path.samestat(one, other) and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _attempt(errors: _Errors, indices: Iterable[int], step: Callable[..., None], *arguments: object) -> None:
-    """Call ``step(*arguments)``; what it raises is the error of the files at `indices`, if they have none yet."""
+    """Call ``step(*arguments)``, and note its error for the files at `indices` that have no error yet."""
     ended = outcome.capture(step, *arguments)
     if isinstance(ended, outcome.Error):
         assert isinstance(ended.error, Exception)

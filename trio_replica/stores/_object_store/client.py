@@ -1,4 +1,4 @@
-"""The client of an object store: how it is made, and what it fails with, in one line."""
+"""The client of an object store: creating it, and turning its errors into one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Client: TypeAlias = AzureStore | GCSStore | S3Store
 
 IDLE_SECONDS: Final = 10.0
-"""Seconds after which an idle connection is closed. Without it, 16 or more stay open, also after the store."""
+"""Seconds after which an idle connection is closed. Otherwise 16 or more stay open, even after the store is closed."""
 
 _imported_in: Final = os.getpid()
 
@@ -57,9 +57,9 @@ class ObjectClient:
         return self.place.name
 
     def failure(self, error: BaseException) -> ReplicaError:
-        """Return the error to raise for `error`, which is `error` itself if it is one of this library's.
+        """Return the error to raise for `error`, which is `error` itself if it belongs to this library.
 
-        An error of the client is replaced, and not referred to, because its text may have secrets.
+        An error of the client is replaced and not kept as the cause, because its text may have secrets.
         """
         if isinstance(error, ReplicaError):
             return error
@@ -79,7 +79,7 @@ class ObjectClient:
         Args:
           name: the object's name under the prefix.
           check_size: a function that is called with the size that the server announces, before the content is read. It
-            raises if that is too much.
+            raises if the size is too large.
 
         Raises:
           ReplicaError: if the server sends more than it announced.
@@ -87,7 +87,7 @@ class ObjectClient:
 
         """
         found = obstore.get(self.client, name)
-        size = found.range[1]  # `meta` has it as well, but takes longer
+        size = found.range[1]  # `meta` also has it, but takes longer
         check_size(size)
         # The first chunk is the whole content: the stream collects until it has more than was announced, or ends.
         # Unlike `bytes()`, it then stops, even if the server goes on sending.

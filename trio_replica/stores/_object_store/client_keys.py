@@ -1,4 +1,4 @@
-"""The keys of a bucket as the client lists them: of Google and Azure, whose requests it alone can sign."""
+"""The keys of a bucket as the client lists them, for Google and Azure, whose requests only the client can sign."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClientKeys:
 
     async def ask(self, after: bytes, token: str | None, at_most: int) -> Keys:
         """Return the next keys: see `KeySource.ask`. A call that is cancelled goes on until its time is over."""
-        del token  # it gives none
+        del token  # this source never returns one
         run = partial(outcome.capture, self._list, after.removeprefix(self._prefix).decode(), at_most)
         ended: Ended[list[str]] = await self._threads.run(run, abandon_on_cancel=True)
         if isinstance(ended, outcome.Value):
@@ -42,9 +42,9 @@ class ClientKeys:
         raise self._client.error(NOT_IN_TIME) if is_late else self._client.failure(ended.error)
 
     def _list(self, after: str, at_most: int) -> list[str]:
-        """Return the first paths after one. It blocks."""
-        # The client goes through answers without any keys in one step, and a server may send these forever. A step
-        # that is awaited in an event loop ends when its time is over. One that blocks would not.
+        """Return the first paths after a given one. It blocks."""
+        # The client skips answers without any keys in one step, and a server may send these forever. A step that is
+        # awaited in an event loop ends when its time is over. A blocking step would not.
         return asyncio.run(self._list_in_time(after, at_most))
 
     async def _list_in_time(self, after: str, at_most: int) -> list[str]:

@@ -19,7 +19,7 @@ TEXT_LIMIT: Final = 200
 """Characters that are shown of a message of a server or the client."""
 
 NO_GOOD_SERVER: Final = "correct the endpoint, or repair the server"
-"""What to do about a server whose answers are no answers, or contradict each other."""
+"""The remedy for a server whose answers are invalid or contradict each other."""
 
 MISSING_CODES: Final = frozenset({"NoSuchKey", "BlobNotFound"})
 """The codes of S3 and Google, and of Azure, for a missing object in an existing bucket."""
@@ -88,7 +88,7 @@ _BEFORE_ANY_ANSWER: Final = (
     ("InvalidUri", "its endpoint is no URL: correct it"),
     ("IncompleteMessage|ConnectionReset|BrokenPipe|UnexpectedEof|IncompleteBody", HUNG_UP),
     (r"contained empty path segment|Error parsing Path|non-unicode", _ODD_NAME),
-    ("Content-Length Header missing", f"it does not say how long what it sends is: {NO_GOOD_SERVER}"),
+    ("Content-Length Header missing", f"it does not say how many bytes it sends: {NO_GOOD_SERVER}"),
     (r"hyper::Error\(\s*Parse|Unable to extract metadata|Got invalid .* response", NO_OBJECT_STORE),
 )
 
@@ -128,7 +128,7 @@ def explain(error: BaseException, without_secrets: Callable[[str], str] = str) -
 
 
 def explain_answer(status: str, text: str, without_secrets: Callable[[str], str] = str) -> str:
-    """Return what the status of an answer, and the error in its text, mean: see `explain`."""
+    """Return the meaning of the status of an answer and of the error in its text: see `explain`."""
     code = _CODE.search(text)
     if code is not None and code[1] in _CODES:
         return f"{_CODES[code[1]]} ({code[1]})"

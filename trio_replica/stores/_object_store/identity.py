@@ -1,6 +1,6 @@
-"""The identity of an object store, and its mark: two small objects that sort after its blobs.
+"""The identity of an object store and its mark, which are two small objects that sort after its blobs.
 
-All of it blocks, and runs in the store's threads.
+The methods block, and run in the store's threads.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class IdentityObjects:
         self._client = client
 
     def read(self) -> str | None:
-        """Return the identity; None if there is none.
+        """Return the identity, or None if there is no identity.
 
         Raises:
-          ReplicaError: if the server does not tell, or something else is there.
+          ReplicaError: if the server does not answer, or the object holds something else.
 
         """
         return self._read(IDENTITY)
 
     def create(self) -> str:
-        """Give the store an identity, and return it: the one of another program that was faster, if there is one.
+        """Give the store an identity and return it. If another program was faster, return the one that it gave.
 
         Raises:
           ReplicaError: if it can't be created, or is not there afterwards.
@@ -59,7 +59,7 @@ class IdentityObjects:
         ended = outcome.capture(self._write, IDENTITY, new_identity(), "create")
         if isinstance(ended, outcome.Error) and not isinstance(ended.error, AlreadyExistsError):
             raise self._client.failure(ended.error)
-        # It is read again even after a successful put, because a server without create-if-absent lets several succeed.
+        # The identity is read even after a successful put, because without create-if-absent several puts may succeed.
         found = self.read()
         if found is None:
             raise self._client.error(f"{IDENTITY} was stored and is not there: {NO_GOOD_SERVER}")
@@ -69,7 +69,7 @@ class IdentityObjects:
         """Give the store a new identity, remove the mark, and return the identity.
 
         Raises:
-          ReplicaError: if the server refuses, or does not keep it.
+          ReplicaError: if the server refuses, or does not keep the identity.
 
         """
         identity = new_identity()
@@ -85,10 +85,10 @@ class IdentityObjects:
         return identity
 
     def read_mark(self) -> str | None:
-        """Return the mark; None if there is none.
+        """Return the mark, or None if there is no mark.
 
         Raises:
-          ReplicaError: if the server does not tell, or something else is there.
+          ReplicaError: if the server does not answer, or the object holds something else.
 
         """
         return self._read(MARK)
@@ -97,7 +97,7 @@ class IdentityObjects:
         """Replace the mark.
 
         Raises:
-          ReplicaError: if it can't be written, or something else is there, which stays.
+          ReplicaError: if it can't be written, or the object holds something else, which is left as it is.
 
         """
         self.read_mark()

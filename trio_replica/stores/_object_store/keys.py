@@ -1,4 +1,4 @@
-"""Keys of objects, as one answer of a server lists them."""
+"""The keys of objects, as one answer of a server lists them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Keys(NamedTuple):
     may_go_on: bool
     """Whether the server says that there are more, or does not say that there are none."""
     token: str | None = None
-    """What to send for the next ones, if not the last of these."""
+    """The token to send for the next keys. With None the last of these keys is sent."""
 
 
 class KeySource(Protocol):
     """Something that lists the keys of a bucket, in answers of a bounded size, each within a bounded time."""
 
     async def ask(self, after: bytes, token: str | None, at_most: int) -> Keys:
-        """Return the first `at_most` keys after `after`; if there is a `token`, those after the answer that had it.
+        """Return the first `at_most` keys after `after` or, given a `token`, after the answer that had it.
 
         Being cancelled changes nothing.
 

@@ -1,4 +1,4 @@
-"""The listing of an object store: one page of refs, in as many answers as it takes, and the proof that it has ended."""
+"""The listing of an object store: one page of refs, from as many answers as needed, and the proof that it has ended."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from .keys import KeySource
 
 KEYS_AT_ONCE: Final = 1000
-"""The most keys that are asked for in one answer, which is the most that S3 gives."""
+"""The most keys to ask for in one answer, which is the limit of S3."""
 
 EMPTY_ANSWERS: Final = 10
-"""Answers in a row that may have no key and say that there are more: where many objects were deleted, some servers
-give one or two."""
+"""Answers in a row that may have no key but say that there are more. Some servers send one or two after many
+deletions."""
 
 ANSWERS: Final = 10_000
-"""Answers in a row that may have no new blob: ten million objects of other programs between two blobs."""
+"""Answers in a row that may have no new blob. They cover ten million objects of other programs between two blobs."""
 
 
 @final
@@ -57,7 +57,7 @@ class Listing:
         return f"<Listing of {self._client.name!r}, {len(self._under_way)} pages under way>"
 
     def close(self) -> None:
-        """Have the pages that are under way raise `trio.ClosedResourceError`."""
+        """Make the pages in progress raise `trio.ClosedResourceError`."""
         for scope in self._under_way:
             scope.cancel()
 
@@ -69,11 +69,11 @@ class Listing:
         Args:
           after: the ref before the first one.
           limit: the most refs.
-          check_end: is called if the server stops without having shown the identity, and so has proved nothing. It
-            raises, unless the store is known to have no identity.
+          check_end: a function that is called if the server stops without having shown the identity, which proves
+            nothing. It raises, unless the store is known to have no identity.
 
         Raises:
-          ReplicaError: if the server does not list, or not in order, or without an end.
+          ReplicaError: if the server does not list, lists out of order, or lists without an end.
           trio.ClosedResourceError: if the listing is closed.
 
         """
@@ -91,12 +91,12 @@ class Listing:
     async def _find(self, page: RefPage, after: str, limit: int) -> RefPage:
         """Ask for keys until the page is done, or the server says that there are no more."""
         position, token = self._prefix + after.encode(), None
-        at_most = min(limit + 1, self._at_once)  # the one more may be the identity
+        at_most = min(limit + 1, self._at_once)  # the extra key may be the identity
         last, empty, barren = b"", 0, 0
         while barren < self._answers:
             answer = await self._source.ask(position, token, at_most)
             found = len(page.refs)
-            # In a thread, because there may be many keys.
+            # This runs in a thread, because there may be many keys.
             if not await self._threads.run(partial(page.take, answer.keys), abandon_on_cancel=True):
                 raise self._client.error("it does not list in the order of the names, as a store needs it")
             if page.is_done or not answer.may_go_on:

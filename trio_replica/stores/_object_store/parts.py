@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @final
 class ObjectParts:
-    """What an object store is made of, before it is opened: see `ObjectClient` for what it raises."""
+    """The parts of an object store before it is opened. See `ObjectClient` for the errors."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ObjectParts:
 
     @asynccontextmanager
     async def open_listing(self, threads: StoreThreads[Callable[[], Any]]) -> AsyncGenerator[Listing, None]:
-        """Keep what the listing needs for the block: threads, and for S3 connections of its own."""
+        """Keep the threads that the listing needs for the block and, for S3, its own connections."""
         prefix = f"{self.place.prefix}/".encode() if self.place.prefix else b""
         at_once = self._keys_at_once
         if self._account is None:

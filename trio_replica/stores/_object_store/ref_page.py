@@ -1,6 +1,6 @@
-"""One page of a listing: which of the keys that a server shows are blobs, and whether the listing has proved its end.
+"""One page of a listing: finding the blobs among the keys that a server shows, and the proof of the listing's end.
 
-Plain functions of what has been shown; no I/O.
+There is no I/O in this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FIRST: Final = "b"
-"""How the names begin of all blobs, and of the identity."""
+"""The beginning of the names of all blobs and of the identity."""
 
 _BLOB: Final = re.compile(rb"b:([0-9a-f]{64})")
 
@@ -33,7 +33,7 @@ class RefPage:
         self._identity = prefix + IDENTITY.encode()
         self._after = after
         self._limit = limit
-        self._last: Ref | None = None  # of all blobs that were shown, also those before `after`
+        self._last: Ref | None = None  # of all blobs that were shown, even those before `after`
         self.refs: list[Ref] = []
         self.has_shown_identity = False
         """Whether the listing has ended, and has proved it."""
@@ -53,7 +53,7 @@ class RefPage:
     def take(self, keys: Iterable[bytes]) -> bool:
         """Take the keys of an answer into account, and return whether the blobs among them are in their order.
 
-        A server may begin before `after`, and not heed the prefix.
+        A server may begin before `after`, and may ignore the prefix.
         """
         for key in keys:
             if (ref := self._ref(key)) is not None:

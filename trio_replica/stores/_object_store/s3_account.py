@@ -1,6 +1,6 @@
-"""Where a bucket of S3 is, and how requests to it are signed: from the client's own options and environment variables.
+"""The address of an S3 bucket and the signing of requests, from the client's own options and environment variables.
 
-The client signs its own requests and no others. Signing and the credentials of a machine are botocore's.
+The client signs only its own requests. botocore signs these, and finds the credentials of a machine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .url import ObjectPlace
 
 DEFAULT_REGION: Final = "us-east-1"
-"""The region where none is given, as for the client."""
+"""The region if no region is given, as for the client."""
 
 _MACHINE: Final = ("assume-role-with-web-identity", "container-role", "iam-role")
-"""The sources of credentials that the client has, too, if none are given, by their names in botocore."""
+"""The sources that the client also uses if no credentials are given, by their names in botocore."""
 
 _HEADERS: Final = {"User-Agent": "trio-replica"}
 
@@ -35,12 +35,12 @@ _TRUE: Final = frozenset({"1", "true", "on", "yes", "y"})
 
 
 class NoCredentialsError(Exception):
-    """There are no credentials: neither given nor the machine's."""
+    """No credentials were given, and the machine has no credentials either."""
 
 
 @final
 class S3Account:
-    """One bucket, and who asks for it."""
+    """One bucket, and the credentials for it."""
 
     def __init__(self, place: ObjectPlace, environment: Mapping[str, str] = os.environ) -> None:
         given = _settings(place, environment)
@@ -66,8 +66,8 @@ class S3Account:
         It may have to ask the machine for its credentials, so it blocks.
 
         Raises:
-          NoCredentialsError: if there are none.
-          Exception: what botocore raises if the machine does not give them.
+          NoCredentialsError: if there are no credentials.
+          Exception: any error of botocore if the machine does not give them.
 
         """
         request = AWSRequest(method="GET", url=url, headers={"Host": urlsplit(url).netloc, **self._headers})
@@ -79,7 +79,7 @@ class S3Account:
 
 
 def _settings(place: ObjectPlace, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return all settings by one name each. An option counts more than a variable, as for the client."""
+    """Return all settings by one name each. An option takes precedence over a variable, as for the client."""
     variables = {name.lower(): value for name, value in environment.items() if name.startswith("AWS_")}
     settings = {}
     for name, value in (*variables.items(), *place.config.items()):
@@ -97,7 +97,7 @@ def _bucket_url(bucket: str, endpoint: str | None, region: str, *, is_virtual: b
 
 
 def _of_machine() -> Any:
-    """Return the credentials that the machine has of its cloud, from botocore, which renews them."""
+    """Return the credentials that the machine gets from its cloud, by way of botocore, which renews them."""
     chain = botocore.session.Session().get_component("credential_provider")
     for provider in chain.providers:
         if provider.METHOD in _MACHINE and (found := provider.load()) is not None:

@@ -1,4 +1,4 @@
-"""An answer to a listing of S3: the XML document, which has to be one, whatever the keys of other programs are."""
+"""The parsing of an answer to a listing of S3, which has to be valid XML whatever keys other programs use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PIECE: Final = 64 * 1024
 _REFERENCE: Final = re.compile(r"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,9}));")
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ODD: Final = "\ufffd"
-"""What stands for a character that XML does not allow. No blob has it in its name, but its prefix may."""
+"""A placeholder for a character that XML does not allow. No blob has it in its name, but the prefix may."""
 
 
 def read_listing(body: bytes, prefix: bytes, after: bytes) -> Keys | None:
     """Return the keys in an answer to ListObjectsV2.
 
-    None says that the answer is no listing, but an error, say, or a page of a proxy, or cut off; or that it is the
-    answer to another request, which a cache may have. Some servers repeat the prefix and the key that they were asked.
+    None means that the answer is not a listing. It may be an error, a page of a proxy, or cut off. It may also be the
+    answer to another request, from a cache. Some servers repeat the prefix and key of the request, which shows this.
     """
     root = _parse(body)
     if root is None or _name(root) != _ROOT:
@@ -40,7 +40,7 @@ def read_listing(body: bytes, prefix: bytes, after: bytes) -> Keys | None:
     found = [
         part.text or "" for element in root if _name(element) == "Contents" for part in element if _name(part) == "Key"
     ]
-    # XML changes some keys and tokens. To go on after such a changed one could pass over blobs, so these are left out.
+    # XML changes some keys and tokens. Going on after a changed one could skip blobs, so these are left out.
     keys = [
         unquote_to_bytes(key.replace("+", " ")) if is_encoded else key.encode() for key in found if not _is_odd(key)
     ]
@@ -50,7 +50,7 @@ def read_listing(body: bytes, prefix: bytes, after: bytes) -> Keys | None:
 
 
 def _is_as_asked(text: str | None, asked: bytes) -> bool:
-    """Return whether a server that repeats what it was asked, in whatever form, repeats this."""
+    """Return whether a text in an answer, in any form, repeats this part of the request."""
     return (
         not text
         or _is_odd(text)
@@ -59,7 +59,7 @@ def _is_as_asked(text: str | None, asked: bytes) -> bool:
 
 
 def _is_odd(text: str) -> bool:
-    """Whether XML may have changed a text: a line feed may have been another end of a line."""
+    """Return whether XML may have changed a text, because a line feed may have been another line ending."""
     return _ODD in text or "\n" in text
 
 
@@ -80,7 +80,7 @@ def _parse(body: bytes) -> Element | None:
 def _pieces(text: str) -> Iterator[str]:
     """Yield a document in pieces that end with a tag, and so divide no reference.
 
-    Each step with a piece holds the interpreter, and the event loop waits in the meantime.
+    Parsing a piece holds the interpreter, and the event loop waits until it is done.
     """
     begin = 0
     while begin < len(text):

@@ -1,7 +1,7 @@
 """The keys of a bucket of S3, asked for without the client.
 
-The client fails at a key of another program that is no path for it, follows redirects, takes whatever it is answered
-for a listing, and reads it into memory to its end.
+The client fails at another program's key that it can't parse as a path. It follows redirects, accepts any answer as a
+listing, and reads it to its end into memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class S3Keys:
         """Return the next keys: see `KeySource.ask`."""
         prefix = self._prefix + FIRST.encode()
         options: dict[str, str | bytes] = {
-            "encoding-type": "url",  # or the keys of other programs may make a document that is none
+            "encoding-type": "url",  # otherwise keys of other programs may make the document invalid
             "list-type": "2",
             "max-keys": str(at_most),
             "prefix": prefix,
@@ -49,7 +49,7 @@ class S3Keys:
         if token is not None:
             options = {"continuation-token": token, **options}
         body = await self._requests.get(urlencode(options, quote_via=quote))
-        read = partial(read_listing, body, prefix, after)  # in a thread, because the body may be long
+        read = partial(read_listing, body, prefix, after)  # runs in a thread, because the body may be long
         found: Keys | None = await self._threads.run(read, abandon_on_cancel=True)
         if found is None:
             raise self._client.error(

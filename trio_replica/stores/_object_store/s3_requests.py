@@ -1,4 +1,4 @@
-"""Signed GETs of a bucket of S3, beside those of the client: bounded in bytes and in time, and without redirects."""
+"""Signed GETs of an S3 bucket, separate from the client's: bounded in bytes and in time, and without redirects."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from .s3_account import S3Account
 
 ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of the longest answer: a thousand keys of a kilobyte each, all percent-encoded, take half of them."""
+"""Bytes of the longest answer. A thousand keys of a kilobyte each, all percent-encoded, take half of them."""
 
 ERROR_BYTES: Final = 64 * 1024
-"""Bytes that are read of an answer that is an error."""
+"""Bytes to read of an error answer."""
 
 FIRST_PAUSE: Final = 0.1
-"""Seconds before the first repetition, as the client's; each further pause is twice as long."""
+"""Seconds before the first repetition, as in the client. Each further pause is twice as long."""
 
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""The statuses of answers that are worth a repetition."""
+"""The statuses of answers after which a request is repeated."""
 
 
 class _AnswerError(Exception):
@@ -92,7 +92,7 @@ _CAUSES: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str
     ((ssl.SSLEOFError, ConnectionResetError), HUNG_UP),
     (ssl.SSLError, NO_TLS),
 )
-"""Why there may be no connection, if not because nothing listens."""
+"""The reasons for a failed connection, except that nothing listens."""
 
 
 @final
@@ -113,12 +113,12 @@ class S3Requests:
         self._pool = pool
 
     async def get(self, query: str) -> bytes:
-        """Return what the server answers to a GET of the bucket with this query.
+        """Return the server's answer to a GET of the bucket with this query.
 
-        What fails is repeated like the client's own requests. Being cancelled closes the connection.
+        A request that fails is repeated as the client repeats its own. Being cancelled closes the connection.
 
         Raises:
-          ReplicaError: if it answers with an error, or not in time, or with more than `ANSWER_BYTES`.
+          ReplicaError: if the server answers with an error, too late, or with more than `ANSWER_BYTES`.
 
         """
         url = f"{self._account.url}?{query}"
@@ -135,10 +135,10 @@ class S3Requests:
             pause *= 2
 
     async def _attempt(self, url: str) -> bytes | BaseException:
-        """Return the answer, or why there is none, which stays behind: its text may have secrets."""
+        """Return the answer, or the error, which must not reach the caller because it may have secrets."""
         try:
             with trio.fail_after(self._limits.request_timeout):
-                # In a thread, because a machine may have to be asked for its credentials.
+                # This runs in a thread, because the machine may have to be asked for its credentials.
                 sign = partial(outcome.capture, self._account.sign, url)
                 signed: Ended[dict[str, str]] = await self._threads.run(sign, abandon_on_cancel=True)
                 return signed.error if isinstance(signed, outcome.Error) else await self._answer(url, signed.value)
@@ -156,7 +156,7 @@ class S3Requests:
                 async for part in answer.aiter_stream():
                     body += part
                     if len(body) > limit:
-                        scope.cancel()  # to leave the loop would leave the generators below it open
+                        scope.cancel()  # leaving the loop would leave the generators below it open
         if status != HTTPStatus.OK:
             raise _AnswerError(status, body[:limit].decode("utf-8", "replace"))
         if len(body) > limit:
@@ -190,14 +190,14 @@ def _proxy(url: str) -> httpcore.Proxy | None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether a repetition may get an answer."""
+    """Return whether a repetition may get an answer."""
     if isinstance(error, _AnswerError):
         return error.status in _PASSING
     return isinstance(error, httpcore.NetworkError | httpcore.RemoteProtocolError | httpcore.TimeoutException)
 
 
 def _explain(error: BaseException, without_secrets: Callable[[str], str]) -> str:
-    """Return what an error means, and what to do about it."""
+    """Return the meaning of an error and its remedy."""
     if isinstance(error, _AnswerError):
         return explain_answer(str(error.status), error.text, without_secrets)
     if isinstance(error, httpcore.ConnectError):
@@ -210,7 +210,7 @@ def _explain(error: BaseException, without_secrets: Callable[[str], str]) -> str
 
 
 def _explain_connection(error: BaseException) -> str:
-    """Return why there is no connection."""
+    """Return the reason why the connection failed."""
     cause: BaseException | None = error
     while cause is not None:
         for kinds, line in _CAUSES:

@@ -166,7 +166,7 @@ def _limits(limits: ClientLimits, options: dict[str, str], name: str) -> ClientL
 
 
 def _access(access: Access, options: dict[str, str], name: str) -> Access:
-    """Return `access` with what `options` say instead, which is taken out of these."""
+    """Return `access` with the values that `options` override, and remove these from `options`."""
     given: dict[str, Any] = {
         option: _yes_or_no(option, options.pop(option), name) for option in ("create", "read_only") if option in options
     }

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 HIDDEN: Final = 10_000
 """Hidden refs that are returned: about 1 MB."""
 
-# A sample, also one of all rows, is read from the table whatever the planner may prefer. Each row is looked up in the
-# index, because scans of the table are to be avoided.
+# A sample is always read from the table, even one of all rows, so the planner can't choose the index. Each row is then
+# looked up in the index, because the setting below keeps the planner from scanning the table.
 _HIDDEN: Final = """
 WITH hidden AS MATERIALIZED (
     SELECT ref FROM blobs AS row TABLESAMPLE SYSTEM (100)
@@ -26,7 +26,7 @@ SELECT (SELECT count(*) FROM hidden),
 
 
 def check_integrity(name: str, connection: psycopg.Connection, *, hidden: int = HIDDEN) -> Integrity:
-    """Return the refs of the rows that are in the table and not in its index, at most `hidden` of them."""
+    """Return the refs of at most `hidden` rows that are in the table but not in its index."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         connection.execute("SET LOCAL enable_seqscan = off")

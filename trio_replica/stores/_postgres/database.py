@@ -68,17 +68,17 @@ class Database:
         self.name: str = name
         """Its URL without user and password."""
         self.durable: bool = durable
-        """Whether what is committed survives a crash of the server."""
+        """Whether a committed transaction survives a crash of the server."""
         self.access: Access = access or Access()
-        """What it is opened for."""
+        """The options that it was opened with."""
         self.store: KnownStore = KnownStore(name, self.access, durable=durable, make_identity=make_identity)
-        """The store that is in it."""
+        """The store in this database."""
         self._conninfo = conninfo
         self._patience = patience
         self._size_limit = size_limit
 
     def check_size(self, blobs: Iterable[Blob]) -> None:
-        """Refuse blobs of which memory or a row can't hold one, before they are part of any transaction.
+        """Refuse blobs if one is too large for memory or for a row, before they are part of any transaction.
 
         Raises:
           BlobTooLargeError: if one has more than ``max_memory`` bytes.
@@ -125,7 +125,7 @@ class Database:
                 self._put(session, [call])
 
     def _insert(self, blobs: list[Blob], connection: Connection) -> Inserted:
-        """Insert those of `blobs` that are not there."""
+        """Insert each of `blobs` that is not there."""
         if not blobs:
             return Inserted()
         inserted = writes.insert(dict.fromkeys(blobs), self.store, connection)
@@ -163,14 +163,14 @@ class Database:
     # Reading
 
     def select(self, refs: list[Ref], connection: Connection) -> dict[Ref, bytes]:
-        """Return those of the blobs that are there."""
+        """Return the blobs that are there."""
         return sql.select(refs, self.name, self.access.max_memory, connection)
 
     def serve_reads(self) -> AbstractContextManager[Handler[Read[What]]]:
         return self._serve_reads(self._patience)
 
     def serve_checks(self) -> AbstractContextManager[Handler[Read[What]]]:
-        """Serve reads that may take as long as they like, as long as somebody waits for them."""
+        """Serve reads without a time limit, as long as a caller waits for them."""
         return self._serve_reads(replace(self._patience, answer=math.inf))
 
     @contextmanager
@@ -225,7 +225,7 @@ def _blobs(request: Write) -> list[Blob]:
 
 
 def _settle(call: Call[Write], blobs: list[Blob], inserted: Inserted) -> None:
-    """Give a put its outcome. Of equal blobs in a batch, the first was added."""
+    """Give a put its outcome. If a batch has equal blobs, only the first counts as added."""
     for blob in blobs:
         if blob.ref in inserted.failures:
             call.fail(inserted.failures[blob.ref])

@@ -25,14 +25,14 @@ LONGEST: Final = 1000
 """Characters of a server's text in an error."""
 
 _NAMED: Final = "_trio_replica_named"
-"""The attribute of an error that has its line. The text would not tell, as it may be a server's."""
+"""The attribute that marks an error whose text is one line. The text itself can't show it, as a server may forge it."""
 
 _LOST: Final = "the next call connects again; a write under way may or may not have been done: repeat it"
 NOT_MADE: Final = "check the host and the port, or try again later"
 """The remedy for a connection that was lost before it was made."""
 
 _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
-    # By its class. Errors of statements have one each, but for some of permissions.
+    # Errors are told apart by class. Each error of a statement has its own, except for some about permissions.
     ("row-level security", "ALTER ROLE … BYPASSRLS, or ALTER TABLE blobs DISABLE ROW LEVEL SECURITY"),
     ("table store_identity", "GRANT SELECT ON store_identity TO the user"),
     (errors.InsufficientPrivilege, "GRANT the user SELECT, INSERT, UPDATE and DELETE on the table, or have it created"),
@@ -70,8 +70,8 @@ _LOSING: Final = "closed the connection|terminating connection|connection is (lo
 def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseException:
     """Return `error`. An error of psycopg becomes a line with the store's name and a remedy.
 
-    It keeps its class and its `diag`, and lets go of its connection, which knows the password. A server says what it
-    likes: whatever that is, the line has no control characters, and is not much longer than `LONGEST`.
+    It keeps its class and its `diag`, and drops its connection, which knows the password. Whatever the server says, the
+    line has no control characters and is not much longer than `LONGEST`.
     """
     if not isinstance(error, psycopg.Error) or hasattr(error, _NAMED):
         return error

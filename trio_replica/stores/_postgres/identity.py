@@ -1,4 +1,4 @@
-"""The tables in which a PostgreSQL store keeps who it is, and the mark of a session."""
+"""The tables in which a PostgreSQL store keeps its identity and the mark of a session."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 IDENTITY: Final = "CREATE TABLE store_identity (identity TEXT PRIMARY KEY, one INTEGER UNIQUE CHECK (one = 1))"
 SESSION: Final = "CREATE TABLE store_session (mark TEXT PRIMARY KEY, one INTEGER UNIQUE CHECK (one = 1))"
 
-# One digit more than an identity has, to know that it is none; whatever stands there is not read as a whole.
+# Read one digit more than an identity has, to recognise a longer text without reading all of it.
 _READ_IDENTITY: Final = "SELECT left(identity::text, 33) FROM store_identity LIMIT 2"
 _READ_MARK: Final = "SELECT left(mark::text, 33) FROM store_session LIMIT 2"
 
 
 def read_identity(connection: psycopg.Connection, name: str) -> str | None:
-    """Return the identity of the store; None if it has none.
+    """Return the identity of the store, or None if it has no identity.
 
     Raises:
-      ReplicaError: if there is something else where it is kept.
+      ReplicaError: if the table of the identity holds something else.
 
     """
     return _read(connection, _READ_IDENTITY, f"table store_identity of {name}", IDENTITY)
 
 
 def make_identity(connection: psycopg.Connection, identity: str) -> None:
-    """Give the store an identity, unless it has one. Of several processes, one does so.
+    """Give the store an identity, unless it has one. Only one of several processes succeeds.
 
-    Everybody may read it, as it is no secret: a user who may only read the blobs knows the store by it, too.
+    Every user may read it, because it is not a secret, and a user who may only read the blobs has to recognise the
+    store, too.
     """
     with suppress(*FASTER), connection.transaction():
         connection.execute(IDENTITY)
@@ -44,10 +45,10 @@ def make_identity(connection: psycopg.Connection, identity: str) -> None:
 
 
 def read_mark(connection: psycopg.Connection, name: str) -> str | None:
-    """Return the mark of the last session; None if there is none.
+    """Return the mark of the last session, or None if there is no mark.
 
     Raises:
-      ReplicaError: if there is something else where it is kept.
+      ReplicaError: if the table of the mark holds something else.
 
     """
     return _read(connection, _READ_MARK, f"table store_session of {name}", SESSION)
@@ -57,7 +58,7 @@ def keep_mark(mark: str, connection: psycopg.Connection, name: str) -> None:
     """Keep the mark of a session instead of the last one.
 
     Raises:
-      ReplicaError: if there is something else where it is kept, or the table does not keep it.
+      ReplicaError: if the table of the mark holds something else, or does not keep the mark.
 
     """
     read_mark(connection, name)
@@ -69,11 +70,13 @@ def keep_mark(mark: str, connection: psycopg.Connection, name: str) -> None:
         (mark,),
     )
     if read_mark(connection, name) != mark:
-        raise ReplicaError(f"the table store_session does not keep what is written to it: {name}: look at its triggers")
+        raise ReplicaError(
+            f"the table store_session does not keep the rows written to it: {name}: look at its triggers"
+        )
 
 
 def renew(identity: str, connection: psycopg.Connection) -> None:
-    """Give a store that has an identity another one, and forget the mark of the last session."""
+    """Give a store that has an identity a new one, and forget the mark of the last session."""
     connection.execute("UPDATE store_identity SET identity = %s", (identity,))
     if connection.execute("SELECT to_regclass('store_session') IS NOT NULL").fetchall() == [(True,)]:
         connection.execute("DELETE FROM store_session")

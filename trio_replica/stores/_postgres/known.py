@@ -1,4 +1,4 @@
-"""What is known of a PostgreSQL store since it was opened, and checked on each of its connections."""
+"""The facts about a PostgreSQL store that are found on opening it and checked on each new connection."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class KnownStore:
     """One store, wherever the connections to its database lead. Its methods block, and run in the store's threads.
 
-    The first connection finds or makes it. Each later one has to lead to the same: a host name, a pooler or a failover
-    may have moved it to another server, or the database may have been replaced by a copy of another.
+    The first connection finds or creates the store. Each later one is checked, because it may lead elsewhere: a host
+    name, a pooler or a failover may lead to another server, or a copy of another database may have replaced this one.
     """
 
     def __init__(self, name: str, access: Access, *, durable: bool, make_identity: Callable[[], str]) -> None:
@@ -41,15 +41,15 @@ class KnownStore:
         self._schema: str | None = None
         """The schema of its tables; None until it is known."""
         self._identity: str | None = None
-        """Its identity; None also if it has none, and none could be made."""
+        """Its identity; None until it is known, and if the store has no identity and none could be created."""
 
     def prepare(self, connection: Connection) -> None:
-        """Set up a new connection, and check that it leads to this store; the first one finds or makes it.
+        """Set up a new connection, and check that it leads to this store. The first one finds or creates the store.
 
         Raises:
           psycopg.Error: if the server refuses.
-          StoreNotFoundError: if there is no store, and none is to be made.
-          StoreIdentityError: if it is another one than the first connection found.
+          StoreNotFoundError: if there is no store, and none may be created.
+          StoreIdentityError: if the store is not the one that the first connection found.
           ReplicaError: if its tables can't be believed.
 
         """
@@ -65,11 +65,11 @@ class KnownStore:
         self.check_table(connection)
 
     def check_table(self, connection: Connection) -> None:
-        """Check the table again, which may have been altered or made again.
+        """Check the table again, because it may have been altered or replaced.
 
         Raises:
           psycopg.Error: if it is not there.
-          ReplicaError: if it can't be believed any more.
+          ReplicaError: if it can no longer be trusted.
 
         """
         table = self._table(connection)
@@ -81,7 +81,7 @@ class KnownStore:
         """Return the identity.
 
         Raises:
-          StoreIdentityError: if it is another than when the store was opened, or is gone.
+          StoreIdentityError: if it has changed since the store was opened, or is gone.
 
         """
         found = self._read_identity(connection)
@@ -94,19 +94,19 @@ class KnownStore:
         return None if self._identity is None else identity.read_mark(connection, self.name)
 
     def keep_mark(self, mark: str, connection: Connection) -> None:
-        """Keep the mark of a session; not of a store without an identity."""
+        """Keep the mark of a session, if the store has an identity."""
         if self._identity is not None:
             identity.keep_mark(mark, connection, self.name)
 
     def renew_identity(self, connection: Connection) -> str | None:
-        """Give the store a new identity; not one without any."""
+        """Give the store a new identity, if it has one."""
         if self._identity is None:
             return None
         self.read_identity(connection)
         new = self._make_identity()
         identity.renew(new, connection)
         if self._read_identity(connection) != new:
-            raise ReplicaError(f"the table store_identity does not keep what is written to it: {self.name}")
+            raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
         self._identity = new
         return new
 
@@ -114,7 +114,7 @@ class KnownStore:
         return set_up(connection, self.name, self._schema, durable=self._durable, read_only=self._access.read_only)
 
     def _find(self, connection: Connection) -> None:
-        """Find the store, or make it, and its identity."""
+        """Find or create the store and its identity."""
         found = self._table(connection)
         if found is None:
             if not self._access.may_create:
@@ -142,7 +142,7 @@ class KnownStore:
             return
         self._identity = self._read_identity(connection)
         if self._identity is None:
-            raise ReplicaError(f"the table store_identity does not keep what is written to it: {self.name}")
+            raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
 
     def _read_identity(self, connection: Connection) -> str | None:
         return identity.read_identity(connection, self.name)

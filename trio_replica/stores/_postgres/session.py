@@ -126,7 +126,7 @@ class Connection(psycopg.Connection[Any]):
 
 @final
 class Session:
-    """A connection that is made again when it is lost. It is for one thread, which all its methods block.
+    """A connection that is made again when it is lost. All its methods block the one thread that uses it.
 
     ``prepare(connection)`` is called with each new connection, before any other use of it.
     """
@@ -139,11 +139,11 @@ class Session:
         self._connection: Connection | None = None
 
     def connect(self) -> None:
-        """Connect, unless there is a connection that lives, and have the new connection prepared.
+        """Connect and have the new connection prepared, unless there is a live connection.
 
         Raises:
-          psycopg.Error: if that fails. It has the store's name and a remedy.
-          Exception: what else preparing it raises.
+          psycopg.Error: if connecting fails. It has the store's name and a remedy.
+          Exception: any other error of preparing it.
 
         """
         if self._connection is not None and self._connection.is_alive():

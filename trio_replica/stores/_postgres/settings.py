@@ -1,4 +1,4 @@
-"""The settings of a session of PostgreSQL: those that a store depends on, and those that it makes."""
+"""The settings of a PostgreSQL session: those that a store depends on, and those that it sets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..._errors import ReplicaError
 if TYPE_CHECKING:
     import psycopg
 
-# The schema of the store is that of the table that `blobs` means; if there is none, that of its identity, which may
-# have outlived it; if there is neither, the one that new tables are made in.
+# The schema of the store is the one that `blobs` resolves to. If that table is missing, it is the schema of the table
+# of the identity, which may have outlived the blobs. If both are missing, it is the schema for new tables.
 _READ: Final = """
 SELECT current_setting('transaction_read_only'), current_setting('fsync'), current_setting('synchronous_commit'),
        coalesce((SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('blobs')),
@@ -29,25 +29,25 @@ SELECT set_config('default_transaction_isolation', 'read committed', false),
        (SELECT set_config(name, 'lz4', false) FROM pg_settings
         WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals))
 """
-"""READ COMMITTED, because ON CONFLICT waits for another transaction then, where other levels fail.
+"""READ COMMITTED, because ON CONFLICT then waits for another transaction, while other levels fail.
 
-The schema of the store, so that no other table `blobs` that appears in the search_path, or is temporary, is taken for
-it. No row security: where a policy would hide rows, statements fail then, and do not say that a blob is missing. LZ4,
-if the server has it: blobs of text were put 2.5 to 8 times as fast as with PostgreSQL's own compression, and others at
-the same rate."""
+The schema of the store is set so that no other table `blobs` is mistaken for it, whether it is temporary or appears in
+the search_path. Row security is off, so that statements fail if a policy would hide rows, instead of reporting a blob
+as missing. LZ4 is used if the server has it. Blobs of text were put 2.5 to 8 times as fast as with PostgreSQL's own
+compression, and others at the same rate."""
 
 
 def set_up(connection: psycopg.Connection, name: str, schema: str | None, *, durable: bool, read_only: bool) -> str:
-    """Check the settings of a new session, make ours, and return the schema of the store, which is `schema` if given.
+    """Check and change the settings of a new session, and return the store's schema, which is `schema` if given.
 
     Raises:
-      psycopg.Error: if the server takes no writes, and the store is not only read.
+      psycopg.Error: if the server takes no writes, and the store is not read-only.
       ReplicaError: if the server can't keep a promise of durability.
 
     """
     ((transactions, fsync, commit, found),) = connection.execute(_READ).fetchall()
     if not read_only and transactions == "on":
-        # A standby may lag behind: it could not even say that it lacks a blob.
+        # A standby may lag behind, so even its "not found" would prove nothing.
         raise errors.ReadOnlySqlTransaction("the server is read-only: a standby, or default_transaction_read_only")
     if not read_only and durable and fsync == "off":
         raise ReplicaError(

@@ -24,19 +24,19 @@ BYTES_AT_ONCE: Final = 1024 * 1024
 as with 13 MiB. Blobs of this size are faster alone."""
 
 ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of all blobs in one answer, but for a blob that is larger alone. An answer is in memory twice for a moment."""
+"""Bytes of all blobs in one answer, unless a single blob is larger. An answer is in memory twice for a moment."""
 
 PAGE_ROWS: Final = 10_000
-"""Refs in one page at most, whatever is asked for: 320 kB."""
+"""The most refs in one page, even if more are asked for: 320 kB."""
 
 ROW_OVERHEAD: Final = 64
 """The most bytes that a row takes beside the data: the 32 of the ref, and the lengths and headers of both."""
 
-# The version of the definition of the table that this very statement means. It is looked up once a statement, and costs
-# nothing for each row. Nothing goes to another version than the one that was checked.
+# The version of the definition of the table that this very statement uses. It is looked up once a statement, and costs
+# nothing for each row. Rows are written only to the version that was checked.
 _VERSION: Final = "(SELECT lpad(xmin::text, 10, '0') FROM pg_class WHERE oid = 'blobs'::regclass)"
 
-# One statement, so one round trip, and a transaction of its own. Unlike in FROM, unnest makes no copy of all rows here.
+# One statement takes one round trip and is its own transaction. Unlike in FROM, unnest does not copy all rows here.
 _INSERT_ALL: Final = (
     "INSERT INTO blobs (ref, data) SELECT unnest(%b::bytea[]), unnest(%b::bytea[]) "
     f"WHERE {_VERSION} = %s ON CONFLICT (ref) DO NOTHING RETURNING ref"
@@ -50,7 +50,7 @@ _REPLACE: Final = (
     f"WHERE {_VERSION} = %s ON CONFLICT (ref) DO UPDATE SET data = excluded.data"
 )
 
-# The size of a blob is read without the blob, also where it is compressed.
+# The size of a blob is read without the blob, even if it is compressed.
 _SIZES: Final = f"SELECT ref, octet_length(data), true, {_VERSION} FROM blobs WHERE ref = ANY (%b::bytea[])"  # noqa: S608  (a constant)
 _HASHES: Final = _SIZES.replace("true", "sha256(data) = ref")
 _SELECT: Final = (
@@ -67,10 +67,10 @@ _IS_KEPT: Final = (
 
 
 def insert_all(blobs: Iterable[Blob], version: str, connection: psycopg.Connection) -> set[Ref]:
-    """Insert those of different blobs that are not there, in one transaction, and return their refs.
+    """Insert the missing ones of several distinct blobs in one transaction, and return their refs.
 
-    None are inserted if the table has another version. They go in the order of their refs: two transactions that put
-    the same blobs in different orders would each wait for the other.
+    Nothing is inserted if the table has another version. Blobs are inserted in the order of their refs, because two
+    transactions that put the same blobs in different orders would each wait for the other.
     """
     parts = list(parts_of(sorted(blobs, key=lambda blob: blob.ref), len))
     if len(parts) == 1:
@@ -82,7 +82,7 @@ def insert_all(blobs: Iterable[Blob], version: str, connection: psycopg.Connecti
 def parts_of(
     items: Iterable[ItemT], size_of: Callable[[ItemT], int], bytes_at_once: int = BYTES_AT_ONCE
 ) -> Iterator[list[ItemT]]:
-    """Cut `items`, if there are some, in parts whose rows have up to so many bytes, or of one larger item."""
+    """Cut `items` into parts, each of which has rows of up to this number of bytes, or one larger item."""
     part: list[ItemT] = []
     size = 0
     for item in items:
@@ -108,9 +108,9 @@ def _insert(blobs: list[Blob], version: str, connection: psycopg.Connection) -> 
 def examine(
     refs: list[Ref], connection: psycopg.Connection, *, hashed: bool
 ) -> tuple[dict[Ref, tuple[int, bool]], set[str]]:
-    """Return the bytes of each of the blobs that are there, and if `hashed` whether its bytes are right.
+    """Return the size of each blob that is there and, if `hashed`, whether its bytes are right.
 
-    The bytes are not read, unless they are hashed. Returns also the versions of the table.
+    The bytes are read only if they are hashed. The versions of the table are returned, too.
     """
     found: dict[Ref, tuple[int, bool]] = {}
     versions: set[str] = set()
@@ -131,7 +131,7 @@ def flush(connection: psycopg.Connection) -> None:
 
 
 def replace(blob: Blob, version: str, connection: psycopg.Connection) -> bool:
-    """Write a row whatever is there, and return whether one was written: none if the table has another version."""
+    """Write a row over any that is there, unless the table has another version. Return whether it was written."""
     return connection.execute(_REPLACE, (blob.ref, blob.data, version)).rowcount == 1
 
 
@@ -160,13 +160,13 @@ def select(
     *,
     answer_bytes: int = ANSWER_BYTES,
 ) -> dict[Ref, bytes]:
-    """Return those of the blobs that are there.
+    """Return the blobs that are there.
 
-    No answer has more than 64 MiB, unless it has one blob. The first has those that are no larger than their share of
-    that; only if there are others, their sizes are asked for, and then these.
+    No answer has more than 64 MiB, unless it has only one blob. The first answer has the blobs that are no larger than
+    their share of that. If there are larger ones, their sizes are asked for next, and then the blobs.
 
     Raises:
-      BlobTooLargeError: if the server says that one has more than `max_memory` bytes, before it sends that one.
+      BlobTooLargeError: if the server says that one has more than `max_memory` bytes. That one is not sent.
 
     """
     found: dict[Ref, bytes] = {}
@@ -174,7 +174,7 @@ def select(
         some = refs[first : first + REFS_AT_ONCE]
         share = max_memory if len(some) == 1 else min(max_memory, answer_bytes // len(some))
         larger = _select(some, share, found, connection)
-        while larger:  # once; again for those that another process has made larger in the meantime
+        while larger:  # usually once, and again if another process has made a blob larger in the meantime
             sizes = {ref: size for ref, (size, _) in examine(larger, connection, hashed=False)[0].items()}
             if (largest := max(sizes.values(), default=0)) > max_memory:
                 raise BlobTooLargeError(name, largest, max_memory)
@@ -184,7 +184,7 @@ def select(
 
 
 def _select(refs: list[Ref], most: int, found: dict[Ref, bytes], connection: psycopg.Connection) -> list[Ref]:
-    """Add those of the blobs that have up to `most` bytes to `found`, and return the refs of those that have more."""
+    """Add the blobs of up to `most` bytes to `found`, and return the refs of the larger ones."""
     larger = []
     for ref, data in connection.execute(_SELECT, (most, refs), binary=True).fetchall():
         if data is None:
@@ -199,7 +199,7 @@ def contains(ref: Ref, connection: psycopg.Connection) -> bool:
 
 
 def list_page(name: str, after: Ref, limit: int, connection: psycopg.Connection) -> list[Ref]:
-    """Return the next refs. A ref that is none is read only as far as it takes to see that."""
+    """Return the next refs. An invalid ref is read only as far as needed to recognise it."""
     rows: list[tuple[Any, ...]] = connection.execute(
         "SELECT substr(ref, 1, 33) FROM blobs WHERE ref > %b ORDER BY ref LIMIT %s",
         (after, min(limit, PAGE_ROWS)),

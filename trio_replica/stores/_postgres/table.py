@@ -1,4 +1,4 @@
-"""The table of a PostgreSQL store: how it is made, and what is checked before it is believed."""
+"""The table of a PostgreSQL store: creating it, and checking it before it is trusted."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ _DAMAGED: Final = (
 )
 
 FASTER: Final = (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation)
-"""What a CREATE TABLE fails with if another process was faster."""
+"""The errors of a CREATE TABLE if another process was faster."""
 
-# Of the table that `blobs` means: the version of its definition; of each column the name, the type, whether it is NOT
-# NULL, and whether it is in the primary key; whether it, or a table below it, has triggers, is not logged, or is
-# temporary; the first table below it that is no partition; the first rule; and whether row security applies.
+# The query returns these facts about the table that `blobs` resolves to:
+# - the version of its definition
+# - the name and type of each column, whether it is NOT NULL, and whether it is in the primary key
+# - whether the table or one below it has triggers, is not logged, or is temporary
+# - the first table below it that is not a partition
+# - the first rule
+# - whether row security applies
 _DEFINITION: Final = """
 WITH RECURSIVE tree (oid) AS (
     SELECT to_regclass('blobs')::oid
@@ -55,7 +59,7 @@ class Table:
     """The table of a store as it was when it was last checked."""
 
     version: str
-    """The version of its definition: 10 digits. ALTER, DROP and CREATE TABLE make another one, and so does the first
+    """The version of its definition: 10 digits. ALTER, DROP and CREATE TABLE change it, and so does the first
     trigger."""
     has_triggers: bool
     """Whether it has triggers, those of foreign keys included. They can undo a write without an error."""
@@ -75,10 +79,10 @@ def create_damaged_table(connection: psycopg.Connection) -> None:
 
 
 def check_table(connection: psycopg.Connection, name: str, *, durable: bool, read_only: bool) -> Table | None:
-    """Return the table if it is a store's and keeps its promises; None if it is not there.
+    """Return the table if it belongs to a store and can be trusted, or None if it is not there.
 
     Raises:
-      ReplicaError: if it is another table, or what it says can't be believed.
+      ReplicaError: if it is another table, or can't be trusted.
 
     """
     rows = connection.execute(_DEFINITION).fetchall()
@@ -101,7 +105,7 @@ def check_table(connection: psycopg.Connection, name: str, *, durable: bool, rea
         )
     if rule is not None and not read_only:
         raise ReplicaError(
-            f"the table blobs has a rule, {rule!r}, so what is written may not be stored: {name}: DROP RULE … ON blobs"
+            f"the table blobs has a rule, {rule!r}, so rows written to it may be lost: {name}: DROP RULE … ON blobs"
         )
     if durable and not read_only and is_unlogged:
         raise ReplicaError(

@@ -1,8 +1,8 @@
-"""Writes to the table of a PostgreSQL store, each believed only where the rows bear it out.
+"""Writes to the table of a PostgreSQL store, each acknowledged only if the rows confirm it.
 
-A row that was inserted is there when its transaction has committed, unless the table has triggers. Where nothing was
-inserted, the row has to be found, because a trigger, a rule or another program may have kept it out. Nothing is written
-to a table that has been altered or made again since it was checked: then it is checked again, and the write repeated.
+A row that was inserted is there when its transaction has committed, unless the table has triggers. If no row was
+inserted, the row has to be found, because a trigger, a rule or another program may have kept it out. If the table has
+been altered or replaced since it was checked, nothing is written. It is checked again, and the write is repeated.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
     from .session import Connection
 
 TRIES: Final = 3
-"""Times that a write is tried. The table may have been altered. Or a blob is found, so it is not inserted, and another
-process deletes it before it is looked for. A table that keeps no rows is likelier than several of these at once."""
+"""Times that a write is tried. It fails if the table has been altered. It also fails if a blob exists, so it is not
+inserted, and another process deletes it before the check. If this happens several times in a row, it is more likely
+that the table keeps no rows."""
 
 
 @final
 @dataclass
 class Inserted:
-    """What became of blobs that were put."""
+    """The outcome of putting several blobs."""
 
     added: set[Ref] = field(default_factory=set)
-    """The refs of those that were not there before."""
+    """The refs of the blobs that were not there before."""
     failures: dict[Ref, ReplicaError] = field(default_factory=dict)
-    """Why others are not stored, by their refs."""
+    """The reasons why the others are not stored, by ref."""
 
 
 def insert(blobs: Iterable[Blob], store: KnownStore, connection: Connection) -> Inserted:
-    """Insert those of different blobs that are not there, and see to it that all are there now.
+    """Insert the missing ones of several distinct blobs, and check that all are there now.
 
     Raises:
-      psycopg.Error: if the server refuses; then none is inserted.
-      ReplicaError: if the table can't be believed any more.
+      psycopg.Error: if the server refuses. Nothing is inserted then.
+      ReplicaError: if the table can no longer be trusted.
 
     """
     inserted = Inserted()
@@ -62,11 +63,11 @@ def insert(blobs: Iterable[Blob], store: KnownStore, connection: Connection) -> 
 
 
 def replace(blob: Blob, store: KnownStore, connection: Connection) -> None:
-    """Write a blob whatever is there.
+    """Write a blob over any row that is there.
 
     Raises:
       psycopg.Error: if the server refuses.
-      ReplicaError: if the table does not keep it, or can't be believed any more.
+      ReplicaError: if the table does not keep it, or can no longer be trusted.
 
     """
     for _ in range(TRIES):
@@ -89,10 +90,10 @@ def delete(ref: Ref, store: KnownStore, connection: Connection) -> bool:
 
     Raises:
       psycopg.Error: if the server refuses.
-      ReplicaError: if it is there all the same.
+      ReplicaError: if it is still there afterwards.
 
     """
-    for _ in range(TRIES):  # another process may put it in between
+    for _ in range(TRIES):  # another process may put it between two tries
         if sql.delete(ref, connection):
             return True
         if not sql.contains(ref, connection):
@@ -106,7 +107,7 @@ def delete(ref: Ref, store: KnownStore, connection: Connection) -> bool:
 def _examine(
     blobs: list[Blob], failures: dict[Ref, ReplicaError], store: KnownStore, connection: Connection
 ) -> list[Blob]:
-    """Return those of `blobs` that are not there, and note the failure of each that is there with other bytes."""
+    """Return the missing ones of `blobs`, and note a failure for each that is there with other bytes."""
     rows, versions = sql.examine([blob.ref for blob in blobs], connection, hashed=connection.table.has_triggers)
     if len(rows) < len(blobs) or not versions <= {connection.table.version}:
         store.check_table(connection)

@@ -1,4 +1,4 @@
-"""Which failures may pass, so that the operation is worth repeating."""
+"""The choice of failures that may pass, so that the operation is worth repeating."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..._errors import (
 )
 
 _NEVER: Final = (
-    BlobNotFoundError,  # an answer, and no failure
+    BlobNotFoundError,  # an answer, not a failure
     BlobTooLargeError,
     StoreReadOnlyError,
     CorruptBlobError,  # the bytes will be the same the next time
@@ -29,11 +29,11 @@ _NEVER: Final = (
 )
 
 _NEVER_OF_DATABASES: Final = frozenset({"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"})
-"""Names of classes that each module for a database has (PEP 249), and whose errors are in what was asked for."""
+"""Names of error classes of every database module (PEP 249) that mean a fault in the request itself."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the operation may succeed after this failure, when it is repeated."""
+    """Return whether repeating the operation may succeed after this failure."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(may_pass, error.exceptions))
     if isinstance(error, StoreError):  # of a replica: any of its stores may recover

@@ -1,4 +1,4 @@
-"""Calls of SQLite: repeated while another process has the database, and with errors that say which database it is."""
+"""Calls of SQLite, repeated while another process has the database, with errors that name the database."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ ResultT = TypeVar("ResultT")
 
 @final
 class DatabaseCalls:
-    """How calls of one database are made."""
+    """The calls of one database, with repetitions while it is busy and errors that name it."""
 
     def __init__(self, path: str, busy_seconds: float) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
 
     def patiently(self, call: Callable[[], ResultT]) -> ResultT:
-        """Return what ``call()`` returns, repeating it while another process has the database.
+        """Return the result of ``call()``, repeating it while another process has the database.
 
-        SQLite's own way waits up to a tenth of a second between two tries, and so may miss every gap that a busy
-        process leaves.
+        SQLite itself waits up to a tenth of a second between two tries, and so may miss every gap that a busy process
+        leaves.
         """
         deadline = time.monotonic() + self._busy_seconds
         while True:
@@ -42,7 +42,7 @@ class DatabaseCalls:
             time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311
 
     def captured(self, call: Callable[[], ResultT]) -> outcome.Value[ResultT] | outcome.Error:
-        """Return how ``call()`` ended; but raise if the database is busy, because then it is so for the whole batch."""
+        """Return the outcome of ``call()``. Raise if the database is busy, because this holds for the whole batch."""
         ended = outcome.capture(call)
         if isinstance(ended, outcome.Error):
             ended = outcome.Error(self.named(ended.error))
@@ -52,7 +52,7 @@ class DatabaseCalls:
 
     @contextmanager
     def naming(self) -> Generator[None, None, None]:
-        """Name the database in an error of SQLite's."""
+        """Name the database in an error of SQLite."""
         try:
             yield
         except sqlite3.Error as error:
@@ -62,7 +62,7 @@ class DatabaseCalls:
         """Return `error` with the path of the database. An error of SQLite gets SQLite's name for it, too."""
         if self._path in str(error):
             return error
-        if type(error) is ReplicaError:  # of a statement, which does not know where it runs
+        if type(error) is ReplicaError:  # raised by a statement, which does not know its database
             return ReplicaError(f"{error}: {self._path}").with_traceback(error.__traceback__)
         if not isinstance(error, sqlite3.Error):
             return error

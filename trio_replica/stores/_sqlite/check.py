@@ -162,7 +162,7 @@ def _keep(which: str, value: Ref | int, connection: sqlite3.Connection) -> bool:
     connection.execute(_DAMAGED)
     connection.execute(_KEEP.format(which), (value,))
     if connection.execute(_IS_KEPT.format(which), (value,)).fetchone() != (1,):
-        raise ReplicaError("the table damaged_blobs does not keep what is written to it: look at its triggers")
+        raise ReplicaError("the table damaged_blobs does not keep the rows written to it: look at its triggers")
     return True
 
 

@@ -1,4 +1,4 @@
-"""A connection to a SQLite database: how it is opened, and how it is closed without a checkpoint."""
+"""A connection to a SQLite database: opening it, and closing it without a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Final
 from urllib.parse import quote
 
 READING: Final = (0x40000000 + 2, 510)
-"""The first byte, and the number of bytes, of a database that every connection to it has locked (SQLite's os.h)."""
+"""The first byte and the length of the part of a database that every connection to it locks (SQLite's os.h)."""
 
 USING_INDEX: Final = (128, 1)
-"""The same of the index of a log (UNIX_SHM_DMS in SQLite's os_unix.c)."""
+"""The same for the index of a log (UNIX_SHM_DMS in SQLite's os_unix.c)."""
 
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE (https://sqlite.org/c3ref/c_dbconfig_defensive.html)."""
 
 
 def connect(path: str, parameters: str | None) -> sqlite3.Connection:
-    """Connect to a database, with parameters of a URI. Without any, the database is created if need be."""
+    """Connect to a database, with parameters of a URI. Without parameters, the database is created if it is missing."""
     name = path if parameters is None else f"file://{quote(os.fsencode(path))}?{parameters}"
     return sqlite3.connect(name, timeout=0, isolation_level=None, cached_statements=64, uri=parameters is not None)
 
@@ -39,7 +39,7 @@ def close_without_checkpoint(connection: sqlite3.Connection, descriptor: int | N
 
     Args:
       connection: the last one that this process has to the database, without a transaction.
-      descriptor: one of SQLite's for the database, if it is known.
+      descriptor: a descriptor that SQLite has for the database, if one is known.
 
     """
     if hasattr(connection, "setconfig"):  # from Python 3.12 on
@@ -63,10 +63,10 @@ def _lock(kind: int, place: tuple[int, int]) -> bytes:
 
 
 def _lock_shared(descriptor: int | None) -> bool:
-    """Keep SQLite from getting the exclusive lock without which it makes no checkpoint when it closes.
+    """Keep SQLite from getting the exclusive lock that it needs for a checkpoint on closing.
 
-    A lock of an open file is in the way of the locks of the process that has it, unlike one of these, and ends when
-    SQLite closes the file.
+    A lock that belongs to an open file conflicts with the locks of its own process, unlike another lock of that
+    process. It ends when SQLite closes the file.
     """
     command = getattr(fcntl, "F_OFD_SETLK", None)
     if command is None or descriptor is None:
@@ -79,8 +79,8 @@ def _lock_shared(descriptor: int | None) -> bool:
 
 
 def _leave_open(connection: sqlite3.Connection) -> None:
-    """Never close a connection: it stays open until the process has ended, also while the interpreter shuts down.
+    """Keep a connection open until the process has ended, even while the interpreter shuts down.
 
-    A reference in a module would not do, because modules are cleared at the end.
+    A reference in a module would not be enough, because modules are cleared at the end.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

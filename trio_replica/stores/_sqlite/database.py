@@ -47,17 +47,17 @@ PROGRESS_STEPS: Final = 10_000
 """Instructions of SQLite between two tests whether a check is still wanted, which take about a millisecond."""
 
 PAGES_TO_WRITE_BACK: Final = 1000
-"""Pages in the log after which it is written back, as SQLite would by itself. It would within COMMIT, without a look
-whether the log is still the one that its name says."""
+"""Pages in the log after which it is written back. SQLite by itself would do so within COMMIT, without checking that
+the log still has its name."""
 
 PAGE: Final = 4096
-"""Bytes of a page, as far as it matters for when the log is written back."""
+"""Bytes that count as a page when deciding whether to write the log back."""
 
 ROW_OVERHEAD: Final = 64
 """The most bytes that a row takes beside the data: the 32 of the ref, and the header with a few for each column."""
 
 LEAST_LENGTH: Final = 1024 * 1024
-"""Bytes that SQLite may read of a value in any case, because a schema of another program's may be that long."""
+"""Bytes that SQLite may always read of a value, because another program's schema may be that long."""
 
 
 @final
@@ -110,7 +110,7 @@ class Database:
         try:
             self._files = files = DatabaseFiles(self.path)
         except BaseException:
-            connection.close()  # it has read nothing, so it writes nothing either
+            connection.close()  # it has read nothing, so it will not write anything either
             raise
         try:
             with self._calls.naming(), explaining_removed_log(self.path):
@@ -143,7 +143,7 @@ class Database:
             roll_back(connection)
         files.check()
         self._identity = identity
-        self._pages = files.log_size // PAGE  # others may have left it to us
+        self._pages = files.log_size // PAGE  # other processes may have left these in the log
 
     def _write(self, connection: sqlite3.Connection, files: DatabaseFiles, batch: Sequence[Call[Request]]) -> None:
         failure = self._transact(connection, files, batch)
@@ -162,8 +162,8 @@ class Database:
 
         They get outcomes only after its commit. Otherwise return the error that undid it.
 
-        The files are checked before COMMIT, which tells other processes what this log has, although they may use
-        another log by now. They are checked again after it, because a commit to a log without a name is lost.
+        The files are checked before COMMIT, because COMMIT announces the content of this log to other processes, which
+        may use another log by now. They are checked again after it, because a commit to a log without a name is lost.
         """
         outcomes: list[Ended] = []
         try:
@@ -188,12 +188,12 @@ class Database:
             roll_back(connection)
         for call, ended in zip(calls, outcomes, strict=True):
             call.outcome = ended
-        # A row takes a place in the table and one in the index, and may be the only one of the batch in each page.
+        # A row takes up space in the table and in the index, and may be the only one of the batch in each page.
         self._pages += 2 * changes + sum(call.size for call in calls) // PAGE
         return None
 
     def _limit_log(self, connection: sqlite3.Connection, files: DatabaseFiles) -> None:
-        """Write the log back if it has grown by enough, and truncate it if it has become too large."""
+        """Write the log back if it has grown enough, and truncate it if it has become too large."""
         is_large = files.log_size > self._log_limit
         if not is_large and self._pages < PAGES_TO_WRITE_BACK:
             return
@@ -202,7 +202,7 @@ class Database:
             files.check()
             connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_large else 'PASSIVE'})").fetchall()
             files.check()  # for the size
-        if is_large:  # a reader may have kept some of it: do not try at once again
+        if is_large:  # a reader may have kept some of it, so do not try again at once
             self._log_limit = files.log_size + self._least_log_limit
 
     # Reading
@@ -225,7 +225,7 @@ class Database:
             request = call.request
             if not isinstance(request, Ref):
                 ended.append(captured(request))
-            elif isinstance(together, outcome.Error):  # one of them is damaged, say
+            elif isinstance(together, outcome.Error):  # for example, one of them is damaged
                 ended.append(captured(partial(self._get, request)))
             else:
                 data = together.value.get(request)
@@ -250,7 +250,7 @@ class Database:
         return {ref: found[ref] for ref in refs if ref in found}
 
     def _select(self, refs: list[Ref], connection: sqlite3.Connection) -> dict[bytes, bytes]:
-        # By plain bytes, which are equal to their refs: to make a ref of each again would take longer than to read it.
+        # The keys are plain bytes, which are equal to refs. Making a ref of each would take longer than reading it.
         try:
             found: dict[bytes, bytes] = dict(select_rows("ref, data", refs, connection))
         except sqlite3.DataError:  # SQLite has not read it
@@ -259,7 +259,7 @@ class Database:
         for ref, data in found.items():
             if type(data) is not bytes:
                 raise ReplicaError(f"the data of {ref.hex()} is a {type(data).__name__}, no BLOB: {self.path}")
-        if self.access.max_memory < LEAST_LENGTH:  # so SQLite has a limit that is higher
+        if self.access.max_memory < LEAST_LENGTH:  # so the limit of SQLite is higher
             for data in found.values():
                 self.access.check_size(self.path, len(data))
         return found
@@ -289,11 +289,11 @@ class Database:
         """Return the identity that the database has now.
 
         Raises:
-          StoreIdentityError: if it is another one than when it was opened.
+          StoreIdentityError: if the identity has changed since the database was opened.
 
         """
         found = read_identity(connection, self.path)
-        if self._identity is None:  # it is only read, and somebody else may have given it one by now
+        if self._identity is None:  # it is read-only, and another process may have given it one by now
             self._identity = found
         if found != self._identity:
             raise StoreIdentityError(self.path, self._identity, found)
@@ -322,11 +322,11 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Generator[Reader, None, None]:
-        """Connect to read, and yield a function that calls another one with the connection.
+        """Connect to read, and yield a function that calls a given function with the connection.
 
-        It returns what that one returns, once it is known to hold.
+        The yielded function returns the result once it is known to be valid.
         """
-        if self._files is None:  # the first thread of a store that is only read
+        if self._files is None:  # the first thread of a read-only store
             self._check_there()
         else:
             self._files.check()
@@ -337,7 +337,7 @@ class Database:
             return
         assert self._files is not None
         with closing(self._connect(LOCKED)) as connection:  # so that it never makes a checkpoint
-            self._files.check()  # before it has read anything
+            self._files.check()  # before the connection reads anything
             yield partial(_read_checked, connection, self._files)
 
     def _read_unwritten(self, database: UnwrittenDatabase, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
@@ -355,9 +355,9 @@ class Database:
             raise StoreNotFoundError(self.path)
 
     def _connect(self, parameters: str | None, overhead: int = 0) -> sqlite3.Connection:
-        """Connect, with parameters of a URI; without any the database is created if need be.
+        """Connect, with parameters of a URI. Without parameters, the database is created if it is missing.
 
-        SQLite reads no value, and writes no row, that is larger than a blob may be and the `overhead`.
+        SQLite reads no value and writes no row larger than the largest blob plus the `overhead`.
         """
         with self._calls.naming():
             connection = connect(self.path, parameters)
@@ -373,7 +373,7 @@ def _answer(
     work: Callable[[Sequence[Call[RequestT]], sqlite3.Connection], list[Ended]],
     batch: Sequence[Call[RequestT]],
 ) -> None:
-    """Do a batch, and give its calls outcomes once what was read is known to hold."""
+    """Run a batch, and give its calls outcomes once the values that were read are known to be valid."""
     for call, ended in zip(batch, read(partial(work, batch)), strict=True):
         call.outcome = ended
 
@@ -381,16 +381,16 @@ def _answer(
 def _read_checked(
     connection: sqlite3.Connection, files: DatabaseFiles, work: Callable[[sqlite3.Connection], ResultT]
 ) -> ResultT:
-    """Read, and check that the database and its log still had their names afterwards: else it has read old pages."""
+    """Read, and check afterwards that the database and its log still have their names. If not, old pages were read."""
     result = work(connection)
     files.check()
     return result
 
 
 def _undoes_all(error: BaseException, connection: sqlite3.Connection) -> bool:
-    """Return whether no call of a transaction is to be committed after one has failed.
+    """Return whether the error of one call means that no call of its transaction may be committed.
 
-    A full disk, say, has undone the calls before it too. A `ReplicaError` says that the database does not do as it was
-    told, and SQLite has undone nothing.
+    A full disk, for example, has undone the calls before it, too. A `ReplicaError` says that the database does not do
+    as it was told, and SQLite has undone nothing.
     """
     return not connection.in_transaction or isinstance(error, ReplicaError)

@@ -1,8 +1,8 @@
-"""The files of an open database: whether each still has its name, and how to close it once one has not.
+"""The files of an open database: checking that each still has its name, and closing it once one has lost it.
 
-SQLite goes on with a file that was removed, or whose name was given to another one. A commit to a log that has no name
-is lost. At the next checkpoint, which the last close makes at the latest, SQLite writes that log over the pages that
-another process has written since, and removes that process's log by its name.
+SQLite goes on with a file that was removed, or whose name was given to another file. A commit to a log that has no name
+is lost. SQLite makes the next checkpoint when the last connection closes, if not before. It then writes that log over
+the pages that another process has written since, and removes that process's log by its name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 DESCRIPTORS: Final = "/proc/self/fd"
-"""Where Linux lists the descriptors of this process."""
+"""The folder in which Linux lists the descriptors of this process."""
 
 NAME_SECONDS: Final = 0.5
-"""Seconds for which another process may have locked a database and not, or no longer, the index of its log."""
+"""Seconds for which another process may hold a lock on a database without one on the index of its log."""
 
 
 @final
@@ -34,14 +34,14 @@ class _File:
     identity: tuple[int, int]
     """Its device and inode numbers. No other file gets them as long as SQLite has this one open."""
     descriptor: int | None
-    """A descriptor of SQLite's; None where the system does not list them."""
+    """A descriptor that SQLite has for it; None if the system does not list them."""
     size: int
     links: int
-    """How many names it had when it was found."""
+    """The number of names that it had when it was found."""
 
     def has_name(self) -> bool:
-        """Return whether the file is the one that its name says."""
-        # A look at the name only: to open and close the file of a database would drop this process's locks on it.
+        """Return whether the file still has its name."""
+        # Look only at the name. Opening and closing the file of a database would drop this process's locks on it.
         status = _status(self.name)
         if status is None:
             return False
@@ -49,8 +49,8 @@ class _File:
         identity = status.st_dev, status.st_ino
         if identity == self.identity:
             return True
-        # Overlays and FUSE may give a file other numbers once the kernel has forgotten the name. Then the descriptor
-        # has these, too.
+        # Overlays and FUSE may give a file other numbers once the kernel has forgotten the name. The descriptor then
+        # shows the same numbers.
         if self.descriptor is None or _identity_of(self.descriptor) != identity:
             return False
         self.identity = identity
@@ -73,7 +73,7 @@ class DatabaseFiles:
         """
         self._path = path
         self._loss: str | None = None
-        self._log: _File | None = None  # None until they were looked for
+        self._log: _File | None = None  # None until `find_log`
         self._index: _File | None = None
         self._database = self._find(path, f"the database has vanished: {path}")
         self._files = [self._database]
@@ -95,11 +95,11 @@ class DatabaseFiles:
     def check_one_name(self, *, patience: float = NAME_SECONDS) -> None:
         """Check that no other process uses the database under another name. Call it after `find_log`.
 
-        SQLite keeps a log beside each name, so what one process puts is lost to the other. Each connection to a
-        database has locked some of it, and some of the index of its log, but for a moment while it opens or closes.
+        SQLite keeps a log beside each name, so the puts of one process are lost to the other. Each connection holds
+        a lock on the database and one on the index of its log, except for a moment while it opens or closes.
 
         Raises:
-          ReplicaError: if another process does.
+          ReplicaError: if another process uses another name.
 
         """
         deadline = time.monotonic() + patience
@@ -134,7 +134,7 @@ class DatabaseFiles:
         """Check that each file still has its name.
 
         Raises:
-          ReplicaError: if one has not, or had not when it was checked before.
+          ReplicaError: if one has lost its name, now or at an earlier check.
           OSError: if the system does not tell.
 
         """
@@ -152,13 +152,13 @@ class DatabaseFiles:
         raise ReplicaError(self._loss)
 
     def close(self, connection: sqlite3.Connection) -> None:
-        """Close the last connection: with a checkpoint, as SQLite does, unless a file has lost its name."""
+        """Close the last connection, with a checkpoint as SQLite makes it, unless a file has lost its name."""
         try:
             if self._log is None:
                 self.find_log(connection, may_be_missing=True)
             self.check()
         except (ReplicaError, OSError, sqlite3.Error):
-            # The descriptor that was found first may be that of another store, which is closed by now.
+            # The descriptor found first may belong to another store, which may be closed by now.
             close_without_checkpoint(connection, _open_descriptors().get(self._database.identity))
         else:
             connection.close()
@@ -176,9 +176,9 @@ class DatabaseFiles:
 
 
 def drop_cached(path: str) -> None:
-    """Have the system forget what it has in memory of an open database and its log, so that the disk is read again.
+    """Have the system drop its cached pages of an open database and its log, so that the disk is read again.
 
-    What was not written to the disk yet stays. Where SQLite's descriptors are not known, this does nothing.
+    Pages that are not on the disk yet stay cached. If SQLite's descriptors are not known, this does nothing.
     """
     descriptors = _open_descriptors()
     real = os.path.realpath(path)
@@ -191,20 +191,21 @@ def drop_cached(path: str) -> None:
 def lacks_log(path: str) -> bool:
     """Return whether a database that is not open here has an index of its log, but no log.
 
-    SQLite leaves that nowhere: somebody has removed the log.
+    SQLite never leaves this behind, so another program has removed the log.
     """
     real = os.path.realpath(path)
     return not is_missing(f"{real}-shm") and is_missing(f"{real}-wal")
 
 
 def check_removed_log(connection: sqlite3.Connection, path: str) -> None:
-    """Check that nobody still uses the log that was removed: else the index that is left tells of that one.
+    """Check that no process still uses the log that was removed.
 
-    It is the first thing that the connection does. SQLite begins the index again if nobody uses it. Else it looks in
-    the new log for what the old one has, and what it writes there is lost after a crash.
+    This is the first thing that the connection does. SQLite starts the index again if no process uses it. Otherwise the
+    index that is left describes the removed log. SQLite then looks in the new log for the pages of the old one, and the
+    pages that it writes there are lost after a crash.
 
     Raises:
-      ReplicaError: if somebody does.
+      ReplicaError: if a process still uses the removed log.
 
     """
     ((_, pages, written_back),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -214,7 +215,7 @@ def check_removed_log(connection: sqlite3.Connection, path: str) -> None:
 
 @contextmanager
 def explaining_removed_log(path: str) -> Generator[None, None, None]:
-    """Say in one line what it means that a log has fewer pages than its index says."""
+    """Explain in one line the error that a log has fewer pages than its index says."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -225,19 +226,19 @@ def explaining_removed_log(path: str) -> Generator[None, None, None]:
 
 _REMOVED_LOG: Final = (
     "{}: its -wal was removed, and this or another program still uses it: end that one, open the database again, and "
-    "reconcile, because what the -wal held may be lost"
+    "reconcile, because the content of the -wal may be lost"
 )
 
 
 def _describe_loss(path: str, name: str) -> str:
     return (
-        f"{path}: {os.path.basename(name)} was removed or replaced while the database was open, and what it held may "
+        f"{path}: {os.path.basename(name)} was removed or replaced while the database was open, and its content may "
         "be lost: end all programs that use the database, open it again, and reconcile"
     )
 
 
 def is_missing(path: str) -> bool:
-    """Return whether there is nothing under a path. The system may also not tell; then there may be something."""
+    """Return whether a path is known to be free. If the system refuses to say, it may be taken."""
     try:
         return _status(path) is None
     except OSError:
@@ -263,7 +264,7 @@ def _identity_of(descriptor: int) -> tuple[int, int] | None:
 
 
 def _open_descriptors() -> dict[tuple[int, int], int]:
-    """Return the files that this process has open, with a descriptor of each; none where the system does not tell."""
+    """Return the files that this process has open, each with a descriptor; empty if the system does not list them."""
     descriptors: dict[tuple[int, int], int] = {}
     with suppress(OSError):
         for number in map(int, os.listdir(DESCRIPTORS)):

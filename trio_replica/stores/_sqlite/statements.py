@@ -34,7 +34,7 @@ _INSERT_ONE: Final = _insertion(1)
 
 @final
 class Insertion:
-    """A request to insert a row, if there is none with this ref."""
+    """A request to insert a row, unless the ref already has one."""
 
     __slots__ = ("blob", "was_there")
 
@@ -44,10 +44,10 @@ class Insertion:
         """Whether no row was inserted. Then `check_there` has to be called before the transaction is committed."""
 
     def __call__(self, connection: sqlite3.Connection) -> PutResult:
-        """Do it.
+        """Insert the row.
 
         Raises:
-          ReplicaError: if a trigger of another program's has changed or removed the row.
+          ReplicaError: if another program's trigger has changed or removed the row.
 
         """
         blob = self.blob
@@ -60,12 +60,12 @@ class Insertion:
 
 
 def check_there(blobs: list[Blob], connection: sqlite3.Connection) -> None:
-    """Check that there is a row for each blob, with as many bytes. SQLite has only said that it inserted none.
+    """Check that each blob has a row with the right number of bytes. SQLite has only said that it inserted no row.
 
     Another program's trigger or constraint can keep a row from being inserted without an error.
 
     Raises:
-      ReplicaError: if there is none, or one of another size.
+      ReplicaError: if a row is missing, or has another size.
 
     """
     if blobs:
@@ -73,7 +73,7 @@ def check_there(blobs: list[Blob], connection: sqlite3.Connection) -> None:
 
 
 def insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutResult]:
-    """Insert a row for each ref that has none: see `Insertion`."""
+    """Insert a row for each ref that lacks one: see `Insertion`."""
     there = _sizes([blob.ref for blob in blobs], connection)
     distinct = dict.fromkeys(blobs)
     _check_sizes([blob for blob in distinct if blob.ref in there], there)
@@ -97,7 +97,7 @@ def insert_all(blobs: list[Blob], connection: sqlite3.Connection) -> list[PutRes
 
 
 def _insert_new(blobs: list[Blob], connection: sqlite3.Connection) -> None:
-    """Insert rows of refs that have none."""
+    """Insert rows of refs that have no row yet."""
     before = connection.total_changes
     values = [value for blob in blobs for value in (blob.ref, blob.data)]
     count = connection.execute(_insertion(len(blobs)), values).rowcount
@@ -118,7 +118,7 @@ def _check_sizes(blobs: list[Blob], sizes: dict[bytes, int]) -> None:
 
 
 def _check_kept(blob: Blob, connection: sqlite3.Connection) -> None:
-    """Check that a row is as it was written, because more or less has changed than was written."""
+    """Check that a row is as it was written, after SQLite has counted more or fewer changes than were written."""
     row = connection.execute("SELECT data = ? FROM blobs WHERE ref = ?", (blob.data, blob.ref)).fetchone()
     if row is None:
         raise ReplicaError(_NOT_KEPT.format(blob.ref))
@@ -130,7 +130,7 @@ _NOT_KEPT: Final = "the database does not keep the row of {}: look at the trigge
 
 
 def _sizes(refs: list[Ref], connection: sqlite3.Connection) -> dict[bytes, int]:
-    """Return the bytes of the blobs that are there, without reading them; -1 of what is no blob."""
+    """Return the sizes of the blobs that are there, without reading them; -1 if the value is not a BLOB."""
     return dict(select_rows("ref, iif(typeof(data) = 'blob', length(data), -1)", refs, connection))
 
 
@@ -145,7 +145,7 @@ def select_rows(columns: str, refs: list[Ref], connection: sqlite3.Connection) -
 
 
 def replace(blob: Blob, connection: sqlite3.Connection) -> None:
-    """Write a row whatever is there."""
+    """Write a row over any that is there."""
     connection.execute(
         "INSERT INTO blobs (ref, data) VALUES (?, ?) ON CONFLICT (ref) DO UPDATE SET data = excluded.data",
         (blob.ref, blob.data),
@@ -157,7 +157,7 @@ def delete(ref: Ref, connection: sqlite3.Connection) -> bool:
     """Delete a row, and return whether there was one.
 
     Raises:
-      ReplicaError: if it is there all the same.
+      ReplicaError: if the row is still there afterwards.
 
     """
     was_there = connection.execute("DELETE FROM blobs WHERE ref = ?", (ref,)).rowcount == 1
@@ -167,7 +167,7 @@ def delete(ref: Ref, connection: sqlite3.Connection) -> bool:
 
 
 def contains(ref: Ref, connection: sqlite3.Connection) -> bool:
-    """Return whether there is a row, and not only an entry of the index."""
+    """Return whether there is a row, and not only an entry in the index."""
     return connection.execute("SELECT length(data) FROM blobs WHERE ref = ?", (ref,)).fetchone() is not None
 
 

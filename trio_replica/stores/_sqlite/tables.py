@@ -26,7 +26,7 @@ def has_blobs(connection: sqlite3.Connection, path: str) -> bool:
     """Return whether the table of the blobs is there.
 
     Raises:
-      ReplicaError: if the database is none of a store.
+      ReplicaError: if the database does not belong to a store.
 
     """
     ((application,),) = connection.execute("PRAGMA application_id").fetchall()
@@ -36,20 +36,20 @@ def has_blobs(connection: sqlite3.Connection, path: str) -> bool:
 
 
 def read_identity(connection: sqlite3.Connection, path: str) -> str | None:
-    """Return the identity of the store; None if it has none yet.
+    """Return the identity of the store, or None if it has no identity yet.
 
     Raises:
-      ReplicaError: if there is something else where the identity is kept.
+      ReplicaError: if the table of the identity holds something else.
 
     """
     return _read("store_identity", IDENTITY, connection, path)
 
 
 def make_identity(connection: sqlite3.Connection, path: str) -> str:
-    """Return the identity of the store, and give it one first if it has none. Call it in a transaction.
+    """Return the identity of the store, and create it first if it is missing. Call it in a transaction.
 
     Raises:
-      ReplicaError: if there is something else where the identity is kept.
+      ReplicaError: if the table of the identity holds something else.
 
     """
     identity = read_identity(connection, path)
@@ -60,22 +60,22 @@ def renew_identity(connection: sqlite3.Connection, path: str) -> str:
     """Give the store another identity, without the mark of a session, and return it. Call it in a transaction.
 
     Raises:
-      ReplicaError: if there is something else where the two are kept.
+      ReplicaError: if the table of either holds something else.
 
     """
     read_identity(connection, path)
     if read_mark(connection, path) is not None:
         connection.execute("DELETE FROM store_session")
-        if read_mark(connection, path) is not None:  # a trigger of another program's
-            raise ReplicaError(f"{path}: the table store_session does not lose what is deleted from it")
+        if read_mark(connection, path) is not None:  # another program's trigger
+            raise ReplicaError(f"{path}: the table store_session does not lose the rows deleted from it")
     return _keep("store_identity", IDENTITY, new_identity(), connection, path)
 
 
 def read_mark(connection: sqlite3.Connection, path: str) -> str | None:
-    """Return the mark of the last session; None if there is none.
+    """Return the mark of the last session, or None if there is no mark.
 
     Raises:
-      ReplicaError: if there is something else where it is kept.
+      ReplicaError: if the table of the mark holds something else.
 
     """
     return _read("store_session", SESSION, connection, path)
@@ -85,7 +85,7 @@ def keep_mark(mark: str, connection: sqlite3.Connection, path: str) -> None:
     """Keep the mark of a session instead of the last one. Call it in a transaction.
 
     Raises:
-      ReplicaError: if there is something else where it is kept.
+      ReplicaError: if the table of the mark holds something else.
 
     """
     read_mark(connection, path)
@@ -120,6 +120,6 @@ def _keep(table: str, schema: str, value: str, connection: sqlite3.Connection, p
         f" ON CONFLICT (one) DO UPDATE SET {column} = excluded.{column}",
         (value,),
     )
-    if _read(table, schema, connection, path) != value:  # a trigger of another program's
-        raise ReplicaError(f"{path}: the table {table} does not keep what is written to it")
+    if _read(table, schema, connection, path) != value:  # another program's trigger
+        raise ReplicaError(f"{path}: the table {table} does not keep the rows written to it")
     return value

@@ -1,4 +1,4 @@
-"""A database that is only read: nothing is written to its folder, and what its log holds is read too, or refused."""
+"""A read-only database: nothing is written to its folder, and its log is read too, or the database is refused."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 LOCKED: Final = "mode=ro"
-"""With SQLite's locks. It needs the log and the index of the log, and makes them if it may."""
+"""With SQLite's locks. It needs the log and the index of the log, and creates them if it may."""
 
 IMMUTABLE: Final = "mode=ro&immutable=1"
-"""Without locks and without the log: only for a database that has no log and is not written to."""
+"""Without locks and without the log. Use it only for a database that has no log and is not written to."""
 
 
 class _Stamp(NamedTuple):
-    """What changes when a database is written to."""
+    """The properties of a database that change when it is written to."""
 
     identity: tuple[int, int]
     size: int
@@ -37,9 +37,9 @@ class _Stamp(NamedTuple):
 class UnwrittenDatabase:
     """One thread's connection to a database that it does not write to.
 
-    With its locks SQLite would make a log and an index beside a database that was closed cleanly, and could not open it
-    at all where it may not. So such a database is read without locks. If the database has been written to in the
-    meantime, what was read is dropped, and is read again in the way that suits then.
+    With locks, SQLite would create a log and an index beside a database that was closed cleanly. Without permission to
+    create them, it could not open the database at all. So such a database is read without locks. If it has been written
+    to in the meantime, the result is dropped, and it is read again with or without locks, as its state then requires.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class UnwrittenDatabase:
         patience: float,
         files: DatabaseFiles | None,
     ) -> None:
-        """Open nothing yet.
+        """Prepare to read, without opening anything yet.
 
         Args:
           path: the database.
-          connect: opens it with the parameters of a URI.
-          look: looks at what is in it, each time that it was opened.
-          patience: seconds after which a database that is written to all the time is given up.
-          files: those of another connection to it, if there is one.
+          connect: a function that opens it with the parameters of a URI.
+          look: a function that checks its content each time that it has been opened.
+          patience: seconds after which reading fails if the database is written to all the time.
+          files: the files of another connection to it, if there is one.
 
         """
         self._path = path
@@ -66,11 +66,11 @@ class UnwrittenDatabase:
         self._patience = patience
         self._connection: sqlite3.Connection | None = None
         self.files = files
-        """The files that it has open, or last had."""
+        """The files that are open now, or that were open last."""
         self._stamp: _Stamp | None = None  # None while it is read with locks
 
     def read(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Return what ``work(connection)`` returns, or raise what it raises, once the database held still for it.
+        """Return the result of ``work(connection)``, or raise its error, once no write has happened during the call.
 
         Raises:
           ReplicaError: if the database has lost its name, is written to all the time, or has a log that can't be read.
@@ -91,7 +91,7 @@ class UnwrittenDatabase:
                 raise ReplicaError(f"{self._path}: the database is written to while it is read: try again")
 
     def close(self) -> None:
-        """Close the connection. It changes nothing, because SQLite makes no checkpoint through one that only reads."""
+        """Close the connection. This changes nothing, because SQLite makes no checkpoint on a read-only connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -136,9 +136,10 @@ class UnwrittenDatabase:
 
 
 def _stamp(path: str) -> _Stamp | None:
-    """Return what will have changed once the database is written to; None if it may have a log, or be in use.
+    """Return a stamp that changes once the database is written to; None if the database may have a log or be in use.
 
-    The database comes first: a log that is written back and removed between the two looks has then changed it.
+    The database is looked at first. A log that is written back and removed between the two looks changes the database,
+    so a later stamp differs.
     """
     real = os.path.realpath(path)
     try:
