@@ -88,11 +88,15 @@ class OutboxConnection:
         """
         has_moved = not self.file.has_its_name()
         is_own = not has_moved and (self._log.has_its_name() or self._can_be_written_back())
-        self._log.close()
-        if not is_own:
-            abandon(self.sql, has_moved=has_moved)
-            raise LostFileError(_lost(self.file.path))
-        self.sql.close()
+        # The lock on the log ends last. SQLite writes the log back and removes it as it closes, and may have lost its
+        # own lock. Another process that got the lock before would open a database that is still being written.
+        try:
+            if not is_own:
+                abandon(self.sql, has_moved=has_moved)
+                raise LostFileError(_lost(self.file.path))
+            self.sql.close()
+        finally:
+            self._log.close()
 
     def _can_be_written_back(self) -> bool:
         # A log that was removed, by somebody who cleans up, still has entries that were acknowledged. The file has been
