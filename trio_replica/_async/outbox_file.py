@@ -143,13 +143,14 @@ class _Database:
             raise
 
     def _connected(self) -> OutboxConnection:
-        """Return the connection; if need be a new one, of a file that nobody has used in the meantime."""
+        """Return the connection; if need be a new one, of a file that nobody has changed in the meantime."""
         if self._connection is None:
             self._connection = connect(self.path, self._file)
             self._file = self._connection.file
             if self._openings is not None and _openings(self._connection.sql) != self._openings:
                 raise ReplicaError(
-                    f"{self.path}: another replica has used the outbox in the meantime: open this one again"
+                    f"{self.path}: another replica has used the outbox in the meantime, or a command has changed it: "
+                    "open this replica again"
                 )
         return self._connection
 
