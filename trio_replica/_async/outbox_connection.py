@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from .._errors import ReplicaError
 from .._sqlite_files import PinnedFile, abandon, check_single_name
 from .outbox_format import bring_up_to_date, check_format
+from .storage import LostFileError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -36,10 +37,6 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
 """The remedies, by SQLite's codes; a primary code covers all extended ones that have no remedy of their own."""
-
-
-class LostFileError(ReplicaError):
-    """The file of an outbox was removed or replaced while it was open, so what it says no longer counts."""
 
 
 @final

@@ -13,9 +13,9 @@ from .._blob import Ref
 from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
 from .._errors import ReplicaError
-from .outbox_connection import LostFileError, connect, explaining, transaction
+from .outbox_connection import connect, explaining, transaction
 from .outbox_format import bring_up_to_date, note_in_doubt, note_stores, noted_stores, read_state
-from .storage import Changes, Entry, OutboxStorage
+from .storage import Changes, Entry, LostFileError, OutboxStorage
 
 if TYPE_CHECKING:
     import sqlite3
