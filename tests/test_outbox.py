@@ -17,6 +17,7 @@ import trio_replica as replica
 from trio_replica import Blob, BlobNotFoundError, MemoryStore, PoisonedError, PutResult, RetryingStore, StoreError
 from trio_replica._async import outbox as internals
 from trio_replica._async.delivery import OutboxDelivery
+from trio_replica._async.storage import LostFileError
 from trio_replica.testing import Batched, SimulatedStore
 
 from .common import BROKEN, Ended, count_blobs, put_numbers, refs, without_gc
@@ -630,6 +631,25 @@ async def test_last_acknowledgements_that_fail_are_logged(
     assert caplog.records[0].getMessage() == (
         "the last commit of the outbox failed, so delivered blobs may be delivered again: "
         "ReplicaError: the disk is full"
+    )
+    assert [record.getMessage() for record in caplog.records[1:]] == [
+        "the replica is closed with 1 pending for copy: the outbox keeps them"
+    ]
+
+
+async def test_a_lost_outbox_is_not_said_to_keep_what_is_pending(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = MemoryOutbox(Disk())
+    async with open_with_outbox([MemoryStore()], {"copy": MemoryStore()}, outbox) as store:
+        await put_numbers(store, [0])
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.failures.append(LostFileError("the outbox was removed"))
+    assert of(store).pending == 1
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage() == (
+        "the last commit of the outbox failed, so delivered blobs may be delivered again: "
+        "LostFileError: the outbox was removed"
     )
 
 

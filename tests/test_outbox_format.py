@@ -104,8 +104,8 @@ def test_a_migrated_outbox_has_the_columns_of_a_new_one(path: Path) -> None:
     new = path.with_name("new.db")
     new.touch()
     for each in (path, new):
-        with opened_outbox(str(each)):
-            pass
+        with opened_outbox(str(each)) as outbox:
+            outbox.forget("none")
     assert columns(path) == columns(new)
     assert list(columns(path)) == ["deferred", "entries", "in_doubt", "meta", "stores"]
 
@@ -120,9 +120,25 @@ async def test_what_is_in_it_is_delivered_but_for_what_is_in_doubt_and_nowhere(p
     assert pending(path) == {"near": (), "far": (), "gone": GONE, "new": NEW, "local": ()}
 
 
-def test_a_look_at_it_migrates_it_too_and_can_forget(path: Path) -> None:
+def test_a_look_at_it_reads_it_as_it_is(path: Path) -> None:
+    before = dump(path)
     with opened_outbox(str(path)) as outbox:
+        assert outbox.pending() == {name: len(found) for name, found in PENDING.items()}
+        assert {name: tuple(outbox.refs(name, at_once=2)) for name in PENDING} == PENDING
+        assert outbox.noted() == dict.fromkeys(PENDING, NotedStore(None, None, False))
+    assert dump(path) == before
+    assert rows(path, "PRAGMA user_version") == [(1,)]
+
+
+def test_a_change_by_hand_migrates_it(path: Path) -> None:
+    with opened_outbox(str(path)) as outbox:
+        assert outbox.pending()["gone"] == len(GONE)
         assert outbox.forget("gone") == len(GONE)
+        assert {name: tuple(outbox.refs(name)) for name in outbox.pending()} == {**PENDING, "gone": ()}
+        outbox.accept("far", "1" * 32)
+        assert outbox.noted()["far"] == NotedStore(None, "1" * 32, True)
+    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "SELECT openings FROM meta") == [(5,)]
     assert pending(path) == {**PENDING, "gone": ()}
 
 
@@ -221,8 +237,8 @@ def test_a_kill_at_any_moment_changes_nothing_or_all(path: Path) -> None:
         if forked == 0:  # pragma: no cover  (runs in a process of its own)
             os.write(write, b"1")
             try:
-                with opened_outbox(str(path)):
-                    pass
+                with opened_outbox(str(path)) as outbox:
+                    outbox.forget("none")
             finally:
                 os._exit(0)
         os.read(read, 1)

@@ -9,9 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 import pytest
 import trio
@@ -33,6 +33,7 @@ from .mounts import forget_inodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from .mounts import Mounts
@@ -404,6 +405,40 @@ def test_who_opens_it_waits_for_the_lock_on_its_log(path: Path, monkeypatch: pyt
     monkeypatch.setattr("time.sleep", lambda _: held.close())
     with ExitStack() as undo:
         assert internals._locked_log(str(path), undo) is not None
+
+
+@pytest.mark.parametrize("how", ["written back", "lost", "failing"])
+def test_the_log_is_locked_until_sqlite_has_closed(path: Path, how: str) -> None:
+    class Closing:
+        """A connection of SQLite's that looks, as it closes, whether another process could lock the log."""
+
+        def __init__(self, sql: sqlite3.Connection) -> None:
+            self._sql = sql
+
+        def close(self) -> None:
+            with pytest.raises(BlockingIOError):
+                files.PinnedFile(str(log_of(path)), to_lock=True)
+            self._sql.close()
+            closed.append(how)
+            if how == "failing":
+                raise sqlite3.OperationalError("disk I/O error")
+
+    closed: list[str] = []
+    connection = internals.connect(str(path))
+    connection.sql = cast("sqlite3.Connection", Closing(connection.sql))
+    expected: dict[str, AbstractContextManager[object]] = {
+        "written back": nullcontext(),
+        "lost": pytest.raises(ReplicaError, match=LOST),
+        "failing": pytest.raises(sqlite3.OperationalError, match="disk I/O error"),
+    }
+    if how == "lost":
+        move_away(path)
+    with expected[how]:
+        connection.close()
+    connection.file.close()
+    assert closed == [how]
+    log_of(path).touch()
+    files.PinnedFile(str(log_of(path)), to_lock=True).close()
 
 
 def test_a_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

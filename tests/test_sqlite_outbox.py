@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from trio_replica import Ref
+    from trio_replica._async.outbox_by_hand import OutboxFile
+
+USED = "another replica has used the outbox in the meantime, or a command has changed it: open this replica again"
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -217,10 +220,45 @@ async def test_a_database_that_others_had_in_the_meantime_is_not_used_on(path: s
             with pytest.raises(ReplicaError, match="the file is in use: by another replica"):
                 await page(storage, 1, 0, 9, 9)
         for _ in range(2):  # nor is the connection that found it out
-            with pytest.raises(
-                ReplicaError, match="another replica has used the outbox in the meantime: open this one again"
-            ):
+            with pytest.raises(ReplicaError, match=USED):
                 await page(storage, 1, 0, 9, 9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda outbox: outbox.forget("a"),
+        lambda outbox: outbox.forget("a", refs(1)[0]),
+        lambda outbox: outbox.accept("a", "1" * 32),
+    ],
+)
+async def test_a_database_that_was_changed_by_hand_in_the_meantime_is_not_used_on(
+    path: str, change: Callable[[OutboxFile], object]
+) -> None:
+    async with session(path, ["a"]) as (storage, _):
+        await commit(storage, [1], refs(1), [1])
+        with pytest.raises(ReplicaError, match="UNIQUE"):
+            await commit(storage, [1], refs(1), [1])
+        with opened_outbox(path) as outbox:
+            change(outbox)
+        for _ in range(2):
+            with pytest.raises(ReplicaError, match=USED):
+                await commit(storage, [2], refs(2), [1])
+    with opened_outbox(path) as outbox:
+        assert refs(2)[0] not in list(outbox.refs("a"))
+
+
+async def test_a_database_that_was_only_looked_at_in_the_meantime_is_used_on(path: str) -> None:
+    async with session(path, ["a"]) as (storage, _):
+        await commit(storage, [1], refs(1), [1])
+        with pytest.raises(ReplicaError, match="UNIQUE"):
+            await commit(storage, [1], refs(1), [1])
+        with opened_outbox(path) as outbox:
+            assert outbox.pending() == {"a": 1}
+            assert list(outbox.noted()) == ["a"]
+        await commit(storage, [2], refs(2), [1])
+    with opened_outbox(path) as outbox:
+        assert list(outbox.refs("a")) == [*refs(1, 2)]
 
 
 async def test_an_outbox_is_used_once_in_a_process(path: str) -> None:

@@ -230,9 +230,9 @@ class OutboxDelivery(Delivery):
         return self.outbox.backlogs[name].counts()
 
     def report(self) -> StoreError | None:
-        """Log what is still pending. Returns the error for undeliverable blobs, unless it was raised before."""
+        """Log what the outbox keeps. Returns the error for undeliverable blobs, unless it was raised before."""
         for backlog in self.outbox.backlogs.values():
-            if backlog.pending:
+            if backlog.pending and not self.outbox.is_lost:
                 log(
                     logging.WARNING,
                     f"the replica is closed with {backlog.pending} pending for {backlog.name}: the outbox keeps them",

@@ -22,7 +22,7 @@ from .._errors import ReplicaError, describe_failure
 from .._life import BackgroundTask
 from .._log import log
 from .backlog import Backlog, Page
-from .storage import Acknowledgement, Changes
+from .storage import Acknowledgement, Changes, LostFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -117,6 +117,8 @@ class Outbox:
         self._is_closed = False
         self.is_failing = False
         """Whether the last commit of acknowledgements failed."""
+        self.is_lost = False
+        """Whether the last commit of the block failed because the file was lost, and with it what was pending."""
         self._to_commit = trio.Event()
         self._committed = state.next_seq  # the watermark of the last commit that was started
         self._commits = BackgroundTask("replica outbox", self._commit_in_time, life)
@@ -343,6 +345,7 @@ class Outbox:
                 if needs_second:  # only now the watermark can pass the entries that have been withdrawn
                     await self.commit(self._next)
         except Exception as error:
+            self.is_lost = isinstance(error, LostFileError)
             log(
                 logging.ERROR,
                 f"the last commit of the outbox failed, so delivered blobs may be delivered again: "

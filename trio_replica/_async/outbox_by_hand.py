@@ -6,15 +6,15 @@ import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, final
 
-from .._blob import Ref
 from .._errors import ReplicaError
 from .outbox_connection import connect, explaining, transaction
-from .outbox_format import bring_up_to_date, noted_stores, read_state
+from .outbox_format import bring_up_to_date, noted_stores, pending_counts, pending_page
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Generator, Iterator, Mapping
 
+    from .._blob import Ref
     from .outbox_connection import OutboxConnection
     from .storage import NotedStore
 
@@ -30,15 +30,10 @@ class OutboxFile:
         self._path = path
         self._connection = connection
 
-    def bring_up_to_date(self) -> None:
-        """Migrate an older format."""
-        with self._changed() as sql:
-            bring_up_to_date(sql)
-
     def pending(self) -> Mapping[str, int]:
         """Return the number of entries of each store by its name, in the order in which the names were added."""
         with self._usable() as sql:
-            return read_state(sql).pending
+            return pending_counts(sql)
 
     def noted(self) -> Mapping[str, NotedStore]:
         """Return the noted facts of each store by its name, in the order in which the names were added."""
@@ -50,16 +45,12 @@ class OutboxFile:
         after = 0
         while True:
             with self._usable() as sql:
-                rows = sql.execute(
-                    "SELECT seq, ref FROM entries JOIN stores ON id = store WHERE name = ? AND seq > ?"
-                    " ORDER BY seq LIMIT ?",
-                    (name, after, at_once),
-                ).fetchall()
-            if not rows:
+                entries = pending_page(sql, name, after, at_once)
+            if not entries:
                 return
-            for _, ref in rows:
-                yield Ref(ref)
-            after = rows[-1][0]
+            for entry in entries:
+                yield entry.ref
+            after = entries[-1].seq
 
     def forget(self, name: str, ref: Ref | None = None) -> int:
         """Drop all entries of a store, or those of one ref. Returns their number."""
@@ -93,13 +84,18 @@ class OutboxFile:
 
     @contextmanager
     def _changed(self) -> Generator[sqlite3.Connection, None, None]:
+        # After an error a replica has no connection until its next request, so a change is possible beside it. Its
+        # counts and its known stores would be wrong then. It looks at the number of openings when it connects again,
+        # so a change counts as an opening, in the same transaction.
         with self._usable() as sql, transaction(sql):
+            bring_up_to_date(sql)
+            sql.execute("UPDATE meta SET openings = openings + 1")
             yield sql
 
 
 @contextmanager
 def opened_outbox(path: str) -> Generator[OutboxFile, None, None]:
-    """Open an existing outbox for a block, during which no replica can open it. An older format is migrated.
+    """Open an outbox that is there, for a block in which no replica can. A change migrates an older format.
 
     Raises:
       ReplicaError: if it does not exist, is in use, or can't be used.
@@ -112,6 +108,4 @@ def opened_outbox(path: str) -> Generator[OutboxFile, None, None]:
         connection = connect(path)
         stack.callback(connection.file.close)
         stack.callback(connection.close)
-        outbox = OutboxFile(path, connection)
-        outbox.bring_up_to_date()
-        yield outbox
+        yield OutboxFile(path, connection)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from .._errors import ReplicaError
 from .._sqlite_files import PinnedFile, abandon, check_single_name
 from .outbox_format import bring_up_to_date, check_format
+from .storage import LostFileError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -36,10 +37,6 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
 """The remedies, by SQLite's codes. A primary code covers all extended codes without a remedy of their own."""
-
-
-class LostFileError(ReplicaError):
-    """The file of an outbox was removed or replaced while it was open, so its content no longer counts."""
 
 
 @final
@@ -89,11 +86,15 @@ class OutboxConnection:
         """
         has_moved = not self.file.has_its_name()
         is_own = not has_moved and (self._log.has_its_name() or self._can_be_written_back())
-        self._log.close()
-        if not is_own:
-            abandon(self.sql, has_moved=has_moved)
-            raise LostFileError(_lost(self.file.path))
-        self.sql.close()
+        # The lock on the log ends last. SQLite writes the log back and removes it as it closes, and may have lost its
+        # own lock. Another process that got the lock before would open a database that is still being written.
+        try:
+            if not is_own:
+                abandon(self.sql, has_moved=has_moved)
+                raise LostFileError(_lost(self.file.path))
+            self.sql.close()
+        finally:
+            self._log.close()
 
     def _can_be_written_back(self) -> bool:
         # A log that was removed, for example by a cleanup, still has acknowledged entries. The file has been locked all

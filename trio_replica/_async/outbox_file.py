@@ -13,9 +13,9 @@ from .._blob import Ref
 from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
 from .._errors import ReplicaError
-from .outbox_connection import LostFileError, connect, explaining, transaction
+from .outbox_connection import connect, explaining, transaction
 from .outbox_format import bring_up_to_date, note_in_doubt, note_stores, noted_stores, read_state
-from .storage import Changes, Entry, OutboxStorage
+from .storage import Changes, Entry, LostFileError, OutboxStorage
 
 if TYPE_CHECKING:
     import sqlite3
@@ -143,13 +143,14 @@ class _Database:
             raise
 
     def _connected(self) -> OutboxConnection:
-        """Return the connection. If it is a new one, check that no other process has used the file in the meantime."""
+        """Return the connection; if need be a new one, of a file that nobody has changed in the meantime."""
         if self._connection is None:
             self._connection = connect(self.path, self._file)
             self._file = self._connection.file
             if self._openings is not None and _openings(self._connection.sql) != self._openings:
                 raise ReplicaError(
-                    f"{self.path}: another replica has used the outbox in the meantime: open this one again"
+                    f"{self.path}: another replica has used the outbox in the meantime, or a command has changed it: "
+                    "open this replica again"
                 )
         return self._connection
 

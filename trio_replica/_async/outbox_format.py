@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .._blob import Ref
 from .._errors import ReplicaError
-from .storage import NotedStore, OutboxState
+from .storage import Entry, NotedStore, OutboxState
 
 if TYPE_CHECKING:
     import sqlite3
@@ -71,6 +72,16 @@ _NOTED: Final = {
     2: "SELECT name, role, identity, incomplete FROM stores ORDER BY id",
 }
 
+_PENDING: Final = {
+    1: "SELECT name, count(seq) FROM stores LEFT JOIN debts ON store = id GROUP BY id ORDER BY id",
+    2: "SELECT name, count(seq) FROM stores LEFT JOIN entries ON store = id GROUP BY id ORDER BY id",
+}
+
+_REFS: Final = {
+    1: "SELECT seq, ref FROM debts JOIN stores ON id = store WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?",
+    2: "SELECT seq, ref FROM entries JOIN stores ON id = store WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?",
+}
+
 
 def check_format(path: str, connection: sqlite3.Connection) -> int:
     """Check that a database is an outbox of a known version, and return the version; 0 if the database is empty.
@@ -105,6 +116,17 @@ def noted_stores(connection: sqlite3.Connection) -> dict[str, NotedStore]:
     return {name: NotedStore(role, identity, bool(incomplete)) for name, role, identity, incomplete in rows}
 
 
+def pending_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how many entries each store has, in an outbox of any version, in the order in which the stores came."""
+    return dict(connection.execute(_PENDING[_version(connection)]).fetchall())
+
+
+def pending_page(connection: sqlite3.Connection, name: str, after: int, limit: int) -> list[Entry]:
+    """Return up to `limit` entries of a store, in an outbox of any version, in order, with numbers above `after`."""
+    rows = connection.execute(_REFS[_version(connection)], (name, after, limit)).fetchall()
+    return [Entry(seq, Ref(ref)) for seq, ref in rows]
+
+
 def note_stores(connection: sqlite3.Connection, stores: Iterable[SessionStore]) -> None:
     """Note the names of the stores of a session, with their current roles and identities."""
     for store in stores:
@@ -132,13 +154,11 @@ def note_in_doubt(connection: sqlite3.Connection) -> None:
 
 
 def read_state(connection: sqlite3.Connection) -> OutboxState:
-    """Return the state of an outbox at the beginning of a session, or while no replica uses it."""
+    """Return the state with which a session begins."""
     ids: dict[str, int] = dict(connection.execute("SELECT name, id FROM stores ORDER BY id").fetchall())
-    counts = dict(connection.execute("SELECT store, count(*) FROM entries GROUP BY store").fetchall())
     ((next_seq,),) = connection.execute("SELECT watermark FROM meta").fetchall()
     in_doubt = connection.execute("SELECT first, after FROM in_doubt").fetchall()
-    pending = {name: counts.get(number, 0) for name, number in ids.items()}
-    return OutboxState(ids, pending, next_seq, [range(*numbers) for numbers in in_doubt])
+    return OutboxState(ids, pending_counts(connection), next_seq, [range(*numbers) for numbers in in_doubt])
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -10,11 +10,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._errors import ReplicaError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .._blob import Ref
     from .._calls.start import Cancel, Done
+
+
+class LostFileError(ReplicaError):
+    """The file of an outbox was removed or replaced while it was open, so what it says no longer counts."""
 
 
 class NotedStore(NamedTuple):
