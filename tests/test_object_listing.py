@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -30,9 +31,9 @@ from trio_replica.stores._object_store.url import ClientLimits, parse_object_url
 from trio_replica.stores.object_store import _serve, open_objects
 
 from .fake_bucket import BUCKET, FakeBucket, Query
-from .held import PATIENCE
+from .held import PATIENCE, wait_for
 from .s3_server import S3Server
-from .scripted import Answer, Scripted, answering, never_answer, scripted_server
+from .scripted import Answer, Request, Scripted, answering, never_answer, scripted_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -411,6 +412,25 @@ async def test_a_listing_that_hangs_holds_up_neither_its_caller_nor_the_end(buck
                 await trio.to_thread.run_sync(server.was_asked.wait, PATIENCE)
                 assert repr(store._listing) == f"<Listing of {line_of(server, '')[:-2]!r}, 1 pages under way>"
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_listing_does_not_wait_for_gets(bucket: FakeBucket) -> None:
+    """All threads that read are busy for longer than a request of the listing may take."""
+    is_asked, is_listed = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Any:
+        if request.path.endswith(str(REFS[0])):
+            is_asked.set()
+            assert is_listed.wait(PATIENCE)
+        return bucket.answer(request)
+
+    with scripted_server(answering(answer)) as server:
+        async with open_at(server, requests=1) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(store.get, REFS[0])
+            await wait_for(is_asked)
+            with trio.fail_after(PATIENCE / 4):
+                assert await store.list_page(Ref.ZERO, 3) == REFS[:3]
+            is_listed.set()
 
 
 async def test_a_listing_under_way_when_the_block_ends(bucket: FakeBucket) -> None:

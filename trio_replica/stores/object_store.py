@@ -143,7 +143,8 @@ async def open_objects(parts: ObjectParts) -> AsyncGenerator[ObjectStore, None]:
     async with (
         open_store_threads(f"writers of {name}", _serve, threads=requests) as writers,
         open_store_threads(f"readers of {name}", _serve, threads=requests) as readers,
-        parts.open_listing(readers) as listing,
+        open_store_threads(f"lister of {name}", _serve) as lister,
+        parts.open_listing(readers, lister) as listing,
     ):
         try:
             store = ObjectStore(parts, listing, writers, readers)
