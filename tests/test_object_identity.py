@@ -238,6 +238,14 @@ async def test_who_it_is_does_not_wait_for_a_later_request(
             later.set()
 
 
+async def test_what_is_no_mark_is_not_sent(server: Scripted) -> None:
+    async with open_at(server) as store:
+        asked = len(server.requests)
+        with pytest.raises(ValueError, match=r"^the mark of a session is 32 lowercase hex digits, not 'x'$"):
+            await store.set_session_mark("x")
+        assert len(server.requests) == asked
+
+
 async def test_a_request_joins_no_batch() -> None:
     """Not even that of a call which counts as 0 bytes."""
     batches: list[list[int]] = []

@@ -87,6 +87,7 @@ class Store(ABC):
         be. This default does nothing: a store without an identity keeps no mark.
 
         Raises:
+          ValueError: if `mark` is anything else.
           StoreReadOnlyError: if the store was opened to be read only.
           Exception: whatever else the store fails with.
 

@@ -16,6 +16,7 @@ from .._calls.start import start_in_task
 from .._calls.threads import ALONE, open_store_threads
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError, StoreIdentityError, StoreNotFoundError
+from .._identity import check_mark
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from ._access import MAX_MEMORY, Access
@@ -195,7 +196,7 @@ class ObjectStore(DeletableStore, StartedStore):
     async def set_session_mark(self, mark: str) -> None:
         """Write the object ``b~mark``: see `Store.set_session_mark`."""
         self._access.check_writable(self._name)
-        await self._writers.run(partial(self._identity_objects.write_mark, mark), size=ALONE)
+        await self._writers.run(partial(self._identity_objects.write_mark, check_mark(mark)), size=ALONE)
 
     async def renew_identity(self) -> str:
         """Overwrite the object ``b~``, and remove ``b~mark``: see `DeletableStore.renew_identity`."""
