@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import ssl
+import threading
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import IO, TYPE_CHECKING, Any
@@ -187,6 +188,20 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted_server(answering(lambda _: Answer(200, "listed")), context) as server:
         async with open_requests(place_at(server.endpoint("https"))) as requests:
             assert await requests.get("list-type=2") == b"listed"
+
+
+async def test_the_certificates_of_the_machine_are_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, names = ssl.create_default_context, []
+
+    def create_and_tell() -> ssl.SSLContext:
+        names.append(threading.current_thread().name)
+        return create()
+
+    monkeypatch.setattr(ssl, "create_default_context", create_and_tell)
+    for endpoint in ("https://127.0.0.1:1", "http://127.0.0.1:1"):  # the second needs none
+        async with open_requests(place_at(endpoint)):
+            pass
+    assert names == ["threads 0"]
 
 
 def make_certificate(folder: Path) -> Path:

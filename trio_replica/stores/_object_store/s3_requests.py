@@ -169,8 +169,12 @@ async def open_s3_requests(
     client: ObjectClient, account: S3Account, threads: StoreThreads[Callable[[], Any]]
 ) -> AsyncGenerator[S3Requests, None]:
     """Keep connections to a bucket for the block. Its requests are signed in these threads."""
+    context: ssl.SSLContext | None = None
+    if account.url.startswith("https:"):
+        # In a thread, because reading all certificates of the machine takes 20 ms.
+        context = await threads.run(ssl.create_default_context, abandon_on_cancel=True)
     async with httpcore.AsyncConnectionPool(
-        ssl_context=ssl.create_default_context() if account.url.startswith("https:") else None,
+        ssl_context=context,
         proxy=_proxy(account.url),
         max_connections=client.place.limits.requests,
         keepalive_expiry=IDLE_SECONDS,
