@@ -172,6 +172,13 @@ async def test_tls_to_a_plain_port() -> None:
         await assert_fails(place_at(server.endpoint("https")), None, line)
 
 
+async def test_an_endpoint_that_is_not_of_http() -> None:
+    """A variable of the environment may name one."""
+    place = place_at("http://127.0.0.1:1")
+    account = S3Account(place_of(KEYS | {"endpoint": "ftp://127.0.0.1:1"}), {})
+    await assert_fails(place, account, "its endpoint is no http:// or https:// URL: correct it")
+
+
 async def test_a_certificate_that_nobody_has_signed(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(make_certificate(tmp_path))
@@ -265,6 +272,24 @@ def test_a_proxy_is_that_of_the_environment(
         assert found is not None
         assert bytes(found.url) == proxy.encode()
         assert found.headers == headers
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:secret@p:1", "socks5h://p:1", "ftp://p:1", "http://secret@p:secret"])
+async def test_a_proxy_that_a_listing_can_not_use(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It is refused when the store is opened, and nothing of it is shown."""
+    monkeypatch.setenv("all_proxy", proxy)
+    place = place_at("http://store.invalid")
+    with pytest.raises(ReplicaError) as caught:
+        await open_requests(place).__aenter__()
+    line = (
+        "the environment names a proxy that is no http:// or https:// URL, which a listing needs: "
+        "correct http_proxy, https_proxy or all_proxy, or name the server in no_proxy"
+    )
+    assert str(caught.value) == f"{place.name}: {line}"
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    monkeypatch.setenv("no_proxy", "store.invalid")
+    async with open_requests(place):
+        pass
 
 
 async def test_the_client_and_the_listing_use_one_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
