@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -21,7 +21,7 @@ from trio_replica import (
     reconcile,
     scrub,
 )
-from trio_replica._identity import is_identity, new_identity
+from trio_replica._identity import check_mark, is_identity, new_identity
 from trio_replica.testing import SimulatedStore
 
 from .common import BROKEN, PlainStore
@@ -104,6 +104,13 @@ async def test_a_memory_store_without_an_identity_keeps_no_mark() -> None:
     store = MemoryStore()
     await store.set_session_mark(OTHER)
     assert (await store.identity(), await store.session_mark()) == (None, None)
+
+
+@pytest.mark.parametrize(("bad", "said"), [("x", "'x'"), (None, "None"), ("F" * 32, f"'{'F' * 32}'")])
+def test_a_bad_mark_is_refused(bad: Any, said: str) -> None:
+    assert check_mark(ONE) == ONE
+    with pytest.raises(ValueError, match=f"^the mark of a session is 32 lowercase hex digits, not {said}$"):
+        check_mark(bad)
 
 
 def test_a_bad_identity_is_refused() -> None:

@@ -223,6 +223,12 @@ class KeepsTheFirstMark(SimulatedStore):
         await super().set_session_mark(self._mark or mark)
 
 
+class KeepsWhatIsNoMark(SimulatedStore):
+    async def set_session_mark(self, mark: str) -> None:
+        await super().set_session_mark("f" * 32)
+        self._mark = mark
+
+
 class KeepsMarksWithoutAnIdentity(SimulatedStore):
     async def identity(self) -> str | None:
         await super().identity()
@@ -257,6 +263,7 @@ class IsReadOnly(SimulatedStore):
         (AnswersAtOnce, ["its_identity", "its_session_mark", "who_it_is_cancelled_at_once"]),
         (ListsItsIdentity, ["its_identity", "its_session_mark"]),
         (KeepsTheFirstMark, ["its_session_mark"]),
+        (KeepsWhatIsNoMark, ["its_session_mark"]),
         (KeepsMarksWithoutAnIdentity, ["its_session_mark", "who_it_is_cancelled_at_once"]),
         (MarksItselfAsItsIdentity, ["its_session_mark"]),
         (IsDurableOnce, ["what_it_says_about_itself"]),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
+from contextlib import nullcontext
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
+import outcome
 import pytest
 import trio.testing
 
@@ -18,16 +22,21 @@ from trio_replica import (
     StoreNotFoundError,
     StoreReadOnlyError,
     open_object_store,
+    open_store_threads,
 )
+from trio_replica._calls.threads import ALONE
 from trio_replica._identity import is_identity
 
 from .fake_bucket import BUCKET, MISSING, FakeBucket
+from .held import PATIENCE, Held, wait_for
 from .s3_server import S3Server
 from .scripted import DATE, Answer, Request, Scripted, answering, scripted_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from trio_replica._calls.threads import Call
 
 DATA = b"blob"
 REF = Ref.of(DATA)
@@ -181,6 +190,81 @@ async def test_the_mark_of_a_session(bucket: FakeBucket, server: Scripted) -> No
             with pytest.raises(ReplicaError, match=re.escape(f"b~mark {NEITHER}")):
                 await call
         assert bucket.objects[b"p/b~mark"] == b"something else"
+
+
+@pytest.mark.parametrize(
+    ("call", "other"),
+    [
+        (lambda store: store.identity(), lambda store, data: store.get(Ref.of(data))),
+        (lambda store: store.session_mark(), lambda store, data: store.get(Ref.of(data))),
+        (lambda store: store.set_session_mark(ONE), lambda store, data: store.put(data)),
+    ],
+)
+async def test_who_it_is_does_not_wait_for_a_later_request(
+    bucket: FakeBucket,
+    call: Callable[[ObjectStore], Any],
+    other: Callable[[ObjectStore, bytes], Any],
+) -> None:
+    """Both wait for one thread. The first ends while the server still answers the second."""
+    datas = b"earlier", b"later"
+    bucket.objects |= {f"p/b:{Ref.of(data)}".encode(): data for data in datas}
+    is_asked = threading.Event()
+    may_answer = {str(Ref.of(data)): threading.Event() for data in datas}
+
+    def answer(request: Request) -> Any:
+        if event := may_answer.get(request.path[-64:]):
+            is_asked.set()
+            assert event.wait(PATIENCE)
+        return bucket.answer(request)
+
+    with scripted_server(answering(answer)) as server:
+        async with open_at(server, requests=1) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(other, store, datas[0])
+            await wait_for(is_asked)
+            ended = trio.Event()
+
+            async def make_call() -> None:
+                await call(store)
+                ended.set()
+
+            nursery.start_soon(make_call)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(other, store, datas[1])
+            await trio.testing.wait_all_tasks_blocked()
+            earlier, later = may_answer.values()
+            earlier.set()
+            with trio.fail_after(PATIENCE / 4):
+                await ended.wait()
+            later.set()
+
+
+async def test_what_is_no_mark_is_not_sent(server: Scripted) -> None:
+    async with open_at(server) as store:
+        asked = len(server.requests)
+        with pytest.raises(ValueError, match=r"^the mark of a session is 32 lowercase hex digits, not 'x'$"):
+            await store.set_session_mark("x")
+        assert len(server.requests) == asked
+
+
+async def test_a_request_joins_no_batch() -> None:
+    """Not even that of a call which counts as 0 bytes."""
+    batches: list[list[int]] = []
+
+    def handle(batch: Sequence[Call[Callable[[], object]]]) -> None:
+        batches.append([call.size for call in batch])
+        for call in batch:
+            call.outcome = outcome.capture(call.request)
+
+    with Held() as held:
+        async with open_store_threads("threads", lambda: nullcontext(handle)) as threads:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(threads.run, held)
+                await held.wait_running()
+                for size in (0, ALONE, 0):
+                    nursery.start_soon(partial(threads.run, bool, size=size))
+                    await trio.testing.wait_all_tasks_blocked()
+                held.release()
+    assert batches == [[0], [0], [ALONE], [0]]
 
 
 async def test_a_mark_that_can_not_be_written(bucket: FakeBucket) -> None:

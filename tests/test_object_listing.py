@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
+from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +22,7 @@ from trio_replica import (
     reconcile,
 )
 from trio_replica.stores._object_store.client import ObjectClient
-from trio_replica.stores._object_store.keys import Keys
+from trio_replica.stores._object_store.keys import Keys, KeySource
 from trio_replica.stores._object_store.listing import Listing
 from trio_replica.stores._object_store.parts import ObjectParts
 from trio_replica.stores._object_store.ref_page import RefPage
@@ -30,12 +32,12 @@ from trio_replica.stores._object_store.url import ClientLimits, parse_object_url
 from trio_replica.stores.object_store import _serve, open_objects
 
 from .fake_bucket import BUCKET, FakeBucket, Query
-from .held import PATIENCE
+from .held import PATIENCE, wait_for
 from .s3_server import S3Server
-from .scripted import Answer, Scripted, answering, never_answer, scripted_server
+from .scripted import Answer, Request, Scripted, answering, never_answer, scripted_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
 PREFIX = b"p/"
@@ -306,11 +308,16 @@ class OneByOne:
         return Keys([PREFIX + next(self.keys)], may_go_on=True)
 
 
-async def list_one_by_one(keys: Iterable[bytes], limit: int) -> list[Ref]:
+@asynccontextmanager
+async def open_listing(source: KeySource) -> AsyncGenerator[Listing, None]:
     options = S3Server("http://127.0.0.1:1").options()
     client = ObjectClient(parse_object_url(f"s3://{BUCKET}", ClientLimits(1, 1.0, 1.0, 0, 1.0), options))
     async with open_store_threads("threads", _serve) as threads:
-        listing = Listing(client, PREFIX, OneByOne(keys), threads, at_once=5, answers=4)
+        yield Listing(client, PREFIX, source, threads, at_once=5, answers=4)
+
+
+async def list_one_by_one(keys: Iterable[bytes], limit: int) -> list[Ref]:
+    async with open_listing(OneByOne(keys)) as listing:
         return await listing.list_page(Ref.ZERO, limit, trio.lowlevel.checkpoint)
 
 
@@ -413,6 +420,25 @@ async def test_a_listing_that_hangs_holds_up_neither_its_caller_nor_the_end(buck
                 nursery.cancel_scope.cancel()
 
 
+async def test_a_listing_does_not_wait_for_gets(bucket: FakeBucket) -> None:
+    """All threads that read are busy for longer than a request of the listing may take."""
+    is_asked, is_listed = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Any:
+        if request.path.endswith(str(REFS[0])):
+            is_asked.set()
+            assert is_listed.wait(PATIENCE)
+        return bucket.answer(request)
+
+    with scripted_server(answering(answer)) as server:
+        async with open_at(server, requests=1) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(store.get, REFS[0])
+            await wait_for(is_asked)
+            with trio.fail_after(PATIENCE / 4):
+                assert await store.list_page(Ref.ZERO, 3) == REFS[:3]
+            is_listed.set()
+
+
 async def test_a_listing_under_way_when_the_block_ends(bucket: FakeBucket) -> None:
     """It is told so, and not that there are no more refs."""
 
@@ -425,6 +451,28 @@ async def test_a_listing_under_way_when_the_block_ends(bucket: FakeBucket) -> No
         async with trio.open_nursery() as nursery, open_at(server, request_timeout=10 * PATIENCE) as store:
             nursery.start_soon(list_page, store)  # noqa: ASYNC111  (it is to be under way when the block ends)
             await trio.to_thread.run_sync(server.was_asked.wait, PATIENCE)
+
+
+@pytest.mark.parametrize("answers", [0, 2])
+async def test_a_closed_listing_asks_for_nothing(answers: int) -> None:
+    """Neither for a first answer nor, in a page under way, for another."""
+    asked = 0
+
+    class Closing(OneByOne):
+        async def ask(self, after: bytes, token: str | None, at_most: int) -> Keys:
+            nonlocal asked
+            asked += 1
+            found = await super().ask(after, token, at_most)
+            if asked == answers:
+                listing.close()
+            return found
+
+    async with open_listing(Closing(f"b:{ref}".encode() for ref in REFS)) as listing:
+        if not answers:
+            listing.close()
+        with pytest.raises(trio.ClosedResourceError, match=f"^s3://{BUCKET} at http://127.0.0.1:1 is closed$"):
+            await listing.list_page(Ref.ZERO, len(REFS), trio.lowlevel.checkpoint)
+        assert asked == answers
 
 
 @pytest.mark.parametrize(

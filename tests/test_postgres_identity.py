@@ -312,7 +312,7 @@ async def test_the_mark_of_a_session(either: PostgresAddress) -> None:
         for mark in (OTHER, IDENTITY):
             await store.set_session_mark(mark)
             assert await store.session_mark() == mark
-        with pytest.raises(ValueError, match="a mark is 32 lowercase hex digits, not 'x'"):
+        with pytest.raises(ValueError, match="the mark of a session is 32 lowercase hex digits, not 'x'"):
             await store.set_session_mark("x")
     async with open_single(either.conninfo()) as store:
         assert await store.session_mark() == IDENTITY

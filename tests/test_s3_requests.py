@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import ssl
+import threading
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import IO, TYPE_CHECKING, Any
@@ -171,6 +172,13 @@ async def test_tls_to_a_plain_port() -> None:
         await assert_fails(place_at(server.endpoint("https")), None, line)
 
 
+async def test_an_endpoint_that_is_not_of_http() -> None:
+    """A variable of the environment may name one."""
+    place = place_at("http://127.0.0.1:1")
+    account = S3Account(place_of(KEYS | {"endpoint": "ftp://127.0.0.1:1"}), {})
+    await assert_fails(place, account, "its endpoint is no http:// or https:// URL: correct it")
+
+
 async def test_a_certificate_that_nobody_has_signed(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(make_certificate(tmp_path))
@@ -187,6 +195,20 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted_server(answering(lambda _: Answer(200, "listed")), context) as server:
         async with open_requests(place_at(server.endpoint("https"))) as requests:
             assert await requests.get("list-type=2") == b"listed"
+
+
+async def test_the_certificates_of_the_machine_are_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, names = ssl.create_default_context, []
+
+    def create_and_tell() -> ssl.SSLContext:
+        names.append(threading.current_thread().name)
+        return create()
+
+    monkeypatch.setattr(ssl, "create_default_context", create_and_tell)
+    for endpoint in ("https://127.0.0.1:1", "http://127.0.0.1:1"):  # the second needs none
+        async with open_requests(place_at(endpoint)):
+            pass
+    assert names == ["threads 0"]
 
 
 def make_certificate(folder: Path) -> Path:
@@ -250,6 +272,24 @@ def test_a_proxy_is_that_of_the_environment(
         assert found is not None
         assert bytes(found.url) == proxy.encode()
         assert found.headers == headers
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:secret@p:1", "socks5h://p:1", "ftp://p:1", "http://secret@p:secret"])
+async def test_a_proxy_that_a_listing_can_not_use(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It is refused when the store is opened, and nothing of it is shown."""
+    monkeypatch.setenv("all_proxy", proxy)
+    place = place_at("http://store.invalid")
+    with pytest.raises(ReplicaError) as caught:
+        await open_requests(place).__aenter__()
+    line = (
+        "the environment names a proxy that is no http:// or https:// URL, which a listing needs: "
+        "correct http_proxy, https_proxy or all_proxy, or name the server in no_proxy"
+    )
+    assert str(caught.value) == f"{place.name}: {line}"
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    monkeypatch.setenv("no_proxy", "store.invalid")
+    async with open_requests(place):
+        pass
 
 
 async def test_the_client_and_the_listing_use_one_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

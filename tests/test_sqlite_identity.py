@@ -138,7 +138,7 @@ async def test_a_mark_is_kept_beside_the_identity(path: Path) -> None:
         for mark in (OTHER, IDENTITY):
             await store.set_session_mark(mark)
             assert await store.session_mark() == mark
-        with pytest.raises(ValueError, match="a mark is 32 lowercase hex digits, not 'x'"):
+        with pytest.raises(ValueError, match="the mark of a session is 32 lowercase hex digits, not 'x'"):
             await store.set_session_mark("x")
         assert await store.list_page(Ref.ZERO, 1) == []
     async with open_sqlite(path) as store:

@@ -30,6 +30,18 @@ def is_identity(text: object) -> bool:
     return type(text) is str and _IDENTITY.fullmatch(text) is not None
 
 
+def check_mark(mark: str) -> str:
+    """Return `mark`, if it has the form of the mark of a session.
+
+    Raises:
+      ValueError: if it has not.
+
+    """
+    if not is_identity(mark):
+        raise ValueError(f"the mark of a session is 32 lowercase hex digits, not {shown(mark)}")
+    return mark
+
+
 async def read_identities(stores: Mapping[str, Store]) -> dict[str, str | None]:
     """Ask all stores at once for their identities, and return these by name. None means that a store keeps no identity.
 

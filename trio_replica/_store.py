@@ -86,8 +86,9 @@ class Store(ABC):
         not be kept. This default does nothing, because a store without an identity keeps no mark.
 
         Raises:
-          StoreReadOnlyError: if the store was opened with ``read_only=True``.
-          Exception: any other error of the store.
+          ValueError: if `mark` is anything else.
+          StoreReadOnlyError: if the store was opened to be read only.
+          Exception: whatever else the store fails with.
 
         """
         del mark

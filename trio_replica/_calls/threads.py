@@ -33,6 +33,10 @@ BATCH_BYTES: Final = 64 * 1024 * 1024
 """The bytes at which a batch ends. A larger call is a batch of its own. Reads count as 0 bytes because their size is
 not known in advance."""
 
+ALONE: Final = BATCH_BYTES + 1
+"""The size that makes each call a batch of its own, whatever the sizes of the calls around it. Calls to a server need
+that, because a call in a batch waits for the answers to all others."""
+
 
 @final
 class Call(Generic[RequestT]):

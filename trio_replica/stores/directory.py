@@ -14,11 +14,12 @@ from .._calls.fan_out import concurrently
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
 from .._deletable import BLOCKED_LIMIT, DeletableStore, Integrity
+from .._identity import check_mark
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
 from ._access import MAX_MEMORY, Access
-from ._directory.place import Place, check_mark
+from ._directory.place import Place
 from ._directory.reads import BlobReads, Taken
 from ._directory.writes import BlobWrites
 from ._started import StartedStore

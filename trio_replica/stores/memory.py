@@ -13,7 +13,7 @@ from .._blob import Ref, to_blob
 from .._calls.start import never
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._identity import is_identity, new_identity
+from .._identity import check_mark, is_identity, new_identity
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
@@ -71,6 +71,7 @@ class MemoryStore(DeletableStore, StartedStore):
 
     async def set_session_mark(self, mark: str) -> None:
         """Keep the mark of a session, if it has an identity: see `Store.set_session_mark`."""
+        check_mark(mark)
         await trio.lowlevel.checkpoint()
         if self._identity is not None:
             self._mark = mark

@@ -13,9 +13,10 @@ import trio
 from .._blob import Ref, hashed
 from .._calls.all_ended import all_ended
 from .._calls.start import start_in_task
-from .._calls.threads import BATCH_BYTES, open_store_threads
+from .._calls.threads import ALONE, open_store_threads
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError, StoreIdentityError, StoreNotFoundError
+from .._identity import check_mark
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from ._access import MAX_MEMORY, Access
@@ -55,9 +56,6 @@ RETRY_TIMEOUT: Final = 10.0
 _EXTRA: Final = frozenset({"botocore", "httpcore", "obstore"})
 
 logger: Final = logging.getLogger("trio_replica")
-
-ALONE: Final = BATCH_BYTES
-"""The size that makes each call a batch of its own. Of two calls in a batch, one would wait for the other's request."""
 
 
 def open_object_store(
@@ -143,7 +141,8 @@ async def open_objects(parts: ObjectParts) -> AsyncGenerator[ObjectStore, None]:
     async with (
         open_store_threads(f"writers of {name}", _serve, threads=requests) as writers,
         open_store_threads(f"readers of {name}", _serve, threads=requests) as readers,
-        parts.open_listing(readers) as listing,
+        open_store_threads(f"lister of {name}", _serve) as lister,
+        parts.open_listing(readers, lister) as listing,
     ):
         try:
             store = ObjectStore(parts, listing, writers, readers)
@@ -182,28 +181,28 @@ class ObjectStore(DeletableStore, StartedStore):
         return self._access.read_only
 
     async def identity(self) -> str | None:
-        """Return the content of the object ``b~``: see `Store.identity`."""
-        found: str | None = await self._readers.run(self._identity_objects.read, abandon_on_cancel=True)
+        """Return what the object ``b~`` says: see `Store.identity`."""
+        found: str | None = await self._read(self._identity_objects.read)
         if self._identity is not None and found != self._identity:
             raise StoreIdentityError(self._name, self._identity, found)
         self._identity = found  # another program may give a read-only store its identity
         return found
 
     async def session_mark(self) -> str | None:
-        """Return the content of the object ``b~mark``: see `Store.session_mark`."""
-        mark: str | None = await self._readers.run(self._identity_objects.read_mark, abandon_on_cancel=True)
+        """Return what the object ``b~mark`` says: see `Store.session_mark`."""
+        mark: str | None = await self._read(self._identity_objects.read_mark)
         return mark
 
     async def set_session_mark(self, mark: str) -> None:
         """Write the object ``b~mark``: see `Store.set_session_mark`."""
         self._access.check_writable(self._name)
-        await self._writers.run(partial(self._identity_objects.write_mark, mark))
+        await self._writers.run(partial(self._identity_objects.write_mark, check_mark(mark)), size=ALONE)
 
     async def renew_identity(self) -> str:
         """Overwrite the object ``b~``, and remove ``b~mark``: see `DeletableStore.renew_identity`."""
         self._access.check_writable(self._name)
         await self.identity()
-        self._identity = await self._writers.run(self._identity_objects.renew)
+        self._identity = await self._writers.run(self._identity_objects.renew, size=ALONE)
         return self._identity
 
     async def _find_identity(self) -> None:
@@ -220,7 +219,7 @@ class ObjectStore(DeletableStore, StartedStore):
         if self._access.read_only:
             logger.warning("%s has no identity, so its listings end where the server says, without proof", self._name)
         else:
-            self._identity = await self._writers.run(self._identity_objects.create)
+            self._identity = await self._writers.run(self._identity_objects.create, size=ALONE)
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
@@ -289,6 +288,9 @@ class ObjectStore(DeletableStore, StartedStore):
         self._access.check_writable(self._name)
         name: str | None = await self._writers.run(partial(self._objects.set_aside, ref), size=ALONE)
         return name
+
+    async def _read(self, request: Request) -> Any:
+        return await self._readers.run(request, size=ALONE, abandon_on_cancel=True)
 
     def _start_read(self, request: Request, done: Done) -> Cancel:
         return self._readers.start(request, done, size=ALONE, abandon_on_cancel=True)

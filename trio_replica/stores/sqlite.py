@@ -12,7 +12,7 @@ from .._calls.start import ended_call
 from .._calls.threads import open_store_threads
 from .._deletable import DeletableStore
 from .._errors import StoreReadOnlyError
-from .._identity import is_identity
+from .._identity import check_mark
 from .._listing import check_ref
 from .._scheme import StoreScheme
 from ._access import MAX_MEMORY, Access
@@ -142,9 +142,7 @@ class SqliteStore(DeletableStore, StartedStore):
 
     async def set_session_mark(self, mark: str) -> None:
         """Keep the mark in the table ``store_session``: see `Store.set_session_mark`."""
-        if not is_identity(mark):
-            raise ValueError(f"a mark is 32 lowercase hex digits, not {mark!r:.80}")
-        await self._writer.run(partial(keep_mark, mark, path=self._database.path))
+        await self._writer.run(partial(keep_mark, check_mark(mark), path=self._database.path))
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.

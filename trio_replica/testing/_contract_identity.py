@@ -8,9 +8,11 @@ import trio.testing
 from .._blob import Ref
 from .._deletable import DeletableStore
 from .._identity import is_identity
-from ._contract_parts import ContractPart, skip
+from ._contract_parts import ContractPart, assert_raises, skip
 
 _MARKS = "0123456789abcdef" * 2, "f" * 32
+
+_NO_MARKS = "", "f" * 31, "f" * 33, "F" * 32, "f" * 32 + "\n", "\u0663" * 32
 
 
 class IdentityContract(ContractPart):
@@ -38,7 +40,10 @@ class IdentityContract(ContractPart):
             assert await store.get(Ref.of(b"blob")) == b"blob"
 
     async def test_its_session_mark(self) -> None:
-        """The last mark is kept beside the identity. A store without an identity keeps no mark."""
+        """The last one is kept, beside the identity; a store that has no identity keeps none.
+
+        Anything else than 32 lowercase hex digits raises ValueError and leaves the last one.
+        """
         async with self.open_store() as store:
             identity = await store.identity()
             with trio.testing.assert_checkpoints():
@@ -46,6 +51,8 @@ class IdentityContract(ContractPart):
             for mark in _MARKS:
                 with trio.testing.assert_checkpoints():
                     await store.set_session_mark(mark)
+                for bad in _NO_MARKS if identity is not None else ():
+                    await assert_raises(ValueError, store.set_session_mark, bad)
                 assert await store.session_mark() == (None if identity is None else mark)
             assert await store.identity() == identity
             assert [ref async for ref in store.list_refs()] == [], "a mark is no blob"

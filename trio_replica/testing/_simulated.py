@@ -15,7 +15,7 @@ import trio
 from .._blob import to_blob, to_blobs
 from .._deletable import DeletableStore
 from .._errors import BlobNotFoundError
-from .._identity import is_identity, new_identity
+from .._identity import check_mark, is_identity, new_identity
 from .._listing import check_page_request, check_ref
 from .._store import PutResult
 
@@ -256,6 +256,7 @@ class SimulatedStore(DeletableStore):
 
     async def set_session_mark(self, mark: str) -> None:
         """Keep the mark of a session, in no time, if it has an identity: see `Store.set_session_mark`."""
+        check_mark(mark)
         await trio.lowlevel.checkpoint()
         if self._identity is not None:
             self._mark = mark

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, final
 
 from ..._errors import StoreIdentityError, StoreNotFoundError
-from ..._identity import is_identity, new_identity
+from ..._identity import new_identity
 from .._files import UnsyncedFolderError, make_folder, make_folders, sync_folder, sync_name
 from .leftovers import remove_leftovers
 from .marks import create_mark, read_mark, replace_mark
@@ -256,18 +256,6 @@ class Place:
         """Wait until the names in a folder are on the disk. The error has a remedy if that is impossible."""
         with self._explained():
             sync_folder(path)
-
-
-def check_mark(mark: str) -> str:
-    """Return `mark` if it has the form of a session mark.
-
-    Raises:
-      ValueError: if not.
-
-    """
-    if not is_identity(mark):
-        raise ValueError(f"the mark of a session is 32 lowercase hex digits, not {mark!r:.80}")
-    return mark
 
 
 def _is_folder(path: str) -> bool:

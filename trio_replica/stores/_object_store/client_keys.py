@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import obstore
 import outcome
 
+from ..._calls.threads import ALONE
 from .errors import NOT_IN_TIME
 from .keys import Keys
 from .url import MAX_SECONDS
@@ -35,7 +36,7 @@ class ClientKeys:
         """Return the next keys: see `KeySource.ask`. A call that is cancelled goes on until its time is over."""
         del token  # this source never returns one
         run = partial(outcome.capture, self._list, after.removeprefix(self._prefix).decode(), at_most)
-        ended: Ended[list[str]] = await self._threads.run(run, abandon_on_cancel=True)
+        ended: Ended[list[str]] = await self._threads.run(run, size=ALONE, abandon_on_cancel=True)
         if isinstance(ended, outcome.Value):
             return Keys([self._prefix + path.encode() for path in ended.value], may_go_on=bool(ended.value))
         is_late = isinstance(ended.error, TimeoutError)

@@ -52,12 +52,17 @@ class Listing:
         self._at_once = at_once
         self._answers = answers
         self._under_way: set[trio.CancelScope] = set()
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<Listing of {self._client.name!r}, {len(self._under_way)} pages under way>"
 
     def close(self) -> None:
-        """Make the pages in progress raise `trio.ClosedResourceError`."""
+        """Have all pages raise `trio.ClosedResourceError`: those under way, and those that are asked for later.
+
+        A later page would make a connection in a pool that is being closed, and nobody would close that connection.
+        """
+        self._is_closed = True
         for scope in self._under_way:
             scope.cancel()
 
@@ -86,7 +91,7 @@ class Listing:
                 return page.refs
             finally:
                 self._under_way.discard(scope)
-        raise trio.ClosedResourceError(f"{self._client.name} is closed")
+        raise self._closed()
 
     async def _find(self, page: RefPage, after: str, limit: int) -> RefPage:
         """Ask for keys until the page is done, or the server says that there are no more."""
@@ -94,6 +99,8 @@ class Listing:
         at_most = min(limit + 1, self._at_once)  # the extra key may be the identity
         last, empty, barren = b"", 0, 0
         while barren < self._answers:
+            if self._is_closed:
+                raise self._closed()
             answer = await self._source.ask(position, token, at_most)
             found = len(page.refs)
             # This runs in a thread, because there may be many keys.
@@ -116,6 +123,9 @@ class Listing:
             at_most = self._at_once
         count = self._answers * self._at_once
         raise self._client.error(f"between two blobs it lists {count} other objects: move them away")
+
+    def _closed(self) -> trio.ClosedResourceError:
+        return trio.ClosedResourceError(f"{self._client.name} is closed")
 
     def _error(self, text: str) -> ReplicaError:
         return self._client.error(f"{text}: {NO_GOOD_SERVER}")

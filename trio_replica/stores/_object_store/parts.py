@@ -41,12 +41,18 @@ class ObjectParts:
         self._keys_at_once = keys_at_once
 
     @asynccontextmanager
-    async def open_listing(self, threads: StoreThreads[Callable[[], Any]]) -> AsyncGenerator[Listing, None]:
-        """Keep the threads that the listing needs for the block and, for S3, its own connections."""
+    async def open_listing(
+        self, readers: StoreThreads[Callable[[], Any]], lister: StoreThreads[Callable[[], Any]]
+    ) -> AsyncGenerator[Listing, None]:
+        """Keep what the listing needs for the block: threads, and for S3 connections of its own.
+
+        The client's requests run in `readers`. Everything else is short and runs in `lister`, where no get can delay
+        it. Signing in particular counts towards the time-out of a request.
+        """
         prefix = f"{self.place.prefix}/".encode() if self.place.prefix else b""
         at_once = self._keys_at_once
         if self._account is None:
-            yield Listing(self.client, prefix, ClientKeys(self.client, prefix, threads), threads, at_once=at_once)
+            yield Listing(self.client, prefix, ClientKeys(self.client, prefix, readers), lister, at_once=at_once)
             return
-        async with open_s3_requests(self.client, self._account, threads) as requests:
-            yield Listing(self.client, prefix, S3Keys(self.client, prefix, requests, threads), threads, at_once=at_once)
+        async with open_s3_requests(self.client, self._account, lister) as requests:
+            yield Listing(self.client, prefix, S3Keys(self.client, prefix, requests, lister), lister, at_once=at_once)

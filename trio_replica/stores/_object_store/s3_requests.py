@@ -54,6 +54,12 @@ _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses of answers after which a request is repeated."""
 
 
+_NO_PROXY: Final = (
+    "the environment names a proxy that is no http:// or https:// URL, which a listing needs: correct http_proxy, "
+    "https_proxy or all_proxy, or name the server in no_proxy"
+)
+
+
 class _AnswerError(Exception):
     """The server answers with an error."""
 
@@ -73,6 +79,7 @@ _FAILURES: Final = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
     _AnswerError,
     _TooLongError,
 )
@@ -84,6 +91,7 @@ _MEANINGS: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], s
     ((trio.TooSlowError, httpcore.TimeoutException), NOT_IN_TIME),
     (httpcore.NetworkError, HUNG_UP),
     (httpcore.RemoteProtocolError, NO_OBJECT_STORE),
+    (httpcore.UnsupportedProtocol, "its endpoint is no http:// or https:// URL: correct it"),
 )
 
 _CAUSES: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str]]] = (
@@ -168,10 +176,22 @@ class S3Requests:
 async def open_s3_requests(
     client: ObjectClient, account: S3Account, threads: StoreThreads[Callable[[], Any]]
 ) -> AsyncGenerator[S3Requests, None]:
-    """Keep connections to a bucket for the block. Its requests are signed in these threads."""
+    """Keep connections to a bucket for the block. Its requests are signed in these threads.
+
+    Raises:
+      ReplicaError: if the environment names a proxy that these requests can't use.
+
+    """
+    proxy = outcome.capture(_proxy, account.url)
+    if isinstance(proxy, outcome.Error):
+        raise client.error(_NO_PROXY)  # not from the error, whose text may have the password of the proxy
+    context: ssl.SSLContext | None = None
+    if account.url.startswith("https:"):
+        # In a thread, because reading all certificates of the machine takes 20 ms.
+        context = await threads.run(ssl.create_default_context, abandon_on_cancel=True)
     async with httpcore.AsyncConnectionPool(
-        ssl_context=ssl.create_default_context() if account.url.startswith("https:") else None,
-        proxy=_proxy(account.url),
+        ssl_context=context,
+        proxy=proxy.value,
         max_connections=client.place.limits.requests,
         keepalive_expiry=IDLE_SECONDS,
     ) as pool:
@@ -179,12 +199,19 @@ async def open_s3_requests(
 
 
 def _proxy(url: str) -> httpcore.Proxy | None:
-    """Return the proxy that the environment names for a URL, as the client uses it."""
+    """Return the proxy that the environment names for a URL, as the client uses it.
+
+    Raises:
+      ValueError: if it is not the URL of an HTTP proxy.
+
+    """
     parts, proxies = urlsplit(url), getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
     if not found or proxy_bypass(parts.netloc, proxies):
         return None
     proxy = urlsplit(found if "://" in found else f"http://{found}")
+    if proxy.scheme not in {"http", "https"}:  # httpcore speaks SOCKS only with a package that may be missing
+        raise ValueError(f"{proxy.scheme} is no scheme of an HTTP proxy")
     auth = (unquote(proxy.username), unquote(proxy.password or "")) if proxy.username else None
     return httpcore.Proxy(f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}", auth)
 
