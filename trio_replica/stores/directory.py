@@ -69,7 +69,8 @@ def open_directory(
     whatever else is not the store's is left alone.
 
     ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
-    identity as well, and the temporary files.
+    identity as well, and the temporary files. Links below it are not followed: a put where one has the name of a folder
+    fails, reads and deletes find nothing there, and the repair of a scrub moves it aside.
 
     The end of the block waits for the writes under way, even if it is cancelled.
 
