@@ -87,8 +87,25 @@ class Place:
     def _find_marks(self) -> None:
         self._identity = read_mark(self._marks[0])
         apart = read_mark(f"{self.root}/{APART}")
-        if apart is not None:
+        if apart is not None and not self._is_half_renewed(apart):
             self._check_blobs(self._identity or apart)
+
+    def _is_half_renewed(self, apart: str) -> bool:
+        """Whether a process was killed while it renewed the identity of a store whose blobs are apart.
+
+        Then the root still has the old one. Opening it to write finishes the renewal. Until then, the store is known by
+        the two places that have the new one.
+        """
+        path = f"{self.blobs}/{IDENTITY}"
+        if self._identity in (None, apart) or read_mark(path) != apart:
+            return False
+        if self.access.read_only:
+            self._marks = [path, f"{self.root}/{APART}"]
+        else:
+            replace_mark(self._marks[0], apart, self.new_path(self.root))
+            self._marks.append(path)
+        self._identity = apart
+        return True
 
     def _check_blobs(self, identity: str) -> None:
         """See to it that blobs that are apart are those of the store, now and from now on."""
@@ -229,16 +246,22 @@ class Place:
         self.check_present()
 
     def renew_identity(self) -> str:
-        """Give the store a new identity, and forget the mark of the last session."""
+        """Give the store a new identity, and forget the mark of the last session.
+
+        The mark goes first, because it must not be found beside the new identity. The root gets the identity last, so
+        that a store whose process was killed midway can be opened: see `_is_half_renewed`.
+        """
         self.check_present()
         identity = new_identity()
-        paths = [*self._marks, f"{self.root}/{APART}"] if len(self._marks) > 1 else self._marks
-        for path in paths:
-            replace_mark(path, identity, self.new_path(os.path.dirname(path)))
         with suppress(FileNotFoundError):
             os.unlink(f"{self.root}/{SESSION}")
         if self.durable:
-            for folder in dict.fromkeys(map(os.path.dirname, paths)):
+            sync_folder(self.root)
+        paths = [f"{self.root}/{APART}", *reversed(self._marks)] if len(self._marks) > 1 else self._marks
+        for path in paths:
+            folder = os.path.dirname(path)
+            replace_mark(path, identity, self.new_path(folder))
+            if self.durable:
                 sync_folder(folder)
         self._identity = identity
         return identity
