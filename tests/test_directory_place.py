@@ -640,3 +640,38 @@ async def test_a_renewal_that_is_killed_leaves_a_store_that_opens(
             assert (root / path).read_text() == f"{new}\n"
         with pytest.raises(StoreIdentityError):
             await reading.identity()
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+async def test_an_identity_is_synced_in_a_store_that_is_not_durable(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_apart: bool
+) -> None:
+    root.mkdir()
+    if is_apart:
+        (tmp_path / "elsewhere").mkdir()
+        (root / "blobs").symlink_to(tmp_path / "elsewhere")
+    disk = Disk(monkeypatch)
+    folders = [root, *([tmp_path / "elsewhere"] if is_apart else [])]
+    async with open_directory(root, durable=False) as store:
+        for renew in (False, True):
+            if renew:
+                await store.renew_identity()
+            events = disk.take(*folders)
+            assert {("fsync", folder.name) for folder in folders} <= {*events}
+            assert events[-1] == ("fsync", "store")
+    async with open_directory(root, durable=False):  # the process that made it may have been killed
+        assert ("fsync", "store") in disk.take(*folders)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_an_identity_where_folders_can_not_be_synced(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    def fsync(file: int) -> None:
+        if os.path.isdir(f"/dev/fd/{file}"):
+            refuse(errno.EINVAL)()
+
+    async with open_directory(root, durable=durable) as store:
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="Invalid argument") if durable else nullcontext():
+            assert is_identity(await store.renew_identity())

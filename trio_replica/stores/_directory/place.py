@@ -102,6 +102,8 @@ class Place:
         if self.access.read_only:
             self._marks = [path, f"{self.root}/{APART}"]
         else:
+            for folder in (self.blobs, self.root):  # who was killed may not have come to it
+                self._sync_marks(folder)
             replace_mark(self._marks[0], apart, self.new_path(self.root))
             self._marks.append(path)
         self._identity = apart
@@ -126,11 +128,9 @@ class Place:
         if is_apart and len(self._marks) == 1:
             for folder, name in ((self.blobs, IDENTITY), (self.root, APART)):
                 create_mark(f"{folder}/{name}", self._identity, self.new_path(folder))
-                if self.durable:
-                    sync_folder(folder)
+                self._sync_marks(folder)
             self._check_blobs(self._identity)
-        if self.durable:
-            sync_folder(self.root)
+        self._sync_marks(self.root)  # also where the identity was found: who made it may have been killed before this
         for inner in ((), ("blobs",), os.path.relpath(self.temporary, self.root).split("/")):
             with suppress(OSError):  # they do no harm
                 remove_leftovers(self._names, self.root, *inner)
@@ -255,16 +255,25 @@ class Place:
         identity = new_identity()
         with suppress(FileNotFoundError):
             os.unlink(f"{self.root}/{SESSION}")
-        if self.durable:
-            sync_folder(self.root)
+        self._sync_marks(self.root)
         paths = [f"{self.root}/{APART}", *reversed(self._marks)] if len(self._marks) > 1 else self._marks
         for path in paths:
             folder = os.path.dirname(path)
             replace_mark(path, identity, self.new_path(folder))
-            if self.durable:
-                sync_folder(folder)
+            self._sync_marks(folder)
         self._identity = identity
         return identity
+
+    def _sync_marks(self, folder: str) -> None:
+        """Sync the name of an identity, also for a store that is not durable: an outbox may note the identity next.
+
+        An outbox that is on the disk would refuse the store if a power cut took the identity from it.
+        """
+        try:
+            sync_folder(folder)
+        except UnsyncedFolderError:
+            if self.durable:
+                raise
 
     def new_path(self, folder: str | None = None) -> str:
         """Return the path of a temporary file that nobody else writes."""
