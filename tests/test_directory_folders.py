@@ -82,7 +82,7 @@ async def test_only_files_of_a_store_that_were_left_a_day_ago_are_removed(root: 
     assert not (root / LEFTOVER).exists()
 
 
-@pytest.mark.parametrize("link", ["tmp", "blobs", "blobs/tmp", "damaged"])
+@pytest.mark.parametrize("link", ["tmp", "blobs/tmp", "damaged"])
 async def test_nothing_is_removed_through_a_symbolic_link(root: Path, link: str) -> None:
     mail = root.parent / "mail"
     for name in ("letter", LEFTOVER, f"tmp/{LEFTOVER}"):
@@ -100,6 +100,44 @@ async def test_nothing_is_removed_through_a_symbolic_link(root: Path, link: str)
             await store.delete(REF)
     for name in ("letter", LEFTOVER, f"tmp/{LEFTOVER}"):
         assert (mail / name).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+async def test_leftovers_where_the_link_to_the_blobs_leads_are_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, is_elsewhere: bool
+) -> None:
+    disk = root.parent / "disk"
+    root.mkdir()
+    disk.mkdir()
+    (root / "blobs").symlink_to(disk)
+    if is_elsewhere:
+        Borders(monkeypatch, root / "blobs")
+    async with open_directory(root) as store:
+        await store.put(DATA)
+    temporary = (disk if is_elsewhere else root) / "tmp"
+    for folder in (root, disk, temporary):
+        write_old(folder / LEFTOVER)
+        write_old(folder / "letter")
+    (disk / f"{LEFTOVER}3").symlink_to("letter")
+    os.utime(disk / f"{LEFTOVER}3", (0, 0), follow_symlinks=False)
+    async with open_directory(root) as store:
+        assert await store.get(REF) == DATA
+    for folder in (root, disk, temporary):
+        assert not (folder / LEFTOVER).exists()
+        assert (folder / "letter").exists()
+    assert (disk / f"{LEFTOVER}3").is_symlink()
+
+
+async def test_a_link_for_the_folder_of_temporary_files_keeps_leftovers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = root / "blobs" / "mail"
+    write_old(mail / LEFTOVER)
+    (root / "blobs" / "tmp").symlink_to("mail")
+    Borders(monkeypatch, root / "blobs")
+    async with open_directory(root) as store:
+        await store.put(DATA)
+    assert os.listdir(mail) == [LEFTOVER]
 
 
 async def test_the_age_of_a_leftover_is_that_on_its_own_file_system(

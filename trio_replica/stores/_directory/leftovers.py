@@ -22,7 +22,7 @@ def remove_leftovers(names: TemporaryNames, root: str, *inner: str) -> None:
 
     Only regular files go whose names only a store draws, and only if they are a day older than a file that is made now
     in the same folder: the clock of its file system may be another than that of this machine. Nothing is removed
-    through a symbolic link. Only `root` itself may be one.
+    through a symbolic link. Only `root` itself may be one: the caller knows that it leads to a folder of the store.
     """
     folder = os.open(root, _FOLDER)
     try:

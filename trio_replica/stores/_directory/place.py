@@ -34,10 +34,13 @@ APART: Final = "blobs-apart"
 class Place:
     """The place of one directory store, ``ROOT``.
 
-    Blobs are in ``ROOT/blobs``, and files that are no blobs yet in ``ROOT/tmp``. Where ``ROOT/blobs`` is a symbolic
-    link or on a file system of its own, no file in ``ROOT/tmp`` could get the name of a blob. Then such files are in
-    ``ROOT/blobs/tmp``, damaged ones in ``ROOT/blobs/damaged``, and the identity is in ``ROOT/blobs/store-id`` as well,
-    so that the store notices when the blobs are not mounted. ``ROOT/blobs-apart`` says that this is so.
+    Blobs are in ``ROOT/blobs``, and files that are no blobs yet in ``ROOT/tmp``. Where ``ROOT/blobs`` is on another
+    file system than ``ROOT/tmp``, or ``ROOT/tmp`` is a symbolic link, no file in ``ROOT/tmp`` can get the name of a
+    blob. Then such files are in ``ROOT/blobs/tmp``, and damaged ones in ``ROOT/blobs/damaged``.
+
+    The blobs are apart where that is so, and also where ``ROOT/blobs`` is a symbolic link on one file system. Then the
+    identity is in ``ROOT/blobs/store-id`` as well, so that the store notices when the blobs are not mounted.
+    ``ROOT/blobs-apart`` says that this is so.
     """
 
     def __init__(self, root: str, access: Access, *, durable: bool) -> None:
@@ -131,9 +134,10 @@ class Place:
                 self._sync_marks(folder)
             self._check_blobs(self._identity)
         self._sync_marks(self.root)  # also where the identity was found: who made it may have been killed before this
-        for inner in ((), ("blobs",), os.path.relpath(self.temporary, self.root).split("/")):
+        # ROOT/blobs may be a link. Then blobs/store-id has just proved that it leads to the blobs of this store.
+        for folder, *inner in ([self.root], [self.blobs], os.path.split(self.temporary)):
             with suppress(OSError):  # they do no harm
-                remove_leftovers(self._names, self.root, *inner)
+                remove_leftovers(self._names, folder, *inner)
 
     def _created_identity(self, is_apart: bool) -> str:
         """Give the store an identity, unless another process is first: that of its blobs, if they bring one along."""
