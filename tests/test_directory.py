@@ -498,9 +498,10 @@ async def test_new_folders_are_on_the_disk(tmp_path: Path, disk: Disk) -> None:
 
 async def test_durable_false_waits_for_the_disk_only_to_have_an_identity(root: Path, disk: Disk) -> None:
     async with open_directory(root, durable=False):
-        assert [event for event, _ in disk.events].count("fsync") == 1
+        assert [event for event, _ in disk.events].count("fsync") == 2  # its file and its name
     disk.events.clear()
     async with open_directory(root, durable=False) as store:
+        assert [one for one in disk.take(root) if one[0] == "fsync"] == [("fsync", root.name)]
         await store.put(DATA)
         await store.put(DATA)
         await store.replace(DATA)

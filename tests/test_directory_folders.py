@@ -82,7 +82,7 @@ async def test_only_files_of_a_store_that_were_left_a_day_ago_are_removed(root: 
     assert not (root / LEFTOVER).exists()
 
 
-@pytest.mark.parametrize("link", ["tmp", "blobs", "blobs/tmp", "damaged"])
+@pytest.mark.parametrize("link", ["tmp", "blobs/tmp", "damaged"])
 async def test_nothing_is_removed_through_a_symbolic_link(root: Path, link: str) -> None:
     mail = root.parent / "mail"
     for name in ("letter", LEFTOVER, f"tmp/{LEFTOVER}"):
@@ -100,6 +100,44 @@ async def test_nothing_is_removed_through_a_symbolic_link(root: Path, link: str)
             await store.delete(REF)
     for name in ("letter", LEFTOVER, f"tmp/{LEFTOVER}"):
         assert (mail / name).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+async def test_leftovers_where_the_link_to_the_blobs_leads_are_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, is_elsewhere: bool
+) -> None:
+    disk = root.parent / "disk"
+    root.mkdir()
+    disk.mkdir()
+    (root / "blobs").symlink_to(disk)
+    if is_elsewhere:
+        Borders(monkeypatch, root / "blobs")
+    async with open_directory(root) as store:
+        await store.put(DATA)
+    temporary = (disk if is_elsewhere else root) / "tmp"
+    for folder in (root, disk, temporary):
+        write_old(folder / LEFTOVER)
+        write_old(folder / "letter")
+    (disk / f"{LEFTOVER}3").symlink_to("letter")
+    os.utime(disk / f"{LEFTOVER}3", (0, 0), follow_symlinks=False)
+    async with open_directory(root) as store:
+        assert await store.get(REF) == DATA
+    for folder in (root, disk, temporary):
+        assert not (folder / LEFTOVER).exists()
+        assert (folder / "letter").exists()
+    assert (disk / f"{LEFTOVER}3").is_symlink()
+
+
+async def test_a_link_for_the_folder_of_temporary_files_keeps_leftovers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = root / "blobs" / "mail"
+    write_old(mail / LEFTOVER)
+    (root / "blobs" / "tmp").symlink_to("mail")
+    Borders(monkeypatch, root / "blobs")
+    async with open_directory(root) as store:
+        await store.put(DATA)
+    assert os.listdir(mail) == [LEFTOVER]
 
 
 async def test_the_age_of_a_leftover_is_that_on_its_own_file_system(
@@ -591,3 +629,82 @@ async def test_a_link_to_a_blob_is_no_copy_of_it(root: Path) -> None:
         (root / "damaged").mkdir()
         (root / "damaged" / f"{REF}-1").symlink_to(path_of(root))
         assert await store.set_aside(REF) == f"{root}/damaged/{REF}-2"
+
+
+# Links that have the names of folders
+
+
+@pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_link_to_a_folder_of_another_store_is_not_followed(root: Path, folder: str, *, durable: bool) -> None:
+    async with open_directory(root.parent / "other") as other:
+        await other.put(DATA)
+    link = root / "blobs" / folder
+    link.parent.mkdir(parents=True)
+    link.symlink_to(root.parent / "other" / "blobs" / folder)
+    before = snapshot(root.parent / "other")
+    async with open_directory(root, durable=durable) as store:
+        for call in (store.put(DATA), store.put(DATA), store.replace(DATA)):
+            with pytest.raises(NotADirectoryError, match="A symbolic link has the name of a folder of blobs") as info:
+                await call
+            assert info.value.filename == str(link)
+        for get in (store.get, store.get_stored):
+            with pytest.raises(BlobNotFoundError):
+                await get(REF)
+        assert await store.get_many([REF]) == {}
+        assert not await store.contains(REF)
+        assert not await store.delete(REF)
+        assert await store.set_aside(REF) is None
+        assert await store.list_page(Ref.ZERO, 1) == []
+        problem = f"{link} is no folder, so no blob can be stored in it"
+        assert await store.check_integrity() == Integrity(problems=(problem,))
+        await store.repair_integrity()
+        assert (root / "damaged" / f"{link.name}-1" / link.name).is_symlink()
+        assert await store.put(DATA) == (REF, True)
+        assert await store.delete(REF)
+    assert snapshot(root.parent / "other") == before
+
+
+@pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])
+async def test_a_put_notices_that_a_folder_has_become_a_link(root: Path, folder: str) -> None:
+    path = root / "blobs" / folder
+    async with open_single(root) as store:
+        await store.put(DATA)
+        assert await store.put(DATA) == (REF, False)
+        path.rename(root.parent / "moved")
+        path.symlink_to(root.parent / "moved")
+        with pytest.raises(NotADirectoryError, match="A symbolic link has the name of a folder of blobs"):
+            await store.put(DATA)
+        next((root.parent / "moved").rglob(str(REF))).unlink()
+        with pytest.raises(NotADirectoryError, match="A symbolic link has the name of a folder of blobs"):
+            await store.put(DATA)
+
+
+async def test_a_link_that_appears_before_a_folder_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*paths: str) -> None:
+        path_of(root).parent.rmdir()
+        path_of(root).parent.symlink_to("nowhere")
+        monkeypatch.setattr(os, "link", really_link)
+        really_link(*paths)
+
+    really_link = os.link
+    async with open_directory(root) as store:
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(NotADirectoryError, match="A symbolic link has the name of a folder of blobs"):
+            await store.put(DATA)
+
+
+async def test_links_are_looked_for_once_a_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def islink(path: str) -> bool:
+        looked.append(path)
+        return really_islink(path)
+
+    async with open_directory(root) as store:
+        await store.put(DATA)
+    looked: list[str] = []
+    really_islink = os.path.islink
+    async with open_directory(root, durable=False) as store:
+        monkeypatch.setattr(os.path, "islink", islink)
+        for _ in range(3):
+            assert await store.put(DATA) == (REF, False)
+    assert looked == [str(path_of(root).parents[1]), str(path_of(root).parent)]

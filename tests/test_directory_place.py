@@ -26,8 +26,10 @@ from trio_replica import (
     scrub,
 )
 from trio_replica._identity import is_identity
+from trio_replica.stores._access import Access
 from trio_replica.stores._directory import stored
-from trio_replica.stores._directory.marks import create_mark, read_mark
+from trio_replica.stores._directory.marks import create_mark, read_mark, replace_mark
+from trio_replica.stores._directory.place import Place
 
 from . import child
 from .common import DATA, REF
@@ -598,3 +600,78 @@ async def test_a_new_identity_without_fsyncs(root: Path) -> None:
     async with open_directory(root, durable=False) as store:
         new = await store.renew_identity()
         assert await store.identity() == new
+
+
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_renewal_that_is_killed_leaves_a_store_that_opens(
+    root: Path, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    def replace(path: str, mark: str, temporary: str) -> None:
+        replaced.append(mark)
+        if len(replaced) > steps:
+            raise KeyboardInterrupt
+        replace_mark(path, mark, temporary)
+
+    replaced: list[str] = []
+    (tmp_path / "elsewhere").mkdir()
+    root.mkdir()
+    (root / "blobs").symlink_to(tmp_path / "elsewhere")
+    async with open_directory(root, durable=durable) as store:
+        await store.put(DATA)
+        await store.set_session_mark(ONE)
+        former = await store.identity()
+    there = Place(str(root), Access(), durable=durable)
+    there.prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr("trio_replica.stores._directory.place.replace_mark", replace)
+        with pytest.raises(KeyboardInterrupt) if steps < 3 else nullcontext():
+            there.renew_identity()
+    expected = former if steps < 2 else replaced[0]
+    async with open_directory(root, read_only=True) as reading:
+        async with open_directory(root, durable=durable) as store:
+            for each in (reading, store):
+                assert (await each.identity(), await each.session_mark()) == (expected, None)
+                assert await each.get(REF) == DATA
+                assert not await each.contains(Ref.ZERO)
+            assert (root / "store-id").read_text() == (root / "blobs/store-id").read_text() == f"{expected}\n"
+            new = await store.renew_identity()
+        for path in ("store-id", "blobs-apart", "blobs/store-id"):
+            assert (root / path).read_text() == f"{new}\n"
+        with pytest.raises(StoreIdentityError):
+            await reading.identity()
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+async def test_an_identity_is_synced_in_a_store_that_is_not_durable(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_apart: bool
+) -> None:
+    root.mkdir()
+    if is_apart:
+        (tmp_path / "elsewhere").mkdir()
+        (root / "blobs").symlink_to(tmp_path / "elsewhere")
+    disk = Disk(monkeypatch)
+    folders = [root, *([tmp_path / "elsewhere"] if is_apart else [])]
+    async with open_directory(root, durable=False) as store:
+        for renew in (False, True):
+            if renew:
+                await store.renew_identity()
+            events = disk.take(*folders)
+            assert {("fsync", folder.name) for folder in folders} <= {*events}
+            assert events[-1] == ("fsync", "store")
+    async with open_directory(root, durable=False):  # the process that made it may have been killed
+        assert ("fsync", "store") in disk.take(*folders)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_an_identity_where_folders_can_not_be_synced(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    def fsync(file: int) -> None:
+        if os.path.isdir(f"/dev/fd/{file}"):
+            refuse(errno.EINVAL)()
+
+    async with open_directory(root, durable=durable) as store:
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="Invalid argument") if durable else nullcontext():
+            assert is_identity(await store.renew_identity())

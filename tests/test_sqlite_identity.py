@@ -11,6 +11,8 @@ import trio
 import trio.testing
 
 from trio_replica import Ref, ReplicaError, StoreIdentityError, open_sqlite
+from trio_replica.stores._sqlite import database
+from trio_replica.stores._sqlite.tables import make_identity
 
 from .sqlite_databases import SCHEMA, execute, query
 
@@ -190,3 +192,27 @@ async def test_an_identity_that_an_open_transaction_is_about_to_make(path: Path)
             nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked()
             execute(other, "COMMIT")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_an_identity_is_synced_before_anybody_is_told_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    def noting(connection: sqlite3.Connection, path: str) -> str:
+        levels.extend(connection.execute("PRAGMA synchronous").fetchone())
+        connection.set_trace_callback(statements.append)
+        return make_identity(connection, path)
+
+    levels: list[int] = []
+    statements: list[str] = []
+    monkeypatch.setattr(database, "make_identity", noting)
+    for is_there in (False, True):
+        async with open_sqlite(path, durable=durable):
+            pass
+        assert levels == [2]  # FULL
+        commit = statements.index("COMMIT")
+        writes = [one for one in statements[:commit] if one.startswith(("INSERT", "PRAGMA user_version ="))]
+        assert [one.partition(" ")[0] for one in writes] == ["PRAGMA" if is_there else "INSERT"]
+        assert ("PRAGMA synchronous = NORMAL" in statements[commit:]) is not durable
+        levels.clear()
+        statements.clear()

@@ -65,12 +65,14 @@ def open_directory(
     """Open a store with one file for each blob, for the block. Create it if necessary.
 
     Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
-    one. ``ROOT/store-id`` holds the store's identity. A store that another program made has no identity, and gets one
-    when it is first opened for writing. Files that a killed process left under ``ROOT/tmp`` are removed after a day.
-    All other files that do not belong to the store are left alone.
+    one. ``ROOT/store-id`` is the store's identity; one that has none, because another program made it, gets one when it
+    is first opened to be written to. Temporary files that a killed process left are removed after a day; whatever else
+    is not the store's is left alone.
 
-    ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a separate file system. In the second case
-    ``ROOT/blobs`` has the identity as well, and the temporary files.
+    ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
+    identity as well. Temporary files are in ``ROOT/tmp``, or in ``ROOT/blobs/tmp`` if ``ROOT/blobs`` is on another file
+    system. Links in ``ROOT/blobs`` are not followed: a put where one has the name of a folder fails, reads and deletes
+    find nothing there, and the repair of a scrub moves it aside.
 
     The end of the block waits for the writes under way, even if it is cancelled.
 

@@ -20,9 +20,9 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def remove_leftovers(names: TemporaryNames, root: str, *inner: str) -> None:
     """Remove the temporary files that a killed process left in a folder, which is `root` or inside it.
 
-    A file is removed only if it is a regular file with a name that only a store draws. It must also be a day older than
-    a file created now in the same folder, because the file system may use a different clock from this machine's.
-    Nothing is removed through a symbolic link, except that `root` itself may be one.
+    Only regular files go whose names only a store draws, and only if they are a day older than a file that is made now
+    in the same folder: the clock of its file system may be another than that of this machine. Nothing is removed
+    through a symbolic link. Only `root` itself may be one: the caller knows that it leads to a folder of the store.
     """
     folder = os.open(root, _FOLDER)
     try:

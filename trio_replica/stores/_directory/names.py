@@ -60,6 +60,23 @@ def status_of(path: str) -> os.stat_result | None:
         return None
 
 
+def link_above(folder: str) -> str | None:
+    """Return the symbolic link that has the name of a blob's folder, or of the one above it; None if neither is one.
+
+    A link may lead into another store, so the store takes it for something that is no folder.
+    """
+    for path in (os.path.dirname(folder), folder):
+        if os.path.islink(path):
+            return path
+    return None
+
+
+def own_status_of(blobs: str, ref: Ref) -> os.stat_result | None:
+    """Return what the system knows of the name of a blob; None if nothing has it, or only a link leads there."""
+    status = status_of(path_of(blobs, ref))
+    return None if status is None or link_above(folder_of(blobs, ref)) else status
+
+
 def is_blob(status: os.stat_result | None) -> bool:
     """Return whether a directory entry with the name of a blob is a blob, which is a regular file."""
     return status is not None and stat.S_ISREG(status.st_mode)
@@ -68,10 +85,14 @@ def is_blob(status: os.stat_result | None) -> bool:
 def folders_in(folder: str, prefix: str, first: str = "") -> list[str]:
     """Return the names in a folder that name folders of blobs, in order, starting at the beginning of `first`.
 
-    They begin with `prefix` and have two more digits.
+    They have two digits more than `prefix`, with which they begin. Symbolic links are left out.
     """
     length = len(prefix) + 2
-    return sorted(entry.name for entry in _entries(folder, prefix, length) if entry.name >= first[:length])
+    return sorted(
+        entry.name
+        for entry in _entries(folder, prefix, length)
+        if entry.name >= first[:length] and entry.is_dir(follow_symlinks=False)
+    )
 
 
 def blobs_in(folder: str, prefix: str, first: str, limit: int) -> list[str]:
@@ -91,8 +112,9 @@ def other_blobs_in(folder: str, prefix: str) -> list[str]:
 
 
 def other_folders_in(folder: str, prefix: str, length: int) -> list[str]:
-    """Return the names of `length` digits in a folder that should be folders but belong to something else."""
-    return sorted(entry.name for entry in _entries(folder, prefix, length) if not entry.is_dir())
+    """Return the names of `length` digits in a folder that are those of folders, and that something else has."""
+    entries = _entries(folder, prefix, length)
+    return sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
 def _entries(folder: str, prefix: str, length: int) -> Iterator[os.DirEntry[str]]:

@@ -34,10 +34,13 @@ APART: Final = "blobs-apart"
 class Place:
     """The place of one directory store, ``ROOT``.
 
-    Blobs are in ``ROOT/blobs``, and files that are not blobs yet in ``ROOT/tmp``. If ``ROOT/blobs`` is a symbolic link
-    or a separate file system, no file in ``ROOT/tmp`` could get the name of a blob. Temporary files are then in
-    ``ROOT/blobs/tmp``, and damaged ones in ``ROOT/blobs/damaged``. The identity is in ``ROOT/blobs/store-id`` as well,
-    so that the store notices when the blobs are not mounted. The file ``ROOT/blobs-apart`` records this layout.
+    Blobs are in ``ROOT/blobs``, and files that are no blobs yet in ``ROOT/tmp``. Where ``ROOT/blobs`` is on another
+    file system than ``ROOT/tmp``, or ``ROOT/tmp`` is a symbolic link, no file in ``ROOT/tmp`` can get the name of a
+    blob. Then such files are in ``ROOT/blobs/tmp``, and damaged ones in ``ROOT/blobs/damaged``.
+
+    The blobs are apart where that is so, and also where ``ROOT/blobs`` is a symbolic link on one file system. Then the
+    identity is in ``ROOT/blobs/store-id`` as well, so that the store notices when the blobs are not mounted.
+    ``ROOT/blobs-apart`` says that this is so.
     """
 
     def __init__(self, root: str, access: Access, *, durable: bool) -> None:
@@ -87,8 +90,27 @@ class Place:
     def _find_marks(self) -> None:
         self._identity = read_mark(self._marks[0])
         apart = read_mark(f"{self.root}/{APART}")
-        if apart is not None:
+        if apart is not None and not self._is_half_renewed(apart):
             self._check_blobs(self._identity or apart)
+
+    def _is_half_renewed(self, apart: str) -> bool:
+        """Whether a process was killed while it renewed the identity of a store whose blobs are apart.
+
+        Then the root still has the old one. Opening it to write finishes the renewal. Until then, the store is known by
+        the two places that have the new one.
+        """
+        path = f"{self.blobs}/{IDENTITY}"
+        if self._identity in (None, apart) or read_mark(path) != apart:
+            return False
+        if self.access.read_only:
+            self._marks = [path, f"{self.root}/{APART}"]
+        else:
+            for folder in (self.blobs, self.root):  # who was killed may not have come to it
+                self._sync_marks(folder)
+            replace_mark(self._marks[0], apart, self.new_path(self.root))
+            self._marks.append(path)
+        self._identity = apart
+        return True
 
     def _check_blobs(self, identity: str) -> None:
         """Check that blobs that are apart belong to the store, and record it so that later openings can check."""
@@ -109,14 +131,13 @@ class Place:
         if is_apart and len(self._marks) == 1:
             for folder, name in ((self.blobs, IDENTITY), (self.root, APART)):
                 create_mark(f"{folder}/{name}", self._identity, self.new_path(folder))
-                if self.durable:
-                    sync_folder(folder)
+                self._sync_marks(folder)
             self._check_blobs(self._identity)
-        if self.durable:
-            sync_folder(self.root)
-        for inner in ((), ("blobs",), os.path.relpath(self.temporary, self.root).split("/")):
+        self._sync_marks(self.root)  # also where the identity was found: who made it may have been killed before this
+        # ROOT/blobs may be a link. Then blobs/store-id has just proved that it leads to the blobs of this store.
+        for folder, *inner in ([self.root], [self.blobs], os.path.split(self.temporary)):
             with suppress(OSError):  # they do no harm
-                remove_leftovers(self._names, self.root, *inner)
+                remove_leftovers(self._names, folder, *inner)
 
     def _created_identity(self, is_apart: bool) -> str:
         """Give the store an identity, taken from its blobs if they have one, unless another process is first."""
@@ -229,19 +250,34 @@ class Place:
         self.check_present()
 
     def renew_identity(self) -> str:
-        """Give the store a new identity, and forget the mark of the last session."""
+        """Give the store a new identity, and forget the mark of the last session.
+
+        The mark goes first, because it must not be found beside the new identity. The root gets the identity last, so
+        that a store whose process was killed midway can be opened: see `_is_half_renewed`.
+        """
         self.check_present()
         identity = new_identity()
-        paths = [*self._marks, f"{self.root}/{APART}"] if len(self._marks) > 1 else self._marks
-        for path in paths:
-            replace_mark(path, identity, self.new_path(os.path.dirname(path)))
         with suppress(FileNotFoundError):
             os.unlink(f"{self.root}/{SESSION}")
-        if self.durable:
-            for folder in dict.fromkeys(map(os.path.dirname, paths)):
-                sync_folder(folder)
+        self._sync_marks(self.root)
+        paths = [f"{self.root}/{APART}", *reversed(self._marks)] if len(self._marks) > 1 else self._marks
+        for path in paths:
+            folder = os.path.dirname(path)
+            replace_mark(path, identity, self.new_path(folder))
+            self._sync_marks(folder)
         self._identity = identity
         return identity
+
+    def _sync_marks(self, folder: str) -> None:
+        """Sync the name of an identity, also for a store that is not durable: an outbox may note the identity next.
+
+        An outbox that is on the disk would refuse the store if a power cut took the identity from it.
+        """
+        try:
+            sync_folder(folder)
+        except UnsyncedFolderError:
+            if self.durable:
+                raise
 
     def new_path(self, folder: str | None = None) -> str:
         """Return the path of a temporary file that no other thread or process writes."""

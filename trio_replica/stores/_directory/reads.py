@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from ..._blob import Ref
 from ..._errors import BlobNotFoundError
-from .names import blobs_in, folders_in, is_blob, other_blobs_in, other_folders_in, path_of, status_of
+from .names import (
+    blobs_in,
+    folders_in,
+    is_blob,
+    link_above,
+    other_blobs_in,
+    other_folders_in,
+    own_status_of,
+    path_of,
+)
 from .stored import read_stored
 
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ class BlobReads:
 
     def contains(self, ref: Ref) -> bool:
         """Return whether a blob is there."""
-        is_there = is_blob(status_of(path_of(self._place.blobs, ref)))
+        is_there = is_blob(own_status_of(self._place.blobs, ref))
         self._place.check_present()
         return is_there
 
@@ -87,10 +96,11 @@ class BlobReads:
         """Return the taken names of the store that begin with two `digits`."""
         blobs = self._place.blobs
         taken = Taken([], [f"{blobs}/{name}" for name in other_folders_in(blobs, digits, 2)])
-        top = f"{blobs}/{digits}"
-        taken.folders.extend(f"{top}/{name}" for name in other_folders_in(top, digits, 4))
-        for folder in folders_in(top, digits):
-            taken.refs.extend(map(Ref.from_hex, other_blobs_in(f"{top}/{folder}", folder)))
+        if not taken.folders:  # else it may be a link to a folder, which is not looked into
+            top = f"{blobs}/{digits}"
+            taken.folders.extend(f"{top}/{name}" for name in other_folders_in(top, digits, 4))
+            for folder in folders_in(top, digits):
+                taken.refs.extend(map(Ref.from_hex, other_blobs_in(f"{top}/{folder}", folder)))
         self._place.check_present()
         return taken
 
@@ -112,7 +122,7 @@ class BlobReads:
             return None
         try:
             status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode) or link_above(os.path.dirname(path)):
                 return None
             self._check_size(status.st_size)
             return read(file, status.st_size, self._check_size)

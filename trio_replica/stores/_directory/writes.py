@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import outcome
 
 from .._files import keep_second, make_folder, move_aside, naming, sync, write_fully
-from .names import folder_of, is_blob, path_of, status_of
+from .names import folder_of, is_blob, link_above, own_status_of, path_of
 from .synced import Synced
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class BlobWrites:
         self._place = place
         self._at_once = at_once
         self._synced_blobs = Synced(remember, tick=tick)  # by their refs
-        self._synced_folders = Synced(SYNCED_LIMIT, tick=tick)  # the names in them, by their paths
-        self._made: set[str] = set()  # folders of blobs seen so far, of 65,536 possible ones
+        self._synced_folders = Synced(SYNCED_LIMIT, tick=tick)  # the names in them; by their paths
+        self._made: set[str] = set()  # folders of blobs that were there once, and no links; of 65,536 that there can be
 
     def put_all(self, blobs: Sequence[Blob], *, again: int = PUT_AGAIN) -> list[outcome.Value[bool] | outcome.Error]:
         """Store `blobs`, and return an outcome for each: whether it was added, or an error.
@@ -105,6 +105,7 @@ class BlobWrites:
     def replace(self, blob: Blob) -> None:
         """Write `blob` atomically over any file with its name. Anything but a regular file is moved aside first."""
         self._place.check_present()
+        _check_no_link(folder_of(self._place.blobs, blob.ref))
         try:
             self._existing(blob.ref)
         except FileExistsError:
@@ -127,7 +128,7 @@ class BlobWrites:
         """Remove a blob, and return whether it was there. Anything but a regular file is left alone."""
         self._place.check_present()
         path = self._path(ref)
-        if not is_blob(status_of(path)):
+        if not is_blob(own_status_of(self._place.blobs, ref)):
             return False
         try:
             os.unlink(path)
@@ -145,7 +146,7 @@ class BlobWrites:
         """
         self._place.check_present()
         path, folder = self._path(ref), self._place.damaged
-        status = status_of(path)
+        status = own_status_of(self._place.blobs, ref)
         if status is None:
             return None
         if is_blob(status):
@@ -164,7 +165,7 @@ class BlobWrites:
     def clear_folder_name(self, path: str) -> None:
         """Move aside everything that has the name of a folder of blobs but is not a folder."""
         self._place.check_present()
-        if not os.path.isdir(path):
+        if os.path.islink(path) or not os.path.isdir(path):
             aside = self._move_aside(path)
             if self._place.durable:
                 for one in (os.path.dirname(aside), self._place.damaged, os.path.dirname(path)):
@@ -251,8 +252,10 @@ class BlobWrites:
                     self._place.sync_folder(os.path.dirname(path))
                 except FileNotFoundError:  # deleted in the meantime
                     return self._put(blob)
-            for folder in self._folders_above(path):
-                self._sync_names(folder)
+            # A link could only have taken the name of a folder by a change of the file, or of the names above it.
+            changes = [self._sync_names(folder) for folder in self._folders_above(path)]
+            if look is not None or any(changes):
+                _check_no_link(os.path.dirname(path))
             self._synced_blobs.note(blob.ref, look)
         return False
 
@@ -271,6 +274,7 @@ class BlobWrites:
             changed.setdefault(folder_of(self._place.blobs, file.blob.ref), []).append(index)
         for folder, indices in changed.items():
             _attempt(errors, indices, self._place.sync_folder, folder)
+            _attempt(errors, indices, _check_no_link, folder)
         for index, file in named.items():
             error = errors.get(index)
             if isinstance(error, FileNotFoundError):  # a folder is gone
@@ -278,12 +282,13 @@ class BlobWrites:
             if index not in errors:
                 _attempt(errors, [index], self._confirm, file, again, error is None)
 
-    def _sync_names(self, folder: str) -> None:
-        """Sync the names in a folder, unless this session has and none has changed since."""
+    def _sync_names(self, folder: str) -> bool:
+        """Sync the names in a folder, unless this session has and none has changed since; return whether it did."""
         look = self._synced_folders.look(folder, os.stat(folder))
         if look is not None:
             self._place.sync_folder(folder)
             self._synced_folders.note(folder, look)
+        return look is not None
 
     def _sync_removal(self, folder: str) -> None:
         """Sync a folder that a blob was removed from, or the one above it if the folder has been removed as well."""
@@ -321,14 +326,17 @@ class BlobWrites:
 
         Raises:
           FileExistsError: if something else has its name.
-          NotADirectoryError: if something else has the name of a folder above it.
+          NotADirectoryError: if something else has the name of a folder above it, such as a symbolic link.
 
         """
         path = self._path(ref)
+        if (folder := os.path.dirname(path)) not in self._made:  # only once a folder, because it takes two calls
+            _check_no_link(folder)
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return None
+        self._made.add(folder)
         if not is_blob(status):
             raise FileExistsError(
                 errno.EEXIST, "The name of a blob is taken by something that is not a regular file", path
@@ -337,7 +345,8 @@ class BlobWrites:
 
 
 def _make_folders_of_blob(folder: str) -> None:
-    """Create the folder of a blob and the one above it if they are missing, but not the folder of all blobs."""
+    """Create the folder of a blob, and the one above it, if they are not there; not the one of all blobs."""
+    _check_no_link(folder)
     try:
         make_folder(folder)
     except FileNotFoundError:
@@ -345,13 +354,20 @@ def _make_folders_of_blob(folder: str) -> None:
         make_folder(folder)
 
 
+def _check_no_link(folder: str) -> None:
+    """Refuse to write through a symbolic link, which may lead into another store."""
+    if (link := link_above(folder)) is not None:
+        text = "A symbolic link has the name of a folder of blobs; scrub the store with repair, which moves it aside"
+        raise NotADirectoryError(errno.ENOTDIR, text, link)
+
+
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
     """Return whether a file is the same, with the same content, even if it has gained or lost names."""
     return os.path.samestat(one, other) and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
-def _attempt(errors: _Errors, indices: Iterable[int], step: Callable[..., None], *arguments: object) -> None:
-    """Call ``step(*arguments)``, and note its error for the files at `indices` that have no error yet."""
+def _attempt(errors: _Errors, indices: Iterable[int], step: Callable[..., object], *arguments: object) -> None:
+    """Call ``step(*arguments)``; what it raises is the error of the files at `indices`, if they have none yet."""
     ended = outcome.capture(step, *arguments)
     if isinstance(ended, outcome.Error):
         assert isinstance(ended.error, Exception)

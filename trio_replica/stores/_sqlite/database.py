@@ -127,7 +127,9 @@ class Database:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise ReplicaError(f"the database is in journal mode {mode} and can't be put in WAL mode: {self.path}")
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
+        # Until the identity is on the disk, whatever `durable` is. An outbox may note it next, and would refuse the
+        # store if a power cut took it away.
+        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         connection.execute(f"PRAGMA journal_size_limit = {self._least_log_limit}")
         connection.execute("BEGIN IMMEDIATE")
@@ -136,11 +138,16 @@ class Database:
             files.check_one_name()
             if not has_blobs(connection, self.path):
                 connection.execute(BLOBS)
+            changes = connection.total_changes
             identity = make_identity(connection, self.path)
+            if connection.total_changes == changes:  # it was there, but who made it may not have synced it
+                write_nothing(connection)
             files.check()
             connection.execute("COMMIT")
         finally:
             roll_back(connection)
+        if not self.durable:
+            connection.execute("PRAGMA synchronous = NORMAL")
         files.check()
         self._identity = identity
         self._pages = files.log_size // PAGE  # other processes may have left these in the log
