@@ -656,7 +656,7 @@ async def test_a_link_to_a_folder_of_another_store_is_not_followed(root: Path, f
         assert not await store.delete(REF)
         assert await store.set_aside(REF) is None
         assert await store.list_page(Ref.ZERO, 1) == []
-        problem = f"{link} is no folder, so no blob can be stored in it"
+        problem = f"{link} is not a folder, so no blob can be stored in it"
         assert await store.check_integrity() == Integrity(problems=(problem,))
         await store.repair_integrity()
         assert (root / "damaged" / f"{link.name}-1" / link.name).is_symlink()

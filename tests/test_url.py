@@ -20,6 +20,7 @@ from trio_replica._options import OPTIONS, Options
 from trio_replica._urls import opening
 from trio_replica._urls.parse import parse_url
 from trio_replica._urls.places import check_places
+from trio_replica._urls.store_url import StoreUrl
 from trio_replica.testing import SimulatedStore
 
 from .schemes import open_with_function
@@ -45,19 +46,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Opened:
-    """Stands in for `open_store`: notes what is opened and closed, and fails for the URLs that it is told."""
+    """Notes which stores a replica opens and closes, and fails for the URLs that it is told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
         self.failing: set[str] = set()
-        self._open_store = opening.open_store
-        monkeypatch.setattr(opening, "open_store", self)
+        self._open = StoreUrl.open
+        monkeypatch.setattr(StoreUrl, "open", lambda url: self._opened(url))  # noqa: PLW0108  (to be bound)
 
     @asynccontextmanager
-    async def __call__(self, url: str) -> AsyncGenerator[DeletableStore, None]:
+    async def _opened(self, opening: StoreUrl) -> AsyncGenerator[DeletableStore, None]:
+        url = opening.shown
         if url in self.failing:
             raise OSError(f"can't open {url}")
-        async with self._open_store(url) as store:
+        async with self._open(opening) as store:
             self.events.append(f"open {url}")
             try:
                 yield store
@@ -502,7 +504,7 @@ def test_an_interrupt_while_opening_waits_until_the_store_is_in_safe_hands(monke
         async def __aexit__(self, *exception: object) -> None:
             events.append("close")
 
-    monkeypatch.setattr(opening, "open_store", lambda _url: Interrupting())
+    monkeypatch.setattr(StoreUrl, "open", lambda _url: Interrupting())
 
     async def main() -> None:
         async with replica.open_urls(["memory:"]):

@@ -112,11 +112,16 @@ def open_opening(
     *,
     to_read: bool = False,
     sync_have_names: bool = True,
-) -> AsyncGenerator[ReplicaStore, None]:
-    """Open the outbox in the options, if there is one, then the stores, and a replica of them, for a block.
+) -> AbstractAsyncContextManager[ReplicaStore]:
+    """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
 
-    Read-only stores are allowed only if `to_read` is true. The outbox notes nothing about sync stores that have only
-    numbers and no names of their own.
+    A store that the outbox knows by its identity is not created, because one that is not there may be on a disk that is
+    not mounted. Stores that are read only are allowed only `to_read`. The outbox notes nothing of sync stores that have
+    only numbers and no names of their own.
+
+    Raises:
+      TypeError, ValueError, ImportError: at once, if an option of a store is bad or its package can't be used.
+
     """
     for url in (*sync.values(), *async_.values()):
         url.open()  # this opens nothing before its block is entered
@@ -137,7 +142,8 @@ async def _open_opening(
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
             storage = await stack.enter_async_context(open_sqlite_outbox(options.outbox))
-            open_outbox = lambda: nullcontext(storage)  # noqa: E731  (used once)
+            open_outbox = lambda: nullcontext(storage)  # noqa: E731  (a function that is used once)
+            known = {name for name, store in storage.noted.items() if store.identity is not None}
         sync_stores, async_stores = [
             {
                 name: await stack.enter_async_context((url.not_created() if name in known else url).open())

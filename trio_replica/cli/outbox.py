@@ -89,7 +89,8 @@ def forget(context: click.Context, name: str, ref: str, *, yes: bool) -> int:
 def accept(context: click.Context, name: str) -> int:
     """Take the store that is called NAME now, although the outbox knows another one by that name.
 
-    The blobs that are pending for NAME will be delivered to it. It may lack all others, so run reconcile.
+    It is created if there is none. The blobs that are pending for NAME will be delivered to it. It may lack all others,
+    so run reconcile.
     """
     say(accept_store(chosen_stores(context, to_create=True), name))
     return 0

@@ -46,6 +46,7 @@ class BlobReads:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._plain_folders: set[bytes] = set()  # those that were no links, by the first two bytes of their refs
 
     def get(self, ref: Ref) -> bytes:
         """Return a blob.
@@ -122,7 +123,7 @@ class BlobReads:
             return None
         try:
             status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or link_above(os.path.dirname(path)):
+            if not stat.S_ISREG(status.st_mode) or self._is_behind_link(ref, path):
                 return None
             self._check_size(status.st_size)
             return read(file, status.st_size, self._check_size)
@@ -131,6 +132,16 @@ class BlobReads:
             raise
         finally:
             os.close(file)
+
+    def _is_behind_link(self, ref: Ref, path: str) -> bool:
+        """Return whether only a symbolic link leads to a blob. Each folder is looked at once in a session."""
+        folder = bytes(ref[:2])
+        if folder in self._plain_folders:
+            return False
+        if link_above(os.path.dirname(path)) is not None:
+            return True
+        self._plain_folders.add(folder)
+        return False
 
     def _check_size(self, size: int) -> None:
         self._place.access.check_size(self._place.root, size)

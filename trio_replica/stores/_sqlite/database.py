@@ -40,15 +40,13 @@ BUSY_SECONDS: Final = 60.0
 """Seconds to wait for another process to release the database."""
 
 LOG_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of write-ahead log above which it is written back and truncated, because readers can keep SQLite from reusing
-it."""
+"""Bytes of log above which it is written back and truncated, because readers can keep SQLite from reusing it."""
 
 PROGRESS_STEPS: Final = 10_000
 """Instructions of SQLite between two tests whether a check is still wanted, which take about a millisecond."""
 
 PAGES_TO_WRITE_BACK: Final = 1000
-"""Pages in the log after which it is written back. SQLite by itself would do so within COMMIT, without checking that
-the log still has its name."""
+"""Pages in the log after which it is written back. SQLite by itself would do so within COMMIT, without checks."""
 
 PAGE: Final = 4096
 """Bytes that count as a page when deciding whether to write the log back."""
@@ -82,8 +80,7 @@ class Database:
         self._identity: str | None = None
         self._files: DatabaseFiles | None = None  # None until a thread has opened them
         self._pages = 0
-        self._least_log_limit = log_limit
-        self._log_limit = log_limit
+        self._least_log_limit = self._log_limit = log_limit
 
     def check_size(self, blob: Blob) -> None:
         """Refuse a blob that is too large, before it is part of any transaction.
