@@ -36,4 +36,4 @@ async def _identify(url: StoreUrl, new: bool) -> str:
             identity = await (store.renew_identity() if new else store.identity())
     if identity is None:
         raise CommandError(f"{url.shown}: stores of this kind keep no identity")
-    return identity
+    return identity  # noqa: ASYNC910  (opening a store has one)

@@ -34,9 +34,9 @@ class ObjectParts:
         keys_at_once: int = KEYS_AT_ONCE,
     ) -> None:
         self.place = place
-        self.client = ObjectClient(place, idle_seconds=idle_seconds)
-        self.objects = Objects(self.client)
-        self.identity = IdentityObjects(self.client)
+        self.client: ObjectClient = ObjectClient(place, idle_seconds=idle_seconds)
+        self.objects: Objects = Objects(self.client)
+        self.identity: IdentityObjects = IdentityObjects(self.client)
         self._account = S3Account(place) if place.scheme == "s3" else None
         self._keys_at_once = keys_at_once
 
