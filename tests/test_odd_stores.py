@@ -293,6 +293,20 @@ async def test_an_exit_request_of_a_hedge_ends_the_get(autojump_clock: MockClock
     assert trio.current_time() == 1
 
 
+async def test_an_exit_request_of_a_hedge_wakes_a_get_whose_other_call_is_withdrawn(autojump_clock: MockClock) -> None:
+    def hang(_: Done) -> Any:
+        return lambda: True
+
+    def start(done: Done) -> Any:
+        done(outcome.Error(BROKEN))
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        async with replica.open([Odd(hang), Odd(start)], hedge_delay=1) as store:
+            await store.get(REF)
+    assert trio.current_time() == 1
+
+
 @pytest.mark.parametrize("end", [outcome.Value(DATA), outcome.Error(SystemExit(3))])
 async def test_a_verdict_is_not_lost_while_other_calls_are_waited_for(autojump_clock: MockClock, end: Any) -> None:
     def start_soon(done: Done) -> Any:
