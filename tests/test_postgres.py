@@ -904,7 +904,8 @@ async def test_calls_under_way_fail_when_the_server_is_killed_and_the_next_ones_
         for operation in OPERATIONS:
             with pytest.raises(psycopg.Error) as info:
                 await operation(store)
-            check_error(server, info.value, psycopg.OperationalError, "Connection refused: ", "start the server")
+            remedy = "start the server, or check the host and the port"
+            check_error(server, info.value, psycopg.OperationalError, remedy)
         server.start()
         assert await store.put(DATA) == (REF, True)
         assert await store.get(Ref.of(b"before")) == b"before"

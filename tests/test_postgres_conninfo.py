@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from trio_replica import Blob, open_postgres
 from trio_replica.stores._postgres import statements as _postgres_sql
 from trio_replica.stores._postgres.conninfo import DEFAULTS, parse
-from trio_replica.stores._postgres.errors import named
+from trio_replica.stores._postgres.errors import NOT_MADE, named
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -191,7 +191,7 @@ async def test_a_server_that_hangs_up() -> None:
             f"postgresql://user:secret@127.0.0.1:{port}/blobs",
             f"postgresql://127.0.0.1:{port}/blobs",
             "server closed the connection unexpectedly: ",
-            "check the host and the port, or try again later",
+            "start the server, or check the host and the port",
         )
 
 
@@ -212,7 +212,6 @@ async def test_nobody_listens() -> None:
     await check_line(
         f"postgresql://user:secret@127.0.0.1:{port}/blobs",
         f"postgresql://127.0.0.1:{port}/blobs",
-        "Connection refused: ",
         "start the server, or check the host and the port",
     )
 
@@ -259,6 +258,14 @@ def test_an_error_becomes_one_line(error: psycopg.Error, line: str) -> None:
     assert type(told) is type(error)
     assert str(told) == line
     assert named(told, "NAME") is told
+
+
+@pytest.mark.parametrize("reason", ["Connection refused", "server closed the connection unexpectedly"])
+def test_a_refused_connection_has_one_remedy_whatever_libpq_calls_it(reason: str) -> None:
+    """A refusal that comes after a while, as from another host, is reported in the second way."""
+    line = f'connection failed: connection to server at "127.0.0.1", port 5432 failed: {reason}\n\tAn aside.'
+    told = named(psycopg.OperationalError(line), "NAME", lost=NOT_MADE)
+    assert str(told) == f"{reason}: NAME: start the server, or check the host and the port"
 
 
 def test_another_error_stays_as_it_is() -> None:

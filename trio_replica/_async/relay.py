@@ -127,9 +127,8 @@ class Relay:
             if all(blob.ref == ref for ref, blob in found.items()):
                 return found, {}
             found = {}
-        failures: dict[
-            Ref, str
-        ] = {}  # text, because the traceback of an exception would refer to this frame, which has the blobs
+        # These are texts, because the traceback of an exception would refer to this frame, which has the blobs.
+        failures: dict[Ref, str] = {}
         for ref in refs:
             try:
                 blob = await to_blob(await self._sync_stores.get(ref))

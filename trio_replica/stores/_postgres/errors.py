@@ -28,8 +28,12 @@ _NAMED: Final = "_trio_replica_named"
 """The attribute that marks an error whose text is one line. The text itself can't show it, as a server may forge it."""
 
 _LOST: Final = "the next call connects again; a write under way may or may not have been done: repeat it"
-NOT_MADE: Final = "check the host and the port, or try again later"
-"""The remedy for a connection that was lost before it was made."""
+NOT_MADE: Final = "start the server, or check the host and the port"
+"""The remedy for a connection that was not made.
+
+psycopg 3.3 asks libpq for the outcome of a connection before there is one. Unless the refusal comes at once, as on
+loopback, libpq then says that the server closed the connection unexpectedly.
+"""
 
 _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     # Errors are told apart by class. Each error of a statement has its own, except for some about permissions.
@@ -58,7 +62,7 @@ _REMEDIES: Final[list[tuple[str | type[psycopg.Error], str]]] = [
     ("does not support SSL", "it has no TLS: turn on ssl there, or do without: sslmode=prefer"),
     ("certificate", "sslrootcert names the file of the authority that signed the server's certificate"),
     ("invalid response to SSL|expected authentication", "that is not a PostgreSQL server: check the host and the port"),
-    ("refused|No such file", "start the server, or check the host and the port"),
+    ("refused|No such file", NOT_MADE),
     ("resolve host", "check the host"),
     ("starting up|shutting down|recovery mode|not (yet )?accepting", "try again when it is up"),
     ("too many clients|connection slots|too many connections", "raise max_connections of the server"),
