@@ -256,11 +256,13 @@ class BlobFiles:
             self._check_present()
             raise BlobNotFoundError(ref) from None
         try:
-            with naming(path):
-                status = os.fstat(file)
-                if not stat.S_ISREG(status.st_mode):
-                    raise BlobNotFoundError(ref)
-                return _read(file, status.st_size)
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise BlobNotFoundError(ref)
+            return _read(file, status.st_size)
+        except OSError as error:
+            error.filename = error.filename or path
+            raise
         finally:
             os.close(file)
 
