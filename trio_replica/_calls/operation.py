@@ -203,8 +203,10 @@ class Operation(ABC, Generic[MemberT]):
         if current is None or (type(current) is _Task and current is not task):
             return
         try:
-            ended = checked_end(ended)
-            verdict = self.settle(member, ended) if isinstance(ended, outcome.Value) else self._verdict(member, ended)
+            if isinstance(ended, outcome.Value):
+                verdict = self.settle(member, ended)
+            else:
+                verdict = self._verdict(member, checked_end(ended))
         except BaseException as exc:  # noqa: ASYNC103  (`settle` raises it for a malformed value)
             verdict = self._verdict_of_error(member, exc)
         del self._pending[member]

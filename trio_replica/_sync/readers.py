@@ -144,9 +144,11 @@ class _Get(Operation["Member"]):
             answer = ended.value
             if isinstance(answer, _Verified):
                 answer = answer.data
-            elif self._verify and not _is_right(self._ref, answer):
+            elif not self._verify:
+                answer = Blob(answer).data  # whatever is no bytes is a failure, also of a store that is trusted
+            elif not _is_right(self._ref, answer):
                 return Unfinished(partial(_verified, self._ref, answer))
-            self.answer = Blob(answer).data  # whatever is no bytes is a failure, also of a store that is trusted
+            self.answer = answer
             member.gets_won += 1
             return True
         failure = ended.error
