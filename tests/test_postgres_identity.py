@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -23,6 +23,8 @@ from trio_replica import (
     open_postgres,
 )
 from trio_replica._identity import is_identity
+from trio_replica.stores._access import Access
+from trio_replica.stores._postgres.known import KnownStore
 
 from .postgres_stores import (
     DATA,
@@ -43,12 +45,35 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_replica import PostgresStore
+    from trio_replica.stores._postgres.session import Connection
 
     from .postgres_server import PostgresAddress, PostgresServer
 
 OTHER = "fedcba9876543210" * 2
 STORE_IDENTITY = "CREATE TABLE store_identity (identity TEXT PRIMARY KEY, one INTEGER UNIQUE CHECK (one = 1))"
 TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+
+
+# Opening
+
+
+def test_connections_that_wait_for_the_first_fail_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each thread would wait for the same lock for as long, one after another."""
+
+    def wait_in_vain(_: object) -> str:
+        attempts.append("wait")
+        raise errors.LockNotAvailable("canceling statement due to lock timeout")
+
+    attempts: list[str] = []
+    known = KnownStore("NAME", Access(), durable=True, make_identity=lambda: IDENTITY)
+    monkeypatch.setattr(known, "_set_up", wait_in_vain)
+    failures = []
+    for _ in range(3):
+        with pytest.raises(errors.LockNotAvailable, match="lock timeout") as info:
+            known.prepare(cast("Connection", None))
+        failures.append(info.value)
+    assert attempts == ["wait"]
+    assert len(set(failures)) == 3
 
 
 # The identity

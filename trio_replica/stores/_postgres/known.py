@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from typing import TYPE_CHECKING, final
@@ -38,6 +39,8 @@ class KnownStore:
         self._make_identity = make_identity
         self._opening = threading.Lock()
         """Held until the store is known, so that the other threads find it."""
+        self._failure: Exception | None = None
+        """The error of the first connection, without its traceback, which has the connection."""
         self._schema: str | None = None
         """The schema of its tables; None until it is known."""
         self._identity: str | None = None
@@ -45,6 +48,8 @@ class KnownStore:
 
     def prepare(self, connection: Connection) -> None:
         """Set up a new connection, and check that it leads to this store. The first one finds or creates the store.
+
+        If the first one fails, those that have waited for it fail like it. Each would take as long, one after another.
 
         Raises:
           psycopg.Error: if the server refuses.
@@ -54,15 +59,24 @@ class KnownStore:
 
         """
         with self._opening:
+            if self._failure is not None:
+                raise copy.copy(self._failure)
             if self._schema is None:
-                schema = self._set_up(connection)
-                self._find(connection)
-                self._schema = schema
+                self._open(connection)
                 return
         self._set_up(connection)
         if self._identity is not None:
             self._check_identity(self._read_identity(connection))
         self.check_table(connection)
+
+    def _open(self, connection: Connection) -> None:
+        try:
+            schema = self._set_up(connection)
+            self._find(connection)
+        except Exception as error:
+            self._failure = copy.copy(error)
+            raise
+        self._schema = schema
 
     def check_table(self, connection: Connection) -> None:
         """Check the table again, because it may have been altered or replaced.
