@@ -256,8 +256,7 @@ class BlobFiles:
             self._check_present()
             raise BlobNotFoundError(ref) from None
         try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG((status := os.fstat(file)).st_mode):
                 raise BlobNotFoundError(ref)
             return _read(file, status.st_size)
         except OSError as error:
@@ -275,11 +274,10 @@ class BlobFiles:
 
     def contains(self, ref: Ref) -> bool:
         try:
-            status = os.lstat(self._path(ref))
+            return stat.S_ISREG(os.lstat(self._path(ref)).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             self._check_present()
             return False
-        return stat.S_ISREG(status.st_mode)
 
     def list_page(self, after: Ref, limit: int) -> list[Ref]:
         first = str(after)
