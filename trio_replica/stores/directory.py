@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
@@ -19,6 +19,7 @@ from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
 from ._access import MAX_MEMORY, Access
+from ._directory.names import landmark
 from ._directory.place import Place
 from ._directory.reads import BlobReads, Taken
 from ._directory.writes import BlobWrites
@@ -104,12 +105,13 @@ def open_directory(
 async def open_files(place: Place, writes: BlobWrites, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
     """Open the store in a place, with this number of threads that write."""
     serve = partial(_serve, writes)
-    async with (
-        open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
-        open_store_threads(f"readers of {place.root}", serve, threads=READERS) as reading,
-    ):
-        await writing.run(place.prepare)
-        yield DirectoryStore(place, writes, writing, reading)
+    with closing(place):
+        async with (
+            open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
+            open_store_threads(f"readers of {place.root}", serve, threads=READERS) as reading,
+        ):
+            await writing.run(place.prepare)
+            yield DirectoryStore(place, writes, writing, reading)
 
 
 @final
@@ -293,5 +295,5 @@ def _handle(writes: BlobWrites, batch: Sequence[Call[Request]]) -> None:
             call.outcome = outcome.capture(call.request)
 
 
-SCHEME: Final = StoreScheme(open_directory, "PATH", landmark=lambda path: os.path.join(path, "blobs"))
+SCHEME: Final = StoreScheme(open_directory, "PATH", landmark=landmark)
 """``dir:PATH``."""

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
     from ..._blob import Ref
 
+IDENTITY: Final = "store-id"
+"""The file that has the identity. It is in the root and, if the blobs are apart, also in their folder."""
+
+SESSION: Final = "session-mark"
+"""The file that has the mark of the last session."""
+
+APART: Final = "blobs-apart"
+"""The file whose presence says that the folder of the blobs has the identity, too."""
+
 _REF_DIGITS: Final = 64
 
 _DIGITS: Final = frozenset("0123456789abcdef")
@@ -80,6 +89,37 @@ def own_status_of(blobs: str, ref: Ref) -> os.stat_result | None:
 def is_blob(status: os.stat_result | None) -> bool:
     """Return whether a directory entry with the name of a blob is a blob, which is a regular file."""
     return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def is_folder(path: str) -> bool:
+    """Return whether a path is a folder or a link to one. Raises `OSError` if it can't be read."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def landmark(root: str) -> str:
+    """Return a path that exists only if there is a store in a folder: its identity, or a folder of blobs.
+
+    A store of another program has no identity. If its folder of all blobs is empty, it is no store: another disk may
+    have to be mounted there.
+
+    Raises:
+      OSError: if the system refuses.
+
+    """
+    blobs = f"{root}/blobs"
+    places = [f"{root}/{IDENTITY}", f"{root}/{APART}", f"{blobs}/{IDENTITY}"]
+    for path in places:
+        if status_of(path) is not None:
+            return path
+    if not is_folder(blobs):
+        return blobs
+    for entry in _entries(blobs, "", 2):
+        if entry.is_dir(follow_symlinks=False):
+            return entry.path
+    return places[0]
 
 
 def folders_in(folder: str, prefix: str, first: str = "") -> list[str]:
