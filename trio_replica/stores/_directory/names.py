@@ -75,7 +75,10 @@ def link_above(folder: str) -> str | None:
     A link may lead into another store, so the store takes it for something that is no folder.
     """
     for path in (os.path.dirname(folder), folder):
-        if os.path.islink(path):
+        status = status_of(path)
+        if status is None:
+            return None
+        if stat.S_ISLNK(status.st_mode):
             return path
     return None
 

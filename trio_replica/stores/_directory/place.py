@@ -257,16 +257,19 @@ class Place:
         try:
             yield
         except UnsyncedFolderError as error:
-            text = (
-                f"{error.strerror}: the file system of {error.filename} can't sync folders, so a power cut may lose "
-                f"blobs; open the store with durable=False if it may"
-            )
-            raise OSError(error.errno, text, self.root) from error
+            raise self._unsynced(error) from error
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
             text = f"{error.strerror}: open the store with read_only=True to read its blobs"
             raise OSError(error.errno, text, self.root) from error
+
+    def _unsynced(self, error: UnsyncedFolderError) -> OSError:
+        text = (
+            f"{error.strerror}: the file system of {error.filename} can't sync folders, so a power cut may lose blobs; "
+            f"open the store with durable=False if it may"
+        )
+        return OSError(error.errno, text, self.root)
 
     # While it is open
 
@@ -295,9 +298,9 @@ class Place:
         status = status_of(self.blobs)
         if status is None:
             raise self._vanished()
-        if not self._is_apart and not mounted.over_blobs:
-            if stat.S_ISDIR(status.st_mode) and status.st_dev == self._device:
-                return
+        is_own = stat.S_ISDIR(status.st_mode) and status.st_dev == self._device
+        if is_own and not self._is_apart and not mounted.over_blobs:
+            return
         if not is_folder(self.blobs):
             raise self._vanished()
         if not self._is_apart and self._are_blobs_apart():
@@ -371,5 +374,7 @@ class Place:
 
     def sync_folder(self, path: str) -> None:
         """Wait until the names in a folder are on the disk. The error has a remedy if that is impossible."""
-        with self._explained():
+        try:
             sync_folder(path)
+        except UnsyncedFolderError as error:
+            raise self._unsynced(error) from error
