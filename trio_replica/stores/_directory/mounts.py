@@ -39,14 +39,14 @@ class Mounts:
     Elsewhere no mount is found.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, table: str = TABLE) -> None:
         self._root = root
         self._lock = threading.Lock()  # each change is told once, to one thread
         self._poll = select.poll()
         self._mounted: Mounted | None = None
         self._table: int | None = None
         with suppress(OSError):  # not on this system
-            self._table = os.open(TABLE, os.O_RDONLY | os.O_CLOEXEC)
+            self._table = os.open(table, os.O_RDONLY | os.O_CLOEXEC)
             self._poll.register(self._table, select.POLLPRI)
 
     def close(self) -> None:

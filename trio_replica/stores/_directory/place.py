@@ -17,7 +17,7 @@ from .mounts import NOTHING, Mounts
 from .names import APART, IDENTITY, SESSION, TemporaryNames, is_folder, landmark, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from .._access import Access
     from .mounts import Mounted
@@ -44,7 +44,7 @@ class Place:
     store may anything be mounted over folders of blobs: blobs that it hides are not missing.
     """
 
-    def __init__(self, root: str, access: Access, *, durable: bool) -> None:
+    def __init__(self, root: str, access: Access, *, durable: bool, watch: Callable[[str], Mounts] = Mounts) -> None:
         self.root = root
         self.access = access
         self.durable = durable
@@ -55,6 +55,7 @@ class Place:
         self._names = TemporaryNames()
         self._identity: str | None = None
         self._marks = [f"{root}/{IDENTITY}"]
+        self._watch = watch
         self._mounts: Mounts | None = None
         self._device = -1  # of the blobs, while they are not apart
         self._is_apart = False
@@ -86,7 +87,7 @@ class Place:
                 self._check_never_made()
             if not self.access.may_create and status_of(landmark(self.root)) is None:
                 raise StoreNotFoundError(self.root)
-            self._mounts = Mounts(self.root)
+            self._mounts = self._watch(self.root)
             self._find_marks()
             if not self.access.read_only:
                 self._prepare_to_write()
@@ -165,7 +166,7 @@ class Place:
         path = f"{self.blobs}/{IDENTITY}"
         if (found := read_mark(path)) != identity:
             raise StoreIdentityError(self.blobs, identity, found, remedy)
-        self._marks.append(path)
+        self._marks = [f"{self.root}/{IDENTITY}", path]
 
     def _prepare_to_write(self) -> None:
         if self.access.may_create:
@@ -178,7 +179,7 @@ class Place:
             make_folder(self.temporary)
         can_give_names = not is_link and self._is_beside_blobs()
         self._is_apart = self._are_blobs_apart() or not (can_give_names or is_link or self._is_temporary_apart())
-        if self._is_apart and len(self._marks) == 1:
+        if self._is_apart:
             self._mark_apart()
         if not can_give_names:
             self._put_temporary_beside_blobs()
