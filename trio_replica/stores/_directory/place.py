@@ -59,6 +59,7 @@ class Place:
         self._mounts: Mounts | None = None
         self._device = -1  # of the blobs, while they are not apart
         self._is_apart = False
+        self._is_marked = False  # by ROOT/blobs-apart
 
     def close(self) -> None:
         """End the use of the place."""
@@ -103,6 +104,7 @@ class Place:
         self._identity = read_mark(self._marks[0])
         self._is_apart = is_folder(self.blobs) and self._are_blobs_apart()
         apart = read_mark(f"{self.root}/{APART}")
+        self._is_marked = apart is not None
         if apart is not None:
             if not self._is_half_renewed(apart):
                 self._check_blobs(self._identity or apart, _WRONG_DISK)
@@ -179,7 +181,7 @@ class Place:
             make_folder(self.temporary)
         can_give_names = not is_link and self._is_beside_blobs()
         self._is_apart = self._are_blobs_apart() or not (can_give_names or is_link or self._is_temporary_apart())
-        if self._is_apart:
+        if self._is_apart and not self._is_marked:
             self._mark_apart()
         if not can_give_names:
             self._put_temporary_beside_blobs()
