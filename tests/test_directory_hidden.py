@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import heapq
+import itertools
 import os
 import shutil
 from contextlib import nullcontext
@@ -17,6 +19,7 @@ from trio_replica._urls.parse import parse_url
 from trio_replica.cli.stores import absence
 from trio_replica.stores import directory
 from trio_replica.stores._access import Access
+from trio_replica.stores._directory import leftovers
 from trio_replica.stores._directory.marks import create_mark, read_mark
 from trio_replica.stores._directory.mounts import NOTHING, Mounts
 from trio_replica.stores._directory.names import landmark
@@ -25,11 +28,11 @@ from trio_replica.stores._directory.writes import BlobWrites
 
 from .common import DATA, REF
 from .directories import path_of, tree, try_to_open, write
-from .test_directory_folders import Borders
+from .test_directory_folders import Borders, write_old
 from .test_directory_place import CALLS, IDS, ONE, OTHER, refuse, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from trio_replica.stores._directory.mounts import Mounted
@@ -325,7 +328,9 @@ def test_mounts_are_found_in_the_list_of_the_system(tmp_path: Path, place: str, 
     root = tmp_path / "a store"
     escaped = str(root).replace(" ", "\\040")
     mounts = Mounts(str(root), table=write_table(tmp_path / "table", place.format(escaped)))
-    wanted = {name: value.format(root) if isinstance(value, str) else value for name, value in expected.items()}
+    wanted: dict[str, Any] = dict(expected)
+    if "inside" in expected:
+        wanted["inside"] = expected["inside"].format(root)
     assert mounts.look() == NOTHING._replace(**wanted)
     mounts.close()
     mounts.close()
@@ -381,10 +386,8 @@ async def test_a_new_store_whose_process_is_killed_opens_afterwards(
     root: Path, kill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_here() -> None:
-        nonlocal steps
-        if steps == kill:
+        if next(steps) == kill:
             raise KeyboardInterrupt
-        steps += 1
 
     def create(path: str, mark: str, temporary: str) -> None:
         kill_here()
@@ -392,7 +395,7 @@ async def test_a_new_store_whose_process_is_killed_opens_afterwards(
         created.append(path)
         kill_here()
 
-    steps, created = 0, list[str]()
+    steps, created = itertools.count(), list[str]()
     root.mkdir()
     (root.parent / "elsewhere").mkdir()
     (root / "blobs").symlink_to(root.parent / "elsewhere")
@@ -459,6 +462,77 @@ async def test_a_root_that_has_lost_its_identity_gets_it_back_from_its_blobs(roo
     assert not (root / "store-id").exists()
     async with open_directory(root, create=False) as store:
         assert await store.identity() == identity == read_mark(f"{root}/store-id")
+
+
+# Many names that are not the store's
+
+
+async def test_names_of_others_are_neither_kept_nor_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be millions in each folder."""
+
+    def keep(limit: int, names: Iterable[str]) -> list[str]:
+        kept.append(limit)
+        return really_keep(limit, names)
+
+    kept: list[int] = []
+    really_keep = heapq.nsmallest
+    identity = await make(root)
+    folders = [root, root / "tmp", *[root / "blobs" / name for name in ("", "fa", "fa/fa2c")]]
+    for folder in folders:
+        for number in range(300):
+            (folder / f"foreign-{number}").touch()
+    async with open_directory(root) as store:
+        monkeypatch.setattr(heapq, "nsmallest", keep)
+        monkeypatch.setattr(os, "stat", refuse_foreign(os.stat))
+        monkeypatch.setattr(os, "lstat", refuse_foreign(os.lstat))
+        assert await store.list_page(Ref.ZERO, 1) == [REF]
+        assert kept == [2]
+        assert (await store.check_integrity()).is_sound
+        assert await store.identity() == identity
+
+
+def refuse_foreign(call: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+    """Return a call that may not be made for foreign files."""
+
+    def checked(path: str, **options: Any) -> os.stat_result:
+        assert "foreign" not in path
+        return call(path, **options)
+
+    return checked
+
+
+async def test_of_many_names_that_something_else_has_some_are_returned(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "BLOCKED_LIMIT", 3)
+    async with open_directory(root, durable=False) as store:
+        for digits in ("00", "00", "00", "01", "01", "ff"):
+            folder = root / "blobs" / digits / f"{digits}00"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{digits}00{len(os.listdir(folder))}".ljust(64, "0")).mkdir()
+        found = await store.check_integrity()
+    assert (found.blocked_count, len(found.blocked)) == (6, 3)
+    assert {ref[0] for ref in found.blocked} == {0}
+
+
+async def test_leftovers_are_removed_one_by_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time on the file system is asked for once."""
+    await make(root)
+    for number in range(20):
+        write_old(root / "tmp" / f"trio-replica-{ONE}-{number}")
+    write(root / "tmp" / f"trio-replica-{ONE}-new")
+    asked = 0
+    really_time_in = leftovers._time_in
+
+    def time_in(folder: int, new: str) -> float:
+        nonlocal asked
+        asked += 1
+        return really_time_in(folder, new)
+
+    monkeypatch.setattr(leftovers, "_time_in", time_in)
+    await try_to_open(root)
+    assert asked == 1
+    assert os.listdir(root / "tmp") == [f"trio-replica-{ONE}-new"]
 
 
 # An empty folder of blobs

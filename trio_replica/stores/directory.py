@@ -207,7 +207,11 @@ class DirectoryStore(DeletableStore, StartedStore):
         return self._readers.start(partial(self._reads.contains, ref), done, abandon_on_cancel=True)
 
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
-        """Start a `list_page`: see `StartableStore`."""
+        """Start a `list_page`: see `StartableStore`.
+
+        Its memory is bounded by `limit`. Its time is not bounded: a page reads all names in each folder that it looks
+        into, in ``ROOT/blobs`` and two levels below, also those of other files. A million names take seconds.
+        """
         return self._readers.start(partial(self._reads.list_page, after, limit), done, abandon_on_cancel=True)
 
     async def delete(self, ref: Ref) -> bool:
@@ -254,24 +258,30 @@ class DirectoryStore(DeletableStore, StartedStore):
 
     async def check_integrity(self) -> Integrity:
         """Look for names of blobs and of their folders that belong to something else, such as a symbolic link."""
-        taken = [await self._find_taken(digits) for digits in _TOP_FOLDERS]
-        folders = [path for part in taken for path in part.folders]
-        blocked = [ref for part in taken for ref in part.refs]
+        folders: list[str] = []
+        blocked: list[Ref] = []
+        count = 0
+        for digits in _TOP_FOLDERS:
+            taken = await self._find_taken(digits, BLOCKED_LIMIT - len(blocked))
+            folders += taken.folders
+            blocked += taken.refs
+            count += taken.refs_count
         return Integrity(  # noqa: ASYNC910  (there are folders to look into)
             problems=tuple(f"{path} is not a folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
-            blocked=tuple(blocked[:BLOCKED_LIMIT]),
-            blocked_count=len(blocked),
+            blocked=tuple(blocked),
+            blocked_count=count,
         )
 
     async def repair_integrity(self) -> None:  # noqa: ASYNC910  (likewise)
         """Move everything that has the name of a folder of blobs but is not a folder to ``ROOT/damaged``."""
         self._check_writable()
         for digits in _TOP_FOLDERS:
-            for path in (await self._find_taken(digits)).folders:
+            for path in (await self._find_taken(digits, 0)).folders:
                 await self._writers.run(partial(self._writes.clear_folder_name, path))
 
-    async def _find_taken(self, digits: str) -> Taken:
-        taken: Taken = await self._readers.run(partial(self._reads.find_taken, digits), abandon_on_cancel=True)
+    async def _find_taken(self, digits: str, limit: int) -> Taken:
+        find = partial(self._reads.find_taken, digits, limit)
+        taken: Taken = await self._readers.run(find, abandon_on_cancel=True)
         return taken
 
     def _check_writable(self) -> None:

@@ -148,15 +148,20 @@ def blobs_in(folder: str, prefix: str, first: str, limit: int) -> list[str]:
     return heapq.nsmallest(limit, names)
 
 
-def other_blobs_in(folder: str, prefix: str) -> list[str]:
-    """Return the names in a folder that look like blobs but belong to something else."""
-    entries = _entries(folder, prefix, _REF_DIGITS)
-    return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+def other_blobs_in(folder: str, prefix: str, limit: int) -> tuple[int, list[str]]:
+    """Count the names in a folder that look like blobs but belong to something else, and return up to `limit`."""
+    count, names = 0, []
+    for entry in _entries(folder, prefix, _REF_DIGITS):
+        if not entry.is_file(follow_symlinks=False):
+            count += 1
+            if count <= limit:
+                names.append(entry.name)
+    return count, sorted(names)
 
 
-def other_folders_in(folder: str, prefix: str, length: int) -> list[str]:
-    """Return the names of `length` digits in a folder that are those of folders, and that something else has."""
-    entries = _entries(folder, prefix, length)
+def other_folders_in(folder: str, prefix: str) -> list[str]:
+    """Return the names in a folder, two digits longer than `prefix`, that name folders and that something else has."""
+    entries = _entries(folder, prefix, len(prefix) + 2)
     return sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
