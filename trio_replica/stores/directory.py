@@ -71,9 +71,14 @@ def open_directory(
     is not the store's is left alone.
 
     ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
-    identity as well. Temporary files are in ``ROOT/tmp``, or in ``ROOT/blobs/tmp`` if ``ROOT/blobs`` is on another file
-    system. Links in ``ROOT/blobs`` are not followed: a put where one has the name of a folder fails, reads and deletes
-    find nothing there, and the repair of a scrub moves it aside.
+    identity as well, and ``ROOT/blobs-apart`` says so. If the store is made without that, nothing may be mounted over
+    ``ROOT/blobs`` later, or take its place, unless ``ROOT/store-id`` is copied into it. Nothing may be mounted over the
+    folders in it. As long as something is, the store does not open, and the calls of an open one fail. Linux tells of
+    all mounts, other systems only of other devices.
+
+    Temporary files are in ``ROOT/tmp``, or in ``ROOT/blobs/tmp`` if ``ROOT/blobs`` is on another file system. Links in
+    ``ROOT/blobs`` are not followed: a put where one has the name of a folder fails, reads and deletes find nothing
+    there, and the repair of a scrub moves it aside.
 
     The end of the block waits for the writes under way, even if it is cancelled.
 
@@ -81,19 +86,19 @@ def open_directory(
       root: the folder.
       durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs. A power cut may
         then leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
-      create: whether to create a store if none exists. With False a missing ``ROOT/blobs`` is an error, because its
-        disk may not be mounted.
+      create: whether to create a store if none exists. With False it is an error if ``ROOT/blobs`` is missing, or if it
+        is empty and there is no identity, because the disk of the store may not be mounted.
       read_only: whether nothing is written or created. Permission to write is not needed, so a read-only mount is
-        enough.
+        enough. There has to be a store, as with ``create=False``.
       max_memory: bytes of the largest blob that a get or a put takes into memory.
 
     Raises:
       TypeError, ValueError: at once, if an argument has a wrong type or value.
       StoreNotFoundError: if there is no store, and none may be created.
-      StoreIdentityError: if ``ROOT/blobs`` belongs to another store.
+      StoreIdentityError: if ``ROOT/blobs`` belongs to another store, or to none.
       ReplicaError: if ``ROOT/store-id`` does not hold an identity.
-      OSError: if `root` is not a folder, or can't be created or written. Also if the system can't sync its folders and
-        the store is to be `durable`.
+      OSError: if `root` is not a folder, or can't be created or written, or if something is mounted over a folder of
+        blobs. Also if the system can't sync its folders and the store is to be `durable`.
 
     """
     access = Access(create=create, read_only=read_only, max_memory=max_memory)
