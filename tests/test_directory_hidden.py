@@ -362,7 +362,14 @@ def test_blobs_behind_a_link_are_looked_for_where_it_leads(tmp_path: Path) -> No
 
 
 def test_a_list_that_can_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounts = Mounts(str(tmp_path), table=write_table(tmp_path / "table", f"{tmp_path}/blobs"))
+    """The system tells of a change once."""
+    table = tmp_path / "table"
+    mounts = Mounts(str(tmp_path), table=write_table(table))
+    assert mounts.look() == NOTHING
+    write_table(table, f"{tmp_path}/blobs")
+    assert mounts.look() == NOTHING, "no change was told"
+    changes = iter([[1], [], []])
+    monkeypatch.setattr(mounts, "_poll", SimpleNamespace(poll=lambda _: next(changes)))
     with monkeypatch.context() as patch:
         patch.setattr(os, "read", refuse(errno.EIO))
         for _ in range(2):
