@@ -284,6 +284,21 @@ async def test_a_disk_that_comes_back_as_another_device_has_the_same_blobs(
         assert not await store.contains(Ref.ZERO)
 
 
+async def test_no_folder_is_made_in_what_is_mounted_while_a_blob_is_put(
+    root: Path, fake: FakeMounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: str) -> None:
+        path_of(root).parent.rmdir()
+        fake.now = NOTHING._replace(over_blobs=True)
+        refuse(errno.ENOENT)()
+
+    async with open_watched(root, fake) as store:
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(StoreIdentityError, match=REMEDY):
+            await store.put(DATA)
+    assert not path_of(root).parent.exists()
+
+
 async def test_temporary_files_that_can_get_no_name_any_more_say_what_to_do(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

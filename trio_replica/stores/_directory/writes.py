@@ -225,6 +225,7 @@ class BlobWrites:
         try:
             give(file.path, file.name)
         except FileNotFoundError:  # a folder was removed in the meantime, or the file
+            self._place.check_present()
             _make_folders_of_blob(file.folder)
             if not os.path.lexists(file.path):
                 self._write_content(file)
