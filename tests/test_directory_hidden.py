@@ -7,7 +7,7 @@ import heapq
 import itertools
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,11 @@ def open_watched(root: Path, watch: FakeMounts, **options: bool) -> AbstractAsyn
     return directory.open_files(place, BlobWrites(place), writers=1)
 
 
+async def try_to_open_watched(root: Path, watch: FakeMounts, **options: bool) -> None:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_watched(root, watch, **options))
+
+
 async def make(root: Path) -> str:
     """Make a store with one blob, and return its identity."""
     async with open_directory(root, durable=False) as store:
@@ -117,8 +122,7 @@ async def test_a_mount_over_the_blobs_is_refused(root: Path, fake: FakeMounts, o
     fake.now = NOTHING._replace(over_blobs=True)
     before = snapshot(root)
     with pytest.raises(StoreIdentityError, match=REMEDY):
-        async with open_watched(root, fake, **options):
-            raise AssertionError
+        await try_to_open_watched(root, fake, **options)
     assert snapshot(root) == before
     assert fake.is_closed
 
@@ -213,8 +217,7 @@ async def test_a_mount_over_a_folder_of_blobs_is_refused(
     await make(root)
     fake.now = NOTHING._replace(inside=f"{root}/blobs/fa")
     with pytest.raises(OSError, match="Something is mounted here, which hides blobs of the store; unmount") as info:
-        async with open_watched(root, fake, **options):
-            raise AssertionError
+        await try_to_open_watched(root, fake, **options)
     assert (info.value.errno, info.value.filename) == (errno.EXDEV, f"{root}/blobs/fa")
 
 
