@@ -72,21 +72,21 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Places:
 
 
 def test_identify_prints_the_identity(run: Run, kept: Places) -> None:
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Kept(identity="f" * 32)
     assert run("identify", "dir:a") == (0, b"f" * 32 + b"\n", "")
     assert kept.openings == [("a", True, True)], "it was only read"
 
 
 def test_identify_gives_a_store_an_identity(run: Run, kept: Places) -> None:
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Kept()
     assert run("identify", "dir:a") == (0, f"{ONE}\n".encode(), "")
     assert kept.openings == [("a", True, True), ("a", False, False)]
 
 
 def test_identify_gives_a_copy_an_identity_of_its_own(run: Run, kept: Places) -> None:
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Kept(identity="f" * 32)
     ended = run("identify", "--new", "dir:a")
     assert (ended.status, ended.err) == (0, "")
@@ -109,7 +109,7 @@ def test_identify_says_that_there_is_no_store_or_no_identity(run: Run) -> None:
 @pytest.mark.parametrize("command", [["get", "{}"], ["ls"], ["status"], ["scrub"], ["reconcile", "--dry-run"]])
 def test_commands_that_read_open_stores_to_be_read_only(run: Run, kept: Places, command: list[str]) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[name] = Kept(identity=name * 32)
         kept[name].has(b"data")
     ref = str(Ref.of(b"data"))
@@ -120,7 +120,7 @@ def test_commands_that_read_open_stores_to_be_read_only(run: Run, kept: Places, 
 
 def test_reconcile_copies_from_a_store_that_is_only_read(run: Run, kept: Places) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[name] = Kept(identity=name * 32)
         kept[name].has(name.encode())
     ended = run("reconcile", "--sync", "dir:a", "--from", "dir:b")
@@ -181,7 +181,7 @@ async def test_a_source_is_one_of_the_stores(sources: Any, error: type[Exception
 @pytest.mark.parametrize("command", ["scrub", "reconcile"])
 def test_two_names_of_one_store_are_one_line(run: Run, kept: Places, command: str) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[name] = Kept(identity=ONE)
     ended = run(command, "--sync", "dir:a", "--sync", "dir:b")
     assert (ended.status, ended.out) == (1, b"")

@@ -43,7 +43,7 @@ def liar(monkeypatch: pytest.MonkeyPatch, run: Run) -> LyingStore:
 
     async def fill() -> None:
         for path, one in stores.items():
-            Path(path, "blobs").mkdir(parents=True)  # commands that only look want a store that is there
+            Path(path, "blobs", "00").mkdir(parents=True)  # commands that only look want a store that is there
             await put_numbers(one, range(COUNT))
 
     open_with_function(monkeypatch, open_directory, "dir")

@@ -101,7 +101,7 @@ def test_entries_are_listed_by_store(run: Command) -> None:
         "  and 2 more, which --all prints",
     ]
     assert entry_lines(run("outbox", "--all", *options))[-13:] == [f"12 pending for {name}", *shown]
-    Path("copy/blobs").mkdir(parents=True)
+    Path("copy/blobs/00").mkdir(parents=True)
     assert run("status", *options).out.decode().splitlines()[-2:] == [
         "outbox: 2 pending for gone, which is not an async store of this replica",
         f"outbox: 12 pending for {name}",
@@ -314,7 +314,7 @@ def options(run: Command, simulated: dict[str, SimulatedStore]) -> list[str]:
     """Return the options of a replica whose outbox has a blob for each of two async stores."""
     simulated.update(a=Known(THREE), one=Known(ONE), two=Known(TWO))
     for name in ("one", "two"):
-        Path(name, "blobs").mkdir(parents=True)  # so that the command sees that they are there
+        Path(name, "blobs", "00").mkdir(parents=True)  # so that the command sees that they are there
         simulated[name].fail(BROKEN, "put", "put_many")
     write({"file": b"0"})
     options = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:two", "--outbox", "outbox.db"]
@@ -403,7 +403,7 @@ def test_stores_that_have_changed_places_are_not_accepted_before_their_entries_a
 def test_a_store_that_got_another_name(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
     assert run("outbox", "flush", *options).status == 0
     simulated["three"] = simulated["two"]
-    Path("three/blobs").mkdir(parents=True)
+    Path("three/blobs/00").mkdir(parents=True)
     renamed = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:three", "--outbox", "outbox.db"]
     (refused,) = run("put", "file", *renamed).problems
     assert f"dir:three: its identity {TWO} is the one that the outbox knows as dir:two: " in refused
@@ -421,7 +421,7 @@ def test_accepting_what_is_not_there(run: Command, simulated: dict[str, Simulate
     unknown = "the outbox does not know dir:three: it notes a new store by itself; it knows dir:a, dir:one, dir:two"
     assert run("outbox", "accept", "dir:three", *options).problems == [unknown]
     simulated["three"] = Known("4" * 32)
-    Path("three/blobs").mkdir(parents=True)
+    Path("three/blobs/00").mkdir(parents=True)
     assert run("outbox", "accept", "dir:three", *options, "--async", "dir:three").problems == [unknown]
     assert run("outbox", "accept", "dir:one", "--outbox", "none.db").problems == [
         f"{Path.cwd()}/none.db: there is no such outbox"
