@@ -94,11 +94,14 @@ async def open_as_nobody(
         print(json.dumps(f"{type(error).__name__}: {error}"))
 
 
-async def read_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
-    """Read all of a directory store as a user who owns nothing, and print what it has, or what that raises."""
+async def read_as_nobody(
+    folder: str, name: str, scheme: str = "dir"
+) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Read all of a store as a user who owns nothing, and print what it has, or what that raises."""
     folder = _become_nobody(folder)
     try:
-        async with replica.open_directory(f"{folder}/{name}", read_only=True) as store:
+        opening = replica.open_directory if scheme == "dir" else replica.open_sqlite
+        async with opening(f"{folder}/{name}", read_only=True) as store:
             refs = [ref async for ref in store.list_refs()]
             report = await replica.scrub([store])
             found = await store.get_many(refs)
