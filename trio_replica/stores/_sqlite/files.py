@@ -167,8 +167,10 @@ class DatabaseFiles:
             return None
         if self._database.size < index.database_size:
             return self._database
-        assert self._log is not None
-        return self._log if self._log.descriptor is not None and not index.is_end_in(self._log.descriptor) else None
+        log = self._log
+        assert log is not None
+        is_cut = log.size < index.log_size or (log.descriptor is not None and not index.is_end_in(log.descriptor))
+        return log if is_cut else None
 
     def _has_found_descriptors(self) -> bool:
         """Find the descriptors again that SQLite has closed, and return whether there were any.

@@ -68,3 +68,9 @@ class LogIndex(NamedTuple):
         except OSError:
             return False
         return frame[8:] == self.end and header[_SALT] == self.end[:8]
+
+    @property
+    def log_size(self) -> int:
+        """The bytes that the log has at least."""
+        is_read = self.frames != self.written_back
+        return _LOG_HEADER + self.frames * (_FRAME_HEADER + self.page_size) if is_read else 0
