@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 from .._errors import ReplicaError
 from .._sqlite_connection import IMMUTABLE
 from .._sqlite_connection import connect as connect_to_read
-from .._sqlite_files import check_regular, check_single_name, stamp_of
+from .._sqlite_files import check_regular, check_single_name, stamp_of, status_of
 from .outbox_connection import REMEDIES, connect, explaining, lock_log, transaction
 from .outbox_format import bring_up_to_date, check_format, noted_stores, pending_counts, pending_page
 
@@ -172,9 +172,12 @@ def looked_at_outbox(path: str) -> Generator[OutboxFile, None, None]:
 
 def _existing(path: str) -> str:
     path = os.path.abspath(path)
-    if not os.path.lexists(path):
-        raise ReplicaError(f"{path}: there is no such outbox")
-    return path
+    try:
+        if status_of(path) is not None:
+            return path
+    except OSError as error:
+        raise ReplicaError(f"{path}: the outbox can't be read: {error.strerror}") from None
+    raise ReplicaError(f"{path}: there is no such outbox")
 
 
 def _opened(path: str, stack: ExitStack) -> OutboxFile:
@@ -185,16 +188,17 @@ def _opened(path: str, stack: ExitStack) -> OutboxFile:
 
 
 def _stamp_of_closed(path: str, stack: ExitStack) -> Stamp | None:
-    """Return the stamp of an outbox that was closed cleanly, or None. A log that is there, and empty, stays locked.
+    """Return the stamp of an outbox that was closed cleanly, or None. An empty log beside it stays locked.
 
     A replica always has a log, which is empty at first, and locks it.
     """
-    try:
-        if stamp_of(path) is None:
-            return None
-        log = lock_log(path)
-        if log is not None:
+    if stamp_of(path) is None:
+        return None
+    log = lock_log(path)
+    stamp = stamp_of(path)
+    if log is not None:
+        if stamp is None:
+            log.close()
+        else:
             stack.callback(log.close)
-        return stamp_of(path)
-    except OSError as error:
-        raise ReplicaError(f"{path}: the outbox can't be read: {error.strerror}") from None
+    return stamp
