@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from .common import refs
 from .test_outbox_held import holding, log_of, opened, pending
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
 

@@ -344,7 +344,7 @@ async def test_a_copy_is_given_a_new_identity(server: PostgresServer) -> None:
             "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
             "CREATE TRIGGER t BEFORE UPDATE ON store_identity FOR EACH ROW EXECUTE FUNCTION nothing()",
         )
-        with pytest.raises(ReplicaError, match="the table store_identity does not keep what is written to it"):
+        with pytest.raises(ReplicaError, match="the table store_identity does not keep the rows written to it"):
             await store.renew_identity()
         assert await store.identity() == again
 

@@ -321,7 +321,7 @@ async def test_an_index_that_was_truncated(path: Path, monkeypatch: pytest.Monke
         pread = os.pread
         # A real one would end the process with SIGBUS as soon as SQLite looks at it.
         monkeypatch.setattr(os, "pread", lambda file, count, at: b"" if count == BYTES else pread(file, count, at))
-        with pytest.raises(ReplicaError, match="blobs.db-shm was truncated or overwritten"):
+        with pytest.raises(ReplicaError, match=r"blobs\.db-shm was truncated or overwritten"):
             await store.put(DATA)
 
 

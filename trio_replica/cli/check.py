@@ -83,10 +83,11 @@ async def _check(store: DeletableStore) -> tuple[float, str]:
             deletion = await _delete(store, blob.ref, was_written=problem == "")
         if scope.cancelled_caught:
             deletion = f"delete: took more than {DELETE_SECONDS:g} seconds"
-        if deletion and deletion != GONE:
-            deletion = f"{deletion}; the test blob {blob.ref} may be left"
-        if problem is None and deletion:
-            say(deletion)
+        left = f"the test blob {blob.ref} may be left"
+        if problem is None and deletion:  # interrupted
+            say(f"{left}: {deletion}")
+        elif deletion and deletion != GONE:
+            deletion = f"{deletion}; {left}"
     return trio.current_time() - began, "; ".join(filter(None, (problem, deletion)))
 
 
