@@ -399,6 +399,33 @@ def test_a_number_that_the_file_system_has_changed(path: Path) -> None:
     file.close()
 
 
+def test_a_file_that_is_replaced_where_no_descriptor_only_stands_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_O_PATH", None)
+    path.touch()
+    path.with_name("other.db").touch()
+    file = files.PinnedFile.opened(str(path))
+    assert file.has_its_name()
+    path.with_name("other.db").replace(path)
+    assert not file.has_its_name()
+
+
+def test_a_system_that_does_not_tell_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "no", name)
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "status_of", refuse)
+                with pytest.raises(StoreError, match=LOST):
+                    await store.put(b"1")
+
+    trio.run(main)
+
+
 def test_who_opens_it_waits_for_the_lock_on_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log_of(path).touch()
     held = files.PinnedFile.locked(str(log_of(path)))

@@ -220,7 +220,8 @@ def test_a_system_that_does_not_tell_of_an_outbox(closed: Path, monkeypatch: pyt
 def test_an_empty_file_has_nothing_pending_and_stays_empty(path: Path) -> None:
     path.touch()
     with looked_at_outbox(str(path)) as outbox:
-        assert outbox.pending() == outbox.noted() == {}
+        assert outbox.pending() == {}
+        assert outbox.noted() == {}
         assert list(outbox.refs("copy")) == []
     assert os.listdir(path.parent) == [path.name]
     assert path.stat().st_size == 0

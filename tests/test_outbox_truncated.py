@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager, contextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from .common import refs
 from .test_outbox_held import holding, log_of, opened, pending
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
 
@@ -50,10 +50,27 @@ def overwrite_with_garbage(path: Path) -> None:
     log_of(path).write_bytes(b"of somebody else" * 10_000)
 
 
+def restore_in_place(path: Path) -> None:
+    """Write the log of another outbox over the log, as ``cp`` does: the file stays the same."""
+    other = path.with_name("other.db")
+    with closing(sqlite3.connect(other, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("CREATE TABLE other (x)")
+        content = log_of(other).read_bytes()
+    log_of(path).write_bytes(content.ljust(os.stat(log_of(path)).st_size, b"\0"))
+
+
+def append(path: Path) -> None:
+    with log_of(path).open("ab") as log:
+        log.write(b"of somebody else")
+
+
 LOSSES: dict[str, Callable[[Path], object]] = {
     "log emptied": lambda path: os.truncate(log_of(path), 0),
     "log cut by a byte": cut_by_a_byte,
     "log overwritten": overwrite_with_garbage,
+    "log continued": append,
+    "log restored in place": restore_in_place,
     "header overwritten": overwrite_header,
     "database emptied": lambda path: os.truncate(path, 0),
 }
@@ -92,12 +109,15 @@ def test_nothing_is_acknowledged_once_a_file_is_truncated_and_nothing_written_ba
     assert [(one.st_size, one.st_mtime_ns) for one in after] == [(one.st_size, one.st_mtime_ns) for one in before]
 
 
-def test_a_log_that_is_truncated_when_nothing_is_written_is_not_written_back(path: Path) -> None:
+@pytest.mark.parametrize("lose", [lambda path: os.truncate(log_of(path), 0), restore_in_place])
+def test_a_log_that_is_truncated_when_nothing_is_written_is_not_written_back(
+    path: Path, lose: Callable[[Path], object]
+) -> None:
     async def main() -> None:
         async with delivering(path) as store:
             await store.put(b"1")
             await store.flush()
-            os.truncate(log_of(path), 0)
+            lose(path)
 
     with pytest.raises(ReplicaError, match=TRUNCATED):
         trio.run(main)

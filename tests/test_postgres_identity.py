@@ -23,6 +23,7 @@ from trio_replica import (
     open_postgres,
 )
 from trio_replica._identity import is_identity
+from trio_replica.stores._postgres.settings import durable_commits
 
 from .postgres_stores import (
     DATA,
@@ -496,3 +497,17 @@ async def test_what_hinders_writing_does_not_hinder_reading(server: PostgresServ
     )
     async with open_postgres(server.conninfo(), read_only=True) as store:
         await check_reads(store, None)
+
+
+def test_a_connection_that_is_lost_keeps_no_setting() -> None:
+    class Lost:
+        closed = True
+
+        def execute(self, query: str) -> None:
+            said.append(query)
+
+    said: list[str] = []
+    connection: Any = Lost()
+    with durable_commits(connection, durable=False):
+        pass
+    assert said == ["SET synchronous_commit = on"]

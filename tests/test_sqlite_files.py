@@ -346,7 +346,8 @@ async def test_numbers_that_change_are_no_loss(path: Path, monkeypatch: pytest.M
     def renumbered(look: Callable[..., os.stat_result]) -> Callable[..., Any]:
         def look_again(*args: Any, **kwargs: Any) -> Any:
             status = look(*args, **kwargs)
-            return SimpleNamespace(st_dev=status.st_dev, st_ino=status.st_ino + 1000, st_size=status.st_size)
+            fields = {name: getattr(status, name) for name in ("st_dev", "st_size", "st_mtime_ns")}
+            return SimpleNamespace(**fields, st_ino=status.st_ino + 1000)
 
         return look_again
 

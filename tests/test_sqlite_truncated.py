@@ -325,6 +325,15 @@ async def test_an_index_that_was_truncated(path: Path, monkeypatch: pytest.Monke
             await store.put(DATA)
 
 
+async def test_an_index_that_another_process_is_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_sqlite(path) as store:
+        await store.put(DATA)
+        pread = os.pread
+        torn = header(frames=10_000, pages=1) + header(frames=2, pages=1) + bytes(4)
+        monkeypatch.setattr(os, "pread", lambda file, count, at: torn if count == BYTES else pread(file, count, at))
+        await check_healthy(store, 1)
+
+
 async def test_the_format_of_the_index_is_the_one_that_sqlite_documents(path: Path) -> None:
     async with open_sqlite(path) as store:
         await store.put(DATA)

@@ -46,6 +46,8 @@ class PinnedFile:
         """Its device and inode numbers."""
         self.size: int = status.st_size
         """Its bytes when it was last looked at by its name."""
+        self.modified: int = status.st_mtime_ns
+        """The time of the last write to it, also as of then."""
         self.links: int = status.st_nlink
         """The number of names that it had when it was found."""
         self._is_own = False
@@ -92,7 +94,7 @@ class PinnedFile:
         return file
 
     def has_its_name(self) -> bool:
-        """Return whether opening the name opens this file, and note its size.
+        """Return whether opening the name opens this file, and note its size and time.
 
         Raises:
           OSError: if the system does not tell.
@@ -107,7 +109,7 @@ class PinnedFile:
             if not self._is_described_by(identity):
                 return False
             self.identity = identity
-        self.size = named.st_size
+        self.size, self.modified = named.st_size, named.st_mtime_ns
         return True
 
     def has_its_descriptor(self) -> bool:
@@ -175,12 +177,10 @@ def check_single_name(path: str) -> None:
 
     """
     with suppress(OSError):  # SQLite will report it
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return
-        if status.st_nlink > 1:
+        links = os.stat(path).st_nlink
+        if links > 1:
             raise ReplicaError(
-                f"{path}: the file has {status.st_nlink} names, and its log is beside only one of them: remove the "
+                f"{path}: the file has {links} names, and its log is beside only one of them: remove the "
                 "other hard links, or name a copy"
             )
         real = os.path.realpath(path)

@@ -64,6 +64,7 @@ class OutboxConnection:
         self.file = file
         """The file, pinned as long as the caller keeps it. A later connection has to find it under the same name."""
         self._log = log
+        _has_its_name(file)  # for its size
         self._note_marks()
 
     def check(self) -> None:
@@ -75,9 +76,9 @@ class OutboxConnection:
 
         """
         self._check_names()
-        # Nobody else may write to the log, and this connection has written nothing since.
-        if self._log_mark() != self._log_written:
+        if self._is_log_changed():
             raise LostFileError(_TRUNCATED.format(self.file.path))
+        self._is_as_noted = False  # the caller may write now
 
     def note_written(self) -> None:
         """Check the files as after a transaction, which may have written to them: see `check`."""
@@ -93,7 +94,7 @@ class OutboxConnection:
 
         """
         has_moved = not _has_its_name(self.file)
-        is_cut = not has_moved and self._is_cut()
+        is_cut = not has_moved and (self._is_cut() or (self._is_as_noted and self._is_log_changed()))
         is_own = not has_moved and not is_cut and (_has_its_name(self._log) or self._can_be_written_back())
         # The lock on the log ends last. SQLite writes the log back and removes it as it closes, and may have lost its
         # own lock. Another process that got the lock before would open a database that is still being written.
@@ -121,17 +122,21 @@ class OutboxConnection:
         size, header = self._log_mark()
         former_size, former_header = self._log_written
         is_log = header.startswith(_LOG_MAGIC) or header == former_header  # a crash may have left something else
-        return self.file.size < self._size or size < former_size or not is_log
+        return self.file.size < self._written[0] or size < former_size or not is_log
+
+    def _is_log_changed(self) -> bool:
+        # Nobody else may write to it. If this connection has not done so either, it is as it was noted.
+        return self._log_mark() != self._log_written
 
     def _can_be_written_back(self) -> bool:
         # A log that was removed, for example by a cleanup, still has acknowledged entries. The file has been locked all
         # the time and is as this connection left it, so no other process can have written to either.
-        return _mark(self.file) == self._written and not os.path.lexists(self._log.path)
+        return (self.file.size, self.file.modified) == self._written and not os.path.lexists(self._log.path)
 
     def _note_marks(self) -> None:
-        self._written = _mark(self.file)
-        self._size = self._written[0] if self._written is not None else 0
+        self._written = self.file.size, self.file.modified
         self._log_written = self._log_mark()
+        self._is_as_noted = True
 
     def _log_mark(self) -> tuple[int, bytes]:
         """Return the size of the log, and its header. SQLite writes another header when it starts the log again."""
@@ -249,11 +254,3 @@ def _has_its_name(file: PinnedFile) -> bool:
         return file.has_its_name()
     except OSError:
         return False
-
-
-def _mark(file: PinnedFile) -> tuple[int, int] | None:
-    """Return the size of a file and the time of the last write to it, or None if its name is free."""
-    with suppress(OSError):
-        status = os.stat(file.path)
-        return status.st_size, status.st_mtime_ns
-    return None
