@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import sys
@@ -222,6 +223,30 @@ async def test_a_path_in_what_is_no_folder(path: Path, below: str) -> None:
     (path.parent / "file").touch()
     with pytest.raises(sqlite3.OperationalError, match=f"^SQLITE_CANTOPEN: .*: {path.parent / below}$"):
         await open_and_put(path.parent / below)
+
+
+NO_FILES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: path.mkdir(), "a folder, and no file"),
+    (os.mkfifo, "a pipe, and no file that is kept"),
+    (lambda path: path.symlink_to("/dev/null"), "a device, and no file that is kept"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(("make", "kind"), NO_FILES)
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_what_is_no_file_is_no_database(
+    path: Path, make: Callable[[Path], object], kind: str, suffix: str, *, read_only: bool
+) -> None:
+    if suffix:
+        query(path, SCHEMA)
+    other = path.with_name(path.name + suffix)
+    make(other)
+    names = os.listdir(path.parent)
+    with pytest.raises(ReplicaError, match=f"^{other}: this is {kind}: name a file$"):
+        async with open_sqlite(path, read_only=read_only):
+            pass
+    assert os.listdir(path.parent) == names
 
 
 OTHER_TABLES = [
