@@ -419,7 +419,7 @@ def test_a_system_that_does_not_tell_of_the_file(path: Path, monkeypatch: pytest
         async with opened(path) as store:
             await store.put(b"0")
             with monkeypatch.context() as patch:
-                patch.setattr(files, "status_of", refuse)
+                patch.setattr(os, "stat", refuse)
                 with pytest.raises(StoreError, match=LOST):
                     await store.put(b"1")
 

@@ -389,6 +389,39 @@ async def test_a_log_that_can_not_be_read_is_refused_with_the_remedy(
     )
 
 
+class Unwritable(sqlite3.Connection):
+    """A connection to a database on a read-only file system."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == "PRAGMA journal_mode = WAL":
+            error = sqlite3.OperationalError("attempt to write a readonly database")
+            error.sqlite_errorname, error.sqlite_errorcode = "SQLITE_READONLY", sqlite3.SQLITE_READONLY
+            raise error
+        return super().execute(sql, *parameters)
+
+
+@pytest.mark.parametrize("may", ["read", "write", "neither"])
+async def test_a_database_that_can_only_be_read_is_refused_with_the_remedy(
+    path: Path, monkeypatch: pytest.MonkeyPatch, may: str
+) -> None:
+    query(path, SCHEMA, INSERT)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unwritable))
+    monkeypatch.setattr(os, "access", lambda _, mode: may == "write" or (may == "read" and mode == os.R_OK))
+    with pytest.raises(sqlite3.OperationalError) as info:
+        async with open_sqlite(path):
+            pass
+    assert info.value.sqlite_errorname == "SQLITE_READONLY"
+    remedy = (
+        ": the database or its folder can't be written: permit it, or open the store with read_only=True to read its "
+        "blobs"
+    )
+    assert str(info.value) == (
+        f"SQLITE_READONLY: attempt to write a readonly database: {path}{remedy if may == 'read' else ''}"
+    )
+    async with open_sqlite(path, read_only=True) as store:
+        await check_readable(store, REF)
+
+
 @pytest.mark.mounts
 async def test_a_file_system_that_is_read_only(path: Path, mounts: Mounts) -> None:
     folders = {name: path.parent / name for name in ("closed", "killed", "without index", "used")}

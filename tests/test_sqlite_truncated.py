@@ -61,7 +61,7 @@ LOSSES: list[tuple[str, Callable[[Path], object], str]] = [
     ("log cut by a byte", lambda path: os.truncate(log_of(path), os.stat(log_of(path)).st_size - 1), LOG),
     ("log cut in half", lambda path: truncate_half(log_of(path)), LOG),
     ("log restored in place", restore_in_place, LOG),
-    ("header overwritten", lambda path: overwrite(log_of(path), bytes(32)), LOG),
+    ("end overwritten", lambda path: overwrite(log_of(path), bytes(4120), os.stat(log_of(path)).st_size - 4120), LOG),
     ("database emptied", lambda path: os.truncate(path, 0), "blobs.db was truncated or overwritten"),
 ]
 
@@ -295,24 +295,33 @@ def header(**fields: int) -> bytes:
 
 
 def index(written_back: int, **fields: int) -> LogIndex:
-    parsed = LogIndex.parsed(2 * header(**fields) + struct.pack("=I", written_back))
-    assert parsed is not None
-    return parsed
+    return LogIndex(2 * header(**fields) + struct.pack("=I", written_back))
 
 
 def test_an_index_whose_header_is_being_written_says_nothing() -> None:
     data = header(frames=1, pages=1) + header(frames=2, pages=1) + bytes(4)
     assert len(data) == BYTES
-    assert LogIndex.parsed(data) is None
+    torn = LogIndex(data)
+    assert (torn.database_size, torn.log_size) == (0, 0)
+    assert torn.is_end_in(-1)
+    assert torn.is_beginning_in(-1)
 
 
-def test_the_size_that_a_database_has_at_least() -> None:
-    assert index(0, frames=0, pages=0, page=0).database_size == 0, "of a new index"
-    assert index(0, frames=0, pages=3).database_size == 3 * 4096
-    assert index(5, frames=5, pages=3).database_size == 3 * 4096
-    assert index(4, frames=5, pages=3).database_size == 4096, "the others may be in the log alone"
-    assert index(5, frames=0, pages=3).database_size == 0, "while the log is begun again"
-    assert index(1, frames=1, pages=2, page=1).database_size == 2 * 65536
+def test_the_sizes_that_the_files_have_at_least() -> None:
+    def sizes(index: LogIndex) -> tuple[int, int]:
+        return index.database_size, index.log_size
+
+    assert sizes(index(0, frames=0, pages=0, page=0)) == (0, 0), "of a new index"
+    assert sizes(index(0, frames=0, pages=3)) == (3 * 4096, 0)
+    assert sizes(index(5, frames=5, pages=3)) == (3 * 4096, 0)
+    assert sizes(index(4, frames=5, pages=3)) == (4096, 32 + 5 * 4120), "the other pages may be in the log alone"
+    assert sizes(index(5, frames=0, pages=3)) == (0, 0), "while the log is begun again"
+    assert sizes(index(1, frames=1, pages=2, page=1)) == (2 * 65536, 0)
+
+
+def test_a_descriptor_that_can_not_be_read_is_of_no_log() -> None:
+    assert not index(4, frames=5, pages=3).is_end_in(-1)
+    assert not index(4, frames=5, pages=3).is_beginning_in(-1)
 
 
 async def test_an_index_that_was_truncated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,12 +346,10 @@ async def test_an_index_that_another_process_is_writing(path: Path, monkeypatch:
 async def test_the_format_of_the_index_is_the_one_that_sqlite_documents(path: Path) -> None:
     async with open_sqlite(path) as store:
         await store.put(DATA)
-        ((_, frames, _),) = query(path, "PRAGMA wal_checkpoint(PASSIVE)")
         known = store._database._files
         assert known is not None
-        data = known._read_index()
-        assert data is not None
-        found = LogIndex.parsed(data)
-        assert found is not None
-        assert (found.page_size, found.frames, found.written_back) == (4096, frames, frames)
-        assert found.database_size == os.stat(path).st_size
+        found = LogIndex(known._read_index() or b"")
+        assert (found.database_size, found.log_size) == (4096, os.stat(log_of(path)).st_size)
+        query(path, "PRAGMA wal_checkpoint(PASSIVE)")
+        found = LogIndex(known._read_index() or b"")
+        assert (found.database_size, found.log_size) == (os.stat(path).st_size, 0)

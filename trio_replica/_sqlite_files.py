@@ -101,10 +101,11 @@ class PinnedFile:
 
         """
         # Look only at the name. Opening and closing the file of a database would drop this process's locks on it.
-        named = status_of(self.path)
-        if named is None:
+        try:
+            named = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
             return False
-        identity = identity_of(named)
+        identity = named.st_dev, named.st_ino
         if identity != self.identity:
             if not self._is_described_by(identity):
                 return False

@@ -50,6 +50,7 @@ class DatabaseFiles:
         self._index: PinnedFile | None = None
         self._database = self._find(path)
         self._files = [self._database]
+        self._known: LogIndex | None = None  # the last one that the files were found to agree with
         self._is_comparable = False  # whether the index is known to describe the log and the database
 
     def find_log(self, connection: sqlite3.Connection) -> None:
@@ -162,15 +163,21 @@ class DatabaseFiles:
         """Return a file that lacks content which it had according to the index, or None."""
         if len(data) < BYTES:
             return self._index
-        index = LogIndex.parsed(data)
-        if index is None:
-            return None
-        if self._database.size < index.database_size:
-            return self._database
-        log = self._log
+        database, log, known = self._database, self._log, self._known
+        index = known if known is not None and known.data == data else LogIndex(data)
+        if database.size < index.database_size:
+            return database
         assert log is not None
-        is_cut = log.size < index.log_size or (log.descriptor is not None and not index.is_end_in(log.descriptor))
-        return log if is_cut else None
+        if log.size < index.log_size:
+            return log
+        if log.descriptor is not None:
+            # Truncation leaves a hole at the beginning once something has been written to the log after that.
+            if not index.is_end_in(log.descriptor) or (
+                index is not known and not index.is_beginning_in(log.descriptor)
+            ):
+                return log
+            self._known = index
+        return None
 
     def _has_found_descriptors(self) -> bool:
         """Find the descriptors again that SQLite has closed, and return whether there were any.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Final, NamedTuple, Self
+from typing import Final, final
 
 BYTES: Final = 100
 """Bytes at the beginning of an index: its header, a copy of it, and how much of the log has been written back."""
@@ -28,49 +28,49 @@ _SALT: Final = slice(16, 24)
 """Bytes of the header of a log that all of its frames repeat."""
 
 
-class LogIndex(NamedTuple):
+@final
+class LogIndex:
     """An index as it was when it was read."""
 
-    page_size: int
-    frames: int
-    """Pages in the log that have been committed."""
-    pages: int
-    """Pages of the database after the last commit."""
-    end: bytes
-    """The salt and the checksum in the last frame of the log."""
-    written_back: int
-    """Pages of the log that are in the database, too, and on the disk."""
+    __slots__ = ("_end", "_last", "data", "database_size", "log_size")
 
-    @classmethod
-    def parsed(cls, data: bytes) -> Self | None:
-        """Return the index that begins with `data`, or None while a process writes its header."""
+    def __init__(self, data: bytes) -> None:
+        """Parse the beginning of an index."""
+        self.data: bytes = data
+        self.database_size: int = 0
+        """The bytes that the database has at least."""
+        self.log_size: int = 0
+        """The bytes that the log has at least."""
+        self._last = 0
+        self._end = b""
         if data[:_COPY] != data[_COPY : 2 * _COPY]:
-            return None
+            return  # a process writes it right now
         page_size, frames, pages, first, second, salt = _FIELDS.unpack_from(data)
         (written_back,) = struct.unpack_from("=I", data, 2 * _COPY)
         page_size = (page_size & 0xFE00) | (page_size & 1) << 16  # 1 stands for 65536
-        return cls(page_size, frames, pages, salt + struct.pack(">II", first, second), written_back)
-
-    @property
-    def database_size(self) -> int:
-        """The bytes that the database has at least."""
-        if self.frames == self.written_back:
-            return self.pages * self.page_size
-        return self.page_size if self.frames else 0  # other pages may be only in the log
+        if frames == written_back:  # the log is not read any more, and the next commit begins it again
+            self.database_size = pages * page_size
+            return
+        self.database_size = page_size if frames else 0  # other pages may be only in the log
+        self._last = _LOG_HEADER + (frames - 1) * (_FRAME_HEADER + page_size)
+        if frames:
+            self._end = salt + struct.pack(">II", first, second)
+            self.log_size = self._last + _FRAME_HEADER + page_size
 
     def is_end_in(self, log: int) -> bool:
-        """Return whether `log`, a descriptor, reads as a log with the header and last frame of this index."""
-        if self.frames == self.written_back:
-            return True  # it is not read any more, and the next commit begins it again
-        last = _LOG_HEADER + (self.frames - 1) * (_FRAME_HEADER + self.page_size)
+        """Return whether `log`, a descriptor, reads as a log with the last frame of this index."""
+        if not self._end:
+            return True
         try:
-            frame, header = os.pread(log, _FRAME_HEADER, last), os.pread(log, _LOG_HEADER, 0)
+            return os.pread(log, _FRAME_HEADER, self._last)[8:] == self._end
         except OSError:
             return False
-        return frame[8:] == self.end and header[_SALT] == self.end[:8]
 
-    @property
-    def log_size(self) -> int:
-        """The bytes that the log has at least."""
-        is_read = self.frames != self.written_back
-        return _LOG_HEADER + self.frames * (_FRAME_HEADER + self.page_size) if is_read else 0
+    def is_beginning_in(self, log: int) -> bool:
+        """Return whether `log`, a descriptor, reads as a log with the header of this index."""
+        if not self._end:
+            return True
+        try:
+            return os.pread(log, _LOG_HEADER, 0)[_SALT] == self._end[:8]
+        except OSError:
+            return False
