@@ -138,10 +138,9 @@ async def test_a_put_during_which_the_log_is_truncated_is_not_acknowledged(
     async with open_sqlite(path) as store:
         await store.put(b"before")
         monkeypatch.setattr(Truncating, "at", at)
-        with pytest.raises((ReplicaError, sqlite3.Error), match=r"truncated or overwritten|SHORT_READ"):
-            await store.put(DATA)
-        with pytest.raises(ReplicaError, match=LOG):
-            await store.put(DATA)
+        for _ in range(2):
+            with pytest.raises(ReplicaError, match=LOG):
+                await store.put(DATA)
     async with open_sqlite(path) as store:
         assert {*await store.get_many(OLD_REFS)} == {*OLD_REFS}
         assert (await store.check_integrity()).is_sound
@@ -151,16 +150,18 @@ async def test_a_log_that_is_truncated_before_it_is_written_back(path: Path, mon
     async with open_sqlite(path) as store:
         await store.put_many(OLD)
     async with open_sqlite(path) as store:
-        check = store._database._files.check  # type: ignore[union-attr]
+        known = store._database._files
+        assert known is not None
+        check = known.check
         statements: list[str] = []
         await store._writer.run(lambda connection: connection.set_trace_callback(statements.append))
 
         def truncate_after_the_commit() -> None:
             check()
-            if statements.count("COMMIT") == 2:
+            if statements[-1] == "COMMIT":
                 os.truncate(log_of(path), 0)
 
-        monkeypatch.setattr(store._database._files, "check", truncate_after_the_commit)
+        monkeypatch.setattr(known, "check", truncate_after_the_commit)
         await store.put(bytes(5_000_000))  # which is acknowledged, and lost with the log
         assert not any("checkpoint" in statement for statement in statements)
     async with open_sqlite(path) as store:
@@ -302,21 +303,18 @@ def test_an_index_whose_header_is_being_written_says_nothing() -> None:
     data = header(frames=1, pages=1) + header(frames=2, pages=1) + bytes(4)
     assert len(data) == BYTES
     torn = LogIndex(data)
-    assert (torn.database_size, torn.log_size) == (0, 0)
+    assert torn.database_size == 0
     assert torn.is_end_in(-1)
     assert torn.is_beginning_in(-1)
 
 
-def test_the_sizes_that_the_files_have_at_least() -> None:
-    def sizes(index: LogIndex) -> tuple[int, int]:
-        return index.database_size, index.log_size
-
-    assert sizes(index(0, frames=0, pages=0, page=0)) == (0, 0), "of a new index"
-    assert sizes(index(0, frames=0, pages=3)) == (3 * 4096, 0)
-    assert sizes(index(5, frames=5, pages=3)) == (3 * 4096, 0)
-    assert sizes(index(4, frames=5, pages=3)) == (4096, 32 + 5 * 4120), "the other pages may be in the log alone"
-    assert sizes(index(5, frames=0, pages=3)) == (0, 0), "while the log is begun again"
-    assert sizes(index(1, frames=1, pages=2, page=1)) == (2 * 65536, 0)
+def test_the_size_that_a_database_has_at_least() -> None:
+    assert index(0, frames=0, pages=0, page=0).database_size == 0, "of a new index"
+    assert index(0, frames=0, pages=3).database_size == 3 * 4096
+    assert index(5, frames=5, pages=3).database_size == 3 * 4096
+    assert index(4, frames=5, pages=3).database_size == 4096, "the other pages may be in the log alone"
+    assert index(5, frames=0, pages=3).database_size == 0, "while the log is begun again"
+    assert index(1, frames=1, pages=2, page=1).database_size == 2 * 65536
 
 
 def test_a_descriptor_that_can_not_be_read_is_of_no_log() -> None:
@@ -348,8 +346,14 @@ async def test_the_format_of_the_index_is_the_one_that_sqlite_documents(path: Pa
         await store.put(DATA)
         known = store._database._files
         assert known is not None
-        found = LogIndex(known._read_index() or b"")
-        assert (found.database_size, found.log_size) == (4096, os.stat(log_of(path)).st_size)
+        log = os.open(log_of(path), os.O_RDONLY)
+        data = known._read_index()
+        assert data is not None
+        assert LogIndex(data).database_size == 4096
+        assert LogIndex(data).is_end_in(log)
+        os.close(log)
         query(path, "PRAGMA wal_checkpoint(PASSIVE)")
-        found = LogIndex(known._read_index() or b"")
-        assert (found.database_size, found.log_size) == (os.stat(path).st_size, 0)
+        data = known._read_index()
+        assert data is not None
+        assert LogIndex(data).database_size == os.stat(path).st_size
+        assert LogIndex(data).is_end_in(-1), "it is not read any more"

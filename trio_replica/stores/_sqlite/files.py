@@ -127,6 +127,33 @@ class DatabaseFiles:
         if self._loss is not None:
             raise ReplicaError(self._loss)
 
+    def check_log(self) -> None:
+        """Check quickly, before a transaction, that the log has not been truncated since the last `check`.
+
+        Raises:
+          ReplicaError: if a file is lost.
+          OSError: if the system does not tell.
+
+        """
+        data, known = self._read_index(), self._known
+        log = self._log.descriptor if self._log is not None else None
+        if data is None or log is None or known is None or known.data != data or not known.is_end_in(log):
+            self.check()
+
+    def check_names(self) -> None:
+        """Check that each file still has its name, and that the database has not been truncated since the last `check`.
+
+        Raises:
+          ReplicaError: if a file is lost.
+          OSError: if the system does not tell.
+
+        """
+        if self._loss is None:
+            self._loss = self._lost_name()
+        is_short = self._known is not None and self._database.size < self._known.database_size
+        if self._loss is not None or is_short:
+            self.check()
+
     def close(self, connection: sqlite3.Connection) -> None:
         """Close the last connection, with a checkpoint as SQLite makes it, unless a file is lost."""
         try:
@@ -142,16 +169,20 @@ class DatabaseFiles:
     def _found_loss(self) -> str | None:
         while True:
             data = self._read_index()
-            for file in self._files:
-                if not file.has_its_name():
-                    return self._describe(file.path, "removed or replaced")
-            short = None if data is None else self._short_file(data)
+            loss = self._lost_name()
+            short = None if loss is not None or data is None else self._short_file(data)
             if short is None:
-                return None
+                return loss
             # Other processes may have written to the files between two of these steps. Each of them would have written
             # to the index, too.
             if not self._has_found_descriptors() and data == self._read_index():
                 return self._describe(short.path, "truncated or overwritten")
+
+    def _lost_name(self) -> str | None:
+        for file in self._files:
+            if not file.has_its_name():
+                return self._describe(file.path, "removed or replaced")
+        return None
 
     def _read_index(self) -> bytes | None:
         """Return the beginning of the index, or None if the files are not to be compared."""
@@ -163,20 +194,17 @@ class DatabaseFiles:
         """Return a file that lacks content which it had according to the index, or None."""
         if len(data) < BYTES:
             return self._index
-        database, log, known = self._database, self._log, self._known
+        known, log = self._known, self._log
         index = known if known is not None and known.data == data else LogIndex(data)
-        if database.size < index.database_size:
-            return database
+        if self._database.size < index.database_size:
+            return self._database
         assert log is not None
-        if log.size < index.log_size:
+        if log.descriptor is None:
+            return None
+        # If the log was truncated and then written to, it has a hole at the beginning.
+        if not index.is_end_in(log.descriptor) or (index is not known and not index.is_beginning_in(log.descriptor)):
             return log
-        if log.descriptor is not None:
-            # Truncation leaves a hole at the beginning once something has been written to the log after that.
-            if not index.is_end_in(log.descriptor) or (
-                index is not known and not index.is_beginning_in(log.descriptor)
-            ):
-                return log
-            self._known = index
+        self._known = index
         return None
 
     def _has_found_descriptors(self) -> bool:

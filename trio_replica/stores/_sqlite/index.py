@@ -32,16 +32,14 @@ _SALT: Final = slice(16, 24)
 class LogIndex:
     """An index as it was when it was read."""
 
-    __slots__ = ("_end", "_last", "data", "database_size", "log_size")
+    __slots__ = ("_end", "_frame_size", "_last", "data", "database_size")
 
     def __init__(self, data: bytes) -> None:
         """Parse the beginning of an index."""
         self.data: bytes = data
         self.database_size: int = 0
         """The bytes that the database has at least."""
-        self.log_size: int = 0
-        """The bytes that the log has at least."""
-        self._last = 0
+        self._last = self._frame_size = 0
         self._end = b""
         if data[:_COPY] != data[_COPY : 2 * _COPY]:
             return  # a process writes it right now
@@ -50,21 +48,21 @@ class LogIndex:
         page_size = (page_size & 0xFE00) | (page_size & 1) << 16  # 1 stands for 65536
         if frames == written_back:  # the log is not read any more, and the next commit begins it again
             self.database_size = pages * page_size
-            return
-        self.database_size = page_size if frames else 0  # other pages may be only in the log
-        self._last = _LOG_HEADER + (frames - 1) * (_FRAME_HEADER + page_size)
-        if frames:
+        elif frames:
+            self.database_size = page_size  # other pages may be only in the log
+            self._frame_size = _FRAME_HEADER + page_size
+            self._last = _LOG_HEADER + (frames - 1) * self._frame_size
             self._end = salt + struct.pack(">II", first, second)
-            self.log_size = self._last + _FRAME_HEADER + page_size
 
     def is_end_in(self, log: int) -> bool:
-        """Return whether `log`, a descriptor, reads as a log with the last frame of this index."""
+        """Return whether `log`, a descriptor, reads as a log with the whole last frame of this index."""
         if not self._end:
             return True
         try:
-            return os.pread(log, _FRAME_HEADER, self._last)[8:] == self._end
+            frame = os.pread(log, self._frame_size, self._last)
         except OSError:
             return False
+        return len(frame) == self._frame_size and frame[8:_FRAME_HEADER] == self._end
 
     def is_beginning_in(self, log: int) -> bool:
         """Return whether `log`, a descriptor, reads as a log with the header of this index."""

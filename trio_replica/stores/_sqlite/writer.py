@@ -67,15 +67,15 @@ class Writer:
 
         They get outcomes only after its commit. Otherwise return the error that undid it.
 
-        The files are checked before the transaction, because it would leave a hole in a log that was truncated. They
-        are checked before COMMIT, because COMMIT announces the content of this log to other processes, which may use
-        another log by now. They are checked again after it, because a commit to a log without a name is lost.
+        The log is checked before the transaction, because that would leave a hole in a log that was truncated. The
+        names are checked before COMMIT, because COMMIT announces the content of this log to other processes, which may
+        use another log by now. Both are checked after it, because a commit to a log without a name is lost.
         """
         connection = self._connection
         outcomes: list[outcome.Value[Any] | outcome.Error] = []
         is_synced = self._durable or any(type(call.request) is Synced for call in calls)
         try:
-            self._files.check()
+            self._files.check_log()
             if is_synced and not self._durable:
                 connection.execute("PRAGMA synchronous = FULL")
             self._calls.patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
@@ -90,11 +90,11 @@ class Writer:
             changes = connection.total_changes - changes
             if is_synced and changes == 0:
                 write_nothing(connection)
-            self._files.check()
+            self._files.check_names()
             connection.execute("COMMIT")
             self._files.check()
         except Exception as failure:
-            return failure
+            return self._cause(failure)
         finally:
             roll_back(connection)
             if is_synced and not self._durable:
@@ -104,6 +104,16 @@ class Writer:
         # A row takes up space in the table and in the index, and may be the only one of the batch in each page.
         self._pages += 2 * changes + sum(call.size for call in calls) // PAGE
         return None
+
+    def _cause(self, failure: Exception) -> Exception:
+        """Return the loss of a file if there is one, because SQLite then reports anything, and otherwise `failure`."""
+        try:
+            self._files.check()
+        except ReplicaError as loss:
+            return loss
+        except OSError:
+            pass
+        return failure
 
     def _limit_log(self) -> None:
         """Write the log back if it has grown enough, and truncate it if it has become too large."""
