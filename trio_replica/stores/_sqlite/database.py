@@ -284,9 +284,9 @@ class Database:
         assert self._files is not None
         with closing(self._connect(LOCKED)) as connection:  # so that it never makes a checkpoint
             self._files.check()  # before the connection reads anything
-            connection.execute(
-                "PRAGMA user_version"
-            ).fetchall()  # SQLite would remove the log if the database were empty
+            # With its first read SQLite opens the log, or removes it if the database is empty by then.
+            with self._calls.naming():
+                self._calls.patiently(partial(connection.execute, "PRAGMA user_version")).fetchall()
             yield partial(_read_checked, connection, self._files)
 
     def _read_unwritten(self, database: UnwrittenDatabase, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
