@@ -202,7 +202,7 @@ def test_looking_changes_nothing(run: Command) -> None:
 
 @pytest.mark.parametrize(
     ("outbox", "kind"),
-    [("/dev/null", "a device, and no file that is kept"), ("folder", "a folder, and no file")],
+    [("/dev/null", "a device, not a regular file"), ("folder", "a folder, not a regular file")],
 )
 def test_what_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
     write({"folder/a": b"a"})

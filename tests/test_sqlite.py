@@ -226,9 +226,9 @@ async def test_a_path_in_what_is_no_folder(path: Path, below: str) -> None:
 
 
 NO_FILES: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: path.mkdir(), "a folder, and no file"),
-    (os.mkfifo, "a pipe, and no file that is kept"),
-    (lambda path: path.symlink_to("/dev/null"), "a device, and no file that is kept"),
+    (lambda path: path.mkdir(), "a folder, not a regular file"),
+    (os.mkfifo, "a pipe, not a regular file"),
+    (lambda path: path.symlink_to("/dev/null"), "a device, not a regular file"),
 ]
 
 

@@ -342,7 +342,7 @@ WRONG: list[tuple[Callable[[str], object], str]] = [
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 3"),
         "the outbox is of version 3, and this package knows 2: update it",
     ),
-    (lambda path: Path(path).mkdir(), "this is a folder, and no file: name a file"),
+    (lambda path: Path(path).mkdir(), "this is a folder, not a regular file: name a file"),
     (damage, "the outbox is damaged: set the file aside, and reconcile the stores (SQLITE_CORRUPT)"),
 ]
 

@@ -156,15 +156,11 @@ def check_regular(path: str) -> None:
         with suppress(OSError):  # SQLite will report it
             mode = os.stat(name).st_mode
             if not stat.S_ISREG(mode):
-                raise ReplicaError(f"{name}: this is {_KINDS.get(stat.S_IFMT(mode), _OTHER_KIND)}: name a file")
+                kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+                raise ReplicaError(f"{name}: this is {kind}, not a regular file: name a file")
 
 
-_KINDS: Final = {
-    stat.S_IFDIR: "a folder, and no file",
-    stat.S_IFIFO: "a pipe, and no file that is kept",
-    stat.S_IFSOCK: "a socket, and no file that is kept",
-}
-_OTHER_KIND: Final = "a device, and no file that is kept"
+_KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def check_single_name(path: str) -> None:
