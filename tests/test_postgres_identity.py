@@ -499,6 +499,20 @@ async def test_what_hinders_writing_does_not_hinder_reading(server: PostgresServ
         await check_reads(store, None)
 
 
+async def test_an_identity_whose_mark_can_not_be_forgotten_stays(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo(), durable=False) as store:
+        identity = await store.identity()
+        await store.set_session_mark(OTHER)
+        server.query(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$",
+            "CREATE TRIGGER t BEFORE DELETE ON store_session FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        with pytest.raises(errors.RaiseException):
+            await store.renew_identity()
+        assert await store.identity() == identity
+        assert await store.session_mark() == OTHER
+
+
 def test_a_connection_that_is_lost_keeps_no_setting() -> None:
     class Lost:
         closed = True
