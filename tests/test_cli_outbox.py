@@ -459,6 +459,9 @@ def test_accepting_what_is_not_there(run: Command, simulated: dict[str, Simulate
         "the outbox does not know dir:one: it notes a new store by itself; it knows none"
     ]
     assert run("outbox", "accept", "dir:one").problems == [NONE_IS_NAMED]
+    bad = ["outbox", "accept", "sqlite:missing/a", "--sync", "dir:a", "--async", "sqlite:missing/a"]
+    (problem,) = run(*bad, "--outbox", "outbox.db").problems
+    assert problem.startswith("sqlite:missing/a can't be opened: ")
     assert shown_table(run) == table(ONE, TWO)
 
 
