@@ -10,6 +10,7 @@ import runpy
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -1644,7 +1645,9 @@ def test_check_tries_every_store(run: Run, simulated: dict[str, SimulatedStore])
     outcomes = {row.split()[0]: row.split("failed: ")[1].rstrip("\n") for row in rows}
     assert outcomes["no-put"] == f"put: OSError: {failed}"
     assert outcomes["no-get"] == f"get: OSError: {failed}"
-    assert outcomes["no-delete"] == f"delete: OSError: {failed}"
+    assert re.fullmatch(
+        f"delete: OSError: {re.escape(failed)}; the test blob [0-9a-f]{{64}} may be left", outcomes["no-delete"]
+    )
     assert re.fullmatch("get: blob .* is corrupt: its bytes are those of .*", outcomes["wrong"])
     assert outcomes["lost"] == "delete: the blob was not there any more"
     assert outcomes["no-db"].startswith("DatabaseError: SQLITE_NOTADB: ")
@@ -1790,6 +1793,22 @@ def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, Si
     assert (ended.status, ended.problems) == (130, [left, "interrupted"])
 
 
+def test_check_says_that_its_blob_is_left(run: Run) -> None:
+    write({"data": b"data"})
+    assert run("put", "--sync", "sqlite:a", "data").status == 0
+    with closing(sqlite3.connect("a")) as database:
+        database.execute("CREATE TRIGGER t BEFORE DELETE ON blobs BEGIN SELECT RAISE(IGNORE); END")
+    ended = run("check", "--sync", "sqlite:a")
+    with closing(sqlite3.connect("a")) as database:
+        ((ref,),) = database.execute("SELECT lower(hex(ref)) FROM blobs WHERE length(data) = 64").fetchall()
+    _, line = ended.out.decode().splitlines()
+    assert ended.status == 1
+    assert line.endswith(
+        f"failed: delete: the database does not delete the row of {ref}: look at the triggers of the table blobs: "
+        f"{Path.cwd()}/a; the test blob {ref} may be left"
+    )
+
+
 async def test_a_deletion_that_hangs_ends(
     simulated: dict[str, SimulatedStore],
     autojump_clock: MockClock,
@@ -1808,7 +1827,9 @@ async def test_a_deletion_that_hangs_ends(
     store.hang("delete")
     assert not await check_stores({"a": parse_url("dir:a")}, tell=note)
     assert trio.current_time() == 10
-    assert lines[1].split(maxsplit=1) == ["a", "failed: delete: took more than 10 seconds"]
+    (ref,) = store.blobs
+    left = f"the test blob {ref} may be left"
+    assert lines[1].split(maxsplit=1) == ["a", f"failed: delete: took more than 10 seconds; {left}"]
     store.hang("get")
     with trio.move_on_after(5):
         await check_stores({"a": parse_url("dir:a")}, tell=note)

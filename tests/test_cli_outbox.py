@@ -177,16 +177,43 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
     in_use = (
         f"{Path.cwd()}/outbox.db: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
     )
-    assert status.status == 0
-    assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
+    assert (status.status, status.problems) == (1, [f"outbox: {in_use}"])
+    assert status.out.decode().splitlines()[-1].startswith("dir:a-store "), "the stores are shown all the same"
     assert (listing.status, listing.problems) == (1, [in_use])
     assert (put.status, put.problems) == (1, [in_use])
     assert (get.status, get.out) == (0, b"a"), "a command that only reads does not need it"
     missing = f"{Path.cwd()}/none.db: there is no such outbox"
     assert run("outbox", "--outbox", "none.db").problems == [missing]
-    assert run("status", "--sync", "dir:a-store", "--outbox", "none.db").out.decode().splitlines()[-1] == (
-        f"outbox: {missing}"
-    )
+    ended = run("status", "--sync", "dir:a-store", "--outbox", "none.db")
+    assert (ended.status, ended.problems) == (1, [f"outbox: {missing}"])
+
+
+def test_looking_changes_nothing(run: Command) -> None:
+    write({"a": b"a"})
+    options = ["--sync", "dir:a-store", "--outbox", "outbox.db"]
+    assert run("put", *options, "a").status == 0
+    before = os.stat("outbox.db")
+    assert run("status", *options).status == 0
+    assert run("outbox", *options).status == 0
+    after = os.stat("outbox.db")
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert sorted(os.listdir()) == ["a", "a-store", "outbox.db"]
+
+
+@pytest.mark.parametrize(
+    ("outbox", "kind"),
+    [("/dev/null", "a device, not a regular file"), ("folder", "a folder, not a regular file")],
+)
+def test_what_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
+    write({"folder/a": b"a"})
+    problem = f"{Path(outbox).absolute()}: this is {kind}: name a file"
+    options = ["--sync", "dir:a-store", "--outbox", outbox]
+    for command in (["put", "folder/a"], ["outbox"], ["outbox", "flush"], ["outbox", "forget", "copy"]):
+        ended = run(*command, *options)
+        assert (ended.status, ended.problems) == (1, [problem])
+    assert os.listdir() == ["folder"]
+    assert os.listdir("folder") == ["a"]
+    assert not os.path.lexists("/dev/null-journal")
 
 
 def test_no_outbox_is_named(run: Command) -> None:
@@ -432,6 +459,9 @@ def test_accepting_what_is_not_there(run: Command, simulated: dict[str, Simulate
         "the outbox does not know dir:one: it notes a new store by itself; it knows none"
     ]
     assert run("outbox", "accept", "dir:one").problems == [NONE_IS_NAMED]
+    bad = ["outbox", "accept", "sqlite:missing/a", "--sync", "dir:a", "--async", "sqlite:missing/a"]
+    (problem,) = run(*bad, "--outbox", "outbox.db").problems
+    assert problem.startswith("sqlite:missing/a can't be opened: ")
     assert shown_table(run) == table(ONE, TWO)
 
 

@@ -118,12 +118,14 @@ def noted_stores(connection: sqlite3.Connection) -> dict[str, NotedStore]:
 
 def pending_counts(connection: sqlite3.Connection) -> dict[str, int]:
     """Return how many entries each store has, in an outbox of any version, in the order in which the stores came."""
-    return dict(connection.execute(_PENDING[_version(connection)]).fetchall())
+    query = _PENDING.get(_version(connection))
+    return dict(connection.execute(query).fetchall()) if query else {}
 
 
 def pending_page(connection: sqlite3.Connection, name: str, after: int, limit: int) -> list[Entry]:
     """Return up to `limit` entries of a store, in an outbox of any version, in order, with numbers above `after`."""
-    rows = connection.execute(_REFS[_version(connection)], (name, after, limit)).fetchall()
+    query = _REFS.get(_version(connection))
+    rows = connection.execute(query, (name, after, limit)).fetchall() if query else []
     return [Entry(seq, Ref(ref)) for seq, ref in rows]
 
 

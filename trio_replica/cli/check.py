@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BLOB_BYTES: Final = 64
 """Bytes of a test blob. They are random, so that no store has the same blob already."""
 
+GONE: Final = "delete: the blob was not there any more"
+
 DELETE_SECONDS: Final = 10.0
 """Seconds for the deletion of a test blob after the command has been interrupted."""
 
@@ -81,8 +83,11 @@ async def _check(store: DeletableStore) -> tuple[float, str]:
             deletion = await _delete(store, blob.ref, was_written=problem == "")
         if scope.cancelled_caught:
             deletion = f"delete: took more than {DELETE_SECONDS:g} seconds"
-        if problem is None and deletion:
-            say(f"the test blob {blob.ref} may be left: {deletion}")
+        left = f"the test blob {blob.ref} may be left"
+        if problem is None and deletion:  # interrupted
+            say(f"{left}: {deletion}")
+        elif deletion and deletion != GONE:
+            deletion = f"{deletion}; {left}"
     return trio.current_time() - began, "; ".join(filter(None, (problem, deletion)))
 
 
@@ -106,4 +111,4 @@ async def _delete(store: DeletableStore, ref: Ref, *, was_written: bool) -> str:
         was_there = await store.delete(ref)
     except Exception as error:  # likewise
         return f"delete: {describe(error)}"  # noqa: ASYNC910  (likewise)
-    return "delete: the blob was not there any more" if was_written and not was_there else ""
+    return GONE if was_written and not was_there else ""

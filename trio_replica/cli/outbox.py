@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .._async.outbox_by_hand import opened_outbox
-from .._errors import ReplicaError
+from .._async.outbox_by_hand import looked_at_outbox, opened_outbox
 from .._identity import read_identities
 from .options import store_options
-from .output import CommandError, Display, describe, say, write_lines
+from .output import CommandError, Display, say, write_lines
 from .refs import checked_prefix
 from .running import FAILED, run
 from .stores import SHOWN, chosen_stores, open_each
@@ -39,7 +38,8 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
     """Print the refs that are pending for each async store, in the order of their puts.
 
     Below that it prints the stores that the outbox knows, with their roles and identities. A store that is marked as
-    incomplete may lack blobs that have no entry.
+    incomplete may lack blobs that have no entry. If the outbox was closed, it is only read, so it may be on a read-only
+    disk.
     """
     if context.invoked_subcommand is None:
         stores = chosen_stores(context, to_create=True)
@@ -108,7 +108,7 @@ def outbox_lines(path: str, names: Container[str], shown: int | None) -> Iterato
       ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
-    with opened_outbox(path) as outbox:
+    with looked_at_outbox(path) as outbox:
         pending = _pending(outbox)
         for name, count in pending.items():
             yield _line(name, count, names)
@@ -177,17 +177,8 @@ def left_entries(path: str, names: Container[str]) -> list[str]:
       ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
-    with opened_outbox(path) as outbox:
+    with looked_at_outbox(path) as outbox:
         return [_line(name, count, names) for name, count in _pending(outbox).items()]
-
-
-def pending_summary(path: str, names: Container[str]) -> Iterator[str]:
-    """Return one line for each store with entries, or the problem with the outbox. Blocks."""
-    try:
-        for line in left_entries(path, names) or [NOTHING]:
-            yield f"outbox: {line}"
-    except ReplicaError as error:
-        yield f"outbox: {describe(error)}"
 
 
 async def flush_outbox(store: ReplicaStore, display: Display) -> None:

@@ -11,10 +11,11 @@ import click
 
 from .._blob import REF_SIZE, Ref
 from .._calls.fan_out import concurrently
+from .._errors import ReplicaError
 from .._sync.union import check_page, union
 from .options import store_options
-from .outbox import pending_summary
-from .output import describe, write_lines
+from .outbox import NOTHING, left_entries
+from .output import describe, say, write_lines
 from .running import FAILED, run
 from .stores import SHOWN, absence, chosen_stores
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from .._store import Store
     from .._urls.store_url import StoreUrl
+    from .stores import Stores
 
 PAGE_SIZE: Final = 10_000
 """Refs that are requested from a store at once and held in memory, about 1 MB."""
@@ -36,7 +38,8 @@ PAGE_SIZE: Final = 10_000
 def status(context: click.Context, *, keep_all: bool) -> int:
     """Print how many refs each store holds, and which refs it lacks that others hold.
 
-    The exit status is 1 if a store can't be read. Missing refs, and problems with the outbox, do not change it.
+    With an outbox it also prints how many blobs are pending for each async store. The exit status is 1 if a store or
+    the outbox can't be read. Missing refs do not change it.
     """
     stores = chosen_stores(context)
     kinds = (("sync", stores.sync), ("async", stores.async_))
@@ -48,9 +51,8 @@ def status(context: click.Context, *, keep_all: bool) -> int:
         ]
         run(survey, holdings)
         write_lines(_status_lines(holdings))
-    if "outbox" in stores.options:
-        write_lines(pending_summary(stores.outbox(), stores.async_))
-    return FAILED if any(one.problem for one in holdings) else 0
+    is_known = "outbox" not in stores.options or _write_pending(stores)
+    return 0 if is_known and not any(one.problem for one in holdings) else FAILED
 
 
 @final
@@ -143,6 +145,17 @@ async def survey(holdings: Sequence[Holdings]) -> None:
                 break
             for one in holdings:
                 one.count(refs)
+
+
+def _write_pending(stores: Stores) -> bool:
+    """Print the number of entries of each store, and return whether the outbox could be looked at. Blocks."""
+    try:
+        lines = left_entries(stores.outbox(), stores.async_) or [NOTHING]
+    except ReplicaError as error:
+        say(f"outbox: {describe(error)}")
+        return False
+    write_lines(f"outbox: {line}" for line in lines)
+    return True
 
 
 def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:

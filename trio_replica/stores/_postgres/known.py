@@ -12,7 +12,7 @@ from psycopg import errors
 from ..._errors import ReplicaError, StoreIdentityError, StoreNotFoundError
 from ..._log import log
 from . import identity
-from .settings import set_up
+from .settings import durable_commits, set_up
 from .table import check_table, create_table
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class KnownStore:
     def keep_mark(self, mark: str, connection: Connection) -> None:
         """Keep the mark of a session, if the store has an identity."""
         if self._identity is not None:
-            identity.keep_mark(mark, connection, self.name)
+            with durable_commits(connection, durable=self._durable):
+                identity.keep_mark(mark, connection, self.name)
 
     def renew_identity(self, connection: Connection) -> str | None:
         """Give the store a new identity, if it has one."""
@@ -118,7 +119,8 @@ class KnownStore:
             return None
         self.read_identity(connection)
         new = self._make_identity()
-        identity.renew(new, connection)
+        with durable_commits(connection, durable=self._durable):
+            identity.renew(new, connection)
         if self._read_identity(connection) != new:
             raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
         self._identity = new
@@ -146,7 +148,8 @@ class KnownStore:
 
     def _give_identity(self, connection: Connection) -> None:
         try:
-            identity.make_identity(connection, self._make_identity())
+            with durable_commits(connection, durable=self._durable):
+                identity.make_identity(connection, self._make_identity())
         except errors.InsufficientPrivilege:
             log(
                 logging.WARNING,
