@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from .._errors import ReplicaError
 from .._sqlite_files import PinnedFile, abandon, check_single_name
 from .outbox_format import bring_up_to_date, check_format
-from .storage import LostFileError
+from .storage import LostFileError, OutboxInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -192,7 +192,8 @@ def explaining(path: str) -> Generator[None, None, None]:
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have no code
         name: Any = getattr(error, "sqlite_errorname", type(error).__name__)
-        raise ReplicaError(f"{path}: {_REMEDIES.get(code) or _REMEDIES.get(code & 0xFF, error)} ({name})") from None
+        kind = OutboxInUseError if code & 0xFF == sqlite3.SQLITE_BUSY else ReplicaError
+        raise kind(f"{path}: {_REMEDIES.get(code) or _REMEDIES.get(code & 0xFF, error)} ({name})") from None
 
 
 def _mark(status: os.stat_result | None) -> tuple[int, int] | None:
