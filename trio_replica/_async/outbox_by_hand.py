@@ -15,7 +15,7 @@ from .outbox_connection import REMEDIES, connect, explaining, lock_log, transact
 from .outbox_format import bring_up_to_date, check_format, noted_stores, pending_counts, pending_page
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from .._blob import Ref
     from .._sqlite_files import Stamp
@@ -71,6 +71,20 @@ class OutboxFile:
                 "DELETE FROM entries WHERE store = (SELECT id FROM stores WHERE name = ?) AND ref = ifnull(?, ref)",
                 (name, ref),
             ).rowcount
+
+    def forget_store(self, name: str) -> int:
+        """Drop all entries of a store, with its name and its identity. Returns the number of the entries."""
+        with self._changed() as sql:
+            sql.execute("DELETE FROM deferred WHERE store = (SELECT id FROM stores WHERE name = ?)", (name,))
+            dropped = sql.execute("DELETE FROM entries WHERE store = (SELECT id FROM stores WHERE name = ?)", (name,))
+            sql.execute("DELETE FROM stores WHERE name = ?", (name,))
+            return dropped.rowcount
+
+    def complete(self, names: Iterable[str]) -> None:
+        """Note that stores have every blob that the others have, so they are not incomplete any more."""
+        with self._changed() as sql:
+            for name in names:
+                sql.execute("UPDATE stores SET incomplete = 0 WHERE name = ?", (name,))
 
     def accept(self, name: str, identity: str | None) -> None:
         """Note the identity of another store under a name, and that it is incomplete.

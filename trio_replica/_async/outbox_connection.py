@@ -12,7 +12,7 @@ from .._errors import ReplicaError
 from .._sqlite_connection import close_without_checkpoint
 from .._sqlite_files import PinnedFile, check_regular, check_single_name
 from .outbox_format import bring_up_to_date, check_format
-from .storage import LostFileError
+from .storage import LostFileError, OutboxInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -245,7 +245,8 @@ def explaining(path: str, remedies: Mapping[int, str] = REMEDIES) -> Generator[N
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have no code
         name: Any = getattr(error, "sqlite_errorname", type(error).__name__)
-        raise ReplicaError(f"{path}: {remedies.get(code) or remedies.get(code & 0xFF, error)} ({name})") from None
+        kind = OutboxInUseError if code & 0xFF == sqlite3.SQLITE_BUSY else ReplicaError
+        raise kind(f"{path}: {remedies.get(code) or remedies.get(code & 0xFF, error)} ({name})") from None
 
 
 def _has_its_name(file: PinnedFile) -> bool:
