@@ -1803,8 +1803,8 @@ def test_check_says_that_its_blob_is_left(run: Run) -> None:
     _, line = ended.out.decode().splitlines()
     assert ended.status == 1
     assert line.endswith(
-        f"failed: delete: the database does not delete the row of {ref}: look at the triggers of the table blobs: "
-        f"{Path.cwd()}/a; the test blob {ref} may be left"
+        f"failed: the test blob {ref} may be left: delete: the database does not delete the row of {ref}: "
+        f"look at the triggers of the table blobs: {Path.cwd()}/a"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from trio_replica import Ref
+from trio_replica import Ref, StoreIdentityError
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
@@ -34,7 +34,9 @@ URLS = ("--sync", "dir:a", "--async", "dir:b")
 def add(simulated: dict[str, SimulatedStore], **stores: SimulatedStore) -> None:
     simulated.update(stores)
     for name in stores:
-        Path(name, "blobs").mkdir(parents=True, exist_ok=True)  # commands that only look want a store that is there
+        Path(name, "blobs", "00").mkdir(
+            parents=True, exist_ok=True
+        )  # commands that only look want a store that is there
 
 
 def outcomes(ended: Ended) -> dict[str, str]:
@@ -90,7 +92,8 @@ def test_an_identity_that_changes_during_the_round_trip(run: Run, simulated: dic
 
     add(simulated, a=Changing(identity=ONE))
     ended = run("check", "--sync", "dir:a")
-    changed = f"dir:a: this is another store than before: its identity was {ONE} and is {TWO}"
+    changed = str(StoreIdentityError("dir:a", ONE, TWO))
+    assert f"its identity was {ONE} and is {TWO}" in changed
     assert (ended.status, outcomes(ended)) == (1, {"dir:a": changed})
 
 
@@ -221,7 +224,7 @@ def test_a_store_that_fails_when_it_is_closed(run: Run, monkeypatch: pytest.Monk
 
     open_with_function(monkeypatch, open_directory, "dir")
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
     ended = run("check", *URLS)
     assert ended.status == 1
     lines = ended.out.decode().splitlines()

@@ -156,7 +156,7 @@ async def test_a_source_lacks_nothing_and_a_store_that_is_read_only_may() -> Non
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_a_store_of_the_file_that_is_read_only_is_shown_as_a_source(run: Run, kept: Places, options: list[str]) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[f"{Path.cwd()}/{name}"] = Kept(identity=name * 32)
     kept[f"{Path.cwd()}/a"].has(b"a")
     kept[f"{Path.cwd()}/b"].has(b"a").has(b"b")
@@ -179,7 +179,7 @@ def test_reconcile_shows_a_store_that_turns_out_to_be_read_only(run: Run, kept: 
     class Snapshot(Kept):  # type: ignore[misc]
         is_read_only = True
 
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Snapshot(identity=ONE)
     ended = run("reconcile", "--sync", "dir:a")
     assert (ended.status, ended.out.split()[-6]) == (0, b"from")

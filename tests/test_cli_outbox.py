@@ -517,7 +517,7 @@ def test_nothing_is_accepted_while_a_replica_has_the_outbox(run: Command, option
 def all_there(options: list[str], simulated: dict[str, SimulatedStore]) -> list[str]:
     """Return the options once `reconcile` sees that all stores are there, and those that tests add, too."""
     for name in ("a", "b", "c", "new"):
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
     return options
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 BLOB_BYTES: Final = 64
 """Bytes of a test blob. They are random, so that no store has the same blob already."""
 
-
 DELETE_SECONDS: Final = 10.0
 """Seconds for the deletion of a test blob after the command has been interrupted."""
 
