@@ -36,7 +36,7 @@ def add(simulated: dict[str, SimulatedStore], **stores: SimulatedStore) -> None:
     for name in stores:
         Path(name, "blobs", "00").mkdir(
             parents=True, exist_ok=True
-        )  # commands that only look want a store that is there
+        )  # for commands that create none
 
 
 def outcomes(ended: Ended) -> dict[str, str]:
