@@ -34,9 +34,7 @@ URLS = ("--sync", "dir:a", "--async", "dir:b")
 def add(simulated: dict[str, SimulatedStore], **stores: SimulatedStore) -> None:
     simulated.update(stores)
     for name in stores:
-        Path(name, "blobs", "00").mkdir(
-            parents=True, exist_ok=True
-        )  # for commands that create none
+        Path(name, "blobs", "00").mkdir(parents=True, exist_ok=True)  # for commands that create none
 
 
 def outcomes(ended: Ended) -> dict[str, str]:

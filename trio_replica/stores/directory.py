@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import outcome
 
-from .._blob import Blob, hashed
+from .._blob import Blob, Ref, hashed
 from .._calls.fan_out import concurrently
 from .._calls.start import start_in_task
 from .._calls.threads import open_store_threads
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from .._blob import BytesLike, Ref
+    from .._blob import BytesLike
     from .._calls.start import Cancel, Done
     from .._calls.threads import Call, Handler, StoreThreads
 
-    Request: TypeAlias = Blob | Callable[[], Any]
+    Request: TypeAlias = Blob | Ref | Callable[[], Any]
 
 WRITERS: Final = 6
 """Threads that write durably. Their fsyncs share the commits of the file system's journal. With blobs of 4 KiB, ext4,
@@ -109,14 +109,15 @@ def open_directory(
 @asynccontextmanager
 async def open_files(place: Place, writes: BlobWrites, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
     """Open the store in a place, with this number of threads that write."""
-    serve = partial(_serve, writes)
+    reads = BlobReads(place)
+    serve = partial(_serve, writes, reads)
     with closing(place):
         async with (
             open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
             open_store_threads(f"readers of {place.root}", serve, threads=READERS) as reading,
         ):
             await writing.run(place.prepare)
-            yield DirectoryStore(place, writes, writing, reading)
+            yield DirectoryStore(place, writes, reads, writing, reading)
 
 
 @final
@@ -124,12 +125,17 @@ class DirectoryStore(DeletableStore, StartedStore):
     """A store with one file for each blob: see `open_directory`, which makes it."""
 
     def __init__(
-        self, place: Place, writes: BlobWrites, writers: StoreThreads[Request], readers: StoreThreads[Request]
+        self,
+        place: Place,
+        writes: BlobWrites,
+        reads: BlobReads,
+        writers: StoreThreads[Request],
+        readers: StoreThreads[Request],
     ) -> None:
         self._place = place
         self._access = place.access
         self._writes = writes
-        self._reads = BlobReads(place)
+        self._reads = reads
         self._writers = writers
         self._readers = readers
 
@@ -209,7 +215,7 @@ class DirectoryStore(DeletableStore, StartedStore):
 
     def start_contains(self, ref: Ref, done: Done) -> Cancel:
         """Start a `contains`: see `StartableStore`."""
-        return self._readers.start(partial(self._reads.contains, ref), done, abandon_on_cancel=True)
+        return self._readers.start(ref, done, abandon_on_cancel=True)
 
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
         """Start a `list_page`: see `StartableStore`.
@@ -294,19 +300,27 @@ class DirectoryStore(DeletableStore, StartedStore):
 
 
 @contextmanager
-def _serve(writes: BlobWrites) -> Generator[Handler[Request], None, None]:
-    yield partial(_handle, writes)
+def _serve(writes: BlobWrites, reads: BlobReads) -> Generator[Handler[Request], None, None]:
+    yield partial(_handle, writes, reads)
 
 
-def _handle(writes: BlobWrites, batch: Sequence[Call[Request]]) -> None:
+def _handle(writes: BlobWrites, reads: BlobReads, batch: Sequence[Call[Request]]) -> None:
+    """Serve the puts of a batch together, likewise the questions whether blobs are there, and then the other calls."""
     puts = [(call, call.request) for call in batch if isinstance(call.request, Blob)]
     for (call, blob), ended in zip(puts, writes.put_all([blob for _, blob in puts]), strict=True):
         if isinstance(ended, outcome.Error):
             call.fail(ended.error)
         else:
             call.outcome = outcome.Value(PutResult(blob.ref, ended.value))
+    asked = [(call, call.request) for call in batch if isinstance(call.request, Ref)]
+    if asked:
+        for (call, _), answer in zip(asked, reads.contain([ref for _, ref in asked]), strict=True):
+            if isinstance(answer, outcome.Error):
+                call.fail(answer.error)
+            else:
+                call.outcome = answer
     for call in batch:
-        if not isinstance(call.request, Blob):
+        if callable(call.request):
             call.outcome = outcome.capture(call.request)
 
 

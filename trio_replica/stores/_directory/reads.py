@@ -8,6 +8,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
+import outcome
+
 from ..._blob import Ref
 from ..._errors import BlobNotFoundError
 from .names import (
@@ -17,7 +19,6 @@ from .names import (
     link_above,
     other_blobs_in,
     other_folders_in,
-    own_status_of,
     path_of,
     status_of,
 )
@@ -74,11 +75,11 @@ class BlobReads:
             self._place.check_present()
         return found
 
-    def contains(self, ref: Ref) -> bool:
-        """Return whether a blob is there."""
-        is_there = is_blob(own_status_of(self._place.blobs, ref))
-        self._place.check_present()
-        return is_there
+    def contain(self, refs: Iterable[Ref]) -> list[outcome.Value[bool] | outcome.Error]:
+        """Return for each ref whether its blob is there, or the error of looking at it."""
+        answers = [outcome.capture(self._has, ref) for ref in refs]
+        present = outcome.capture(self._place.check_present)
+        return [present] * len(answers) if isinstance(present, outcome.Error) else answers
 
     def list_page(self, after: Ref, limit: int) -> list[Ref]:
         """Return the next refs: see `Store.list_page`.
@@ -115,6 +116,10 @@ class BlobReads:
                 refs += map(Ref.from_hex, names)
         self._place.check_present()
         return Taken(count, refs, folders)
+
+    def _has(self, ref: Ref) -> bool:
+        path = path_of(self._place.blobs, ref)
+        return is_blob(status_of(path)) and not self._is_behind_link(ref, path)
 
     def _found(self, ref: Ref, data: bytes | None) -> bytes:
         if data is None:
