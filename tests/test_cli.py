@@ -1721,6 +1721,7 @@ def test_check_says_what_a_bad_option_is(run: Run) -> None:
 
 
 def test_a_command_does_without_a_store_that_it_does_not_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "nowhere")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     write({"x": b"data"})

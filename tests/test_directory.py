@@ -25,7 +25,7 @@ from trio_replica.stores._directory import place, writes
 from trio_replica.testing import StoreContract
 
 from . import child
-from .common import DATA, REF
+from .common import DATA, REF, open_and_close
 from .directories import Disk, open_single, path_of, tree, write
 from .held import in_one_batch
 
@@ -799,8 +799,7 @@ async def test_another_store_in_place_of_the_root_is_not_mistaken_for_it(
         if put_before:
             await store.put(DATA)
         root.rename(f"{root} as it was")
-        async with open_directory(root):
-            pass
+        await open_and_close(open_directory(root))
         there = tree(root)
         with pytest.raises(StoreIdentityError, match=f"{root}: this is another store than before"):
             await operation(store)

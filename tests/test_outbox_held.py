@@ -28,7 +28,7 @@ from trio_replica._calls.start import ended_call
 from trio_replica.testing import SimulatedStore
 
 from . import child
-from .common import refs
+from .common import open_and_close, refs
 from .mounts import forget_inodes
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def problem(path: object) -> str:
     """Return what opening a replica raises."""
 
     async def main() -> None:
-        async with opened(path):
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(opened(path))
 
     with pytest.raises(ReplicaError) as caught:
         trio.run(main)
@@ -539,8 +538,7 @@ def test_a_file_that_is_replaced_while_the_stores_are_opened(path: Path) -> None
             return await super().identity()
 
     async def main() -> None:
-        async with replica.open({"local": Slow()}, {"copy": MemoryStore()}, outbox=path):
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(replica.open({"local": Slow()}, {"copy": MemoryStore()}, outbox=path))
 
     replaced: list[bytes] = []
     with pytest.raises(ReplicaError, match=f"^{path}: {LOST}$"):

@@ -23,6 +23,7 @@ from trio_replica.stores._sqlite.database import ROW_OVERHEAD, Database
 from trio_replica.testing import StoreContract
 
 from . import child
+from .common import open_and_close
 from .held import in_one_batch
 
 if TYPE_CHECKING:
@@ -251,8 +252,7 @@ async def test_another_table_blobs_is_left_alone(path: Path, table: str) -> None
 
 
 async def test_an_outbox_is_no_store(path: Path) -> None:
-    async with _sqlite_outbox.open_sqlite_outbox(str(path)):
-        pass
+    await open_and_close(_sqlite_outbox.open_sqlite_outbox(str(path)))
     before = path.read_bytes()
     with pytest.raises(ReplicaError, match=f"^the database is an outbox and not a store: name another file: {path}$"):
         await open_and_put(path)

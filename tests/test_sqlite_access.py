@@ -27,6 +27,7 @@ from trio_replica.stores._access import Access
 from trio_replica.stores._sqlite import unwritten
 from trio_replica.stores._sqlite.database import Database
 
+from .common import open_and_close
 from .held import in_one_batch
 from .sqlite_databases import SCHEMA, execute, files_in, held_elsewhere, index_of, log_of, query, query_elsewhere
 
@@ -83,8 +84,7 @@ async def test_what_is_no_store_is_not_made_one(
     make(path)
     before = state_of(path.parent)
     with pytest.raises(StoreNotFoundError) as info:
-        async with open_sqlite(path, **options):
-            pass
+        await open_and_close(open_sqlite(path, **options))
     assert info.value.store == str(path)
     assert state_of(path.parent) == before
 
@@ -117,8 +117,7 @@ async def test_odd_names_are_no_parameters(path: Path) -> None:
 async def test_a_path_that_the_system_does_not_tell_of(path: Path) -> None:
     path.symlink_to(path.name)
     with pytest.raises(sqlite3.OperationalError, match="SQLITE_CANTOPEN"):
-        async with open_sqlite(path, create=False):
-            pass
+        await open_and_close(open_sqlite(path, create=False))
 
 
 @pytest.mark.parametrize("name", ["create", "read_only", "max_memory"])
@@ -324,16 +323,14 @@ async def test_a_journal_that_can_not_be_rolled_back_is_not_ignored(path: Path) 
     with pytest.raises(
         ReplicaError, match=rf"^{path}: its log can't be read here \(SQLITE_READONLY_ROLLBACK\): copy the"
     ):
-        async with open_sqlite(path, read_only=True):
-            pass
+        await open_and_close(open_sqlite(path, read_only=True))
     assert files_in(path.parent) == before
 
 
 async def test_other_errors_of_a_database_that_is_only_read(path: Path) -> None:
     path.write_text("This is a text, and no database.\n" * 100)
     with pytest.raises(sqlite3.DatabaseError, match=f"^SQLITE_NOTADB: .*: {path}$"):
-        async with open_sqlite(path, read_only=True):
-            pass
+        await open_and_close(open_sqlite(path, read_only=True))
     path.unlink()
     query(path, SCHEMA)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -359,8 +356,7 @@ async def test_a_log_that_can_not_be_read_is_refused_with_the_remedy(
     make_killed(path, index=False)
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unreadable))
     with pytest.raises(ReplicaError) as info:
-        async with open_sqlite(path, read_only=True):
-            pass
+        await open_and_close(open_sqlite(path, read_only=True))
     assert str(info.value) == (
         f"{path}: its log can't be read here (SQLITE_CANTOPEN): copy the database with its -wal (or -journal) to a "
         "folder that can be written, and open the copy"
@@ -382,8 +378,7 @@ async def test_a_file_system_that_is_read_only(path: Path, mounts: Mounts) -> No
         async with open_sqlite(seen / name / path.name, read_only=True) as store:
             await check_readable(store, REF)
     with pytest.raises(ReplicaError, match=r"its log can't be read here \(SQLITE_CANTOPEN\): copy the"):
-        async with open_sqlite(seen / "without index" / path.name, read_only=True):
-            pass
+        await open_and_close(open_sqlite(seen / "without index" / path.name, read_only=True))
     copied = path.parent / "copied"
     shutil.copytree(seen / "without index", copied)
     async with open_sqlite(copied / path.name, read_only=True) as store:

@@ -22,6 +22,7 @@ from trio_replica.stores._sqlite import files
 from trio_replica.stores._sqlite.files import DatabaseFiles
 
 from . import sqlite_child
+from .common import open_and_close
 from .mounts import forget_inodes
 from .sqlite_databases import (
     SCHEMA,
@@ -250,8 +251,7 @@ async def test_a_log_that_was_lost_is_not_written_back(path: Path, losing: type[
 async def test_a_file_that_is_replaced_while_the_store_is_opened(path: Path, suffix: str, losing: type[Losing]) -> None:
     losing.lose, losing.at = partial(replace_by_copy, beside(path, suffix)), "CREATE"
     with pytest.raises(ReplicaError, match=f"blobs.db{suffix} was removed or replaced"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert beside(path, suffix).read_bytes() == b"\0" * 100
 
 
@@ -267,8 +267,7 @@ async def test_a_database_that_is_replaced_while_it_is_opened(path: Path, monkey
 
     monkeypatch.setattr(sqlite3, "connect", replace_after_connecting)
     with pytest.raises(ReplicaError, match=f"the database has vanished: {path}"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -313,8 +312,7 @@ async def test_a_database_that_is_used_under_another_name_is_refused(
     monkeypatch.setattr(DatabaseFiles.check_one_name, "__kwdefaults__", {"patience": 0.02})
     with held_elsewhere(path, INSERT):
         with pytest.raises(ReplicaError, match=f"^{second}: another program uses the database under another name"):
-            async with open_sqlite(second, read_only=read_only):
-                pass
+            await open_and_close(open_sqlite(second, read_only=read_only))
         async with open_sqlite(path, read_only=read_only) as store:  # with the same log
             assert await store.get(REF) == DATA
     async with open_sqlite(path) as store:
@@ -328,8 +326,7 @@ async def test_a_database_that_is_open_here_under_another_name_is_refused(path: 
     async with open_sqlite(path) as store:
         os.link(path, second)
         with pytest.raises(ReplicaError, match=r"second\.db-shm was removed or replaced|removed, and this or another"):
-            async with open_sqlite(second):
-                pass
+            await open_and_close(open_sqlite(second))
         assert await store.put(DATA) == (REF, True)
     assert (await read_all(path)) == {REF: DATA}
 
@@ -468,8 +465,7 @@ async def test_a_connection_that_can_not_be_closed_without_a_checkpoint_stays_op
     assert files._identity(os.stat(path)) in files._open_descriptors()
     assert os.listdir(path.parent) == [path.name]
     with pytest.raises(ReplicaError, match=REMOVED):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
 
 
 async def test_python_3_11_closes_a_lost_database_without_a_checkpoint(
@@ -513,8 +509,7 @@ async def test_a_log_that_another_process_lost_is_not_begun_again(path: Path) ->
     with held_elsewhere(path, "PRAGMA wal_autocheckpoint = 0", INSERT):
         log_of(path).unlink()
         with pytest.raises(ReplicaError, match=f"^{path}: {REMOVED}"):
-            async with open_sqlite(path):
-                pass
+            await open_and_close(open_sqlite(path))
         with held_elsewhere(path):  # once the name is there, SQLite itself notices it, or nobody does
             pass
     log_of(path).unlink()
@@ -535,8 +530,7 @@ async def test_a_removed_log_of_a_damaged_database(path: Path) -> None:
     index_of(path).touch()
     path.write_text("This is a text, and no database.\n" * 100)
     with pytest.raises(sqlite3.DatabaseError, match="SQLITE_NOTADB"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
 
 
 async def test_a_log_that_another_process_reads_is_not_begun_again(path: Path) -> None:
@@ -545,8 +539,7 @@ async def test_a_log_that_another_process_reads_is_not_begun_again(path: Path) -
         query_elsewhere(path, INSERT)
         log_of(path).unlink()
         with pytest.raises(ReplicaError, match=REMOVED):
-            async with open_sqlite(path):
-                pass
+            await open_and_close(open_sqlite(path))
 
 
 async def test_a_database_that_vanishes_while_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,8 +552,7 @@ async def test_a_database_that_vanishes_while_it_is_opened(path: Path, monkeypat
 
     monkeypatch.setattr(sqlite3, "connect", remove_after_connecting)
     with pytest.raises(ReplicaError, match=f"the database has vanished: {path}"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert os.listdir(path.parent) == []
 
 

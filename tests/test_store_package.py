@@ -14,6 +14,7 @@ from trio_replica._urls.places import check_places
 from trio_replica._urls.registry import claims
 
 from . import store_packages
+from .common import open_and_close
 from .store_packages import run_command
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def opened(module: str) -> list[Any]:
 
 async def test_a_store_at_a_path(site: Site, here: Path) -> None:
     site.add("trio-near", NEAR, {"near": "trio_near:SCHEME"})
-    async with replica.open_store("near:a"):
-        pass
+    await open_and_close(replica.open_store("near:a"))
     (here / "x.toml").write_text('[sync]\na = { url = "near:b", durable = false, size = 7, retry = true }\n')
     async with replica.open_config(here / "x.toml") as store:
         ref, _ = await store.put(b"hello")
@@ -124,8 +124,7 @@ async def test_a_store_on_another_machine(site: Site) -> None:
 async def test_the_options_in_a_file(site: Site, here: Path) -> None:
     site.add("trio-far", FAR, {"far": "trio_far:SCHEME"})
     (here / "x.toml").write_text('[sync]\na = { url = "far://h/x?size=7", size = 9, tags = ["a"] }\n')
-    async with replica.open_config("x.toml"):
-        pass
+    await open_and_close(replica.open_config("x.toml"))
     assert opened("trio_far") == [("far://h/x", {"size": 7, "wait": 1.0, "name": "", "tags": ["a"]})]
 
 
@@ -233,8 +232,7 @@ def test_a_package_that_has_one_scheme_twice(site: Site) -> None:
 @pytest.mark.parametrize("value", ["not a valid thing!!", "a_stores:", ":SCHEME", "a b:c"])
 async def test_an_entry_point_that_is_no_reference(site: Site, here: Path, value: str) -> None:
     site.add("a-stores", NEAR, {"weird": value, "near": "a_stores:SCHEME"})
-    async with replica.open_store("near:x"):
-        pass
+    await open_and_close(replica.open_store("near:x"))
     said = (
         f"the stores called weird of the package a-stores can't be used: the entry point is MODULE:NAME, not {value!r}"
     )
@@ -275,8 +273,7 @@ async def test_entry_points_that_cannot_be_read(site: Site, here: Path, data: by
 async def test_damage_that_has_nothing_to_do_with_stores(site: Site) -> None:
     site.add("a-stores", NEAR, {"a": "a_stores:SCHEME"})
     (site.add("other", "", {}) / "entry_points.txt").write_text("[console_scripts]\nno equals sign\n")
-    async with replica.open_store("a:x"):
-        pass
+    await open_and_close(replica.open_store("a:x"))
     with pytest.raises(ValueError, match=r"^unknown store 'xyz:x': a store's URL is one of memory:, .*, a:…$"):
         replica.open_store("xyz:x")
 
@@ -289,8 +286,7 @@ async def test_the_first_package_of_a_name_on_the_path_counts_beside_damage(
     (tmp_path / "later").mkdir()
     type(site)(tmp_path / "later").add("a-stores", NEAR, {"near": "nowhere:SCHEME"})
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "later")])
-    async with replica.open_store("near:x"):
-        pass
+    await open_and_close(replica.open_store("near:x"))
 
 
 async def test_several_packages_without_metadata_beside_damage(site: Site) -> None:

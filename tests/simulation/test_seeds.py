@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import sys
@@ -13,9 +14,13 @@ import pytest
 import trio
 
 from .__main__ import main
+from .drawing import last_plan
+from .ledger import REFS, Put
 from .observer import Observer
 from .running import run_in_processes, run_seeds
+from .session import Session
 from .trace import Violation
+from .world import World
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -128,6 +133,25 @@ def test_what_goes_round_for_ever_is_noticed() -> None:
 
     with pytest.raises(Violation, match="goes round for ever"):
         Observer().run(go_round)
+
+
+def test_what_goes_round_for_ever_is_noticed_behind_a_shield() -> None:
+    async def go_round() -> None:
+        with trio.CancelScope(shield=True):
+            while True:  # noqa: ASYNC110  (it waits for nothing)
+                await trio.lowlevel.checkpoint()
+
+    with pytest.raises(Violation, match="goes round for ever"):
+        Observer().run(go_round)
+
+
+def test_a_put_that_returns_after_a_crash_is_not_acknowledged() -> None:
+    """A crash comes between two steps, and the put may return in the next."""
+    world = World(0)
+    session = Session(world, last_plan(outbox=False), world._fair_surroundings(random.Random(0)))
+    session._observer.end()
+    session.acknowledge(Put(REFS[:1]))
+    assert world.ledger.acknowledged == {}
 
 
 def test_when_all_is_over_nothing_is_wrong_any_more() -> None:
