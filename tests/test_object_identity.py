@@ -218,8 +218,8 @@ async def test_who_it_is_does_not_wait_for_a_later_request(
         return bucket.answer(request)
 
     with scripted_server(answering(answer)) as server:
-        options = {"requests": 1, "request_timeout": 10 * PATIENCE}
-        async with open_at(server, **options) as store, trio.open_nursery() as nursery:
+        store_of_one_thread = open_at(server, requests=1, request_timeout=10 * PATIENCE)
+        async with store_of_one_thread as store, trio.open_nursery() as nursery:
             nursery.start_soon(other, store, datas[0])
             await wait_for(is_asked)
             ended = trio.Event()

@@ -438,8 +438,8 @@ async def test_a_listing_does_not_wait_for_gets(bucket: FakeBucket) -> None:
         return bucket.answer(request)
 
     with scripted_server(answering(answer)) as server:
-        options = {"requests": 1, "request_timeout": 10 * PATIENCE}
-        async with open_at(server, **options) as store, trio.open_nursery() as nursery:
+        store_of_one_thread = open_at(server, requests=1, request_timeout=10 * PATIENCE)
+        async with store_of_one_thread as store, trio.open_nursery() as nursery:
             nursery.start_soon(store.get, REFS[0])
             await wait_for(is_asked)
             with trio.fail_after(PATIENCE):
