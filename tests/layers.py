@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -147,6 +148,7 @@ _BEGIN: Final = "<!-- The table is written by `python -m tests.layers`, from the
 _END: Final = "<!-- end of the table -->\n"
 
 
+@cache
 def sources() -> dict[str, str]:
     """Return the source of each module of the package, by its name within it."""
     root = Path(trio_replica.__file__).parent

@@ -741,7 +741,7 @@ async def test_a_root_below_a_file(root: Path) -> None:
     assert info.value.filename == str(root)
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.deep)])
 async def test_a_root_that_is_not_writable(root: Path, *, there: bool) -> None:
     if there:
         await open_and_put(root)

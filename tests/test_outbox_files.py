@@ -63,7 +63,7 @@ async def test_an_outbox_that_may_not_be_written(path: Path, mode: int | None, f
     path.parent.chmod(0o777)
 
 
-@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("is_there", [pytest.param(False, marks=pytest.mark.deep), True])
 async def test_files_that_may_not_grow(path: Path, *, is_there: bool) -> None:
     if is_there:
         await make_outbox(path)

@@ -236,6 +236,7 @@ def test_who_has_lost_the_file_acknowledges_nothing_more(path: Path, change: Cal
         assert pending(path) == [*refs(1, 4, 5)]
 
 
+@pytest.mark.deep
 def test_a_log_that_is_removed_fails_one_put_and_loses_nothing(path: Path) -> None:
     with holding(path) as holder:
         assert holder.put(0) is None
@@ -258,6 +259,7 @@ def test_a_log_that_is_removed_is_written_back_at_the_end(path: Path) -> None:
     assert pending(path) == [*refs(0)]
 
 
+@pytest.mark.deep
 def test_a_log_that_is_another_file_is_left_alone(path: Path) -> None:
     with holding(path) as holder:
         assert holder.put(0) is None

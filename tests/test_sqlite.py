@@ -269,7 +269,7 @@ async def test_a_journal_mode_that_can_not_be_changed(path: Path, monkeypatch: p
         await open_and_put(path)
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.deep)])
 async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> None:
     if there:
         await open_and_put(path, DATA)

@@ -13,15 +13,16 @@ from trio_replica._urls.parse import parse_url
 from trio_replica._urls.places import check_places
 from trio_replica._urls.registry import claims
 
-from . import store_packages
+from . import store_packages, test_cli
 from .common import open_and_close
-from .store_packages import run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .store_packages import Site
+    from .test_cli import Run
 
+run = test_cli.run
 site = store_packages.site
 
 NEAR = """
@@ -138,30 +139,30 @@ async def test_each_is_imported_when_it_is_needed(site: Site) -> None:
     assert "trio_far" not in sys.modules
 
 
-def test_the_command_line(site: Site, here: Path) -> None:
+def test_the_command_line(site: Site, run: Run, here: Path) -> None:
     site.add("trio-near", NEAR, {"near": "trio_near:SCHEME"})
     (here / "data").write_bytes(b"data")
-    line = f"{Ref.of(b'data')}  data\n"
+    line = f"{Ref.of(b'data')}  data\n".encode()
     stores = ["--sync", "near:a", "--async", "near:b"]
-    ended = run_command(site, "put", "data", *stores)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, line, "")
+    ended = run("put", "data", *stores)
+    assert ended == (0, line, "")
     for folder in ("a.near", "b.near"):
         assert (here / folder / "blobs").is_dir()
-    assert run_command(site, "ls", *stores).stdout == f"{Ref.of(b'data')}\n"
-    ended = run_command(site, "ls", "--sync", "near:c")
-    assert ended.stderr == "trio-replica: there is no store near:c: c.near: No such file or directory\n"
+    assert run("ls", *stores).out == f"{Ref.of(b'data')}\n".encode()
+    ended = run("ls", "--sync", "near:c")
+    assert ended.problems == ["there is no store near:c: c.near: No such file or directory"]
     assert not (here / "c.near").exists()
     (here / "x.toml").write_text('[sync]\na = { url = "near:c", durble = false }\n')
-    ended = run_command(site, "put", "data", "--config", "x.toml")
-    assert ended.stderr == "trio-replica: x.toml:2: sync.a.durble is unknown; did you mean durable?\n"
+    ended = run("put", "data", "--config", "x.toml")
+    assert ended.problems == ["x.toml:2: sync.a.durble is unknown; did you mean durable?"]
     (here / "x.toml").write_text('[sync]\na = { url = "near:c", durable = false }\n')
-    assert run_command(site, "put", "data", "--config", "x.toml").stdout == line
+    assert run("put", "data", "--config", "x.toml").out == line
 
 
 # Packages, options and URLs with a mistake
 
 
-def test_a_package_that_cannot_be_imported(site: Site, here: Path) -> None:
+def test_a_package_that_cannot_be_imported(site: Site, run: Run, here: Path) -> None:
     site.add("broken-stores", "import nowhere\n", {"broken": "broken_stores:SCHEME"})
     site.add("trio-near", NEAR, {"near": "trio_near:SCHEME"})
     said = (
@@ -180,10 +181,10 @@ def test_a_package_that_cannot_be_imported(site: Site, here: Path) -> None:
     with pytest.raises(ImportError) as caught:
         replica.open_config("x.toml")
     assert str(caught.value) == located
-    assert run_command(site, "ls", "--config", "x.toml").stderr == f"trio-replica: {located}\n"
-    ended = run_command(site, "ls", "--sync", "broken:x")
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
+    assert run("ls", "--config", "x.toml").problems == [located]
+    ended = run("ls", "--sync", "broken:x")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
 
 
 @pytest.mark.parametrize("value", ["other_stores:open_it", "other_stores"])
@@ -318,15 +319,15 @@ def test_a_package_with_damaged_metadata(site: Site) -> None:
         replica.open_store("near:x")
 
 
-def test_a_package_that_exits(site: Site) -> None:
+def test_a_package_that_exits(site: Site, run: Run) -> None:
     site.add("a-stores", "raise SystemExit(3)", {"near": "a_stores:SCHEME"})
     said = "the stores called near of the package a-stores can't be used: SystemExit: 3"
     with pytest.raises(ImportError) as caught:
         replica.open_store("near:x")
     assert str(caught.value) == said
-    ended = run_command(site, "ls", "--sync", "near:x")
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
+    ended = run("ls", "--sync", "near:x")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
 
 
 def test_a_package_that_is_interrupted(site: Site) -> None:
