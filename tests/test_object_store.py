@@ -118,14 +118,18 @@ class TestOnMoto(StoreContract):
     DEEP = frozenset(
         {
             "test_cancelled_on_the_way",
+            "test_a_listing_resumes_anywhere",
             "test_get_many",
+            "test_its_answers_agree_after_deletions",
             "test_like_a_dictionary",
             "test_many_tasks",
             "test_pages",
             "test_puts_during_a_listing",
+            "test_racing_puts_of_one_blob",
+            "test_repairing_a_sound_store_loses_nothing",
         }
     )
-    """Tests of hundreds of requests, each of which takes moto some milliseconds."""
+    """Tests of dozens or hundreds of requests, each of which takes moto some milliseconds."""
 
     @pytest.fixture(autouse=True)
     def _keep_url(self, moto: S3Server) -> None:

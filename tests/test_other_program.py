@@ -88,6 +88,7 @@ async def test_what_is_added_leaves_the_rest_as_it_was(foreign: Foreign) -> None
     assert len(after) == len(before) + len(more)
 
 
+@pytest.mark.deep
 async def test_it_is_sound_and_can_be_copied(foreign: Foreign) -> None:
     copy = MemoryStore()
     async with foreign.open() as store:

@@ -53,7 +53,7 @@ async def steps_of_others(call: Callable[[], Awaitable[Any]]) -> tuple[Any, int]
     return result, steps
 
 
-KINDS = ["default", "memory", "sqlite", "replica", "queue", "outbox"]
+KINDS = ["default", "memory", "sqlite", "replica", "queue", pytest.param("outbox", marks=pytest.mark.deep)]
 
 
 @pytest.fixture(params=KINDS)
