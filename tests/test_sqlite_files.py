@@ -271,34 +271,26 @@ async def test_a_database_that_is_replaced_while_it_is_opened(path: Path, monkey
     assert os.listdir(path.parent) == [path.name]
 
 
-class Recording(sqlite3.Connection):
-    """A connection that keeps what it was told to execute."""
-
-    statements: ClassVar[list[str]] = []
-
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        self.statements.append(sql)
-        return super().execute(sql, *parameters)
-
-
 @pytest.mark.parametrize("is_replaced", [True, False])
 async def test_a_connection_to_read_makes_no_database_and_reads_no_other(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool
 ) -> None:
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+    statements: list[str] = []
 
     def lose_before_connecting(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         path.unlink()
         if is_replaced:
             query_elsewhere(path, SCHEMA)
-        return connect(*args, factory=Recording, **kwargs)
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(statements.append)
+        return connection
 
     async with open_sqlite(path) as store:
-        monkeypatch.setattr(Recording, "statements", [])
         monkeypatch.setattr(sqlite3, "connect", lose_before_connecting)
         with pytest.raises((ReplicaError, sqlite3.OperationalError), match=r"vanished|SQLITE_CANTOPEN"):
             await store.check_integrity()
-        assert Recording.statements == []
+        assert statements == []
     assert path.exists() is is_replaced
 
 
@@ -421,8 +413,7 @@ async def test_python_that_can_tells_sqlite_to_make_no_checkpoint(path: Path, mo
         await store.put(DATA)
         log_of(path).unlink()
     assert Configurable.told == [(1006, True)]
-    if hasattr(sqlite3, "SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE"):
-        assert sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE == 1006
+    assert getattr(sqlite3, "SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE", 1006) == 1006
 
 
 class Unconfigurable(sqlite3.Connection):
