@@ -121,6 +121,7 @@ class TestOnMoto(StoreContract):
             "test_a_listing_resumes_anywhere",
             "test_get_many",
             "test_its_answers_agree_after_deletions",
+            "test_its_answers_agree_after_puts",
             "test_like_a_dictionary",
             "test_many_tasks",
             "test_pages",
