@@ -149,6 +149,12 @@ _END: Final = "<!-- end of the table -->\n"
 
 
 @cache
+def parsed(source: str) -> ast.Module:
+    """Return the syntax tree of a module, which more than one test looks at."""
+    return ast.parse(source)
+
+
+@cache
 def sources() -> dict[str, str]:
     """Return the source of each module of the package, by its name within it."""
     root = Path(trio_replica.__file__).parent
@@ -182,7 +188,7 @@ def _shown(name: str) -> str:
 
 
 def _idea(source: str) -> str:
-    said = ast.get_docstring(ast.parse(source)) or ""
+    said = ast.get_docstring(parsed(source)) or ""
     return said.partition("\n")[0].removesuffix(".").replace("``", "`").replace("|", "\\|")
 
 

@@ -51,7 +51,7 @@ def test_seeds(many: list[str]) -> None:
     assert ", 0 failed; " in many[1]
 
 
-@pytest.mark.parametrize("seeds", [range(50), pytest.param(range(50, 150), marks=pytest.mark.deep)], ids=str)
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 150), marks=pytest.mark.deep)], ids=str)
 def test_seeds_that_are_measured(seeds: range) -> None:
     results = run_seeds(seeds)
     assert (results.seeds, results.failures) == (len(seeds), [])
