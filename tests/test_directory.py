@@ -42,6 +42,9 @@ def root(tmp_path: Path) -> Path:
 class TestDirectoryStore(StoreContract):
     is_persistent = True
 
+    DEEP = frozenset({"test_get_many", "test_many_tasks", "test_pages", "test_puts_during_a_listing"})
+    """Tests that sync hundreds of files."""
+
     @pytest.fixture(autouse=True)
     def _keep_root(self, root: Path) -> None:
         self.root = root
@@ -52,6 +55,8 @@ class TestDirectoryStore(StoreContract):
 
 @pytest.mark.deep
 class TestDirectoryStoreThatIsNotDurable(TestDirectoryStore):
+    DEEP = frozenset()
+
     def open_store(self) -> AbstractAsyncContextManager[DirectoryStore]:
         return open_directory(self.root, durable=False)
 

@@ -551,7 +551,7 @@ async def test_a_user_who_may_only_read(ceph: CephServer) -> None:
 async def test_tls_to_a_plain_port(moto: S3Server) -> None:
     endpoint = moto.endpoint.replace("http:", "https:")
     line = "its server speaks no TLS: correct the endpoint, or make it http:// and add allow_http=true"
-    await assert_does_not_open(moto.url(BUCKET, endpoint=endpoint), f"s3://{BUCKET} at {endpoint}: {line}")
+    await assert_does_not_open(moto.url(BUCKET, endpoint=endpoint, retries="0"), f"s3://{BUCKET} at {endpoint}: {line}")
 
 
 # Failures of servers with a script

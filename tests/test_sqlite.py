@@ -60,6 +60,7 @@ class TestSqliteStore(StoreContract):
         return open_sqlite(self.path)
 
 
+@pytest.mark.deep
 class TestSqliteStoreThatIsNotDurable(TestSqliteStore):
     def open_store(self) -> AbstractAsyncContextManager[SqliteStore]:
         return open_sqlite(self.path, durable=False)
