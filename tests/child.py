@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 import trio_replica as replica
+from trio_replica._async.outbox_by_hand import looked_at_outbox
 from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
@@ -94,11 +95,14 @@ async def open_as_nobody(
         print(json.dumps(f"{type(error).__name__}: {error}"))
 
 
-async def read_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
-    """Read all of a directory store as a user who owns nothing, and print what it has, or what that raises."""
+async def read_as_nobody(
+    folder: str, name: str, scheme: str = "dir"
+) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Read all of a store as a user who owns nothing, and print what it has, or what that raises."""
     folder = _become_nobody(folder)
     try:
-        async with replica.open_directory(f"{folder}/{name}", read_only=True) as store:
+        opening = replica.open_directory if scheme == "dir" else replica.open_sqlite
+        async with opening(f"{folder}/{name}", read_only=True) as store:
             refs = [ref async for ref in store.list_refs()]
             report = await replica.scrub([store])
             found = await store.get_many(refs)
@@ -110,6 +114,17 @@ async def read_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (
 async def open_outbox_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
     """Open a replica with the outbox `name` in `folder` as a user who owns nothing, and print what that raises."""
     await _print_problem(f"{_become_nobody(folder)}/{name}")
+
+
+async def look_at_outbox_as_nobody(folder: str, name: str) -> None:  # pragma: no cover  (runs in a process of its own)
+    """Look at the outbox `name` in `folder` as a user who owns nothing, and print what that shows or raises."""
+    path = f"{_become_nobody(folder)}/{name}"
+    await trio.lowlevel.checkpoint()
+    try:
+        with looked_at_outbox(path) as outbox:
+            print(json.dumps([len(outbox.noted()), *map(str, outbox.refs("copy"))]))
+    except replica.ReplicaError as error:
+        print(json.dumps(str(error)))
 
 
 async def open_outbox_where_nothing_can_be_written(

@@ -73,7 +73,8 @@ class Mounts:
     def fuse(self, source: Path, target: Path) -> Path:
         """Mount a folder in another place, too, by a program outside of the kernel."""
         target.mkdir(parents=True, exist_ok=True)
-        _run("bindfs", str(source), str(target))
+        options = ["-o", "nonempty"] if _has_old_fuse() else []
+        _run("bindfs", *options, str(source), str(target))
         self._mounted.append(target)
         return target
 
@@ -114,6 +115,12 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> Generator[Mounts, None, 
     made = Mounts(tmp_path_factory.mktemp("mounts"))
     yield made
     made.end()
+
+
+def _has_old_fuse() -> bool:
+    """Return whether bindfs has to be told to mount over files. Newer versions do not know that option."""
+    ended = subprocess.run(["bindfs", "--fuse-version"], capture_output=True, text=True, check=True)
+    return "version 2." in ended.stdout + ended.stderr
 
 
 def _with(options: tuple[str, ...]) -> list[str]:

@@ -51,8 +51,15 @@ class Disk:
 
     def begin(self, stores: Sequence[SessionStore]) -> OutboxState:
         """Begin a session."""
+        session = {store.name: store for store in stores}
+        known_sync = [name for name, one in self.noted.items() if one.role == "sync"]
+        for name in known_sync:
+            if name not in session:
+                self.noted[name] = self.noted[name]._replace(is_incomplete=True)
         for name, role, identity in stores:
-            self.noted[name] = NotedStore(role, identity, name in self.noted and self.noted[name].is_incomplete)
+            is_incomplete = name in self.noted and self.noted[name].is_incomplete
+            is_new = role == "sync" and bool(known_sync) and name not in known_sync
+            self.noted[name] = NotedStore(role, identity, is_incomplete or is_new)
             if name not in self.names:
                 self.names.append(name)
         after_last = max((seq + 1 for _, seq in self.entries), default=1)

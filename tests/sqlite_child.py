@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 import trio_replica as replica
-from trio_replica.stores._sqlite import connection, files
+from trio_replica import _sqlite_connection as connection
+from trio_replica.stores._sqlite import files
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -10,6 +10,7 @@ import runpy
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -1006,7 +1007,7 @@ def test_put_of_a_device(run: Run) -> None:
 def test_get_by_a_prefix(
     run: Run, simulated: dict[str, SimulatedStore], page_size: int | None, prefix: str, problem: str
 ) -> None:
-    Path("store/blobs").mkdir(parents=True)
+    Path("store/blobs/00").mkdir(parents=True)
     store = simulated["store"] = SimulatedStore(page_size=page_size)
     for digits in ("00", "0100", "0101", "ffff"):
         # Not what the ref names: the problem tells which one was got.
@@ -1231,7 +1232,7 @@ def test_status(run: Run) -> None:
 def test_status_shows_the_stores_that_work(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     put_blobs("sqlite:good.db", [b"data"])
     Path("bad.db").write_bytes(b"no database" * 1000)
-    Path("broken/blobs").mkdir(parents=True)
+    Path("broken/blobs/00").mkdir(parents=True)
     broken = simulated["broken"] = SimulatedStore()
     broken.fail(OSError("away"))
     urls = ["sqlite:good.db", "sqlite:none.db", "sqlite:bad.db", "dir:broken"]
@@ -1283,7 +1284,7 @@ def test_a_store_that_lists_nonsense_ends_a_survey(run: Run, simulated: dict[str
         async def list_page(self, after: Ref, limit: int) -> list[Ref]:
             return [Ref.of(b"")] if await super().list_page(after, limit) == [] else []
 
-    Path("stuck/blobs").mkdir(parents=True)
+    Path("stuck/blobs/00").mkdir(parents=True)
     simulated["stuck"] = Stuck()
     ended = run("status", "--sync", "dir:stuck")
     assert ended.status == 1
@@ -1633,7 +1634,7 @@ def test_check_tries_every_store(run: Run, simulated: dict[str, SimulatedStore])
     )
     for name in names:
         simulated[f"{Path.cwd()}/{name}"] = simulated[name]
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
     ended = run("check", "--config", "x.toml")
     assert (ended.status, ended.err) == (1, "")
     failed = "a://me:***@host"
@@ -1644,7 +1645,8 @@ def test_check_tries_every_store(run: Run, simulated: dict[str, SimulatedStore])
     outcomes = {row.split()[0]: row.split("failed: ")[1].rstrip("\n") for row in rows}
     assert outcomes["no-put"] == f"put: OSError: {failed}"
     assert outcomes["no-get"] == f"get: OSError: {failed}"
-    assert outcomes["no-delete"] == f"delete: OSError: {failed}"
+    (left,) = simulated["no-delete"].blobs
+    assert outcomes["no-delete"] == f"the test blob {left} may be left: delete: OSError: {failed}"
     assert re.fullmatch("get: blob .* is corrupt: its bytes are those of .*", outcomes["wrong"])
     assert outcomes["lost"] == "delete: the blob was not there any more"
     assert outcomes["no-db"].startswith("DatabaseError: SQLITE_NOTADB: ")
@@ -1656,7 +1658,7 @@ def test_check_repeats_nothing(run: Run, simulated: dict[str, SimulatedStore]) -
     simulated[f"{os.path.realpath('.')}/a"] = SimulatedStore()
     simulated[f"{os.path.realpath('.')}/a"].fail(OSError("away"), "put", count=1)
     Path("x.toml").write_text('[sync]\na = { url = "dir:a", retry = true }\n')
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     ended = run("check", "--config", "x.toml")
     assert ended.out.endswith(b"failed: put: OSError: away\n")
 
@@ -1688,7 +1690,7 @@ def test_check_notices_a_store_that_adds_what_is_there(run: Run, simulated: dict
             return (await super().put(blob))._replace(added=True)
 
     simulated["a"] = Overwriting()
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     ended = run("check", "--sync", "dir:a")
     assert ended.status == 1
     assert b"failed: put: it added a blob that was there, so it has no create-if-absent" in ended.out
@@ -1748,8 +1750,8 @@ def test_check_says_why_a_store_does_not_open(run: Run, monkeypatch: pytest.Monk
         yield SimulatedStore()
 
     open_with_function(monkeypatch, open_directory, "dir")
-    Path("a/blobs").mkdir(parents=True)
-    Path("b/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
+    Path("b/blobs/00").mkdir(parents=True)
     ended = run("check", "--sync", "dir:a", "--sync", "dir:b", "--async", "memory:")
     assert (ended.status, ended.err) == (1, "")
     _, bad, odd, good = ended.out.decode().splitlines(keepends=True)
@@ -1775,8 +1777,8 @@ def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, Si
         async def get(self, ref: Ref) -> NoReturn:
             await self._interrupt()
 
-    Path("a/blobs").mkdir(parents=True)
-    Path("b/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
+    Path("b/blobs/00").mkdir(parents=True)
     simulated["a"], simulated["b"] = Interrupting(), SimulatedStore()
     ended = run("check", "--sync", "dir:a", "--sync", "dir:b")
     assert (ended.status, ended.problems) == (130, ["interrupted"])
@@ -1789,6 +1791,22 @@ def test_an_interrupted_check_deletes_its_blob(run: Run, simulated: dict[str, Si
     (ref,) = simulated["a"].blobs
     left = f"the test blob {ref} may be left: delete: OSError: away"
     assert (ended.status, ended.problems) == (130, [left, "interrupted"])
+
+
+def test_check_says_that_its_blob_is_left(run: Run) -> None:
+    write({"data": b"data"})
+    assert run("put", "--sync", "sqlite:a", "data").status == 0
+    with closing(sqlite3.connect("a")) as database:
+        database.execute("CREATE TRIGGER t BEFORE DELETE ON blobs BEGIN SELECT RAISE(IGNORE); END")
+    ended = run("check", "--sync", "sqlite:a")
+    with closing(sqlite3.connect("a")) as database:
+        ((ref,),) = database.execute("SELECT lower(hex(ref)) FROM blobs WHERE length(data) = 64").fetchall()
+    _, line = ended.out.decode().splitlines()
+    assert ended.status == 1
+    assert line.endswith(
+        f"failed: the test blob {ref} may be left: delete: the database does not delete the row of {ref}: "
+        f"look at the triggers of the table blobs: {Path.cwd()}/a"
+    )
 
 
 async def test_a_deletion_that_hangs_ends(
@@ -1805,14 +1823,17 @@ async def test_a_deletion_that_hangs_ends(
     lines: list[str] = []
     store = simulated["a"] = SimulatedStore()
     monkeypatch.chdir(tmp_path)
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     store.hang("delete")
-    assert not await check_stores({"a": parse_url("dir:a")}, tell=note)
+    assert not await check_stores({"a": parse_url("dir:a")}, {}, tell=note)
     assert trio.current_time() == 10
-    assert lines[1].split(maxsplit=1) == ["a", "failed: delete: took more than 10 seconds"]
+    (ref,) = store.blobs
+    assert lines[1].split(maxsplit=1) == [
+        "a", f"failed: the test blob {ref} may be left: delete: took more than 10 seconds"
+    ]  # fmt: skip
     store.hang("get")
     with trio.move_on_after(5):
-        await check_stores({"a": parse_url("dir:a")}, tell=note)
+        await check_stores({"a": parse_url("dir:a")}, {}, tell=note)
     assert trio.current_time() == 25
     assert capfd.readouterr().err.endswith(" may be left: delete: took more than 10 seconds\n")
 

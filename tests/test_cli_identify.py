@@ -72,21 +72,21 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Places:
 
 
 def test_identify_prints_the_identity(run: Run, kept: Places) -> None:
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Kept(identity="f" * 32)
     assert run("identify", "dir:a") == (0, b"f" * 32 + b"\n", "")
     assert kept.openings == [("a", True, True)], "it was only read"
 
 
 def test_identify_gives_a_store_an_identity(run: Run, kept: Places) -> None:
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Kept()
     assert run("identify", "dir:a") == (0, f"{ONE}\n".encode(), "")
     assert kept.openings == [("a", True, True), ("a", False, False)]
 
 
 def test_identify_gives_a_copy_an_identity_of_its_own(run: Run, kept: Places) -> None:
-    Path("a/blobs").mkdir(parents=True)
+    Path("a/blobs/00").mkdir(parents=True)
     kept["a"] = Kept(identity="f" * 32)
     ended = run("identify", "--new", "dir:a")
     assert (ended.status, ended.err) == (0, "")
@@ -109,7 +109,7 @@ def test_identify_says_that_there_is_no_store_or_no_identity(run: Run) -> None:
 @pytest.mark.parametrize("command", [["get", "{}"], ["ls"], ["status"], ["scrub"], ["reconcile", "--dry-run"]])
 def test_commands_that_read_open_stores_to_be_read_only(run: Run, kept: Places, command: list[str]) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[name] = Kept(identity=name * 32)
         kept[name].has(b"data")
     ref = str(Ref.of(b"data"))
@@ -120,26 +120,69 @@ def test_commands_that_read_open_stores_to_be_read_only(run: Run, kept: Places, 
 
 def test_reconcile_copies_from_a_store_that_is_only_read(run: Run, kept: Places) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[name] = Kept(identity=name * 32)
         kept[name].has(name.encode())
     ended = run("reconcile", "--sync", "dir:a", "--from", "dir:b")
     assert (ended.status, ended.err) == (0, "")
     rows = [line.split() for line in ended.out.decode().splitlines()[1:]]
-    assert rows == [["dir:a", "sync", "1", "1", "1", "0", "1"], ["dir:b", "from", "1", "0", "0", "0", "0"]]
+    assert rows == [["dir:a", "sync", "1", "1", "1", "0", "1"], ["dir:b", "from", "1", "-", "-", "-", "-"]]
     assert (len(kept["a"]), len(kept["b"])) == (2, 1)
     ended = run("reconcile", "--sync", "dir:a", "--from", "dir:a")
     assert (ended.status, ended.err.splitlines()[-1]) == (2, "Error: the store dir:a is given twice")
 
 
-async def test_a_store_that_is_only_read_lacks_nothing() -> None:
+async def test_a_source_lacks_nothing_and_a_store_that_is_read_only_may() -> None:
     source, target, idle = Kept(), SimulatedStore(), Kept()
     source.read_only = idle.read_only = True
     source.has(b"data")
-    report = await reconcile({"source": source, "target": target, "idle": idle})
-    assert report.complete
+    stores = {"source": source, "target": target, "idle": idle}
+    report = await reconcile(stores)
+    assert [(one.missing, one.copied, one.failed) for one in report.stores.values()] == [
+        (0, 0, 0),
+        (1, 1, 0),
+        (1, 0, 0),
+    ]
+    assert not report.complete
     assert list(target.blobs) == [Ref.of(b"data")]
     assert (len(source), len(idle)) == (1, 0)
+    target.calls.clear()
+    assert not (await reconcile(stores)).complete
+    assert "put" not in [call.operation for call in target.calls]
+    report = await reconcile(stores, sources=["source", "idle"])
+    assert (report.complete, report.stores["idle"].missing) == (True, 0)
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_store_of_the_file_that_is_read_only_is_shown_as_a_source(run: Run, kept: Places, options: list[str]) -> None:
+    for name in "ab":
+        Path(name, "blobs", "00").mkdir(parents=True)
+        kept[f"{Path.cwd()}/{name}"] = Kept(identity=name * 32)
+    kept[f"{Path.cwd()}/a"].has(b"a")
+    kept[f"{Path.cwd()}/b"].has(b"a").has(b"b")
+    Path("x.toml").write_text('[sync]\nnear = "dir:a"\n[async]\nfar = { url = "dir:b", read_only = true }\n')
+    ended = run("reconcile", *options, "--config", "x.toml")
+    copied = ["1", "0", "1"] if not options else ["0", "0", "0"]
+    rows = [line.split() for line in ended.out.decode().splitlines()[1:]]
+    assert rows == [["near", "sync", "1", "1", *copied], ["far", "from", "2", "0", "-", "-", "-"]]
+    assert (ended.status, ended.err) == (1 if options else 0, "")
+    kept[f"{Path.cwd()}/a"].has(b"more")
+    ended = run("reconcile", *options, "--config", "x.toml")
+    row, line = ended.out.decode().splitlines()[2:]
+    assert row.split() == ["far", "from", "2", "1", "-", "-", "-"]
+    assert line == "far  lacks 1 and is only read: remove read_only, or name it with --from"
+    assert ended.status == 1
+    assert len(kept[f"{Path.cwd()}/b"]) == 2
+
+
+def test_reconcile_shows_a_store_that_turns_out_to_be_read_only(run: Run, kept: Places) -> None:
+    class Snapshot(Kept):  # type: ignore[misc]
+        is_read_only = True
+
+    Path("a/blobs/00").mkdir(parents=True)
+    kept["a"] = Snapshot(identity=ONE)
+    ended = run("reconcile", "--sync", "dir:a")
+    assert (ended.status, ended.out.split()[-6]) == (0, b"from")
 
 
 async def test_a_dry_run_counts_what_stores_that_are_only_read_lack() -> None:
@@ -181,7 +224,7 @@ async def test_a_source_is_one_of_the_stores(sources: Any, error: type[Exception
 @pytest.mark.parametrize("command", ["scrub", "reconcile"])
 def test_two_names_of_one_store_are_one_line(run: Run, kept: Places, command: str) -> None:
     for name in "ab":
-        Path(name, "blobs").mkdir(parents=True)
+        Path(name, "blobs", "00").mkdir(parents=True)
         kept[name] = Kept(identity=ONE)
     ended = run(command, "--sync", "dir:a", "--sync", "dir:b")
     assert (ended.status, ended.out) == (1, b"")

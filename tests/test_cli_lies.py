@@ -13,7 +13,7 @@ from trio_replica import MemoryStore, Ref
 from trio_replica.testing import Lie, LyingStore
 
 from . import test_cli
-from .common import put_numbers, refs
+from .common import BROKEN, put_numbers, refs
 from .schemes import open_with_function
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def liar(monkeypatch: pytest.MonkeyPatch, run: Run) -> LyingStore:
 
     async def fill() -> None:
         for path, one in stores.items():
-            Path(path, "blobs").mkdir(parents=True)  # commands that only look want a store that is there
+            Path(path, "blobs", "00").mkdir(parents=True)  # commands that only look want a store that is there
             await put_numbers(one, range(COUNT))
 
     open_with_function(monkeypatch, open_directory, "dir")
@@ -88,3 +88,22 @@ def test_scrub_prints_a_contradiction_and_repairs_it(run: Run, liar: LyingStore)
     assert ended.out.decode().splitlines()[0] == line
     assert ended.status == 0
     assert run("scrub", *URLS).status == 0
+
+
+def test_a_question_that_fails_is_no_yes(run: Run, liar: LyingStore) -> None:
+    async def contains(ref: Ref) -> bool:
+        if ref == LAST:
+            raise BROKEN
+        return await LyingStore.contains(liar, ref)
+
+    liar.contains = contains  # type: ignore[method-assign]
+    ended = run("reconcile", "--ask-all", *URLS)
+    assert ended.problems == [f"dir:index: contains of {LAST}: OSError: broken"]
+    line = "dir:index  unanswered: it may lack 1 of its refs: run this again, or scrub"
+    assert ended.out.decode().splitlines()[3:] == [line]
+    assert ended.status == 1
+    ended = run("scrub", *URLS)
+    lines = ended.out.decode().splitlines()
+    assert lines[0] == f"dir:index  {LAST}  another question about it failed: OSError: broken"
+    assert lines[4:] == ["dir:index  unanswered: 1, because another question about the blob failed: scrub again"]
+    assert ended.status == 1

@@ -101,7 +101,7 @@ def test_entries_are_listed_by_store(run: Command) -> None:
         "  and 2 more, which --all prints",
     ]
     assert entry_lines(run("outbox", "--all", *options))[-13:] == [f"12 pending for {name}", *shown]
-    Path("copy/blobs").mkdir(parents=True)
+    Path("copy/blobs/00").mkdir(parents=True)
     assert run("status", *options).out.decode().splitlines()[-2:] == [
         "outbox: 2 pending for gone, which is not an async store of this replica",
         f"outbox: 12 pending for {name}",
@@ -177,16 +177,43 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
     in_use = (
         f"{Path.cwd()}/outbox.db: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
     )
-    assert status.status == 0
-    assert status.out.decode().splitlines()[-1] == f"outbox: {in_use}"
+    assert (status.status, status.problems) == (1, [f"outbox: {in_use}"])
+    assert status.out.decode().splitlines()[-1].startswith("dir:a-store "), "the stores are shown all the same"
     assert (listing.status, listing.problems) == (1, [in_use])
     assert (put.status, put.problems) == (1, [in_use])
     assert (get.status, get.out) == (0, b"a"), "a command that only reads does not need it"
     missing = f"{Path.cwd()}/none.db: there is no such outbox"
     assert run("outbox", "--outbox", "none.db").problems == [missing]
-    assert run("status", "--sync", "dir:a-store", "--outbox", "none.db").out.decode().splitlines()[-1] == (
-        f"outbox: {missing}"
-    )
+    ended = run("status", "--sync", "dir:a-store", "--outbox", "none.db")
+    assert (ended.status, ended.problems) == (1, [f"outbox: {missing}"])
+
+
+def test_looking_changes_nothing(run: Command) -> None:
+    write({"a": b"a"})
+    options = ["--sync", "dir:a-store", "--outbox", "outbox.db"]
+    assert run("put", *options, "a").status == 0
+    before = os.stat("outbox.db")
+    assert run("status", *options).status == 0
+    assert run("outbox", *options).status == 0
+    after = os.stat("outbox.db")
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert sorted(os.listdir()) == ["a", "a-store", "outbox.db"]
+
+
+@pytest.mark.parametrize(
+    ("outbox", "kind"),
+    [("/dev/null", "a device, not a regular file"), ("folder", "a folder, not a regular file")],
+)
+def test_what_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
+    write({"folder/a": b"a"})
+    problem = f"{Path(outbox).absolute()}: this is {kind}: name a file"
+    options = ["--sync", "dir:a-store", "--outbox", outbox]
+    for command in (["put", "folder/a"], ["outbox"], ["outbox", "flush"], ["outbox", "forget", "copy"]):
+        ended = run(*command, *options)
+        assert (ended.status, ended.problems) == (1, [problem])
+    assert os.listdir() == ["folder"]
+    assert os.listdir("folder") == ["a"]
+    assert not os.path.lexists("/dev/null-journal")
 
 
 def test_no_outbox_is_named(run: Command) -> None:
@@ -207,9 +234,12 @@ def test_forgetting_asks(run: Command, monkeypatch: pytest.MonkeyPatch, answer: 
     leave("copy", 3)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
     ended = run("outbox", "forget", "copy", "--outbox", "outbox.db")
-    assert "The blobs pending for copy will not be delivered. Forget all 3? [y/N]" in ended.err
+    assert (
+        "copy is not a store of this command. Blobs that only it has will be lost. Forget its identity, " in ended.err
+    )
+    assert "and the 3 pending for it? [y/N]" in ended.err
     if forgotten:
-        assert ended.err.endswith("forgot 3 pending for copy; reconcile copies the blobs that it lacks\n")
+        assert ended.err.endswith("forgot copy, which is not a store of this command, and 3 pending for it\n")
     else:
         assert ended.err.endswith("nothing is forgotten\n")
     assert ended.status == (0 if forgotten else 1)
@@ -217,6 +247,24 @@ def test_forgetting_asks(run: Command, monkeypatch: pytest.MonkeyPatch, answer: 
     assert left == (
         "nothing is pending" if forgotten else "3 pending for copy, which is not an async store of this replica"
     )
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n"])
+def test_forgetting_what_is_pending_for_a_store_of_the_command_asks(
+    run: Command, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    name = f"dir:{Path.cwd()}/copy"
+    leave(name, 3)
+    options = ["--sync", "memory:", "--async", name, "--outbox", "outbox.db"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
+    ended = run("outbox", "forget", name, *options)
+    assert f"The blobs pending for {name} will not be delivered. Forget all 3? [y/N]" in ended.err
+    if answer == "n\n":
+        assert (ended.status, ended.err.endswith("nothing is forgotten\n")) == (1, True)
+        return
+    assert ended.err.endswith(f"forgot 3 pending for {name}; reconcile copies the blobs that it lacks\n")
+    assert run("outbox", "forget", name, *options).problems == [f"nothing is pending for {name}"]
+    assert run("outbox", *options).out.decode().splitlines()[-1].split() == [name, "async", "none"]
 
 
 def test_forgetting_one(run: Command) -> None:
@@ -313,7 +361,7 @@ def options(run: Command, simulated: dict[str, SimulatedStore]) -> list[str]:
     """Return the options of a replica whose outbox has a blob for each of two async stores."""
     simulated.update(a=Known(THREE), one=Known(ONE), two=Known(TWO))
     for name in ("one", "two"):
-        Path(name, "blobs").mkdir(parents=True)  # so that the command sees that they are there
+        Path(name, "blobs", "00").mkdir(parents=True)  # so that the command sees that they are there
         simulated[name].fail(BROKEN, "put", "put_many")
     write({"file": b"0"})
     options = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:two", "--outbox", "outbox.db"]
@@ -411,7 +459,7 @@ def test_stores_that_have_changed_places_are_not_accepted_before_their_entries_a
 def test_a_store_that_got_another_name(run: Command, simulated: dict[str, SimulatedStore], options: list[str]) -> None:
     assert run("outbox", "flush", *options).status == 0
     simulated["three"] = simulated["two"]
-    Path("three/blobs").mkdir(parents=True)
+    Path("three/blobs/00").mkdir(parents=True)
     renamed = ["--sync", "dir:a", "--async", "dir:one", "--async", "dir:three", "--outbox", "outbox.db"]
     (refused,) = run("put", "file", *renamed).problems
     assert f"dir:three: its identity {TWO} is the one that the outbox knows as dir:two: " in refused
@@ -429,7 +477,7 @@ def test_accepting_what_is_not_there(run: Command, simulated: dict[str, Simulate
     unknown = "the outbox does not know dir:three: it notes a new store by itself; it knows dir:a, dir:one, dir:two"
     assert run("outbox", "accept", "dir:three", *options).problems == [unknown]
     simulated["three"] = Known("4" * 32)
-    Path("three/blobs").mkdir(parents=True)
+    Path("three/blobs/00").mkdir(parents=True)
     assert run("outbox", "accept", "dir:three", *options, "--async", "dir:three").problems == [unknown]
     assert run("outbox", "accept", "dir:one", "--outbox", "none.db").problems == [
         f"{Path.cwd()}/none.db: there is no such outbox"
@@ -440,6 +488,9 @@ def test_accepting_what_is_not_there(run: Command, simulated: dict[str, Simulate
         "the outbox does not know dir:one: it notes a new store by itself; it knows none"
     ]
     assert run("outbox", "accept", "dir:one").problems == [NONE_IS_NAMED]
+    Path("bad.db").write_bytes(b"no database" * 1000)
+    (problem,) = run("outbox", "accept", "sqlite:bad.db", *options, "--async", "sqlite:bad.db").problems
+    assert problem.startswith("sqlite:bad.db can't be opened: DatabaseError: SQLITE_NOTADB: ")
     assert shown_table(run) == table(ONE, TWO)
 
 
@@ -465,3 +516,124 @@ def test_nothing_is_accepted_while_a_replica_has_the_outbox(run: Command, option
         replica_of_another_process.execute("BEGIN EXCLUSIVE")
         ended = run("outbox", "accept", "dir:one", *options)
     assert (ended.status, ended.problems) == (1, [in_use])
+
+
+# Stores that are incomplete, and stores that are no more
+
+
+@pytest.fixture
+def all_there(options: list[str], simulated: dict[str, SimulatedStore]) -> list[str]:
+    """Return the options once `reconcile` sees that all stores are there, and those that tests add, too."""
+    for name in ("a", "b", "c", "new"):
+        Path(name, "blobs", "00").mkdir(parents=True)
+    return options
+
+
+def test_a_reconcile_that_leaves_nothing_missing_ends_the_mark(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    simulated["one"] = Known("4" * 32)
+    assert run("outbox", "accept", "dir:one", *all_there).status == 0
+    assert run("reconcile", "--dry-run", *all_there).status == 1
+    simulated["one"].fail(BROKEN, "put")
+    assert run("reconcile", *all_there).status == 1
+    assert shown_table(run) == table("4" * 32, TWO, "incomplete")
+    simulated["one"].recover()
+    ended = run("reconcile", *all_there)
+    assert (ended.status, ended.problems) == (0, ["dir:one is not incomplete any more"])
+    assert shown_table(run) == table("4" * 32, TWO)
+    assert run("reconcile", *all_there).problems == []
+    assert run("outbox", "accept", "dir:one", "--outbox", "outbox.db").status == 0
+    assert run("reconcile", *all_there).problems == [
+        "dir:one stays incomplete, because the outbox does not know this store: open the replica first"
+    ]
+    assert run("outbox", "flush", *all_there).status == 0
+    assert run("reconcile", *all_there).problems == ["dir:one is not incomplete any more"]
+
+
+def test_a_new_sync_store_is_incomplete_until_it_is_reconciled(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    """It was given no blob that was put before it came, and nobody has an entry for these."""
+    simulated["new"] = Known("5" * 32)
+    assert run("outbox", "flush", *all_there, "--sync", "dir:new").status == 0
+    shown = run("outbox", "--outbox", "outbox.db").out.decode().splitlines()
+    assert shown[-1] == f"dir:new  sync   {'5' * 32}  incomplete"
+    without_a = ["--sync", "dir:new", *all_there[2:]]
+    assert run("outbox", "flush", *without_a).status == 0
+    assert run("outbox", "--outbox", "outbox.db").out.decode().splitlines()[2] == (
+        f"dir:a    sync   {THREE}  incomplete"
+    ), "it has no part in that session"
+    assert run("reconcile", *without_a).problems == ["dir:new stays incomplete, because dir:a took no part"]
+    ended = run("reconcile", *all_there, "--sync", "dir:new")
+    assert ended.status == 0
+    assert ended.problems == ["dir:a is not incomplete any more", "dir:new is not incomplete any more"]
+    assert run("outbox", "--outbox", "outbox.db").out.decode().count("incomplete") == 0
+
+
+def test_a_complete_sync_store_is_enough_for_the_others(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    simulated.update(b=Known("5" * 32), c=Known("6" * 32))
+    for name in ("b", "c"):
+        assert run("outbox", "flush", *all_there, "--sync", f"dir:{name}").status == 0
+    assert run("reconcile", *all_there, "--sync", "dir:c").problems == ["dir:c is not incomplete any more"]
+
+
+def test_the_mark_stays_if_the_outbox_can_not_be_used(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    with closing(sqlite3.connect("outbox.db")) as replica_of_another_process:
+        replica_of_another_process.execute("BEGIN EXCLUSIVE")
+        ended = run("reconcile", *all_there)
+    assert ended.status == 0
+    (problem,) = ended.problems
+    assert problem.startswith("the outbox was not looked at, so stores that it marks as incomplete stay so: ")
+    assert run("reconcile", "--sync", "dir:a", "--outbox", "none.db").problems == []
+    assert not Path("none.db").exists()
+    before = Path("outbox.db").read_bytes()
+    assert run("reconcile", *all_there).status == 0
+    assert Path("outbox.db").read_bytes() == before, "there is no mark to be taken off"
+
+
+def test_the_mark_stays_if_a_store_does_not_say_who_it_is(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    class Silent(Known):
+        asked = 0
+
+        async def identity(self) -> str | None:
+            self.asked += 1
+            if self.asked > 1:
+                raise BROKEN
+            return await super().identity()
+
+    assert run("outbox", "accept", "dir:one", "--outbox", "outbox.db").status == 0
+    simulated["one"] = Silent(ONE)
+    ended = run("reconcile", *all_there)
+    assert (ended.status, ended.problems) == (0, []), "it has told it before the reconcile, and not after it"
+    ended = run("reconcile", *all_there)
+    assert (ended.status, ended.problems) == (1, [])
+    assert "failed: it does not tell its identity: OSError: broken" in ended.out.decode()
+    assert shown_table(run) == table("none", TWO, "incomplete")
+
+
+def test_a_store_that_is_no_more_is_forgotten_with_its_identity(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    assert run("outbox", "forget", "--yes", "dir:two", *all_there).status == 0
+    assert shown_table(run) == table(ONE, TWO), "it is a store of the command"
+    left = [*all_there[:4], *all_there[6:]]
+    assert run("outbox", "forget", "--yes", "dir:one", "00", *left).problems == ["00 is not pending for dir:one"]
+    ended = run("outbox", "forget", "--yes", "dir:two", *left)
+    assert (ended.status, ended.problems) == (
+        0,
+        ["forgot dir:two, which is not a store of this command, and 0 pending for it"],
+    )
+    assert shown_table(run)[-3:] == table(ONE, TWO)[:3]
+    assert run("outbox", "forget", "--yes", "dir:two", *left).problems == [
+        "nothing is pending for dir:two; entries are pending for dir:one"
+    ]
+    simulated["two"] = Known("7" * 32)
+    assert run("outbox", "flush", *all_there).status == 0, "it is a new store by that name"
+    assert shown_table(run) == table(ONE, "7" * 32)

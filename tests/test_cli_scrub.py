@@ -48,7 +48,7 @@ def rot_row(ref: Ref) -> None:
 
 
 def add(simulated: dict[str, SimulatedStore], name: str, store: SimulatedStore, *blobs: bytes) -> SimulatedStore:
-    Path(name, "blobs").mkdir(parents=True)
+    Path(name, "blobs", "00").mkdir(parents=True)
     simulated[name] = store
     for blob in blobs:
         store.corrupt(Ref.of(blob), blob)

@@ -17,7 +17,7 @@ from .directories import path_of, tree, try_to_open
 from .mounts import Mounts, forget_inodes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.mounts
@@ -54,7 +54,7 @@ async def test_an_unmounted_disk_is_no_new_store(mounts: Mounts, disk: Path) -> 
         await store.put(DATA)
         mounts.detach(disk)
         for call in (store.put(b"new"), store.get(REF), store.replace(DATA), store.list_page(Ref.ZERO, 1)):
-            with pytest.raises(FileNotFoundError, match="The directory store has vanished"):
+            with pytest.raises(FileNotFoundError, match="The directory store has vanished; mount its disk again"):
                 await call
     with pytest.raises(StoreNotFoundError):
         await try_to_open(disk, create=False)
@@ -70,7 +70,7 @@ async def test_another_disk_is_another_store(mounts: Mounts, disk: Path) -> None
         mounts.tmpfs(disk)
         await open_and_close(open_directory(disk))
         for call in (store.put(b"new"), store.get(REF), store.delete(REF), store.list_page(Ref.ZERO, 1)):
-            with pytest.raises(StoreIdentityError, match=f"{disk}: this is another store than before"):
+            with pytest.raises(StoreIdentityError, match=f"{disk}: .* look at which disk is mounted there"):
                 await call
     assert tree(disk) == ["blobs", "store-id", "tmp"]
 
@@ -105,7 +105,7 @@ async def test_blobs_are_mounted_on_their_own(mounts: Mounts, tmp_path: Path, ki
         assert os.listdir(root / "blobs" / "tmp") == []
         mounts.detach(root / "blobs")
         for call in (store.put(b"new"), store.get(REF), store.contains(REF)):
-            with pytest.raises(FileNotFoundError, match="The directory store has vanished"):
+            with pytest.raises(FileNotFoundError, match="The directory store has vanished; mount its disk again"):
                 await call
     for options in ({}, {"create": False}, {"read_only": True}):
         with pytest.raises(StoreIdentityError, match=f"{root}/blobs: this is another store than before"):
@@ -113,13 +113,108 @@ async def test_blobs_are_mounted_on_their_own(mounts: Mounts, tmp_path: Path, ki
     assert tree(root / "blobs") == []
 
 
-async def test_a_folder_of_blobs_that_is_mounted_on_its_own_fails_its_puts(mounts: Mounts, tmp_path: Path) -> None:
-    mounts.tmpfs(tmp_path / "blobs" / "fa")
-    async with open_directory(tmp_path) as store:
-        await store.put(b"other")
-        with pytest.raises(OSError, match="The folders of blobs have to be on one file system"):
-            await store.put(DATA)
-        assert not await store.contains(REF)
+CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "put": lambda store: store.put(b"new"),
+    "put again": lambda store: store.put(DATA),
+    "get": lambda store: store.get(REF),
+    "contains": lambda store: store.contains(REF),
+    "list_page": lambda store: store.list_page(Ref.ZERO, 1),
+}
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+async def test_a_mount_over_the_blobs_of_a_store_is_refused(mounts: Mounts, tmp_path: Path, kind: str) -> None:
+    root, source = tmp_path / "store", tmp_path / "source"
+    source.mkdir()
+    async with open_directory(root) as store:
+        await store.put(DATA)
+        MOUNTS[kind](mounts, source, root / "blobs")
+        before = tree(root)
+        for call in CALLS.values():
+            with pytest.raises(StoreIdentityError, match="unmount or remove what has taken the place of its blobs"):
+                await call(store)
+    for options in ({}, {"create": False}, {"durable": False}, {"read_only": True}):
+        with pytest.raises(StoreIdentityError, match="unmount or remove what has taken the place of its blobs"):
+            await try_to_open(root, **options)
+    assert tree(root) == before
+    async with open_directory(tmp_path / "other") as other:
+        mounts.detach(root / "blobs")
+        assert await other.put(DATA) == (REF, True)
+    async with open_directory(root) as store:
+        assert await store.get(REF) == DATA
+    assert not (root / "blobs-apart").exists()
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+async def test_blobs_that_were_moved_to_another_disk(mounts: Mounts, tmp_path: Path, kind: str) -> None:
+    root, source = tmp_path / "store", tmp_path / "source"
+    source.mkdir()
+    async with open_directory(root) as store:
+        await store.put(DATA)
+    (root / "blobs").rename(root / "moved")
+    MOUNTS[kind](mounts, source, root / "blobs")
+    shutil.copytree(root / "moved", root / "blobs", dirs_exist_ok=True)
+    shutil.copy(root / "store-id", root / "blobs" / "store-id")
+    for options in ({"read_only": True}, {}, {}):
+        async with open_directory(root, **options) as store:
+            assert await store.get(REF) == DATA
+    mounts.detach(root / "blobs")
+    with pytest.raises(StoreIdentityError, match="look at which disk is mounted there"):
+        await try_to_open(root)
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+@pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])
+async def test_a_mount_over_a_folder_of_blobs_is_refused(
+    mounts: Mounts, tmp_path: Path, kind: str, folder: str
+) -> None:
+    root, source = tmp_path / "a store", tmp_path / "source"
+    source.mkdir()
+    async with open_directory(root) as store:
+        await store.put(DATA)
+        for _ in range(2):
+            MOUNTS[kind](mounts, source, root / "blobs" / folder)
+            for call in CALLS.values():
+                with pytest.raises(OSError, match="Something is mounted here, which hides blobs of the store") as info:
+                    await call(store)
+                assert info.value.filename == f"{root}/blobs/{folder}"
+            for options in ({}, {"create": False}, {"read_only": True}):
+                with pytest.raises(OSError, match="Something is mounted here, which hides blobs of the store"):
+                    await try_to_open(root, **options)
+            mounts.detach(root / "blobs" / folder)
+            assert await store.get(REF) == DATA
+            assert await store.put(DATA) == (REF, False)
+            assert not await store.contains(Ref.ZERO)
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+async def test_a_mount_over_the_temporary_files(mounts: Mounts, tmp_path: Path, kind: str) -> None:
+    root, source = tmp_path / "store", tmp_path / "source"
+    source.mkdir()
+    async with open_directory(root) as store:
+        await store.put(DATA)
+        MOUNTS[kind](mounts, source, root / "tmp")
+        with pytest.raises(OSError, match="unmount what is mounted over one of them, or open the store again"):
+            await store.put(b"new")
+        assert await store.put(DATA) == (REF, False)
+        assert not await store.contains(Ref.of(b"new"))
+    async with open_directory(root) as store:
+        assert await store.put(b"new") == (Ref.of(b"new"), True)
+        mounts.detach(root / "tmp")
+        assert await store.get(REF) == DATA
+    assert not (root / "blobs-apart").exists()
+    assert tree(root / "blobs" / "tmp") == []
+
+
+async def test_other_mounts_are_no_matter(mounts: Mounts, tmp_path: Path) -> None:
+    async with open_directory(tmp_path / "store") as store:
+        mounts.bind(tmp_path / "store" / "blobs", tmp_path / "backup")
+        mounts.tmpfs(tmp_path / "store" / "mine")
+        mounts.tmpfs(tmp_path / "store" / "blobs" / "lost+found")
+        assert await store.put(DATA) == (REF, True)
+        assert not await store.contains(Ref.ZERO)
+    async with open_directory(tmp_path / "store", read_only=True) as store:
+        assert await store.get(REF) == DATA
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4", "fuse"])

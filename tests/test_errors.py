@@ -139,8 +139,10 @@ def test_too_large_names_the_store_and_both_sizes() -> None:
 def test_another_store_names_both_identities() -> None:
     error = StoreIdentityError("/disk/store", "a" * 32, None)
     assert (error.store, error.expected, error.found) == ("/disk/store", "a" * 32, None)
-    text = f"/disk/store: this is another store than before: its identity was {'a' * 32} and is none"
-    assert str(error) == text
+    assert error.remedy == ""
+    text = f"/disk/store: this is another store than before: its identity was {'a' * 32} and is none; "
+    assert str(error) == f"{text}bring back the one that was here, or correct the path or the URL"
+    assert str(StoreIdentityError("/disk/store", "a" * 32, None, "mount it")) == f"{text}mount it"
 
 
 def test_a_missing_store_and_one_that_is_only_read_are_named() -> None:

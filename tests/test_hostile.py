@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from itertools import product
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,6 +141,85 @@ async def test_a_hostile_answer_is_a_failure_of_its_store(
     if operation != "identity":
         assert (await reconcile([good])).complete
         await expect_no_trap(lambda: reconcile([good, hostile]))
+
+
+def two_faced(kind: type, content: Any) -> Any:
+    """Return an answer of a subclass whose iteration would never end, and which notes whether it is begun."""
+
+    class TwoFaced(kind):  # type: ignore[misc]
+        was_asked = False
+
+        def _ask(self, *_: object) -> Any:
+            type(self).was_asked = True  # pragma: no cover  (nobody asks)
+            return count()  # pragma: no cover  (likewise)
+
+        __iter__ = keys = values = items = __getitem__ = __len__ = _ask
+
+    return TwoFaced(content)
+
+
+@pytest.mark.parametrize("options", [{}, {"verify": False}], ids=str)
+@pytest.mark.parametrize(
+    ("operation", "answer", "complaint"),
+    [
+        ("list_page", two_faced(list, [REF]), "a page that is not a list of refs"),
+        ("list_page", [two_faced(bytes, REF)], "a page that is not a list of refs"),
+        ("get_many", two_faced(dict, {REF: DATA}), "which is not a dict of refs and bytes"),
+        ("put_many", two_faced(list, [PutResult(REF, True)]), "which is not a list of results"),
+        ("put", two_faced(tuple, (REF, True)), "which is not a PutResult"),
+        ("put", PutResult(two_faced(bytes, REF), True), "which is not a Ref"),
+        ("put", PutResult(REF, 1), "for added, which is True or False"),  # type: ignore[arg-type]
+        ("contains", two_faced(int, 1), "not True or False"),
+        ("contains", None, "not True or False"),
+    ],
+)
+async def test_an_answer_is_of_a_built_in_type(operation: str, answer: Any, complaint: str, options: Any) -> None:
+    store = Hostile(operation, answer)
+    async with trio_replica.open([store], **options) as opened:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "list_page": lambda: opened.list_page(Ref.ZERO, 10),
+            "get_many": lambda: opened.get_many([REF]),
+            "put_many": lambda: opened.put_many([DATA, b"more"][:1]),
+            "put": lambda: opened.put(DATA),
+            "contains": lambda: opened.contains(REF),
+        }
+        with pytest.raises(StoreError, match=complaint):
+            await calls[operation]()
+    if operation in {"list_page", "put"}:
+        report = await reconcile({"store": store, "other": await with_data()})
+        assert complaint in f"{[*report.failures.values()]} {report.problems}"
+    assert not getattr(answer, "was_asked", False)
+
+
+@pytest.mark.parametrize("answer", [None, 1, two_faced(int, 1)])
+async def test_contains_is_true_or_false_for_a_reconcile_and_a_scrub(answer: Any) -> None:
+    class Vague(PlainStore):
+        async def contains(self, ref: Ref) -> bool:
+            await trio.lowlevel.checkpoint()
+            vague: bool = answer
+            return vague
+
+    stores = {"vague": Vague(await with_data()), "other": await with_data()}
+    report = await reconcile(stores)
+    assert (report.stores["vague"].unanswered, report.complete) == (1, False)
+    assert "not True or False" in report.problems[0].error
+    scrubbed = await scrub(stores)
+    assert (scrubbed.stores["vague"].unanswered, scrubbed.is_sound) == (1, False)
+
+
+async def with_data() -> MemoryStore:
+    good = MemoryStore()
+    await good.put(DATA)
+    return good
+
+
+async def test_a_batch_is_answered_with_a_list() -> None:
+    answer = two_faced(list, [])
+    with pytest.raises(trio_replica.PoisonedError, match=r"a put_many returned .*, which is not a list of results"):
+        async with trio_replica.open([MemoryStore()], {"copy": Hostile("put_many", answer)}) as store:
+            await store.put_many([b"1", b"2"])
+            await store.wait_poisoned()
+    assert not answer.was_asked
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

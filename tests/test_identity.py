@@ -11,7 +11,6 @@ import trio.testing
 import trio_replica
 from trio_replica import (
     MemoryStore,
-    Ref,
     ReplicaError,
     RetryingDeletableStore,
     RetryingStore,
@@ -182,13 +181,6 @@ async def test_a_store_that_does_not_say_who_it_is_is_refused(answer: object) ->
     assert caught.value.operation == "identity"
 
 
-async def test_a_store_that_does_not_say_who_it_is_is_reconciled_all_the_same() -> None:
-    a, b = MemoryStore(), Told(BROKEN)
-    await a.put(b"x")
-    assert (await reconcile([a, b])).complete
-    assert await b.get(Ref.of(b"x")) == b"x"
-
-
 def test_a_store_that_is_only_read_is_part_of_no_replica() -> None:
     class Snapshot(PlainStore):
         is_read_only = True
@@ -201,3 +193,26 @@ def test_a_store_that_is_only_read_is_part_of_no_replica() -> None:
     with pytest.raises(ValueError, match=text):
         trio_replica.open([MemoryStore()], {"old": snapshot})
     assert RetryingStore(snapshot).is_read_only
+
+
+async def test_a_store_that_does_not_tell_its_identity_is_left_out_of_a_reconcile_and_a_scrub() -> None:
+    """It may be one of the others by a second name, and then its copies are no second ones."""
+
+    class Silent(MemoryStore):  # type: ignore[misc]
+        async def identity(self) -> str | None:
+            await trio.lowlevel.checkpoint()
+            raise OSError("away")
+
+    silent, full, empty = Silent(), MemoryStore(identity=ONE), MemoryStore(identity=OTHER)
+    await full.put(b"data")
+    stores = {"silent": silent, "full": full, "empty": empty}
+    report = await reconcile(stores)
+    assert (len(silent), len(empty), report.complete) == (0, 1, True)
+    error = "it does not tell its identity: OSError: away"
+    assert {name: str(failure) for name, failure in report.failures.items()} == {"silent": error}
+    scrubbed = await scrub(stores, repair=True)
+    assert {name: str(failure) for name, failure in scrubbed.failures.items()} == {"silent": error}
+    assert [counts.refs for counts in scrubbed.stores.values()] == [0, 1, 1]
+    assert not scrubbed.is_sound
+    assert not (await scrub([silent])).is_sound
+    assert (await reconcile([silent])).failures.keys() == {"store-0"}

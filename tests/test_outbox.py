@@ -17,7 +17,7 @@ import trio_replica as replica
 from trio_replica import Blob, BlobNotFoundError, MemoryStore, PoisonedError, PutResult, RetryingStore, StoreError
 from trio_replica._async import outbox as internals
 from trio_replica._async.delivery import OutboxDelivery
-from trio_replica._async.storage import LostFileError
+from trio_replica._async.storage import LostFileError, NotedStore
 from trio_replica.testing import Batched, SimulatedStore
 
 from .common import BROKEN, Ended, count_blobs, open_and_close, put_numbers, refs, without_gc
@@ -284,6 +284,63 @@ async def test_an_entry_in_doubt_is_withdrawn_if_every_store_misses_its_blob(
     assert [record.getMessage() for record in caplog.records] == [
         f"{refs(1)[0]} is not pending for copy any more: its put may never have returned, and no sync store has it"
     ]
+
+
+COMPLETE, INCOMPLETE = NotedStore("sync", None, False), NotedStore("sync", None, True)
+
+
+@pytest.mark.parametrize(
+    ("noted", "is_withdrawn"),
+    [
+        ({"a": COMPLETE, "b": COMPLETE}, True),
+        ({"a": INCOMPLETE, "b": COMPLETE}, True),
+        ({"a": INCOMPLETE, "b": INCOMPLETE}, False),
+        ({"a": COMPLETE._replace(identity="1" * 32), "b": COMPLETE}, True),
+        ({"away": COMPLETE}, False),
+        ({"away": COMPLETE, "a": NotedStore("async", None, False)}, False),
+        ({"copy": NotedStore("async", None, False)}, True),
+    ],
+)
+async def test_the_word_of_a_store_that_is_new_or_incomplete_withdraws_no_entry(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, noted: dict[str, NotedStore], *, is_withdrawn: bool
+) -> None:
+    disk = lacking(0, 1)
+    disk.noted |= noted
+    identity = noted["a"].identity if "a" in noted else None
+    sync, copy = {"a": MemoryStore(identity=identity), "b": MemoryStore()}, SimulatedStore()
+    await put_numbers(sync["a"], [0])
+    async with open_with_outbox(sync, {"copy": copy}, MemoryOutbox(disk)) as store:
+        if is_withdrawn:
+            await store.flush()
+        else:
+            with pytest.raises(StoreError, match="1 of the blobs pending for it can't be read from any sync store"):
+                await store.flush()
+    assert disk.pending("copy") == [*(() if is_withdrawn else refs(1))]
+    why = "it can't be read: no sync store has it, and they are new or incomplete: reconcile the stores"
+    assert (f"{refs(1)[0]} is deferred for copy, because {why}" in caplog.messages) is not is_withdrawn
+
+
+async def test_the_word_of_a_store_that_had_no_identity_before_withdraws_no_entry(autojump_clock: MockClock) -> None:
+    disk = lacking(1)
+    disk.noted["a"] = COMPLETE
+    with pytest.raises(StoreError, match=r"^drain failed: copy: "):
+        async with open_with_outbox(
+            {"a": MemoryStore(identity="1" * 32)}, {"copy": SimulatedStore()}, MemoryOutbox(disk)
+        ):
+            pass
+    assert disk.pending("copy") == [*refs(1)]
+    await open_and_close(
+        open_with_outbox({"a": MemoryStore(identity="1" * 32)}, {"copy": SimulatedStore()}, MemoryOutbox(disk))
+    )
+    assert disk.pending("copy") == [], "it is the one that was noted"
+
+
+async def test_the_word_of_stores_without_names_is_not_that_of_known_ones(autojump_clock: MockClock) -> None:
+    disk = lacking(1)
+    disk.noted["a"] = COMPLETE
+    with pytest.raises(StoreError, match=r"^drain failed: copy: "):
+        await open_and_close(open_with_outbox([MemoryStore()], {"copy": SimulatedStore()}, MemoryOutbox(disk)))
+    assert disk.pending("copy") == [*refs(1)]
 
 
 @pytest.mark.parametrize("is_down", [True, False])

@@ -25,6 +25,7 @@ from trio_replica._async.outbox_by_hand import opened_outbox
 from trio_replica._async.outbox_file import open_sqlite_outbox
 from trio_replica._async.storage import Changes, SessionStore
 from trio_replica._calls.start import ended_call
+from trio_replica._sqlite_connection import close_without_checkpoint
 from trio_replica.testing import SimulatedStore
 
 from . import child
@@ -391,17 +392,44 @@ def test_a_number_that_the_file_system_has_changed(path: Path) -> None:
     other = path.with_name("other.db")
     path.touch()
     other.touch()
-    file = files.PinnedFile(str(path))
-    file._known = other.stat()  # as if this had been its number when it was opened
+    file = files.PinnedFile.opened(str(path))
+    file.identity = files.identity_of(other.stat())  # as if this had been its number when it was opened
     assert file.has_its_name()
     other.replace(path)
     assert not file.has_its_name()
     file.close()
 
 
+def test_a_file_that_is_replaced_where_no_descriptor_only_stands_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_O_PATH", None)
+    path.touch()
+    path.with_name("other.db").touch()
+    file = files.PinnedFile.opened(str(path))
+    assert file.has_its_name()
+    path.with_name("other.db").replace(path)
+    assert not file.has_its_name()
+
+
+def test_a_system_that_does_not_tell_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "no", name)
+
+    async def main() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "stat", refuse)
+                with pytest.raises(StoreError, match=LOST):
+                    await store.put(b"1")
+
+    trio.run(main)
+
+
 def test_who_opens_it_waits_for_the_lock_on_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log_of(path).touch()
-    held = files.PinnedFile(str(log_of(path)), to_lock=True)
+    held = files.PinnedFile.locked(str(log_of(path)))
     monkeypatch.setattr(internals, "LOCK_SECONDS", 10.0)
     monkeypatch.setattr("time.sleep", lambda _: held.close())
     with ExitStack() as undo:
@@ -418,7 +446,7 @@ def test_the_log_is_locked_until_sqlite_has_closed(path: Path, how: str) -> None
 
         def close(self) -> None:
             with pytest.raises(BlockingIOError):
-                files.PinnedFile(str(log_of(path)), to_lock=True)
+                files.PinnedFile.locked(str(log_of(path)))
             self._sql.close()
             closed.append(how)
             if how == "failing":
@@ -439,7 +467,7 @@ def test_the_log_is_locked_until_sqlite_has_closed(path: Path, how: str) -> None
     connection.file.close()
     assert closed == [how]
     log_of(path).touch()
-    files.PinnedFile(str(log_of(path)), to_lock=True).close()
+    files.PinnedFile.locked(str(log_of(path))).close()
 
 
 def test_a_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,11 +502,11 @@ def test_a_connection_that_is_abandoned_writes_nothing_back(path: Path) -> None:
     """Not even as the interpreter ends: Python 3.11 leaves it open until then."""
     program = f"""
 import sqlite3
-from trio_replica._sqlite_files import abandon
+from trio_replica._sqlite_connection import close_without_checkpoint
 connection = sqlite3.connect({str(path)!r}, isolation_level=None)
 connection.execute("PRAGMA journal_mode = WAL").fetchall()
 connection.execute("CREATE TABLE t (x)")
-abandon(connection, has_moved=False)
+close_without_checkpoint(connection)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert log_of(path).stat().st_size > 0
@@ -495,7 +523,7 @@ def test_a_connection_is_closed_without_a_checkpoint_where_python_can() -> None:
             super().close()
 
     done: list[object] = []
-    files.abandon(sqlite3.connect(":memory:", factory=Configurable), has_moved=False)
+    close_without_checkpoint(sqlite3.connect(":memory:", factory=Configurable))
     assert done == [(1006, True), "closed"]
 
 
@@ -639,10 +667,10 @@ def test_a_log_that_is_gone_as_it_is_opened(path: Path, monkeypatch: pytest.Monk
 
 def test_locks_are_not_shared_with_a_forked_process(path: Path) -> None:
     path.touch()
-    first = files.PinnedFile(str(path), to_lock=True)
+    first = files.PinnedFile.locked(str(path))
     with pytest.raises(BlockingIOError):
-        files.PinnedFile(str(path), to_lock=True)
+        files.PinnedFile.locked(str(path))
     files._share_no_locks()  # which a forked process does first
-    second = files.PinnedFile(str(path), to_lock=True)
+    second = files.PinnedFile.locked(str(path))
     first.close()
     second.close()

@@ -367,6 +367,29 @@ async def test_another_program_creates_the_table_at_the_same_time(server: Postgr
 # Durability
 
 
+@pytest.mark.parametrize("durable", [True, False])
+async def test_the_identity_and_the_mark_are_synced_whatever_durable_is(
+    server: PostgresServer, *, durable: bool
+) -> None:
+    async def make() -> None:
+        async with open_postgres(server.conninfo(), durable=durable):
+            pass
+
+    commit = partial(_setting, "synchronous_commit")
+    with server.restarted(wal_writer_delay="10s", autovacuum="off"):
+        async with open_postgres(server.conninfo(), durable=durable) as store:
+            for change in (store.renew_identity, partial(store.set_session_mark, "0" * 32)):
+                assert await flushes(server, store, change)
+                assert await store._writers.run(commit) == ("on" if durable else "off")
+            server.query("DROP TABLE store_identity")
+            assert await flushes(server, store, make)
+
+
+def _setting(name: str, connection: psycopg.Connection) -> str:
+    ((value,),) = connection.execute(b"SELECT current_setting(%s)", (name,)).fetchall()
+    return str(value)
+
+
 async def flushes(server: PostgresServer, store: PostgresStore, operation: Callable[[], Awaitable[object]]) -> bool:
     """Return whether an operation has what was committed before on disk, though it may have come without a sync.
 

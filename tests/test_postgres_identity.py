@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -23,6 +23,9 @@ from trio_replica import (
     open_postgres,
 )
 from trio_replica._identity import is_identity
+from trio_replica.stores._access import Access
+from trio_replica.stores._postgres.known import KnownStore
+from trio_replica.stores._postgres.settings import durable_commits
 
 from .postgres_stores import (
     DATA,
@@ -43,12 +46,35 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_replica import PostgresStore
+    from trio_replica.stores._postgres.session import Connection
 
     from .postgres_server import PostgresAddress, PostgresServer
 
 OTHER = "fedcba9876543210" * 2
 STORE_IDENTITY = "CREATE TABLE store_identity (identity TEXT PRIMARY KEY, one INTEGER UNIQUE CHECK (one = 1))"
 TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+
+
+# Opening
+
+
+def test_connections_that_wait_for_the_first_fail_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each thread would wait for the same lock for as long, one after another."""
+
+    def wait_in_vain(_: object) -> str:
+        attempts.append("wait")
+        raise errors.LockNotAvailable("canceling statement due to lock timeout")
+
+    attempts: list[str] = []
+    known = KnownStore("NAME", Access(), durable=True, make_identity=lambda: IDENTITY)
+    monkeypatch.setattr(known, "_set_up", wait_in_vain)
+    failures = []
+    for _ in range(3):
+        with pytest.raises(errors.LockNotAvailable, match="lock timeout") as info:
+            known.prepare(cast("Connection", None))
+        failures.append(info.value)
+    assert attempts == ["wait"]
+    assert len(set(failures)) == 3
 
 
 # The identity
@@ -344,7 +370,7 @@ async def test_a_copy_is_given_a_new_identity(server: PostgresServer) -> None:
             "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
             "CREATE TRIGGER t BEFORE UPDATE ON store_identity FOR EACH ROW EXECUTE FUNCTION nothing()",
         )
-        with pytest.raises(ReplicaError, match="the table store_identity does not keep what is written to it"):
+        with pytest.raises(ReplicaError, match="the table store_identity does not keep the rows written to it"):
             await store.renew_identity()
         assert await store.identity() == again
 
@@ -496,3 +522,31 @@ async def test_what_hinders_writing_does_not_hinder_reading(server: PostgresServ
     )
     async with open_postgres(server.conninfo(), read_only=True) as store:
         await check_reads(store, None)
+
+
+async def test_an_identity_whose_mark_can_not_be_forgotten_stays(server: PostgresServer) -> None:
+    async with open_postgres(server.conninfo(), durable=False) as store:
+        identity = await store.identity()
+        await store.set_session_mark(OTHER)
+        server.query(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$",
+            "CREATE TRIGGER t BEFORE DELETE ON store_session FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        with pytest.raises(errors.RaiseException):
+            await store.renew_identity()
+        assert await store.identity() == identity
+        assert await store.session_mark() == OTHER
+
+
+def test_a_connection_that_is_lost_keeps_no_setting() -> None:
+    class Lost:
+        closed = True
+
+        def execute(self, query: str) -> None:
+            said.append(query)
+
+    said: list[str] = []
+    connection: Any = Lost()
+    with durable_commits(connection, durable=False):
+        pass
+    assert said == ["SET synchronous_commit = on"]

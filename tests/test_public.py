@@ -143,6 +143,7 @@ ERRORS: list[ReplicaError] = [
     NoQueueSizeError("x", "y"),
     StoreNotFoundError("/disk"),
     StoreIdentityError("/disk", "a" * 32, None),
+    StoreIdentityError("/disk", "a" * 32, "b" * 32, "mount it"),
     StoreReadOnlyError("/disk"),
     BlobTooLargeError("/disk", 2, 1),
 ]

@@ -190,7 +190,8 @@ async def test_a_corrupt_blob_is_read_from_the_next_store() -> None:
     a.corrupt(refs(1)[0])
     b.fail(BROKEN, "get")
     report = await reconcile({"a": a, "b": b, "c": c, "d": d})
-    assert report.complete
+    assert [counts.unanswered for counts in report.stores.values()] == [1, 1, 0, 0]
+    assert not report.complete, "a and b list a blob that they did not give"
     assert report.stores["d"] == ReconcileCounts(0, 2, 2, 0, 2)
     assert d.blobs == {refs(1)[0]: b"1", refs(2)[0]: b"2"}
     corrupt = (
@@ -255,6 +256,7 @@ async def test_a_get_that_is_answered_wrongly_is_failed(answer: Any) -> None:
 
     report = await reconcile([await filled([1], Wrong()), await filled([1]), SimulatedStore()])
     assert report.stores["store-2"] == ReconcileCounts(0, 1, 1, 0, 1)
+    assert report.stores["store-0"] == ReconcileCounts(1, 0, 0, 0, 0, unanswered=1)
     assert report.problems[0].error.startswith("TypeError: ")
 
 
@@ -266,8 +268,7 @@ async def test_a_store_that_can_not_be_asked_again_lacks_what_it_does_not_list()
 
     mute = Mute()
     report = await reconcile([await filled([1]), mute])
-    assert report.stores["store-1"] == ReconcileCounts(0, 1, 1, 0, 1)
-    # Asked before the put and after it; in the end its listing says that it has the blob.
+    assert report.stores["store-1"] == ReconcileCounts(0, 1, 0, 1, 0), "its listing alone does not confirm the put"
     assert report.problems == (ReconcileProblem("store-1", "contains", refs(1)[0], "OSError: broken"),) * 2
     assert mute.blobs.keys() == {*refs(1)}
 
@@ -439,28 +440,36 @@ class Model:
             there = [i for i, (_, end) in enumerate(listings) if end is None or ref <= end]
             having = [i for i in there if ref in listings[i][0]]
             lacking = [i for i in there if i not in having]
+            self.unanswered = set[int]()
             for i in having:
                 self.counts[i]["refs"] += 1
-                self.note("contains", ref, i, ref in given[i].bad_contains)
+                if self.note("contains", ref, i, ref in given[i].bad_contains):
+                    self.unanswered.add(i)
             for i in lacking:
                 self.counts[i]["missing"] += 1
                 self.note("contains", ref, i, ref in given[i].bad_contains)
             if lacking and not dry_run:
                 self.copy(given, ref, having, lacking)
+            for i in self.unanswered:
+                self.counts[i]["unanswered"] += 1
 
     def copy(self, given: list[Plan], ref: Ref, having: list[int], lacking: list[int]) -> None:
         intact = False
         for i in having:
             intact = not self.note("get", ref, i, ref in given[i].corrupt | given[i].bad_get)
             if intact:
+                self.unanswered.discard(i)
                 break
+            self.unanswered.add(i)
         for i in lacking:
             if not intact or self.note("put", ref, i, ref in given[i].bad_put):
                 self.counts[i]["failed"] += 1
             else:
-                self.note("contains", ref, i, ref in given[i].bad_contains)
-                self.counts[i].update(copied=1, bytes=len(DATA[ref]))
                 self.contents[i][ref] = DATA[ref]
+                if self.note("contains", ref, i, ref in given[i].bad_contains):
+                    self.counts[i]["failed"] += 1
+                else:
+                    self.counts[i].update(copied=1, bytes=len(DATA[ref]))
 
     def note(self, operation: str, ref: Ref, store: int, bad: bool) -> bool:
         if bad:
@@ -482,7 +491,7 @@ def test_any_stores(given_plans: list[Plan], after: Ref, dry_run: bool, concurre
         report = await reconcile(stores, dry_run=dry_run, after=after, concurrency=concurrency, on_progress=seen.append)
         model = Model(given_plans, after, dry_run=dry_run)
         assert [store.blobs for store in stores] == model.contents
-        keys = ("refs", "missing", "copied", "failed", "bytes")
+        keys = ("refs", "missing", "copied", "failed", "bytes", "unanswered")
         assert list(report.stores.values()) == [ReconcileCounts(*(each[key] for key in keys)) for each in model.counts]
         assert report.failures.keys() == model.failures
         assert Counter((problem.store, problem.operation, problem.ref) for problem in report.problems) == model.problems
@@ -491,7 +500,7 @@ def test_any_stores(given_plans: list[Plan], after: Ref, dry_run: bool, concurre
         assert seen[-1] == report
         assert [one.reached for one in seen] == sorted(one.reached for one in seen)
         left = [
-            each["missing"] - each["copied"]
+            each["missing"] - each["copied"] + each["unanswered"]
             for i, each in enumerate(model.counts)
             if f"store-{i}" not in model.failures
         ]

@@ -21,6 +21,7 @@ import trio_replica as replica
 from trio_replica import (
     Blob,
     BlobNotFoundError,
+    BlobTooLargeError,
     CorruptBlobError,
     DeletableStore,
     MemoryStore,
@@ -34,6 +35,9 @@ from trio_replica import (
     StartableStore,
     Store,
     StoreError,
+    StoreIdentityError,
+    StoreNotFoundError,
+    StoreReadOnlyError,
 )
 from trio_replica.testing import SimulatedStore, StoreContract
 
@@ -308,6 +312,11 @@ async def test_what_may_pass_is_repeated(autojump_clock: MockClock, retry: Retry
     [
         BlobNotFoundError(BLOB.ref),
         CorruptBlobError(BLOB.ref, Ref.ZERO),
+        BlobTooLargeError("x", 2, 1),
+        StoreReadOnlyError("x"),
+        StoreNotFoundError("x"),
+        StoreIdentityError("x", None, "1" * 32),
+        StoreError("put", None, {"x": StoreIdentityError("x", None, "1" * 32)}),
         PoisonedError({"x": OSError("y")}),
         StoreError("get", None, {"x": CorruptBlobError(Ref.ZERO, Ref.of(b"")), "y": trio.ClosedResourceError()}),
         trio.ClosedResourceError("x"),

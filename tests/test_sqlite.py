@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import sys
@@ -202,13 +203,12 @@ async def test_many_at_once(path: Path) -> None:
 
 BAD_PATHS: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.write_text("This is a text, and no database.\n" * 100), "SQLITE_NOTADB"),
-    (lambda path: path.mkdir(), "SQLITE_CANTOPEN"),
     (lambda path: path.symlink_to(path.parent / "missing" / "blobs.db"), "SQLITE_CANTOPEN"),
     (lambda path: path.symlink_to(path.name), "SQLITE_CANTOPEN"),
 ]
 
 
-@pytest.mark.parametrize(("make", "name"), BAD_PATHS, ids=["text", "folder", "missing folder", "loop"])
+@pytest.mark.parametrize(("make", "name"), BAD_PATHS, ids=["text", "missing folder", "loop"])
 async def test_a_path_that_is_no_database(path: Path, make: Callable[[Path], object], name: str) -> None:
     make(path)
     before = path.read_bytes() if path.is_file() else None
@@ -225,6 +225,29 @@ async def test_a_path_in_what_is_no_folder(path: Path, below: str) -> None:
     (path.parent / "file").touch()
     with pytest.raises(sqlite3.OperationalError, match=f"^SQLITE_CANTOPEN: .*: {path.parent / below}$"):
         await open_and_put(path.parent / below)
+
+
+NO_FILES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: path.mkdir(), "a folder, not a regular file"),
+    (os.mkfifo, "a pipe, not a regular file"),
+    (lambda path: path.symlink_to("/dev/null"), "a device, not a regular file"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(("make", "kind"), NO_FILES)
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_what_is_no_file_is_no_database(
+    path: Path, make: Callable[[Path], object], kind: str, suffix: str, *, read_only: bool
+) -> None:
+    if suffix:
+        query(path, SCHEMA)
+    other = path.with_name(path.name + suffix)
+    make(other)
+    names = os.listdir(path.parent)
+    with pytest.raises(ReplicaError, match=f"^{other}: this is {kind}: name a file$"):
+        await open_and_close(open_sqlite(path, read_only=read_only))
+    assert os.listdir(path.parent) == names
 
 
 OTHER_TABLES = [
@@ -278,7 +301,12 @@ async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> No
     path.parent.chmod(0o555)
     error = await child.run("open_as_nobody", "sqlite", path.parent, path.name)
     assert error.startswith("OperationalError: SQLITE_")
-    assert error.endswith(f"/{path.name}")
+    if there:
+        remedy = "permit it, or open the store with read_only=True to read its blobs"
+        assert error.endswith(f": /{path.name}: the database or its folder can't be written: {remedy}")
+        assert await child.run("read_as_nobody", path.parent, path.name, "sqlite") == [True, DATA.decode()]
+    else:
+        assert error.endswith(f": /{path.name}")
 
 
 async def test_a_symbolic_link_to_a_database(path: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from trio_replica import (
     StoreReadOnlyError,
     open_sqlite,
 )
+from trio_replica._sqlite_files import stamp_of
 from trio_replica.stores import sqlite
 from trio_replica.stores._access import Access
-from trio_replica.stores._sqlite import unwritten
 from trio_replica.stores._sqlite.database import Database
 
 from .common import open_and_close
@@ -310,21 +310,43 @@ async def test_a_database_that_vanishes_while_it_is_read(path: Path) -> None:
     async with open_sqlite(path, read_only=True) as store:
         with pytest.raises(ReplicaError, match=f"the database has vanished: {path}"):
             await store._reader.run(lambda _: path.unlink())
-    assert unwritten._stamp(str(path)) is None
-    assert unwritten._stamp(f"{path}/below") is None
+    assert stamp_of(str(path)) is None
+    assert stamp_of(f"{path}/below") is None
 
 
-async def test_a_journal_that_can_not_be_rolled_back_is_not_ignored(path: Path) -> None:
+ROLLED_BACK = (
+    "a program that was killed has left a -journal, which has to be rolled back (SQLITE_READONLY_ROLLBACK): open the "
+    "database once without read_only; if it can't be written here, copy it with its -journal to a folder that can be "
+    "written, and open the copy without read_only"
+)
+
+
+def make_journal(path: Path) -> None:
+    """Leave a database as a program does that is killed in the middle of a transaction, without a log."""
     query(path, SCHEMA, INSERT)
     with held_elsewhere(path, "PRAGMA cache_size = 1", "BEGIN", "UPDATE blobs SET data = zeroblob(1000000)"):
         pass
     assert path.with_name("blobs.db-journal").stat().st_size
+
+
+@pytest.mark.parametrize("remedy", ["open", "copy"])
+async def test_a_journal_that_can_not_be_rolled_back_is_refused_with_a_remedy_that_works(
+    path: Path, remedy: str
+) -> None:
+    make_journal(path)
     before = files_in(path.parent)
-    with pytest.raises(
-        ReplicaError, match=rf"^{path}: its log can't be read here \(SQLITE_READONLY_ROLLBACK\): copy the"
-    ):
+    with pytest.raises(ReplicaError) as info:
         await open_and_close(open_sqlite(path, read_only=True))
+    assert str(info.value) == f"{path}: {ROLLED_BACK}"
     assert files_in(path.parent) == before
+    if remedy == "copy":
+        copies = path.parent.with_name("copies")
+        shutil.copytree(path.parent, copies)
+        path = copies / path.name
+    async with open_sqlite(path) as store:
+        assert await store.get(REF) == DATA
+    async with open_sqlite(path, read_only=True) as store:
+        await check_readable(store, REF)
 
 
 async def test_other_errors_of_a_database_that_is_only_read(path: Path) -> None:
@@ -358,9 +380,41 @@ async def test_a_log_that_can_not_be_read_is_refused_with_the_remedy(
     with pytest.raises(ReplicaError) as info:
         await open_and_close(open_sqlite(path, read_only=True))
     assert str(info.value) == (
-        f"{path}: its log can't be read here (SQLITE_CANTOPEN): copy the database with its -wal (or -journal) to a "
-        "folder that can be written, and open the copy"
+        f"{path}: its log can't be read here (SQLITE_CANTOPEN): copy the database with its -wal to a folder that can "
+        "be written, and open the copy"
     )
+
+
+class Unwritable(sqlite3.Connection):
+    """A connection to a database on a read-only file system."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == "PRAGMA journal_mode = WAL":
+            error = sqlite3.OperationalError("attempt to write a readonly database")
+            error.sqlite_errorname, error.sqlite_errorcode = "SQLITE_READONLY", sqlite3.SQLITE_READONLY
+            raise error
+        return super().execute(sql, *parameters)
+
+
+@pytest.mark.parametrize("may", ["read", "write", "neither"])
+async def test_a_database_that_can_only_be_read_is_refused_with_the_remedy(
+    path: Path, monkeypatch: pytest.MonkeyPatch, may: str
+) -> None:
+    query(path, SCHEMA, INSERT)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unwritable))
+    monkeypatch.setattr(os, "access", lambda _, mode: may == "write" or (may == "read" and mode == os.R_OK))
+    with pytest.raises(sqlite3.OperationalError) as info:
+        await open_and_close(open_sqlite(path))
+    assert info.value.sqlite_errorname == "SQLITE_READONLY"
+    remedy = (
+        ": the database or its folder can't be written: permit it, or open the store with read_only=True to read its "
+        "blobs"
+    )
+    assert str(info.value) == (
+        f"SQLITE_READONLY: attempt to write a readonly database: {path}{remedy if may == 'read' else ''}"
+    )
+    async with open_sqlite(path, read_only=True) as store:
+        await check_readable(store, REF)
 
 
 @pytest.mark.mounts
@@ -383,6 +437,9 @@ async def test_a_file_system_that_is_read_only(path: Path, mounts: Mounts) -> No
     shutil.copytree(seen / "without index", copied)
     async with open_sqlite(copied / path.name, read_only=True) as store:
         await check_readable(store, REF)
+    for name in ("closed", "killed", "used"):
+        with pytest.raises(sqlite3.OperationalError, match=r"^SQLITE_.*: open the store|permit it, or open the store"):
+            await open_and_close(open_sqlite(seen / name / path.name))
     async with open_sqlite(seen / "used" / path.name, read_only=True) as store:
         await check_readable(store)
         with held_elsewhere(folders["used"] / path.name, INSERT):  # through the other mount

@@ -17,7 +17,8 @@ import pytest
 import trio
 
 from trio_replica import BlobNotFoundError, Ref, ReplicaError, SqliteStore, open_sqlite
-from trio_replica.stores._sqlite import connection as connections
+from trio_replica import _sqlite_connection as connections
+from trio_replica._sqlite_files import identity_of
 from trio_replica.stores._sqlite import files
 from trio_replica.stores._sqlite.files import DatabaseFiles
 
@@ -334,7 +335,8 @@ async def test_numbers_that_change_are_no_loss(path: Path, monkeypatch: pytest.M
     def renumbered(look: Callable[..., os.stat_result]) -> Callable[..., Any]:
         def look_again(*args: Any, **kwargs: Any) -> Any:
             status = look(*args, **kwargs)
-            return SimpleNamespace(st_dev=status.st_dev, st_ino=status.st_ino + 1000, st_size=status.st_size)
+            fields = {name: getattr(status, name) for name in ("st_dev", "st_size", "st_mtime_ns")}
+            return SimpleNamespace(**fields, st_ino=status.st_ino + 1000)
 
         return look_again
 
@@ -398,7 +400,7 @@ class Configurable(sqlite3.Connection):
 
     def setconfig(self, option: int, enable: bool = True, /) -> None:
         self.told.append((option, enable))
-        assert connections._lock_shared(files._open_descriptors()[files._identity(os.stat(database_of(self)))])
+        assert connections._lock_shared(files._open_descriptors()[identity_of(os.stat(database_of(self)))])
 
 
 def database_of(connection: sqlite3.Connection) -> str:
@@ -453,7 +455,7 @@ async def test_a_connection_that_can_not_be_closed_without_a_checkpoint_stays_op
             monkeypatch.setattr(fcntl, "fcntl", refuse)
     monkeypatch.setattr(files, "DESCRIPTORS", "/proc/self/fd")
     assert [type(one) for one in kept] == [Unconfigurable]
-    assert files._identity(os.stat(path)) in files._open_descriptors()
+    assert identity_of(os.stat(path)) in files._open_descriptors()
     assert os.listdir(path.parent) == [path.name]
     with pytest.raises(ReplicaError, match=REMOVED):
         await open_and_close(open_sqlite(path))
@@ -470,7 +472,7 @@ async def test_python_3_11_closes_a_lost_database_without_a_checkpoint(
         before = log_of(path).stat()
     after = log_of(path).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert files._identity(os.stat(path)) not in files._open_descriptors()
+    assert identity_of(os.stat(path)) not in files._open_descriptors()
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -488,7 +490,7 @@ async def test_two_stores_on_a_lost_database_are_both_closed_without_a_checkpoin
     await stores[1 - first].__aexit__(None, None, None)
     after = log_of(path).stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
-    assert files._identity(os.stat(path)) not in files._open_descriptors()
+    assert identity_of(os.stat(path)) not in files._open_descriptors()
 
 
 # A log that was removed before

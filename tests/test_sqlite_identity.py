@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -214,3 +215,21 @@ async def test_an_identity_is_synced_before_anybody_is_told_it(
         assert ("PRAGMA synchronous = NORMAL" in statements[commit:]) is not durable
         levels.clear()
         statements.clear()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_another_identity_and_a_mark_are_synced_before_anybody_is_told_them(path: Path, *, durable: bool) -> None:
+    async with open_sqlite(path, durable=durable) as store:
+        statements: list[str] = []
+        await store._writer.run(lambda connection: connection.set_trace_callback(statements.append))
+        for change in (store.renew_identity, partial(store.set_session_mark, OTHER)):
+            statements.clear()
+            await change()
+            if durable:
+                assert not any("synchronous" in statement for statement in statements)
+            else:
+                assert statements[0] == "PRAGMA synchronous = FULL"
+                assert statements[-2:] == ["COMMIT", "PRAGMA synchronous = NORMAL"]
+        statements.clear()
+        await store.put(b"blob")
+        assert not any("synchronous" in statement for statement in statements)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import outcome
 import pytest
 
-from trio_replica import Ref, ReplicaError, open_sqlite
+from trio_replica import Ref, ReplicaError, SqliteStore, open_sqlite
 
 from .held import in_one_batch
 from .sqlite_databases import SCHEMA, query
@@ -25,17 +25,9 @@ ABOUT_BAD = f"ON blobs WHEN NEW.ref = x'{BAD_REF}' BEGIN"
 NOT_KEPT = f"the database does not keep the row of {BAD_REF}: look at the triggers and constraints of the table blobs: "
 OTHER_BYTES = f"the row of {BAD_REF} holds other bytes than were put: look at the triggers of the table: "
 
-CHANGE = "UPDATE blobs SET data = x'000000' WHERE ref = NEW.ref"
-
 LIES = [
     (f"CREATE TRIGGER t BEFORE INSERT {ABOUT_BAD} SELECT RAISE(IGNORE); END", NOT_KEPT),
-    (f"CREATE TRIGGER t AFTER INSERT {ABOUT_BAD} DELETE FROM blobs WHERE ref = NEW.ref; END", NOT_KEPT),
-    (
-        f"CREATE TRIGGER t AFTER INSERT {ABOUT_BAD} {CHANGE}; END",
-        OTHER_BYTES,
-    ),
-    (f"CREATE TRIGGER t BEFORE INSERT {ABOUT_BAD} INSERT INTO blobs VALUES (NEW.ref, x'000000'); END", OTHER_BYTES),
-    (f"CREATE TRIGGER t AFTER INSERT {ABOUT_BAD} UPDATE blobs SET ref = x'00' WHERE ref = NEW.ref; END", NOT_KEPT),
+    (f"CREATE TRIGGER t BEFORE INSERT {ABOUT_BAD} INSERT INTO log VALUES (1); SELECT RAISE(IGNORE); END", NOT_KEPT),
 ]
 
 
@@ -47,8 +39,9 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("trigger", "message"), LIES)
 @pytest.mark.parametrize("when", ["before", "while open"])
 async def test_a_trigger_that_undoes_a_put_without_an_error(path: Path, trigger: str, message: str, when: str) -> None:
+    query(path, SCHEMA, "CREATE TABLE log (ref)")
     if when == "before":
-        query(path, SCHEMA, trigger)
+        query(path, trigger)
     async with open_sqlite(path) as store:
         if when == "while open":
             query(path, trigger)
@@ -63,12 +56,70 @@ async def test_a_trigger_that_undoes_a_put_without_an_error(path: Path, trigger:
         assert isinstance(bad, outcome.Error)
         assert last.unwrap() == (Ref.of(b"last"), True)
         assert await store.list_page(Ref.ZERO, 9) == sorted([REF, Ref.of(b"last")])  # all of the rest was undone
-        try:
+        with pytest.raises(ReplicaError) as info:
             await store.replace(BAD)
-        except ReplicaError as error:
-            assert str(error) == f"{message}{path}"
-        else:
-            assert await store.get(BAD_REF) == BAD
+        assert str(info.value) == f"{message}{path}"
+
+
+async def test_a_trigger_that_undoes_a_replacement_without_an_error(path: Path) -> None:
+    query(
+        path,
+        SCHEMA,
+        f"INSERT INTO blobs VALUES (x'{BAD_REF}', x'00')",
+        "CREATE TRIGGER t BEFORE UPDATE ON blobs BEGIN SELECT RAISE(IGNORE); END",
+    )
+    async with open_sqlite(path) as store:
+        with pytest.raises(ReplicaError) as info:
+            await store.replace(BAD)
+        assert str(info.value) == f"{OTHER_BYTES}{path}"
+
+
+WRITING = [
+    "CREATE TRIGGER t AFTER INSERT ON blobs BEGIN DELETE FROM blobs WHERE ref <> NEW.ref; END",
+    "CREATE TRIGGER t BEFORE INSERT ON blobs WHEN 1 = 0 BEGIN DELETE FROM blobs; END",
+    "CREATE TRIGGER t AFTER INSERT ON blobs BEGIN UPDATE blobs SET data = x'00'; END",
+    "CREATE TRIGGER t AFTER INSERT ON blobs BEGIN REPLACE INTO blobs VALUES (x'00', NEW.data); END",
+    "CREATE TRIGGER t AFTER INSERT ON log BEGIN DELETE FROM blobs; END",
+]
+LOGGED = "CREATE TRIGGER logged AFTER INSERT ON blobs BEGIN INSERT INTO log VALUES (NEW.ref); END"
+
+
+@pytest.mark.parametrize("trigger", WRITING)
+@pytest.mark.parametrize("when", ["before", "while open"])
+async def test_a_trigger_that_could_write_to_other_blobs_is_refused(path: Path, trigger: str, when: str) -> None:
+    query(path, SCHEMA, "CREATE TABLE log (ref)", LOGGED)
+    async with open_sqlite(path) as store:
+        assert await store.put_many([DATA, b"more"]) == [(REF, True), (Ref.of(b"more"), True)]
+        if when == "while open":
+            query(path, trigger)
+            await check_trigger_refused(store, path)
+    if when == "before":
+        query(path, trigger)
+        async with open_sqlite(path) as store:
+            await check_trigger_refused(store, path)
+    query(path, "DROP TRIGGER t")
+    async with open_sqlite(path) as store:
+        assert await store.put(BAD) == (BAD_REF, True)
+        assert {*await store.list_page(Ref.ZERO, 9)} == {REF, Ref.of(b"more"), BAD_REF}
+
+
+async def check_trigger_refused(store: SqliteStore, path: Path) -> None:
+    for attempt in (partial(store.put, BAD), partial(store.put_many, [BAD]), partial(store.replace, BAD)):
+        with pytest.raises(ReplicaError) as info:
+            await attempt()
+        assert str(info.value) == (
+            f"the trigger t writes to the table blobs, and may change or delete other blobs: drop it: {path}"
+        )
+    assert {*await store.list_page(Ref.ZERO, 9)} == {REF, Ref.of(b"more")}
+
+
+@pytest.mark.parametrize("table", ["store_identity", "store_session"])
+async def test_a_trigger_that_could_write_to_another_table_of_the_store_is_refused(path: Path, table: str) -> None:
+    async with open_sqlite(path) as store:
+        await store.set_session_mark("0" * 32)
+        query(path, f"CREATE TRIGGER t AFTER INSERT ON blobs BEGIN DELETE FROM {table}; END")
+        with pytest.raises(ReplicaError, match=f"^the trigger t writes to the table {table}, and may"):
+            await store.put(DATA)
 
 
 async def test_a_trigger_that_does_something_else_is_none_of_ours(path: Path) -> None:
@@ -169,22 +220,26 @@ async def test_an_entry_of_the_index_without_a_row_is_no_blob(path: Path) -> Non
 
 
 UNDELETING = [
-    f"CREATE TRIGGER t BEFORE DELETE ON blobs WHEN OLD.ref = x'{BAD_REF}' BEGIN SELECT RAISE(IGNORE); END",
-    "CREATE TRIGGER t AFTER DELETE ON blobs BEGIN INSERT INTO blobs VALUES (OLD.ref, OLD.data); END",
+    (
+        f"CREATE TRIGGER t BEFORE DELETE ON blobs WHEN OLD.ref = x'{BAD_REF}' BEGIN SELECT RAISE(IGNORE); END",
+        f"the database does not delete the row of {BAD_REF}: look at the triggers of the table blobs: ",
+    ),
+    (
+        "CREATE TRIGGER t AFTER DELETE ON blobs BEGIN INSERT INTO blobs VALUES (OLD.ref, OLD.data); END",
+        "the trigger t writes to the table blobs, and may change or delete other blobs: drop it: ",
+    ),
 ]
 
 
-@pytest.mark.parametrize("trigger", UNDELETING)
-async def test_a_trigger_that_undoes_a_delete(path: Path, trigger: str) -> None:
+@pytest.mark.parametrize(("trigger", "message"), UNDELETING)
+async def test_a_trigger_that_undoes_a_delete(path: Path, trigger: str, message: str) -> None:
     query(path, SCHEMA, trigger)
     async with open_sqlite(path) as store:
         await store.put_many([DATA, BAD])
         with pytest.raises(ReplicaError) as info:
             await store.delete(BAD_REF)
-        assert str(info.value) == (
-            f"the database does not delete the row of {BAD_REF}: look at the triggers of the table blobs: {path}"
-        )
-        assert not await store.delete(Ref.ZERO)
+        assert str(info.value) == f"{message}{path}"
+        assert await store.contains(BAD_REF)
 
 
 async def test_a_copy_that_is_not_kept(path: Path) -> None:

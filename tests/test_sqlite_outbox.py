@@ -338,10 +338,7 @@ WRONG: list[tuple[Callable[[str], object], str]] = [
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 3"),
         "the outbox is of version 3, and this package knows 2: update it",
     ),
-    (
-        lambda path: Path(path).mkdir(),
-        "the outbox can't be opened: name a file in a folder that exists and may be written (SQLITE_CANTOPEN)",
-    ),
+    (lambda path: Path(path).mkdir(), "this is a folder, not a regular file: name a file"),
     (damage, "the outbox is damaged: set the file aside, and reconcile the stores (SQLITE_CORRUPT)"),
 ]
 

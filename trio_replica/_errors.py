@@ -110,18 +110,23 @@ class StoreNotFoundError(ReplicaError, LookupError):
 class StoreIdentityError(ReplicaError):
     """A store is not the one that was opened, or that an outbox knows by this name."""
 
-    def __init__(self, store: str, expected: str | None, found: str | None) -> None:
+    def __init__(self, store: str, expected: str | None, found: str | None, remedy: str = "") -> None:
         was, now = [identity or "none" for identity in (expected, found)]
-        super().__init__(f"{store}: this is another store than before: its identity was {was} and is {now}")
+        super().__init__(
+            f"{store}: this is another store than before: its identity was {was} and is {now}; "
+            f"{remedy or 'bring back the one that was here, or correct the path or the URL'}"
+        )
         self.store = store
         """Its path, its URL without secrets, or its name in the replica."""
         self.expected = expected
         """The identity that it had, or None if it had no identity."""
         self.found = found
         """The identity that was found, or None if there is no identity."""
+        self.remedy = remedy
+        """What to do about it, or an empty text where the general advice applies."""
 
     def _arguments(self) -> tuple[Any, ...]:
-        return self.store, self.expected, self.found
+        return self.store, self.expected, self.found, self.remedy
 
 
 class StoreReadOnlyError(ReplicaError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import outcome
 
 from ._calls.fan_out import fan_out
-from ._errors import ReplicaError, StoreError, shown
+from ._errors import ReplicaError, StoreError, describe_failure, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,16 +62,22 @@ async def read_identities(stores: Mapping[str, Store]) -> dict[str, str | None]:
     return _distinct(ended)
 
 
-async def check_distinct(stores: Mapping[str, Store]) -> None:
-    """Check that no two stores have the same identity. Stores that do not tell theirs are passed over.
+async def check_distinct(stores: Mapping[str, Store]) -> dict[str, BaseException]:
+    """Check that no two stores have the same identity. Return an error for each store that does not tell its own.
 
-    Being cancelled changes nothing.
+    Such a store might be another one of them by a second name. Being cancelled changes nothing.
 
     Raises:
       ValueError: if two have the same identity.
 
     """
-    _distinct(await _ask(stores))
+    ended = await _ask(stores)
+    _distinct(ended)
+    return {
+        name: ReplicaError(f"it does not tell its identity: {describe_failure(how.error)}")
+        for name, how in ended.items()
+        if isinstance(how, outcome.Error)
+    }
 
 
 async def _ask(stores: Mapping[str, Store]) -> dict[str, Ended[str | None]]:
@@ -81,11 +87,18 @@ async def _ask(stores: Mapping[str, Store]) -> dict[str, Ended[str | None]]:
         ended[name] = how
         return False
 
-    await fan_out(list(stores), lambda name: _read_identity(stores[name]), settle)
+    await fan_out(list(stores), lambda name: read_identity(stores[name]), settle)
     return ended
 
 
-async def _read_identity(store: Store) -> str | None:
+async def read_identity(store: Store) -> str | None:
+    """Return the identity of one store. Being cancelled changes nothing.
+
+    Raises:
+      ReplicaError: if it answers with something else.
+      Exception: if the store fails.
+
+    """
     identity = await store.identity()
     if identity is not None and not is_identity(identity):
         raise ReplicaError(f"an identity is 32 lowercase hex digits, not {shown(identity)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trio.lowlevel import enable_ki_protection
 
 from ._async.delivery import OutboxDelivery, QueueDelivery
-from ._async.known_stores import begin_session
+from ._async.known_stores import begin_session, proves_absence
 from ._async.outbox import NAME, Outbox
 from ._async.outbox_file import open_sqlite_outbox
 from ._async.queue import BlobQueue
@@ -167,7 +167,8 @@ async def _open_named(
             parts = [*repairs, delivery, operations]
         else:
             state = await begin_session(storage, noted_sync, named_async, identities)
-            outbox = Outbox(storage, state, list(named_async), life)
+            can_prove = proves_absence(storage.noted, noted_sync, identities)
+            outbox = Outbox(storage, state, list(named_async), life, can_prove_absence=can_prove)
             delivery = OutboxDelivery(life, queues, outbox, sync_reads, batch_size)
             # The outbox ends last, because its last commit has everything that the other parts have left to it.
             parts = [*repairs, delivery, operations, outbox]

@@ -55,7 +55,8 @@ class StoreScheme:
         URL, and a mapping of the options. None means that each URL is a store of its own. By default the value is the
         real path, or the URL without its options.
       landmark: a function that takes the path of a store and returns a path that exists only if the store does. With
-        it, a command that only reads can report a missing store instead of creating it.
+        it, a command that only reads can report a missing store instead of creating it. The function may look at the
+        files there, and raise `OSError` if the system refuses.
       query: the names of options that the function itself reads in the query of its URL, as far as they are known.
         Messages about misspelt options use these names. Options that are neither these nor parameters stay in the URL
         as well. By default there are none, and other options are refused.

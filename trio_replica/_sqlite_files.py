@@ -1,29 +1,20 @@
-"""The files of an open SQLite database: checking that they keep their names, and closing them safely if they do not."""
+"""The files of a SQLite database: checking that they keep their names while it is open, and what may be opened."""
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, NamedTuple, Self, final
 
 from ._errors import ReplicaError
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable
 
 _O_PATH: Final[int | None] = getattr(os, "O_PATH", None)
 """Linux's flag for a descriptor that stands for a file without opening it.
 
 A process that closes any other descriptor of a file drops all its locks on that file, SQLite's included.
 """
-
-_NO_CHECKPOINT_ON_CLOSE: Final = 1006
-"""SQLite's SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, a name that Python 3.11 lacks."""
-
 
 _locked: Final[set[PinnedFile]] = set()
 """The locked files of this process. A forked process inherits their descriptors, but not the locks."""
@@ -33,62 +24,113 @@ _locked: Final[set[PinnedFile]] = set()
 class PinnedFile:
     """A file that SQLite has open, identified by a descriptor and not by its name.
 
-    It is pinned by a descriptor, so no other file gets its number. Some file systems give a file another number while
-    it is open. So if the name has another number, the descriptor is asked, too.
-
-    A write-ahead log can be locked as well. A database can't, because SQLite has its own locks there, and loses them
-    when any descriptor of the file is closed. The lock on a log excludes every other connection that locks it in this
-    way. It does so even if the database was replaced, or if SQLite has lost its locks because other code in this
-    process read the file.
+    No other file gets its number as long as the descriptor is open. Some file systems, such as overlays and FUSE, give
+    a file another number while it is open. So if the name has another number, the descriptor is asked, too.
     """
 
-    def __init__(self, path: str, *, to_lock: bool = False) -> None:
-        """Pin a file.
+    def __init__(self, path: str, descriptor: int | None) -> None:
+        """Take a descriptor of a file that somebody else closes.
+
+        Args:
+          path: the name of the file.
+          descriptor: one that SQLite has for it; None if the system does not list them. Then the name is believed.
 
         Raises:
-          BlockingIOError: if it is to be locked, and another process has locked it.
           OSError: if the system refuses, for example because the file is missing.
 
         """
-        self.path = path
-        self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if to_lock else _stand_for(path)
-        self._known = os.stat(path) if self._pin is None else os.fstat(self._pin)
-        if to_lock:
-            self._lock()
+        status = os.stat(path) if descriptor is None else os.fstat(descriptor)
+        self.path: str = path
+        self.descriptor: int | None = descriptor
+        self.identity: tuple[int, int] = identity_of(status)
+        """Its device and inode numbers."""
+        self.size: int = status.st_size
+        """Its bytes when it was last looked at by its name."""
+        self.modified: int = status.st_mtime_ns
+        """The time of the last write to it, also as of then."""
+        self.links: int = status.st_nlink
+        """The number of names that it had when it was found."""
+        self._is_own = False
 
-    def status(self) -> os.stat_result | None:
-        """Return the status of the file, or None if its name now belongs to another file or to no file."""
+    @classmethod
+    def opened(cls, path: str) -> Self:
+        """Pin a file by a descriptor that only stands for it.
+
+        Raises:
+          OSError: if the system refuses, for example because the file is missing.
+
+        """
+        return cls._owning(path, _stand_for(path))
+
+    @classmethod
+    def locked(cls, path: str) -> Self:
+        """Pin a write-ahead log, and lock it.
+
+        A database can't be locked, because SQLite has its own locks there, and loses them when any descriptor of the
+        file is closed. The lock on a log excludes every other connection that locks it in this way. It does so even if
+        the database was replaced, or if SQLite has lost its locks because other code in this process read the file.
+
+        Raises:
+          BlockingIOError: if it is locked already.
+          OSError: if the system refuses, for example because the file is missing.
+
+        """
+        file = cls._owning(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        assert file.descriptor is not None
+        _locked.add(file)
         try:
-            named = os.stat(self.path)
-        except OSError:  # even if the file exists, it can't be opened by its name
-            return None
-        if named.st_ino != self._known.st_ino or named.st_dev != self._known.st_dev:
-            if self._pin is None or not os.path.samestat(named, os.fstat(self._pin)):
-                return None
-            self._known = named
-        return named
+            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:
+            pass  # the file system has no such locks, so only SQLite's are left
+        return file
+
+    @classmethod
+    def _owning(cls, path: str, descriptor: int | None) -> Self:
+        file = cls(path, descriptor)
+        file._is_own = True
+        return file
 
     def has_its_name(self) -> bool:
-        """Return whether opening the name opens this file."""
-        return self.status() is not None
+        """Return whether opening the name opens this file, and note its size and time.
+
+        Raises:
+          OSError: if the system does not tell.
+
+        """
+        # Look only at the name. Opening and closing the file of a database would drop this process's locks on it.
+        try:
+            named = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        identity = named.st_dev, named.st_ino
+        if identity != self.identity:
+            if not self._is_described_by(identity):
+                return False
+            self.identity = identity
+        self.size, self.modified = named.st_size, named.st_mtime_ns
+        return True
+
+    def has_its_descriptor(self) -> bool:
+        """Return whether the descriptor is still one of this file. Its owner may have closed it."""
+        return self._is_described_by(self.identity)
+
+    def _is_described_by(self, identity: tuple[int, int]) -> bool:
+        if self.descriptor is None:
+            return False
+        try:
+            return identity_of(os.fstat(self.descriptor)) == identity
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Stop pinning the file, which unlocks it. May be called again."""
         _locked.discard(self)
-        if self._pin is not None:
-            os.close(self._pin)
-            self._pin = None
-
-    def _lock(self) -> None:
-        assert self._pin is not None
-        _locked.add(self)
-        try:
-            fcntl.flock(self._pin, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise
-        except OSError:
-            pass  # the file system has no such locks, so only SQLite's are left
+        if self._is_own and self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
 
 def _share_no_locks() -> None:
@@ -98,6 +140,27 @@ def _share_no_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_share_no_locks)
+
+
+def check_regular(path: str) -> None:
+    """Check that the names of a database and of its logs belong to regular files or to none.
+
+    SQLite would write to a device or a pipe, and leave a journal beside it.
+
+    Raises:
+      ReplicaError: if one belongs to something else.
+
+    """
+    real = os.path.realpath(path)
+    for name in (path, *(f"{real}{suffix}" for suffix in ("-wal", "-shm", "-journal"))):
+        with suppress(OSError):  # SQLite will report it
+            mode = os.stat(name).st_mode
+            if not stat.S_ISREG(mode):
+                kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+                raise ReplicaError(f"{name}: this is {kind}, not a regular file: name a file")
+
+
+_KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def check_single_name(path: str) -> None:
@@ -111,12 +174,10 @@ def check_single_name(path: str) -> None:
 
     """
     with suppress(OSError):  # SQLite will report it
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return
-        if status.st_nlink > 1:
+        links = os.stat(path).st_nlink
+        if links > 1:
             raise ReplicaError(
-                f"{path}: the file has {status.st_nlink} names, and its log is beside only one of them: remove the "
+                f"{path}: the file has {links} names, and its log is beside only one of them: remove the "
                 "other hard links, or name a copy"
             )
         real = os.path.realpath(path)
@@ -126,22 +187,51 @@ def check_single_name(path: str) -> None:
             )
 
 
-def abandon(connection: sqlite3.Connection, *, has_moved: bool) -> None:
-    """Drop a connection without writing its log back or removing a log, which may belong to another process by now.
+class Stamp(NamedTuple):
+    """The properties of a database that change when it is written to."""
 
-    SQLite itself notices if the database was removed or replaced, and then does neither. But if only the log was
-    replaced, Python 3.11 can't prevent both. The connection then stays open, and the database locked, until the process
-    ends.
+    identity: tuple[int, int]
+    size: int
+    modified: int
+    changed: int
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """Return a stamp that changes once a database is written to; None if it may have a log or be in use.
+
+    The database is looked at first. A log that is written back and removed between the two looks changes the database,
+    so a later stamp differs.
+
+    Raises:
+      OSError: if the system does not tell.
+
     """
-    configure: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)  # from Python 3.12 on
-    if configure is not None:
-        configure(_NO_CHECKPOINT_ON_CLOSE, True)
-    if configure is not None or has_moved:
-        connection.close()
-    else:
-        # This reference is never released. A list in the module would not be enough, because the interpreter clears
-        # modules when it ends, and that closes a connection.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    real = os.path.realpath(path)
+    status = status_of(path)
+    if status is None:
+        return None
+    log, index, journal = [status_of(f"{real}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
+    if (log and log.st_size) or (journal and journal.st_size) or (log and index):
+        return None
+    return Stamp(identity_of(status), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Return the status of a file, or None if the path is free.
+
+    Raises:
+      OSError: if the system does not tell.
+
+    """
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def identity_of(status: os.stat_result) -> tuple[int, int]:
+    """Return the device and inode numbers of a file."""
+    return status.st_dev, status.st_ino
 
 
 def _stand_for(path: str) -> int | None:

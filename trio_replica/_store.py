@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
@@ -17,7 +16,7 @@ from ._listing import RefIterator, check_ref, check_refs, predecessor
 from ._parts import in_parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from ._blob import Blob, BytesLike
     from ._calls.start import Cancel, Done
@@ -335,6 +334,12 @@ class _InTasks(StartableStore):
         return await self._store.list_page(after, limit)
 
 
+_SEQUENCES: Final = (list, tuple)
+_RESULTS: Final = (PutResult, tuple)
+_REFS: Final = (Ref, bytes)
+"""The exact types of answers to puts. A subclass may answer differently each time, and its iteration need not end."""
+
+
 def check_results(blobs: Sequence[Blob], results: Sequence[PutResult]) -> None:
     """Check that a store answered a put of `blobs` with a result for each.
 
@@ -360,7 +365,7 @@ def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> Replic
     It is a `ReplicaError` if there are more or fewer results than blobs, or one is not a `PutResult`. It is a
     `CorruptBlobError` if one has another ref than its blob.
     """
-    if not isinstance(results, Sequence):
+    if type(results) not in _SEQUENCES:
         return ReplicaError(f"a put_many returned {shown(results)}, which is not a list of results")
     if len(results) != len(blobs):
         return ReplicaError(f"{len(results)} results for {len(blobs)} blobs")
@@ -370,8 +375,10 @@ def results_error(blobs: Sequence[Blob], results: Sequence[PutResult]) -> Replic
 
 
 def _result_error(blob: Blob, result: PutResult) -> ReplicaError | None:
-    if not isinstance(result, tuple) or len(result) != len(PutResult._fields):
+    if type(result) not in _RESULTS or len(result) != len(PutResult._fields):
         return ReplicaError(f"a put returned {shown(result)}, which is not a PutResult")
+    if type(result[0]) not in _REFS:
+        return ReplicaError(f"a put returned {shown(result[0])}, which is not a Ref")
     if result[0] != blob.ref:
         return CorruptBlobError(blob.ref, result[0])
     if type(result[1]) is not bool:

@@ -191,7 +191,7 @@ async def test_calls_are_counted_that_end_after_the_time() -> None:
 def test_a_replica_holds_no_more_blobs_than_it_may() -> None:
     most, bound = memory.held(200, 1024 * 1024)
     assert bound == 32 + 16 + 8
-    assert 32 < most <= bound  # the queue was full, or this has shown nothing
+    assert 32 + 8 < most <= bound  # the queue was full and all callers waited, or this has shown nothing
 
 
 def test_the_file_system_is_that_of_the_innermost_mount() -> None:

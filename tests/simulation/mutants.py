@@ -403,9 +403,10 @@ async def a_reconcile_believes_contains(right: Right, store: Store, ref: Ref) ->
     return True
 
 
-@_planted(Gap, "_confirm")
-async def a_reconcile_believes_a_put(right: Right, self: Gap, member: Member) -> None:
+@_planted(Gap, "_is_confirmed")
+async def a_reconcile_believes_a_put(right: Right, self: Gap, member: Member) -> bool:
     await trio.lowlevel.checkpoint()
+    return True
 
 
 @_planted(Gap, "_write")
@@ -418,10 +419,11 @@ async def a_reconcile_believes_that_a_blob_was_there(right: Right, self: Gap, bl
     await right(self, blob)
 
 
-@_planted(Gap, "_confirm")
-async def a_reconcile_believes_who_has_lied_before(right: Right, self: Gap, member: Member) -> None:
+@_planted(Gap, "_is_confirmed")
+async def a_reconcile_believes_who_has_lied_before(right: Right, self: Gap, member: Member) -> bool:
     self._doubtful.clear()
-    await right(self, member)
+    is_confirmed: bool = await right(self, member)
+    return is_confirmed
 
 
 @_planted(_scrubbed, "claim_of")

@@ -11,7 +11,7 @@ from .._log import log
 from .storage import SessionStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from .storage import NotedStore, OutboxState, OutboxStorage
 
@@ -34,7 +34,10 @@ async def begin_session(
     """
     roles = {**dict.fromkeys(sync_names, "sync"), **dict.fromkeys(async_names, "async")}
     stores = [SessionStore(name, role, identities[name]) for name, role in roles.items()]
-    _check_known(storage.noted, stores)
+    for name, _, found in stores:
+        if problem := mismatch(storage.noted, name, found):
+            known = storage.noted[name].identity if name in storage.noted else None
+            raise ReplicaError(f"{name}: {problem}") from StoreIdentityError(name, known, found)
     state = await storage.begin(stores)
     for name, _, identity in stores:
         if name in storage.noted and storage.noted[name].identity != identity:
@@ -42,21 +45,50 @@ async def begin_session(
     return state
 
 
-def _check_known(noted: Mapping[str, NotedStore], stores: Sequence[SessionStore]) -> None:
-    """Raise a `ReplicaError` caused by a `StoreIdentityError` if a store is not the one that the outbox has noted."""
-    owners: dict[str | None, str] = {one.identity: name for name, one in noted.items() if one.identity}
-    for name, _, found in stores:
-        known = noted[name].identity if name in noted else None
-        accept = f"trio-replica outbox accept {shlex.quote(name)}"
-        owner = owners.get(found, name)
-        if owner != name:
-            was = f", while {name}'s was {known}" if known else ""
-            raise ReplicaError(
-                f"{name}: its identity {found} is the one that the outbox knows as {owner}{was}: give the stores the "
-                f"names that they had, or, if this one is to be {name} from now on: {accept}"
-            ) from StoreIdentityError(name, known, found)
-        if known is not None and known != found:
-            raise ReplicaError(
-                f"{name}: the outbox knows another store by this name: its identity was {known} and is "
-                f"{found or 'none'}: open the one that it knows, or take this one: {accept}"
-            ) from StoreIdentityError(name, known, found)
+def mismatch(noted: Mapping[str, NotedStore], name: str, found: str | None) -> str:
+    """Return why a store is not the one that an outbox has noted under its name, with the remedy. Empty if it is.
+
+    Args:
+      noted: the stores that the outbox has noted.
+      name: the name that the store has now.
+      found: its identity.
+
+    """
+    known = noted[name].identity if name in noted else None
+    accept = f"trio-replica outbox accept {shlex.quote(name)}"
+    if known == found:
+        return ""
+    owner = next((other for other, one in noted.items() if one.identity and one.identity == found), None)
+    if owner is not None:
+        was = f", while {name}'s was {known}" if known else ""
+        return (
+            f"its identity {found} is the one that the outbox knows as {owner}{was}: give the stores the names that "
+            f"they had, or, if this one is to be {name} from now on: {accept}"
+        )
+    if known is not None:
+        return (
+            f"the outbox knows another store by this name: its identity was {known} and is {found or 'none'}: open the "
+            f"one that it knows, or take this one: {accept}"
+        )
+    return ""
+
+
+def proves_absence(
+    noted: Mapping[str, NotedStore], sync_names: Iterable[str], identities: Mapping[str, str | None]
+) -> bool:
+    """Return whether a blob that every sync store of a session lacks was in none of them when they were last open.
+
+    Args:
+      noted: the stores that the outbox had noted before the session.
+      sync_names: the sync stores of the session that have names.
+      identities: the identities of the stores of the session.
+
+    """
+    # A store that was accepted as another's successor, or has not always been a sync store, may never have been given
+    # the blob. Neither may one that had no identity before, because it may be another one. An outbox that knows no sync
+    # store has never noted any, so these are believed.
+    known = {name for name, one in noted.items() if one.role == "sync"}
+    return not known or any(
+        name in known and not noted[name].is_incomplete and noted[name].identity == identities[name]
+        for name in sync_names
+    )

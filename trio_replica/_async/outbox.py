@@ -103,10 +103,20 @@ class Intent:
 class Outbox:
     """The outbox of one replica."""
 
-    def __init__(self, storage: OutboxStorage, state: OutboxState, names: Iterable[str], life: Life) -> None:
+    def __init__(
+        self,
+        storage: OutboxStorage,
+        state: OutboxState,
+        names: Iterable[str],
+        life: Life,
+        *,
+        can_prove_absence: bool,
+    ) -> None:
         self.backlogs = {name: Backlog(name, state.ids[name], state.pending[name]) for name in names}
         self._numbers = [backlog.number for backlog in self.backlogs.values()]
         self._in_doubt = state.in_doubt
+        self.can_prove_absence = can_prove_absence
+        """Whether a blob that every sync store lacks was in none of them before, so that no put of it returned."""
         self._storage = storage
         self._next = state.next_seq
         self._under_way: OrderedDict[int, None] = OrderedDict()  # puts, by the first of their numbers

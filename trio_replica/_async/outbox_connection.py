@@ -1,4 +1,4 @@
-"""The only connection to the file of an outbox: opening it, checking that its files keep their names, and errors."""
+"""The only connection to the file of an outbox: opening it, checking that its files stay as they are, and errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, final
 
 from .._errors import ReplicaError
-from .._sqlite_files import PinnedFile, abandon, check_single_name
+from .._sqlite_connection import close_without_checkpoint
+from .._sqlite_files import PinnedFile, check_regular, check_single_name
 from .outbox_format import bring_up_to_date, check_format
-from .storage import LostFileError
+from .storage import LostFileError, OutboxInUseError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
 LOCK_SECONDS: Final = 1.0
 """Seconds that opening waits for a process that only looks at the outbox."""
@@ -25,7 +26,7 @@ LOCK_STEP: Final = 0.005
 _STATEMENTS: Final = 512
 """Statements that stay parsed: an outbox has one for each number of rows, see `outbox_file`."""
 
-_REMEDIES: Final = {
+REMEDIES: Final = {
     sqlite3.SQLITE_BUSY: "the file is in use: by another replica, or as the database of a store",
     sqlite3.SQLITE_NOTADB: "the file is not an outbox: name another one",
     sqlite3.SQLITE_CORRUPT: "the outbox is damaged: set the file aside, and reconcile the stores",
@@ -37,6 +38,15 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
 }
 """The remedies, by SQLite's codes. A primary code covers all extended codes without a remedy of their own."""
+
+_LOG_HEADER: Final = 32
+_LOG_MAGIC: Final = b"\x37\x7f\x06"
+"""The bytes with which each log begins: https://sqlite.org/fileformat2.html#walformat."""
+
+_LOST: Final = "{}: the outbox was removed or replaced while it was open: open the replica again, and reconcile"
+_TRUNCATED: Final = (
+    "{}: the outbox or its -wal was truncated or overwritten while it was open: open the replica again, and reconcile"
+)
 
 
 @final
@@ -54,53 +64,85 @@ class OutboxConnection:
         self.file = file
         """The file, pinned as long as the caller keeps it. A later connection has to find it under the same name."""
         self._log = log
-        self._written = _mark(file.status())
+        _has_its_name(file)  # for its size
+        self._note_marks()
 
-    def check(self) -> os.stat_result:
-        """Check that both files still have their names, and return the status of the database.
+    def check(self) -> None:
+        """Check that both files still have their names, and their content as far as it can be told cheaply.
 
         Raises:
-          LostFileError: if the database was removed, or another file has its name.
+          LostFileError: if the database was removed, another file has its name, or one of the files was truncated.
           ReplicaError: if the log was removed, or another file has its name.
 
         """
-        status = self.file.status()
-        if status is None:
-            raise LostFileError(_lost(self.file.path))
-        if self._log.status() is None:
-            raise ReplicaError(
-                f"{self._log.path}: the log of the outbox was removed or replaced while it was open: leave it alone"
-            )
-        return status
+        self._check_names()
+        if self._is_log_changed():
+            raise LostFileError(_TRUNCATED.format(self.file.path))
+        self._is_as_noted = False  # the caller may write now
 
     def note_written(self) -> None:
-        """Check the files, as after a transaction: see `check`."""
-        self._written = _mark(self.check())
+        """Check the files as after a transaction, which may have written to them: see `check`."""
+        self._check_names()
+        self._note_marks()
 
     def close(self) -> None:
         """Close the connection. This writes the log back, unless that could hit another connection's file.
 
         Raises:
-          LostFileError: if the log was not written back, because the files no longer belong to this connection.
+          LostFileError: if the log was not written back, because the files no longer belong to this connection, or were
+            truncated.
 
         """
-        has_moved = not self.file.has_its_name()
-        is_own = not has_moved and (self._log.has_its_name() or self._can_be_written_back())
+        has_moved = not _has_its_name(self.file)
+        is_cut = not has_moved and (self._is_cut() or (self._is_as_noted and self._is_log_changed()))
+        is_own = not has_moved and not is_cut and (_has_its_name(self._log) or self._can_be_written_back())
         # The lock on the log ends last. SQLite writes the log back and removes it as it closes, and may have lost its
         # own lock. Another process that got the lock before would open a database that is still being written.
         try:
             if not is_own:
-                abandon(self.sql, has_moved=has_moved)
-                raise LostFileError(_lost(self.file.path))
+                close_without_checkpoint(self.sql, has_moved=has_moved)
+                raise LostFileError((_TRUNCATED if is_cut else _LOST).format(self.file.path))
             self.sql.close()
         finally:
             self._log.close()
 
+    def _check_names(self) -> None:
+        if not _has_its_name(self.file):
+            raise LostFileError(_LOST.format(self.file.path))
+        if not _has_its_name(self._log):
+            raise ReplicaError(
+                f"{self._log.path}: the log of the outbox was removed or replaced while it was open: leave it alone"
+            )
+        if self._is_cut():
+            raise LostFileError(_TRUNCATED.format(self.file.path))
+
+    def _is_cut(self) -> bool:
+        # Neither file becomes shorter while this connection has them. A commit to a log that was truncated leaves a
+        # hole at its beginning.
+        size, header = self._log_mark()
+        former_size, former_header = self._log_written
+        is_log = header.startswith(_LOG_MAGIC) or header == former_header  # a crash may have left something else
+        return self.file.size < self._written[0] or size < former_size or not is_log
+
+    def _is_log_changed(self) -> bool:
+        # Nobody else may write to it. If this connection has not done so either, it is as it was noted.
+        return self._log_mark() != self._log_written
+
     def _can_be_written_back(self) -> bool:
         # A log that was removed, for example by a cleanup, still has acknowledged entries. The file has been locked all
         # the time and is as this connection left it, so no other process can have written to either.
-        is_unchanged = _mark(self.file.status()) == self._written
-        return is_unchanged and not os.path.lexists(self._log.path)
+        return (self.file.size, self.file.modified) == self._written and not os.path.lexists(self._log.path)
+
+    def _note_marks(self) -> None:
+        self._written = self.file.size, self.file.modified
+        self._log_written = self._log_mark()
+        self._is_as_noted = True
+
+    def _log_mark(self) -> tuple[int, bytes]:
+        """Return the size of the log, and its header. SQLite writes another header when it starts the log again."""
+        log = self._log.descriptor
+        assert log is not None
+        return os.fstat(log).st_size, os.pread(log, _LOG_HEADER, 0)
 
 
 def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
@@ -115,8 +157,9 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
       ReplicaError, sqlite3.Error: if it can't be used. Errors of SQLite are for `explaining`.
 
     """
-    if file is not None and not file.has_its_name():
-        raise LostFileError(_lost(path))
+    if file is not None and not _has_its_name(file):
+        raise LostFileError(_LOST.format(path))
+    check_regular(path)
     check_single_name(path)
     with ExitStack() as undo:
         # Locked before SQLite reads the log, which may belong to a connection that has lost SQLite's lock, or its
@@ -129,26 +172,32 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
         version = check_format(path, connection)
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = -1").fetchall()  # so that the log never becomes shorter
         with transaction(connection):  # also shows, before any store is opened, whether the file can be written
             if version == 0:
                 bring_up_to_date(connection)
-        if log is not None and not log.has_its_name():  # a former file left it, and SQLite has removed it
+        if log is not None and not _has_its_name(log):  # a former file left it, and SQLite has removed it
             log.close()
             log = None
         log = log or _locked_log(path, undo)
         pinned = pinned or _pinned(path, undo)
         if log is None or pinned is None:
-            raise LostFileError(_lost(path))
+            raise LostFileError(_LOST.format(path))
         undo.pop_all()
         return OutboxConnection(connection, pinned, log)
 
 
-def _locked_log(path: str, undo: ExitStack) -> PinnedFile | None:
-    """Return the log of a database, locked; None if it does not exist, or SQLite will report what is wrong with it."""
+def lock_log(path: str) -> PinnedFile | None:
+    """Return the log of a database, locked; None if it does not exist, or SQLite will report what is wrong with it.
+
+    Raises:
+      sqlite3.OperationalError: with ``SQLITE_BUSY``, if it stays locked.
+
+    """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            log = PinnedFile(f"{os.path.realpath(path)}-wal", to_lock=True)
+            return PinnedFile.locked(f"{os.path.realpath(path)}-wal")
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 error = sqlite3.OperationalError("the log is locked")
@@ -156,16 +205,20 @@ def _locked_log(path: str, undo: ExitStack) -> PinnedFile | None:
                 raise error from None
         except OSError:
             return None
-        else:
-            undo.callback(log.close)
-            return log
         time.sleep(LOCK_STEP)
+
+
+def _locked_log(path: str, undo: ExitStack) -> PinnedFile | None:
+    log = lock_log(path)
+    if log is not None:
+        undo.callback(log.close)
+    return log
 
 
 def _pinned(path: str, undo: ExitStack) -> PinnedFile | None:
     """Return a database, pinned; None if it does not exist, or SQLite will report what is wrong with it."""
     with suppress(OSError):
-        file = PinnedFile(path)
+        file = PinnedFile.opened(path)
         undo.callback(file.close)
         return file
     return None
@@ -185,19 +238,20 @@ def transaction(connection: sqlite3.Connection) -> Generator[None, None, None]:
 
 
 @contextmanager
-def explaining(path: str) -> Generator[None, None, None]:
+def explaining(path: str, remedies: Mapping[int, str] = REMEDIES) -> Generator[None, None, None]:
     """Turn SQLite's errors into a `ReplicaError` that names the path and the remedy."""
     try:
         yield
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own errors have no code
         name: Any = getattr(error, "sqlite_errorname", type(error).__name__)
-        raise ReplicaError(f"{path}: {_REMEDIES.get(code) or _REMEDIES.get(code & 0xFF, error)} ({name})") from None
+        kind = OutboxInUseError if code & 0xFF == sqlite3.SQLITE_BUSY else ReplicaError
+        raise kind(f"{path}: {remedies.get(code) or remedies.get(code & 0xFF, error)} ({name})") from None
 
 
-def _mark(status: os.stat_result | None) -> tuple[int, int] | None:
-    return None if status is None else (status.st_size, status.st_mtime_ns)
-
-
-def _lost(path: str) -> str:
-    return f"{path}: the outbox was removed or replaced while it was open: open the replica again, and reconcile"
+def _has_its_name(file: PinnedFile) -> bool:
+    """Return whether a file has its name, and can be opened by it as far as the system tells."""
+    try:
+        return file.has_its_name()
+    except OSError:
+        return False

@@ -30,8 +30,8 @@ _IDS: Final = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_versio
 # Some columns are reserved, and nothing fills them yet. `session_mark` and `next_mark` will show that a store was
 # restored from an older copy. `pending_since` will be the time since which a store has had entries. The table
 # `deferred` will hold the entries that failed alone, with their reasons, so that the next session knows them.
-# `incomplete` is set for a store that was accepted under the name of another. `size` is NULL for entries that were
-# written in format 1.
+# `incomplete` is set for a store that may lack blobs that have no entry, until a reconcile has completed it. `size` is
+# NULL for entries that were written in format 1.
 _SCHEMA: Final = (
     """CREATE TABLE stores (
         id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, role TEXT, identity TEXT, session_mark TEXT, next_mark TEXT,
@@ -118,22 +118,34 @@ def noted_stores(connection: sqlite3.Connection) -> dict[str, NotedStore]:
 
 def pending_counts(connection: sqlite3.Connection) -> dict[str, int]:
     """Return how many entries each store has, in an outbox of any version, in the order in which the stores came."""
-    return dict(connection.execute(_PENDING[_version(connection)]).fetchall())
+    query = _PENDING.get(_version(connection))
+    return dict(connection.execute(query).fetchall()) if query else {}
 
 
 def pending_page(connection: sqlite3.Connection, name: str, after: int, limit: int) -> list[Entry]:
     """Return up to `limit` entries of a store, in an outbox of any version, in order, with numbers above `after`."""
-    rows = connection.execute(_REFS[_version(connection)], (name, after, limit)).fetchall()
+    query = _REFS.get(_version(connection))
+    rows = connection.execute(query, (name, after, limit)).fetchall() if query else []
     return [Entry(seq, Ref(ref)) for seq, ref in rows]
 
 
 def note_stores(connection: sqlite3.Connection, stores: Iterable[SessionStore]) -> None:
-    """Note the names of the stores of a session, with their current roles and identities."""
-    for store in stores:
+    """Note the names of the stores of a session, with their current roles and identities.
+
+    A sync store that was not one of the known ones may lack blobs that they have, so it is incomplete. So is a known
+    one that has no part in this session.
+    """
+    session = {store.name: store for store in stores}
+    known_sync = [name for (name,) in connection.execute("SELECT name FROM stores WHERE role = 'sync'").fetchall()]
+    for name in known_sync:
+        if name not in session:
+            connection.execute("UPDATE stores SET incomplete = 1 WHERE name = ?", (name,))
+    for name, role, identity in session.values():
         connection.execute(
-            "INSERT INTO stores (name, role, identity) VALUES (?, ?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET role = excluded.role, identity = excluded.identity",
-            store,
+            "INSERT INTO stores (name, role, identity, incomplete) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET role = excluded.role, identity = excluded.identity,"
+            " incomplete = incomplete OR (excluded.incomplete AND role IS NOT 'sync')",
+            (name, role, identity, role == "sync" and bool(known_sync)),
         )
 
 

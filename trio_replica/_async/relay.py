@@ -156,8 +156,15 @@ class Relay:
             log(logging.WARNING, f"{entry.ref} is deferred for {self.name}, because it can't be read: {why}")
 
     def _withdraw_or_defer(self, entry: Entry) -> None:
-        """Withdraw an entry in doubt, or defer any other, because every sync store says that it lacks the blob."""
-        if self._outbox.is_in_doubt(entry.seq):
+        """Withdraw an entry in doubt, or defer any other, because every sync store says that it lacks the blob.
+
+        That proves nothing if none of them is known to have been there when the put was made. Then an entry in doubt is
+        deferred, too.
+        """
+        is_in_doubt = self._outbox.is_in_doubt(entry.seq)
+        if is_in_doubt and not self._outbox.can_prove_absence:
+            self._defer_unreadable(entry, "no sync store has it, and they are new or incomplete: reconcile the stores")
+        elif is_in_doubt:
             why = "its put may never have returned, and no sync store has it"
             log(logging.INFO, f"{entry.ref} is not pending for {self.name} any more: {why}")
             self._outbox.acknowledge(self.backlog, [entry.seq])

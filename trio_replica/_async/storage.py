@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .._calls.start import Cancel, Done
 
 
+class OutboxInUseError(ReplicaError):
+    """Another replica has the outbox open, or another program the file."""
+
+
 class LostFileError(ReplicaError):
     """The file of an outbox was removed or replaced while it was open, so what it says no longer counts."""
 

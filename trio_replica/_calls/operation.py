@@ -17,7 +17,7 @@ from .._errors import closed_error, exit_request_in, failure_of_started
 from .._life import BackgroundTask
 from .attempt import attempt
 from .hedges import Hedges
-from .start import Unfinished, checked_end
+from .start import Unfinished, no_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Mapping, Sequence
@@ -203,10 +203,7 @@ class Operation(ABC, Generic[MemberT]):
         if current is None or (type(current) is _Task and current is not task):
             return
         try:
-            if isinstance(ended, outcome.Value):
-                verdict = self.settle(member, ended)
-            else:
-                verdict = self._verdict(member, checked_end(ended))
+            verdict = self.settle(member, ended) if isinstance(ended, outcome.Value) else self._verdict(member, ended)
         except BaseException as exc:  # noqa: ASYNC103  (`settle` raises it for a malformed value)
             verdict = self._verdict_of_error(member, exc)
         del self._pending[member]
@@ -222,10 +219,12 @@ class Operation(ABC, Generic[MemberT]):
         if self._is_parked and not self._pending:
             self._wake()
 
-    def _verdict(self, member: MemberT, ended: outcome.Error | Unfinished) -> bool | Unfinished:
+    def _verdict(self, member: MemberT, ended: CallEnd) -> bool | Unfinished:
         """Return the verdict of `settle` about an end that is not a value."""
         if isinstance(ended, Unfinished):
             return ended
+        if not isinstance(ended, outcome.Error):
+            ended = no_end(ended)
         if (request := exit_request_in(ended.error)) is not None:
             self._raised = request
             return True

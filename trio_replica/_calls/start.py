@@ -47,8 +47,11 @@ def start_in_task(call: Callable[[], Awaitable[Any]], done: Done) -> Cancel:
 
 def checked_end(how: CallEnd) -> CallEnd:
     """Return the end of a call as its store reports it; a failure if it is none of what it may be."""
-    if isinstance(how, (outcome.Value, outcome.Error, Unfinished)):
-        return how
+    return how if isinstance(how, (outcome.Value, outcome.Error, Unfinished)) else no_end(how)
+
+
+def no_end(how: object) -> outcome.Error:
+    """Return the failure of a call that its store has ended with something else than an end."""
     return outcome.Error(ReplicaError(f"the store ended a call with {how!r}, which is not an outcome"))
 
 

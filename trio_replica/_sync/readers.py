@@ -10,7 +10,7 @@ import outcome
 from .._blob import HASH_INLINE_LIMIT, HASH_OVERHEAD, Blob, Ref, hashed, sha256, to_blobs
 from .._calls.operation import Operation
 from .._calls.start import Unfinished
-from .._errors import BlobNotFoundError, CorruptBlobError, StoreError
+from .._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, StoreError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -223,6 +223,8 @@ class _Contains(Operation["Member"]):
     def settle(self, member: Member, ended: Ended[Any]) -> bool:
         if isinstance(ended, outcome.Error):
             self.fail(member.name, ended.error)
+        elif type(ended.value) is not bool:
+            self.fail(member.name, ReplicaError(f"a contains returned {shown(ended.value)}, not True or False"))
         elif ended.value:
             self.answer = True
         return self.answer
@@ -259,6 +261,8 @@ def _divided_soon(answer: Any, verify: bool) -> _Answers | None:
 
 
 async def _divided(answer: dict[Ref, bytes]) -> _Answers:
+    if type(answer) is not dict:  # the iteration of a subclass need not end
+        raise ReplicaError(f"a get_many returned {shown(answer)}, which is not a dict of refs and bytes")
     blobs = await to_blobs(answer.values())
     good = {ref: blob.data for ref, blob in zip(answer, blobs, strict=True)}
     return _answers(good, (blob.ref for blob in blobs))

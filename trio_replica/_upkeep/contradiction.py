@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._errors import ReplicaError
+from .._errors import ReplicaError, describe_failure, shown
 from .._listing import predecessor
 from .._store import Store
 from .._sync.union import check_page
@@ -42,6 +42,13 @@ class ContradictionError(ReplicaError):
         self.contradiction = contradiction
 
 
+class UnansweredError(ReplicaError):
+    """A question about a blob failed, beside a get that was answered. Only scrub sees this error."""
+
+    def __init__(self, failure: BaseException) -> None:
+        super().__init__(f"another question about it failed: {describe_failure(failure)}")
+
+
 def contradiction_in(error: BaseException) -> Contradiction | None:
     """Return the contradiction that an error reports, or None for any other error."""
     return error.contradiction if isinstance(error, ContradictionError) else None
@@ -54,7 +61,10 @@ def has_own_contains(store: Store) -> bool:
 
 async def contains(store: Store, ref: Ref) -> bool:
     """Return whether a store says that it has a blob."""
-    return bool(await store.contains(ref))
+    answer = await store.contains(ref)
+    if type(answer) is not bool:
+        raise ReplicaError(f"a contains returned {shown(answer)}, not True or False")
+    return answer
 
 
 async def is_listed(store: Store, ref: Ref) -> bool:

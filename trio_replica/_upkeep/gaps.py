@@ -10,7 +10,7 @@ import outcome
 from .._blob import hashed
 from .._calls.attempt import attempt
 from .._calls.fan_out import fan_out
-from .._errors import BlobNotFoundError, CorruptBlobError, ReplicaError, describe_failure
+from .._errors import BlobNotFoundError, CorruptBlobError, describe_failure
 from .._store import check_results
 from .contradiction import (
     Contradiction,
@@ -42,15 +42,18 @@ class Member(Listing):
     def __init__(self, name: str, store: Store, after: Ref, *, is_source: bool = False) -> None:
         super().__init__(name, store, after)
         self.is_source = is_source
-        """Whether blobs are only copied from it. Nothing is missing in a source."""
+        """Whether it is one of the `sources`, so that nothing counts as missing in it."""
+        self.is_target = not is_source and not store.is_read_only
+        """Whether blobs are copied to it."""
         self.refs = 0
         self.missing = 0
         self.copied = 0
         self.failed = 0
         self.bytes = 0
+        self.unanswered = 0
 
     def counts(self) -> ReconcileCounts:
-        return ReconcileCounts(self.refs, self.missing, self.copied, self.failed, self.bytes)
+        return ReconcileCounts(self.refs, self.missing, self.copied, self.failed, self.bytes, self.unanswered)
 
 
 @final
@@ -80,7 +83,7 @@ class _Answer(NamedTuple):
 class Gap:
     """A ref, the stores that have it, and the stores that lack it. Stores move between the two as they answer."""
 
-    __slots__ = ("_doubtful", "_having", "_lacking", "_problems", "_to_ask", "ref")
+    __slots__ = ("_doubtful", "_having", "_lacking", "_problems", "_to_ask", "_unanswered", "ref")
 
     def __init__(
         self, ref: Ref, having: list[Member], lacking: list[Member], to_ask: list[Member], problems: Problems
@@ -90,7 +93,9 @@ class Gap:
         self._lacking = lacking
         self._to_ask = to_ask  # stores that have listed it, and are asked whether they have it
         self._problems = problems
-        self._doubtful: set[Member] = set()  # have contradicted themselves, so only a get proves that they have it
+        # There is a gap for each ref of a page, and nearly all of them leave these empty. Sets would take more memory.
+        self._doubtful: list[Member] = []  # have contradicted themselves, so only a get proves that they have it
+        self._unanswered: list[Member] = []  # have listed it, and had no good answer to another question
 
     # Asking
 
@@ -132,7 +137,9 @@ class Gap:
             return _Answer(is_there=False, contradiction=Contradiction.LISTED_ABSENT if is_ghost else None)
 
         def settle(member: Member, ended: Ended[_Answer]) -> bool:
-            if isinstance(ended, outcome.Value) and not ended.value.is_there:
+            if isinstance(ended, outcome.Error):
+                self._unanswered.append(member)
+            elif not ended.value.is_there:
                 self._lose(member)
             self._note_answer(member, ended)
             return False
@@ -143,14 +150,18 @@ class Gap:
 
     async def copy(self) -> None:
         """Copy the blob to the stores that lack it, from the first that has it intact."""
-        if not self._lacking:
+        if not self._targets:
             return  # noqa: ASYNC910  (`ask` has asked those that have it)
         blob = await self._read()
         if blob is not None:
             await self._write(blob)
             return
-        for member in self._lacking:
+        for member in self._targets:
             member.failed += 1
+
+    @property
+    def _targets(self) -> list[Member]:
+        return [member for member in self._lacking if member.is_target]
 
     async def _read(self) -> Blob | None:
         """Return the blob from the first store that has it intact, or None if no store has."""
@@ -162,43 +173,56 @@ class Gap:
 
     async def _read_from(self, member: Member) -> Blob | None:
         ended = await attempt(self._get, member)
+        if isinstance(ended, outcome.Error) and isinstance(ended.error, BlobNotFoundError):
+            ended = await self._look_again(member, ended)
         if isinstance(ended, outcome.Value):
+            self._unanswered = [other for other in self._unanswered if other is not member]
             return ended.value
-        if isinstance(ended.error, BlobNotFoundError):
-            claimed = await attempt(partial(claim_of, ref=self.ref), member.store)
-            if isinstance(claimed, outcome.Value) and claimed.value is not None:
-                ended = await attempt(self._get, member)  # it may have come in the meantime
-                if isinstance(ended, outcome.Value):
-                    return ended.value
-                self._doubtful.add(member)
-                ended = outcome.Error(ContradictionError(claimed.value))
+        if isinstance(ended.error, (BlobNotFoundError, ContradictionError)):
             self._lose(member)
             member.missing += 0 if member.is_source else 1
+        elif member not in self._unanswered:
+            self._unanswered.append(member)
         self._problems.note(member, "get", self.ref, ended.error)
         return None
 
-    async def _write(self, blob: Blob) -> None:
-        async def put(member: Member) -> None:
-            check_results([blob], [await member.store.put(blob)])
-            await self._confirm(member)
+    async def _look_again(self, member: Member, ended: outcome.Error) -> Ended[Blob]:
+        """Return the answer of a store once it has said that it lacks a blob that it has listed."""
+        claimed = await attempt(partial(claim_of, ref=self.ref), member.store)
+        claim = claimed.value if isinstance(claimed, outcome.Value) else None
+        if claim is None and isinstance(claimed, outcome.Value):
+            return ended  # it has been deleted
+        again = await attempt(self._get, member)  # it may have come in the meantime
+        if isinstance(again, outcome.Value):
+            return again
+        self._doubtful.append(member)  # also if the claim could not be asked for
+        return again if claim is None else outcome.Error(ContradictionError(claim))
 
-        def settle(member: Member, ended: Ended[None]) -> bool:
+    async def _write(self, blob: Blob) -> None:
+        async def put(member: Member) -> bool:
+            check_results([blob], [await member.store.put(blob)])
+            return await self._is_confirmed(member)
+
+        def settle(member: Member, ended: Ended[bool]) -> bool:
             if isinstance(ended, outcome.Error):
                 member.failed += 1
                 self._problems.note(member, "put", self.ref, ended.error)
+            elif not ended.value:  # the questions that failed are noted
+                member.failed += 1
             else:  # even if it was not added, because a put that is repeated after a lost answer says so, too
                 member.copied += 1
                 member.bytes += len(blob)
             return False
 
-        await fan_out(self._lacking, put, settle)
+        await fan_out(self._targets, put, settle)
 
-    async def _confirm(self, member: Member) -> None:  # noqa: ASYNC910  (there is at least one question)
-        """Ask a store in other ways whether it has the blob that was put to it.
+    async def _is_confirmed(self, member: Member) -> bool:
+        """Ask a store in other ways whether it has the blob that was put to it. Return whether all answers are yes.
+
+        A question that fails is noted, and confirms nothing.
 
         Raises:
           ContradictionError: if one answer is no.
-          ReplicaError: if there is no answer.
 
         """
         questions: dict[str, Callable[[Member], Awaitable[bool]]] = {}
@@ -207,18 +231,17 @@ class Gap:
         if has_own_contains(member.store):
             questions["contains"] = lambda member: contains(member.store, self.ref)
         questions["list_page"] = lambda member: is_listed(member.store, self.ref)
-        is_confirmed = False
+        confirmed = 0
         for operation, question in questions.items():
             ended = await attempt(question, member)
             if isinstance(ended, outcome.Error):
                 self._problems.note(member, operation, self.ref, ended.error)
             elif ended.value:
-                is_confirmed = True
+                confirmed += 1
             else:
-                is_unlisted = is_confirmed and operation == "list_page"
+                is_unlisted = confirmed and operation == "list_page"
                 raise ContradictionError(Contradiction.UNLISTED if is_unlisted else Contradiction.NOT_STORED)
-        if not is_confirmed:
-            raise ReplicaError("the put returned, and no other answer of the store says that the blob is there")
+        return confirmed == len(questions)  # noqa: ASYNC910  (there is at least one question)
 
     async def _get(self, member: Member) -> Blob:
         blob = await hashed(await member.store.get(self.ref))
@@ -235,6 +258,12 @@ class Gap:
 
     # Counting
 
+    def count_unanswered(self) -> None:
+        """Count the stores that list the blob, but may not have it, because another question was not answered."""
+        for member in self._unanswered:
+            if member in self._having and not member.is_source:
+                member.unanswered += 1
+
     def _lose(self, member: Member) -> None:
         """Count a store that has listed the blob as one that lacks it."""
         member.refs -= 1
@@ -247,5 +276,5 @@ class Gap:
         if isinstance(ended, outcome.Error):
             self._problems.note(member, "contains", self.ref, ended.error)
         elif ended.value.contradiction is not None:
-            self._doubtful.add(member)
+            self._doubtful.append(member)
             self._problems.note(member, "contains", self.ref, ContradictionError(ended.value.contradiction))

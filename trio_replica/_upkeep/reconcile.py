@@ -52,23 +52,27 @@ async def reconcile(
     - A blob that a store says it has but does not list is missing, unless a new page of its listing shows it.
     - A blob that a store lists but a get does not find is missing.
     - A blob has been copied when the listing and `Store.contains` show it after the put. If the store contradicted
-      itself about the blob before, a get has to return it, too.
+      itself about the blob before, a get has to return it, too. If one of these questions fails, the blob counts as
+      failed.
     - For some refs of each page that a store lists, it is asked again with `Store.contains`, if it has one of its own.
+      If the question fails, or a get of a listed blob fails, the blob counts as unanswered.
 
     A blob that a store lists and claims to have, although a get would not find it, is noticed only if it has to be read
     from there. `scrub` reads everything.
 
     Returning means that all refs have been dealt with. The report shows which are still missing. A blob that can't be
     copied does not stop the rest. If the listing of a store fails, the store is left out from there on: nothing is read
-    from it or copied to it. The other stores go on. If only one is left, it is listed to its end. Being cancelled means
-    that any of the missing blobs may have been copied. Nothing is left running. It is harmless to repeat the call,
-    which then copies only the blobs that are still missing.
+    from it or copied to it. A store that does not tell its identity is left out from the beginning, because it may be
+    another one by a second name. The other stores go on. If only one is left, it is listed to its end. Being cancelled
+    means that any of the missing blobs may have been copied. Nothing is left running. It is harmless to repeat the
+    call, which then copies only the blobs that are still missing.
 
     Args:
       stores: an iterable of stores, which are named ``store-0``, ``store-1``, …, or a mapping of names to stores. They
         are read in this order.
       sources: the names of stores that blobs are only copied from, such as a snapshot. Nothing counts as missing in
-        them. Unless it is a dry run, stores that were opened with ``read_only=True`` are sources, too.
+        them. A store that was opened with ``read_only=True`` is only read, too. If it is not named here, the blobs that
+        it lacks count as missing, because nobody can copy them to it.
       dry_run: whether to count the missing blobs without copying them.
       after: the ref after which to begin.
       concurrency: the most blobs that are in memory, or looked up, at once. There is also a page of up to 1000 refs of
@@ -88,13 +92,14 @@ async def reconcile(
     only_read = set(checked_names("sources", sources))
     if unknown := only_read - named.keys():
         raise ValueError(f"sources has {min(unknown)!r}, which is not one of the stores: {', '.join(map(repr, named))}")
-    only_read |= {name for name, store in named.items() if store.is_read_only and not dry_run}
     members = [Member(name, store, check_ref(after), is_source=name in only_read) for name, store in named.items()]
     check_size("concurrency", concurrency)
     if spot_checks is not None:
         check_size("spot_checks", spot_checks, at_least=0)
     reconciliation = _Reconciliation(members, after, dry_run=dry_run, spot_checks=spot_checks, on_progress=on_progress)
-    await check_distinct({member.name: member.store for member in members})
+    untold = await check_distinct({member.name: member.store for member in members})
+    for member in members:
+        member.failure = untold.get(member.name)
     await reconciliation.run(concurrency)
     return reconciliation.report()
 
@@ -200,6 +205,7 @@ class _Reconciliation:
             await gap.ask()
             if not self._dry_run:
                 await gap.copy()
+            gap.count_unanswered()
             del self._open[gap.ref]
             self._progress()
 

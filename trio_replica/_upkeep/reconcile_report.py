@@ -31,10 +31,17 @@ class ReconcileCounts:
     failed: int
     """Missing blobs that no other store had intact, or whose put failed, or that were not there after it.
 
-    0 in a dry run, which copies nothing.
+    Also those whose put returned, while another question after it failed. Repeating the reconcile settles these. 0 in a
+    dry run, which copies nothing, and for a store that is only read.
     """
     bytes: int
     """Bytes of the copied blobs."""
+    unanswered: int = 0
+    """Blobs that it lists, but that it may not have, because another question to it about them had no good answer.
+
+    A ``contains`` failed, or a get failed or returned other bytes. Repeat the reconcile, or scrub the store. 0 for
+    `sources`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,10 @@ class ReconcileReport:
     stores: Mapping[str, ReconcileCounts]
     """The counts of each store by its name."""
     failures: Mapping[str, BaseException]
-    """The exception of each store whose listing failed, by its name. Its counts cover what it had listed before."""
+    """The exception of each store that failed to list its refs or to tell its identity, by its name.
+
+    Its counts cover what it had listed before.
+    """
     problems: tuple[ReconcileProblem, ...]
     """The first 100 problems with single blobs. This includes problems after which another store had a good copy.
 
@@ -78,7 +88,11 @@ class ReconcileReport:
     def complete(self) -> bool:
         """Whether no store lacks a blob, leaving out the stores in `failures`.
 
-        It is False if a store still contradicts itself about a blob that it was asked for. `reconcile` says which blobs
-        it asks for, and `scrub` asks for all.
+        It is False if a store still contradicts itself about a blob that it was asked for, or did not answer.
+        `reconcile` says which blobs it asks for, and `scrub` asks for all.
         """
-        return all(counts.missing == counts.copied for name, counts in self.stores.items() if name not in self.failures)
+        return all(
+            counts.missing == counts.copied and not counts.unanswered
+            for name, counts in self.stores.items()
+            if name not in self.failures
+        )

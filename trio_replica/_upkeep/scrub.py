@@ -40,12 +40,13 @@ async def scrub(
     in memory, twice as many with `repair`, and a page of up to 1000 refs. Blobs are read from the medium, past
     caches as far as a store can (`DeletableStore.get_stored`, of directories). A store that can check itself as a
     whole does so first (`DeletableStore.check_integrity`, of directories and SQLite). A failure in one place does not
-    stop the rest.
+    stop the rest. A store that does not tell its identity is left out, because it may be another one by a second name.
 
     No single answer of a store is trusted. A blob is asked for with a get, and with `Store.contains` if the store
     has one of its own. Once all blobs are read, the stores are listed again side by side, and each store is asked for
     the blobs that only others list. If two answers differ, the finding has a `Contradiction`. For example, a blob is
-    listed but not there. A blob that no store lists is not looked for.
+    listed but not there. If one of these questions fails, that is a finding, too. A blob that no store lists is not
+    looked for.
 
     With `repair`, a corrupt blob is replaced by the copy of the first other store that has a good one. Once the good
     copy is in memory, the bad bytes are set aside if the store can do that (`DeletableStore.set_aside`). Then they are
@@ -82,8 +83,8 @@ async def scrub(
     _check_rate(bytes_per_second)
     if repair:
         _check_repairable(named)
-    await check_distinct(named)
     log = ScrubLog(list(named), on_progress, on_finding)
+    log.failures.update(await check_distinct(named))
     await scrub_into(log, named, repair=repair, after=after, bytes_per_second=bytes_per_second)
     return log.report()
 
@@ -96,9 +97,14 @@ async def scrub_into(
     after: Ref = Ref.ZERO,
     bytes_per_second: float | None = None,
 ) -> None:
-    """Scrub stores as `scrub` does, without checking the arguments, and note everything in `log`."""
+    """Scrub stores as `scrub` does, without checking the arguments, and note everything in `log`.
+
+    A store that has failed before takes no part.
+    """
     await trio.lowlevel.checkpoint()
-    scrubbed = [ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items()]
+    scrubbed = [
+        ScrubbedStore(name, store, log, bytes_per_second) for name, store in named.items() if name not in log.failures
+    ]
     raised: list[BaseException] = []
 
     async def run(one: ScrubbedStore) -> None:

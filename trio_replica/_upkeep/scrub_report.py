@@ -31,13 +31,15 @@ class ScrubCounts:
     """Corrupt blobs that have been repaired."""
     failed: int = 0
     """Blobs that could not be read, so it is unknown whether they are corrupt."""
+    unanswered: int = 0
+    """Blobs about which the store may contradict itself, because another question to it about them failed."""
     reached: Ref = Ref.ZERO
     """The ref up to which all were read. Pass it to `scrub` as `after` to go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubFinding:
-    """A blob of a store that is corrupt, could not be read, or about which the store contradicts itself."""
+    """A blob of a store that is corrupt or could not be read, or about which its answers differ or are missing."""
 
     store: str
     """The name of the store."""
@@ -45,7 +47,10 @@ class ScrubFinding:
     problem: str
     """The problem, in words."""
     is_corrupt: bool
-    """Whether the blob is known to be corrupt, or the store contradicts itself. If False, it could not be read."""
+    """Whether the blob is known to be corrupt, or the store contradicts itself.
+
+    If False, it could not be read, or another question about it failed.
+    """
     is_repaired: bool = False
     outcome: str = ""
     """The outcome of its repair, in words. Empty if no repair was requested."""
@@ -66,15 +71,24 @@ class ScrubReport:
     repaired: Mapping[str, tuple[str, ...]]
     """The problems that stores found with themselves as a whole and that have been repaired, in words."""
     failures: Mapping[str, BaseException]
-    """The reason why the listing of a store failed. Its blobs after `ScrubCounts.reached` have not been read."""
+    """The exception of each store that failed to list its refs or to tell its identity.
+
+    Its blobs after `ScrubCounts.reached` have not been read.
+    """
 
     @property
     def is_sound(self) -> bool:
-        """Whether every blob was read and is now intact, and no store has a problem or contradicts itself."""
+        """Whether every blob was read and is now intact, and no store has a problem or contradicts itself.
+
+        It is False if a question was not answered.
+        """
         return not (
             self.problems
             or self.failures
-            or any(counts.failed or counts.corrupt > counts.repaired for counts in self.stores.values())
+            or any(
+                counts.failed or counts.unanswered or counts.corrupt > counts.repaired
+                for counts in self.stores.values()
+            )
         )
 
 

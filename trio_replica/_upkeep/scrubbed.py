@@ -18,7 +18,7 @@ from .._listing import PAGE_SIZE
 from .._printable import one_line
 from .._store import check_results
 from .._sync.union import check_page
-from .contradiction import Contradiction, ContradictionError, claim_of, contradiction_in, denial_of
+from .contradiction import Contradiction, ContradictionError, UnansweredError, claim_of, contradiction_in, denial_of
 from .pace import Pace
 from .scrub_report import ScrubFinding
 
@@ -125,11 +125,18 @@ class ScrubbedStore:
     async def scrub_unlisted(self, sources: Sequence[ScrubbedStore], ref: Ref) -> None:
         """Ask for a blob that another store lists and this one does not; note it if any answer says that it is there.
 
-        A missing blob is not a fault, because `reconcile` copies missing blobs. An answer that fails proves nothing.
+        A missing blob is not a fault, because `reconcile` copies missing blobs. A question that fails is noted, too.
         """
         ended = await self._examine(ref, listed=False)
-        if isinstance(ended, outcome.Error) and isinstance(ended.error, (ContradictionError, CorruptBlobError)):
+        if not isinstance(ended, outcome.Error):
+            return
+        if isinstance(ended.error, (ContradictionError, CorruptBlobError)):
             await self._settle(sources, ref, ended)
+            return
+        error = ended.error if isinstance(ended.error, UnansweredError) else UnansweredError(ended.error)
+        self._log.count(self.name, unanswered=1)
+        self._log.find(self._finding(ref, error))
+        self._log.tell()
 
     async def _settle(  # noqa: ASYNC910  (the reading has one)
         self, sources: Sequence[ScrubbedStore], ref: Ref, ended: Ended[Blob]
@@ -142,11 +149,13 @@ class ScrubbedStore:
                 if repaired is None:
                     return
                 finding = repaired
+            is_unanswered = isinstance(ended.error, UnansweredError)
             self._log.count(
                 self.name,
                 corrupt=finding.is_corrupt,
                 repaired=finding.is_repaired,
-                failed=not finding.is_corrupt,
+                failed=not finding.is_corrupt and not is_unanswered,
+                unanswered=is_unanswered,
             )
             self._log.find(finding)
         self._log.count(self.name, refs=1)
@@ -158,6 +167,8 @@ class ScrubbedStore:
             return ScrubFinding(self.name, ref, contradiction.value, is_corrupt=True, contradiction=contradiction)
         if isinstance(error, CorruptBlobError):
             return ScrubFinding(self.name, ref, f"its bytes are those of {error.actual!s:.12}", is_corrupt=True)
+        if isinstance(error, UnansweredError):
+            return ScrubFinding(self.name, ref, str(error), is_corrupt=False)
         return ScrubFinding(self.name, ref, f"it can't be read: {describe_failure(error)}", is_corrupt=False)
 
     # Its answers about a blob
@@ -171,7 +182,7 @@ class ScrubbedStore:
 
         Returns:
             The blob, or its error, such as a `ContradictionError`. None if all answers say that it is not there. An
-            answer that fails contradicts nothing.
+            `UnansweredError` if a get was answered and another question failed.
 
         """
         ended = await self._read(ref, is_listed=listed is not False)
@@ -180,7 +191,9 @@ class ScrubbedStore:
         if isinstance(ended, outcome.Error):
             return ended
         denial = await attempt(partial(denial_of, ask_listing=listed is not True, ref=ref), self.store)
-        if isinstance(denial, outcome.Error) or denial.value is None:
+        if isinstance(denial, outcome.Error):
+            return outcome.Error(UnansweredError(denial.error))
+        if denial.value is None:
             return ended
         again = await self._read(ref)  # it may have been deleted in the meantime
         if isinstance(again, outcome.Value):
@@ -190,7 +203,7 @@ class ScrubbedStore:
     async def _examine_missing(self, ref: Ref, *, ask_listing: bool) -> Ended[Blob] | None:
         claim = await attempt(partial(claim_of, ask_listing=ask_listing, ref=ref), self.store)
         if isinstance(claim, outcome.Error):
-            return claim
+            return outcome.Error(UnansweredError(claim.error))
         if claim.value is None:
             return None
         again = await self._read(ref)  # it may have come in the meantime
@@ -298,8 +311,9 @@ def _says_missing(ended: Ended[Blob]) -> bool:
 def _still_wrong(ended: outcome.Error | None) -> str:
     if ended is None:
         return "is not there"
-    contradiction = contradiction_in(ended.error)
-    return f"can't be read: {describe_failure(ended.error)}" if contradiction is None else str(contradiction)
+    if isinstance(ended.error, (ContradictionError, UnansweredError)):
+        return str(ended.error)
+    return f"can't be read: {describe_failure(ended.error)}"
 
 
 def _unrepaired(finding: ScrubFinding, why: str) -> ScrubFinding:

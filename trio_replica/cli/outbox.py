@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import AsyncExitStack
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .._async.outbox_by_hand import opened_outbox
+from .._async.outbox_by_hand import looked_at_outbox, opened_outbox
 from .._errors import ReplicaError
 from .._identity import read_identities
 from .options import store_options
@@ -39,7 +40,8 @@ def show_outbox(context: click.Context, *, keep_all: bool) -> int:
     """Print the refs that are pending for each async store, in the order of their puts.
 
     Below that it prints the stores that the outbox knows, with their roles and identities. A store that is marked as
-    incomplete may lack blobs that have no entry.
+    incomplete may lack blobs that have no entry. If the outbox was closed, it is only read, so it may be on a read-only
+    disk.
     """
     if context.invoked_subcommand is None:
         stores = chosen_stores(context, to_create=True)
@@ -75,10 +77,14 @@ def flush(context: click.Context) -> int:
 def forget(context: click.Context, name: str, ref: str, *, yes: bool) -> int:
     """Drop what is pending for the async store NAME, or only the blob that REF names. It will not be delivered.
 
-    The first digits of a ref will do, if no other that is pending for NAME begins with them.
+    If NAME is not a store of the command any more, its identity is forgotten, too. The first digits of a ref will do,
+    if no other that is pending for NAME begins with them.
     """
-    path = chosen_stores(context, to_create=True).outbox()
-    say(forget_entries(path, name, ref, ask=not yes))
+    stores = chosen_stores(context, to_create=True)
+    if not ref and name not in stores.all():
+        say(forget_store(stores.outbox(), name, ask=not yes))
+    else:
+        say(forget_entries(stores.outbox(), name, ref, ask=not yes))
     return 0
 
 
@@ -108,7 +114,7 @@ def outbox_lines(path: str, names: Container[str], shown: int | None) -> Iterato
       ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
-    with opened_outbox(path) as outbox:
+    with looked_at_outbox(path) as outbox:
         pending = _pending(outbox)
         for name, count in pending.items():
             yield _line(name, count, names)
@@ -177,17 +183,8 @@ def left_entries(path: str, names: Container[str]) -> list[str]:
       ReplicaError: if the outbox does not exist, is in use or can't be used.
 
     """
-    with opened_outbox(path) as outbox:
+    with looked_at_outbox(path) as outbox:
         return [_line(name, count, names) for name, count in _pending(outbox).items()]
-
-
-def pending_summary(path: str, names: Container[str]) -> Iterator[str]:
-    """Return one line for each store with entries, or the problem with the outbox. Blocks."""
-    try:
-        for line in left_entries(path, names) or [NOTHING]:
-            yield f"outbox: {line}"
-    except ReplicaError as error:
-        yield f"outbox: {describe(error)}"
 
 
 async def flush_outbox(store: ReplicaStore, display: Display) -> None:
@@ -221,15 +218,79 @@ def forget_entries(path: str, name: str, prefix: str, *, ask: bool) -> str:
     with opened_outbox(path) as outbox:
         pending = outbox.pending()
         if not pending.get(name):
-            known = ", ".join(other for other, count in pending.items() if count)
-            others = f"; entries are pending for {known}" if known else ""
-            raise CommandError(f"nothing is pending for {name}{others}")
+            raise _nothing_pending(name, pending)
         ref = _pending_ref(outbox, name, prefix) if prefix else None
         what = f"all {pending[name]}" if ref is None else f"the entries of {ref}"
-        if ask and not click.confirm(f"The blobs pending for {name} will not be delivered. Forget {what}?", err=True):
-            raise CommandError("nothing is forgotten")
+        if ask:
+            _confirm(f"The blobs pending for {name} will not be delivered. Forget {what}?")
         dropped = outbox.forget(name, ref)
     return f"forgot {dropped} pending for {name}; reconcile copies the blobs that it lacks"
+
+
+def forget_store(path: str, name: str, *, ask: bool) -> str:
+    """Drop a store that the replica does not have any more, with its entries, after asking. Blocks.
+
+    Returns the line to print.
+
+    Raises:
+      CommandError: if the outbox does not know it, or the answer is no.
+      ReplicaError: if the outbox does not exist, is in use or can't be used.
+
+    """
+    with opened_outbox(path) as outbox:
+        pending = outbox.pending()
+        if name not in pending:
+            raise _nothing_pending(name, pending)
+        if ask:
+            lost = f"{name} is not a store of this command. Blobs that only it has will be lost."
+            _confirm(f"{lost} Forget its identity, and the {pending[name]} pending for it?")
+        dropped = outbox.forget_store(name)
+    return f"forgot {name}, which is not a store of this command, and {dropped} pending for it"
+
+
+def clear_marks(path: str, identities: Mapping[str, str | None]) -> Iterator[str]:
+    """Note which stores are not incomplete any more, after a reconcile that has left nothing missing. Blocks.
+
+    Return the lines to print.
+
+    Args:
+      path: the outbox. Nothing happens if it does not exist.
+      identities: the identities of the stores that took part, by their names.
+
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        with opened_outbox(path) as outbox:
+            noted = outbox.noted()
+            took_part = {name for name, one in noted.items() if name in identities and identities[name] == one.identity}
+            sync = {name for name, one in noted.items() if one.role == "sync"}
+            marked = [name for name, one in noted.items() if one.is_incomplete and name in identities]
+            # A sync store without the mark has all that was accepted, and so have all known sync stores together.
+            away = sync - took_part if all(noted[name].is_incomplete for name in sync & took_part) else set()
+            completed = [] if away else [name for name in marked if name in took_part]
+            if completed:  # a change would also migrate an outbox of an older format
+                outbox.complete(completed)
+    except ReplicaError as error:
+        yield f"the outbox was not looked at, so stores that it marks as incomplete stay so: {describe(error)}"
+        return
+    for name in marked:
+        if name in completed:
+            yield f"{name} is not incomplete any more"
+        elif away:
+            yield f"{name} stays incomplete, because {min(away)} took no part"
+        else:
+            yield f"{name} stays incomplete, because the outbox does not know this store: open the replica first"
+
+
+def _nothing_pending(name: str, pending: Mapping[str, int]) -> CommandError:
+    known = ", ".join(other for other, count in pending.items() if count)
+    return CommandError(f"nothing is pending for {name}" + (f"; entries are pending for {known}" if known else ""))
+
+
+def _confirm(question: str) -> None:
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing is forgotten")
 
 
 def _pending_ref(outbox: OutboxFile, name: str, prefix: str) -> Ref:

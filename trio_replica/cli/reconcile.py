@@ -8,19 +8,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import click
+import outcome
 import trio
 from rich.filesize import decimal
 
+from .._calls.attempt import attempt
+from .._identity import read_identities
 from .._printable import printable
 from .._upkeep.reconcile import SPOT_CHECKS, reconcile
 from .._upkeep.reconcile_report import ReconcileCounts
 from .options import checked_urls, store_options
-from .output import Display, describe, write_output
+from .outbox import clear_marks
+from .output import Display, describe, say, write_output
 from .running import FAILED, run
 from .stores import check_once, chosen_stores, open_each, to_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .._blob import Ref
     from .._upkeep.reconcile_report import ReconcileReport
@@ -47,7 +51,10 @@ _NONE: Final = ReconcileCounts(0, 0, 0, 0, 0)
 @store_options
 @click.pass_context
 def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run: bool, ask_all: bool) -> int:
-    """Copy every blob that a store has and others lack to those. The exit status is 1 if anything is still missing.
+    """Copy every blob that a store has and others lack to those.
+
+    The exit status is 1 if anything is still missing, also in a store that is read-only, or if a store did not answer a
+    question. Nothing counts as missing in the stores of --from.
 
     Each store is asked whether it has the blobs that it lists: some of each page, or all with --ask-all.
 
@@ -69,18 +76,27 @@ class Reconciling:
     """A reconcile of the stores of a command, and its results."""
 
     def __init__(
-        self, urls: Mapping[str, StoreUrl], sources: Mapping[str, StoreUrl], display: Display, *, may_create: bool
+        self,
+        urls: Mapping[str, StoreUrl],
+        sources: Mapping[str, StoreUrl],
+        display: Display,
+        *,
+        only_read: Iterable[str],
+        may_create: bool,
     ) -> None:
+        self.identities: Mapping[str, str | None] = {}
+        """The identities of the stores, by their names, once nothing is missing in them."""
         self._urls = {**urls, **to_read(sources)}
         self._may_create = may_create
         self._sources = sources
         self._display = display
+        self._only_read = {*only_read}
         self._unopened: dict[str, str] = {}
         self._report: ReconcileReport | None = None
 
     @property
     def succeeded(self) -> bool:
-        """Whether all stores could be listed and nothing is missing."""
+        """Whether all stores could be listed, no question was left unanswered and nothing is missing."""
         return not self._unopened and self._report is not None and self._report.complete and not self._report.failures
 
     async def run(self, *, dry_run: bool, ask_all: bool) -> None:
@@ -103,20 +119,36 @@ class Reconciling:
                         on_progress=self._note,
                     )
                 )
+                if not dry_run:
+                    self._only_read |= {name for name, store in stores.items() if store.is_read_only}
+                if self.succeeded:
+                    ended = await attempt(read_identities, stores)
+                    self.identities = ended.value if isinstance(ended, outcome.Value) else {}
                 if more := report.problem_count - len(report.problems):
                     self._display.problem(f"and {more} more such problems")
 
     def table(self, kinds: Mapping[str, str]) -> Iterator[str]:
-        """Return the lines of the table of results. `kinds` has the kind of each store."""
+        """Return the lines of the table of results. `kinds` has the kind of each store of the command.
+
+        A store that blobs were only copied from is of the kind ``from``, and a count that it can't have is ``-``.
+        """
         width = max(map(len, (*self._urls, "STORE")))
         yield f"{'STORE':{width}}  KIND   {'REFS':>10}  {'MISSING':>10}  {'COPIED':>10}  {'FAILED':>10}  {'BYTES':>14}"
         for name in self._urls:
-            row = f"{name:{width}}  {kinds[name]:5}"
+            is_target = name in kinds and name not in self._only_read
+            row = f"{name:{width}}  {kinds[name] if is_target else 'from':5}"
             counts, failure = self._counts(name), self._failure(name)
             if counts != _NONE or not failure:
-                row += f"  {counts.refs:>10}  {counts.missing:>10}  {counts.copied:>10}  {counts.failed:>10}"
-                row += f"  {counts.bytes:>14}"
+                missing = counts.missing if name in kinds else "-"
+                copied, failed, size = (counts.copied, counts.failed, counts.bytes) if is_target else "---"
+                row += f"  {counts.refs:>10}  {missing:>10}  {copied:>10}  {failed:>10}  {size:>14}"
             yield f"{row}  failed: {failure}" if failure else row
+        for name in self._urls:
+            counts = self._counts(name)
+            if counts.missing and name in self._only_read:
+                yield f"{name}  lacks {counts.missing} and is only read: remove read_only, or name it with --from"
+            if counts.unanswered:
+                yield f"{name}  unanswered: it may lack {counts.unanswered} of its refs: run this again, or scrub"
 
     def _counts(self, name: str) -> ReconcileCounts:
         return _NONE if self._report is None else self._report.stores.get(name, _NONE)
@@ -151,9 +183,13 @@ async def _reconcile(
     stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool, may_create: bool
 ) -> int:
     urls = stores.with_stand_ins() if dry_run else stores.all()
-    reconciling = Reconciling(urls, sources, Display(), may_create=may_create)
+    only_read = [name for name, url in stores.all().items() if url.options.get("read_only")]
+    reconciling = Reconciling(urls, sources, Display(), only_read=only_read, may_create=may_create)
     await reconciling.run(dry_run=dry_run, ask_all=ask_all)
-    kinds = {**stores.kinds(), **dict.fromkeys(sources, "from")}
-    lines = "".join(f"{printable(line)}\n" for line in reconciling.table(kinds)).encode()
+    lines = "".join(f"{printable(line)}\n" for line in reconciling.table(stores.kinds())).encode()
     await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)
+    if reconciling.succeeded and not dry_run and "outbox" in stores.options:
+        identities = {name: identity for name, identity in reconciling.identities.items() if name in stores.all()}
+        for line in await trio.to_thread.run_sync(lambda: list(clear_marks(stores.outbox(), identities))):
+            say(line)
     return 0 if reconciling.succeeded else FAILED

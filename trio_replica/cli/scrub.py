@@ -41,7 +41,8 @@ _NOTHING: Final = ScrubReport({}, (), {}, {}, {})
 def scrub_command(context: click.Context, *, repair: bool, bytes_per_second: int | None) -> int:
     """Read every blob of every store, hash it again, and print which are corrupt.
 
-    The exit status is 1 if a blob is corrupt and not repaired, or a store or a blob could not be read.
+    The exit status is 1 if a blob is corrupt and not repaired, a store or a blob could not be read, or a store did not
+    answer another question about a blob.
     """
     stores = chosen_stores(context)
     is_sound = run(lambda: scrub_stores(stores, Display(), repair=repair, bytes_per_second=bytes_per_second))
@@ -127,7 +128,7 @@ class _Scrubbing:
         counts = self._counts.values()
         size = sum(one.bytes for one in counts)
         speed = decimal(int(size / (self._display.seconds or 1)))
-        bad = sum(one.corrupt + one.failed for one in counts)
+        bad = sum(one.corrupt + one.failed + one.unanswered for one in counts)
         read = f"{sum(one.refs for one in counts):,} blobs {decimal(size)} {speed}/s"
         return f"{read}, {bad:,} bad" if bad else read
 
@@ -142,6 +143,9 @@ def _table(stores: Stores, report: ScrubReport, problems: Mapping[str, str]) -> 
             one = report.stores[name]
             row += f"  {one.refs:>10}  {one.bytes:>14}  {one.corrupt:>8}  {one.repaired:>8}  {one.failed:>8}"
         yield f"{row}  failed: {problems[name]}" if name in problems else row
+    for name, one in report.stores.items():
+        if one.unanswered:
+            yield f"{name}  unanswered: {one.unanswered}, because another question about the blob failed: scrub again"
     for what, lines in (("repaired", report.repaired), ("problem", report.problems)):
         yield from (f"{name}  {what}: {line}" for name, some in lines.items() for line in some)
 

@@ -11,19 +11,23 @@ import click
 
 from .._blob import REF_SIZE, Ref
 from .._calls.fan_out import concurrently
+from .._errors import ReplicaError
+from .._identity import read_identity
 from .._sync.union import check_page, union
+from .identities import identity_problems, known_stores
 from .options import store_options
-from .outbox import pending_summary
-from .output import describe, write_lines
+from .outbox import NOTHING, left_entries
+from .output import describe, say, write_lines
 from .running import FAILED, run
 from .stores import SHOWN, absence, chosen_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from .._store import Store
     from .._urls.store_url import StoreUrl
+    from .stores import Stores
 
 PAGE_SIZE: Final = 10_000
 """Refs that are requested from a store at once and held in memory, about 1 MB."""
@@ -36,7 +40,9 @@ PAGE_SIZE: Final = 10_000
 def status(context: click.Context, *, keep_all: bool) -> int:
     """Print how many refs each store holds, and which refs it lacks that others hold.
 
-    The exit status is 1 if a store can't be read. Missing refs, and problems with the outbox, do not change it.
+    With an outbox it also prints how many blobs are pending for each async store. The exit status is 1 if a store or
+    the outbox can't be read, two names are one store, or a store is not the one that the outbox knows by its name.
+    Missing refs do not change it.
     """
     stores = chosen_stores(context)
     kinds = (("sync", stores.sync), ("async", stores.async_))
@@ -47,10 +53,10 @@ def status(context: click.Context, *, keep_all: bool) -> int:
             for name, url in urls.items()
         ]
         run(survey, holdings)
-        write_lines(_status_lines(holdings))
-    if "outbox" in stores.options:
-        write_lines(pending_summary(stores.outbox(), stores.async_))
-    return FAILED if any(one.problem for one in holdings) else 0
+        problems = _identity_problems(stores, holdings)
+        write_lines(_status_lines(holdings, problems))
+    is_known = "outbox" not in stores.options or _write_pending(stores)
+    return 0 if is_known and not problems and not any(one.problem for one in holdings) else FAILED
 
 
 @final
@@ -70,6 +76,8 @@ class Holdings:
         self.name = name
         self.kind = kind
         self.problem: str = problem
+        self.identity: str | None = None
+        """The identity of the store, or None as long as it is not open, and if it keeps none."""
         self.refs: int = 0
         """Refs that it holds."""
         self.lacks: int = 0
@@ -100,7 +108,9 @@ class Holdings:
         """Open the store until `stack` is left, or note the problem."""
         if not self.problem:
             try:
-                self._store = await stack.enter_async_context(self._url.to_read().open())
+                store = await stack.enter_async_context(self._url.to_read().open())
+                self.identity = await read_identity(store)
+                self._store = store
             except Exception as error:  # a store may raise anything
                 self.problem = describe(error)
 
@@ -145,12 +155,32 @@ async def survey(holdings: Sequence[Holdings]) -> None:
                 one.count(refs)
 
 
-def _status_lines(holdings: Sequence[Holdings]) -> Iterator[str]:
+def _write_pending(stores: Stores) -> bool:
+    """Print the number of entries of each store, and return whether the outbox could be looked at. Blocks."""
+    try:
+        lines = left_entries(stores.outbox(), stores.async_) or [NOTHING]
+    except ReplicaError as error:
+        say(f"outbox: {describe(error)}")
+        return False
+    write_lines(f"outbox: {line}" for line in lines)
+    return True
+
+
+def _identity_problems(stores: Stores, holdings: Sequence[Holdings]) -> dict[str, str]:
+    try:
+        known = known_stores(stores)
+    except ReplicaError:  # it is said where the pending entries are counted
+        known = {}
+    return identity_problems({one.name: one.identity for one in holdings if not one.problem}, known)
+
+
+def _status_lines(holdings: Sequence[Holdings], problems: Mapping[str, str]) -> Iterator[str]:
     width = max(len(one.name) for one in holdings)
     yield f"{'STORE':{width}}  {'KIND':5}  {'REFS':>10}  {'LACKS':>10}"
     for one in holdings:
         found = f"{one.refs:>10}  {one.lacks:>10}" if not one.problem else f"failed: {one.problem}"
         yield f"{one.name:{width}}  {one.kind:5}  {found}"
+    yield from (f"{name}  {problem}" for name, problem in problems.items())
     for one in holdings:
         if one.lacks and not one.problem:
             yield f"{one.name} lacks"

@@ -177,11 +177,11 @@ def absence(url: StoreUrl) -> str:
 
     A store on another machine counts as existing, because opening it creates at most a table.
     """
-    if url.landmark:
-        try:
-            os.stat(url.landmark)
-        except OSError as error:
-            return f"there is no store {url.shown}: {describe(error)}"
+    try:
+        if landmark := url.landmark:
+            os.stat(landmark)
+    except OSError as error:
+        return f"there is no store {url.shown}: {describe(error)}"
     return ""
 
 

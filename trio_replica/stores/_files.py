@@ -155,8 +155,10 @@ _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 def _sync(path: str, flags: int) -> None:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
-        with naming(path):
-            os.fsync(file)
+        os.fsync(file)
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
     finally:
         os.close(file)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
@@ -19,6 +19,7 @@ from .._listing import check_ref
 from .._scheme import StoreScheme
 from .._store import PutResult
 from ._access import MAX_MEMORY, Access
+from ._directory.names import landmark
 from ._directory.place import Place
 from ._directory.reads import BlobReads, Taken
 from ._directory.writes import BlobWrites
@@ -70,9 +71,14 @@ def open_directory(
     is not the store's is left alone.
 
     ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
-    identity as well. Temporary files are in ``ROOT/tmp``, or in ``ROOT/blobs/tmp`` if ``ROOT/blobs`` is on another file
-    system. Links in ``ROOT/blobs`` are not followed: a put where one has the name of a folder fails, reads and deletes
-    find nothing there, and the repair of a scrub moves it aside.
+    identity as well, and ``ROOT/blobs-apart`` says so. If the store is made without that, nothing may be mounted over
+    ``ROOT/blobs`` later, or take its place, unless ``ROOT/store-id`` is copied into it. Nothing may be mounted over the
+    folders in it. As long as something is, the store does not open, and the calls of an open one fail. Linux tells of
+    all mounts, other systems only of other devices.
+
+    Temporary files are in ``ROOT/tmp``, or in ``ROOT/blobs/tmp`` if ``ROOT/blobs`` is on another file system. Links in
+    ``ROOT/blobs`` are not followed: a put where one has the name of a folder fails, reads and deletes find nothing
+    there, and the repair of a scrub moves it aside.
 
     The end of the block waits for the writes under way, even if it is cancelled.
 
@@ -80,19 +86,19 @@ def open_directory(
       root: the folder.
       durable: whether a blob whose put has returned survives a power cut. False leaves out the fsyncs. A power cut may
         then leave an empty or shorter file under the name of a recent blob, which the next put of it repairs.
-      create: whether to create a store if none exists. With False a missing ``ROOT/blobs`` is an error, because its
-        disk may not be mounted.
+      create: whether to create a store if none exists. With False it is an error if ``ROOT/blobs`` is missing, or if it
+        is empty and there is no identity, because the disk of the store may not be mounted.
       read_only: whether nothing is written or created. Permission to write is not needed, so a read-only mount is
-        enough.
+        enough. There has to be a store, as with ``create=False``.
       max_memory: bytes of the largest blob that a get or a put takes into memory.
 
     Raises:
       TypeError, ValueError: at once, if an argument has a wrong type or value.
       StoreNotFoundError: if there is no store, and none may be created.
-      StoreIdentityError: if ``ROOT/blobs`` belongs to another store.
+      StoreIdentityError: if ``ROOT/blobs`` belongs to another store, or to none.
       ReplicaError: if ``ROOT/store-id`` does not hold an identity.
-      OSError: if `root` is not a folder, or can't be created or written. Also if the system can't sync its folders and
-        the store is to be `durable`.
+      OSError: if `root` is not a folder, or can't be created or written, or if something is mounted over a folder of
+        blobs. Also if the system can't sync its folders and the store is to be `durable`.
 
     """
     access = Access(create=create, read_only=read_only, max_memory=max_memory)
@@ -104,12 +110,13 @@ def open_directory(
 async def open_files(place: Place, writes: BlobWrites, *, writers: int) -> AsyncGenerator[DirectoryStore, None]:
     """Open the store in a place, with this number of threads that write."""
     serve = partial(_serve, writes)
-    async with (
-        open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
-        open_store_threads(f"readers of {place.root}", serve, threads=READERS) as reading,
-    ):
-        await writing.run(place.prepare)
-        yield DirectoryStore(place, writes, writing, reading)
+    with closing(place):
+        async with (
+            open_store_threads(f"writers of {place.root}", serve, threads=writers) as writing,
+            open_store_threads(f"readers of {place.root}", serve, threads=READERS) as reading,
+        ):
+            await writing.run(place.prepare)
+            yield DirectoryStore(place, writes, writing, reading)
 
 
 @final
@@ -205,7 +212,11 @@ class DirectoryStore(DeletableStore, StartedStore):
         return self._readers.start(partial(self._reads.contains, ref), done, abandon_on_cancel=True)
 
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
-        """Start a `list_page`: see `StartableStore`."""
+        """Start a `list_page`: see `StartableStore`.
+
+        Its memory is bounded by `limit`. Its time is not bounded: a page reads all names in each folder that it looks
+        into, in ``ROOT/blobs`` and two levels below, also those of other files. A million names take seconds.
+        """
         return self._readers.start(partial(self._reads.list_page, after, limit), done, abandon_on_cancel=True)
 
     async def delete(self, ref: Ref) -> bool:
@@ -252,24 +263,30 @@ class DirectoryStore(DeletableStore, StartedStore):
 
     async def check_integrity(self) -> Integrity:
         """Look for names of blobs and of their folders that belong to something else, such as a symbolic link."""
-        taken = [await self._find_taken(digits) for digits in _TOP_FOLDERS]
-        folders = [path for part in taken for path in part.folders]
-        blocked = [ref for part in taken for ref in part.refs]
+        folders: list[str] = []
+        blocked: list[Ref] = []
+        count = 0
+        for digits in _TOP_FOLDERS:
+            taken = await self._find_taken(digits, BLOCKED_LIMIT - len(blocked))
+            folders += taken.folders
+            blocked += taken.refs
+            count += taken.refs_count
         return Integrity(  # noqa: ASYNC910  (there are folders to look into)
             problems=tuple(f"{path} is not a folder, so no blob can be stored in it" for path in folders[:_SHOWN]),
-            blocked=tuple(blocked[:BLOCKED_LIMIT]),
-            blocked_count=len(blocked),
+            blocked=tuple(blocked),
+            blocked_count=count,
         )
 
     async def repair_integrity(self) -> None:  # noqa: ASYNC910  (likewise)
         """Move everything that has the name of a folder of blobs but is not a folder to ``ROOT/damaged``."""
         self._check_writable()
         for digits in _TOP_FOLDERS:
-            for path in (await self._find_taken(digits)).folders:
+            for path in (await self._find_taken(digits, 0)).folders:
                 await self._writers.run(partial(self._writes.clear_folder_name, path))
 
-    async def _find_taken(self, digits: str) -> Taken:
-        taken: Taken = await self._readers.run(partial(self._reads.find_taken, digits), abandon_on_cancel=True)
+    async def _find_taken(self, digits: str, limit: int) -> Taken:
+        find = partial(self._reads.find_taken, digits, limit)
+        taken: Taken = await self._readers.run(find, abandon_on_cancel=True)
         return taken
 
     def _check_writable(self) -> None:
@@ -293,5 +310,5 @@ def _handle(writes: BlobWrites, batch: Sequence[Call[Request]]) -> None:
             call.outcome = outcome.capture(call.request)
 
 
-SCHEME: Final = StoreScheme(open_directory, "PATH", landmark=lambda path: os.path.join(path, "blobs"))
+SCHEME: Final = StoreScheme(open_directory, "PATH", landmark=landmark)
 """``dir:PATH``."""

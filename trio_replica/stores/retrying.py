@@ -84,10 +84,11 @@ class RetryingStore(StartedStore):
     than `seconds`, if calls fail at once during the outage and the attempts suffice. An attempt is never cut short.
 
     Some errors are not retried. These are `BlobNotFoundError`, `BlobTooLargeError`, `CorruptBlobError`,
-    `StoreReadOnlyError`, `trio.ClosedResourceError`, `PoisonedError`, and everything that is not an `Exception`. The
-    others are errors of the program: `TypeError`, `ValueError`, `RuntimeError`, `AssertionError`, and a database's
-    ``DataError``, ``IntegrityError``, ``NotSupportedError`` and ``ProgrammingError``. Each repetition is logged at
-    WARNING under ``trio_replica``. Being cancelled ends a pause at once.
+    `StoreIdentityError`, `StoreNotFoundError`, `StoreReadOnlyError`, `trio.ClosedResourceError`, `PoisonedError`, and
+    everything that is not an `Exception`. The others are errors of the program: `TypeError`, `ValueError`,
+    `RuntimeError`, `AssertionError`, and a database's ``DataError``, ``IntegrityError``, ``NotSupportedError`` and
+    ``ProgrammingError``. Each repetition is logged at WARNING under ``trio_replica``. Being cancelled ends a pause at
+    once.
 
     A failed write may have succeeded in the store, and then its repetition finds it done. So ``added`` of a put, or the
     result of a `delete`, may be False although it was this call that did it. `put_many` and `get_many` are repeated

@@ -19,7 +19,7 @@ from ._access import MAX_MEMORY, Access
 from ._reads import start_read
 from ._sqlite.check import check_integrity, find_twins, repair_integrity
 from ._sqlite.database import Database
-from ._sqlite.statements import Insertion, contains, delete, insert_all, replace
+from ._sqlite.statements import Insertion, Synced, contains, delete, insert_all, replace
 from ._sqlite.tables import keep_mark, read_mark, renew_identity
 from ._started import StartedStore
 
@@ -46,8 +46,9 @@ def open_sqlite(
 
     Other tables are left alone. The database is put in WAL mode. Several processes may use it at once if they run on
     one machine and use one name. While it is open, no program may open the file except through SQLite. If the database,
-    its ``-wal`` or its ``-shm`` is removed or replaced in the meantime, the store fails until it is opened again. It
-    then writes to none of them, not even when it is closed.
+    its ``-wal`` or its ``-shm`` is removed, replaced or truncated in the meantime, the store fails until it is opened
+    again. It then writes to none of them, not even when it is closed. A trigger that writes to the table ``blobs``
+    makes puts fail.
 
     The end of the block waits for the write under way, even if it is cancelled.
 
@@ -55,7 +56,8 @@ def open_sqlite(
       path: the database file. Its folder has to exist.
       durable: whether a blob whose put has returned survives a power cut. All processes that write to the database have
         to sync it at least at checkpoints (``synchronous`` is NORMAL or more). False leaves out the fsync of each
-        transaction. Then a power cut may lose the last ones, but leaves no partial ones.
+        transaction. Then a power cut may lose the last ones, but leaves no partial ones. The identity and the mark of
+        a session are synced in any case.
       create: whether to create a store if none exists. With False, a path without a database, or a database without a
         table ``blobs``, is an error, because the disk may not be mounted.
       read_only: whether nothing is written or created. The database may be on a read-only file system. The blobs in a
@@ -69,7 +71,8 @@ def open_sqlite(
       StoreNotFoundError: on entering the block, if there is no store, and none may be created.
       sqlite3.Error: on entering the block, if the file is not a database, or can't be opened or written. The message
         has SQLite's name of the error and the path.
-      ReplicaError: on entering the block, if it has a different table ``blobs``, ``store_identity`` or
+      ReplicaError: on entering the block, if it is not a regular file, or has a different table ``blobs``,
+        ``store_identity`` or
         ``store_session``, or can't be put in WAL mode. Also if it is used under another name (a hard link), or has a
         ``-wal`` that can't be read.
 
@@ -142,7 +145,7 @@ class SqliteStore(DeletableStore, StartedStore):
 
     async def set_session_mark(self, mark: str) -> None:
         """Keep the mark in the table ``store_session``: see `Store.set_session_mark`."""
-        await self._writer.run(partial(keep_mark, check_mark(mark), path=self._database.path))
+        await self._writer.run(Synced(partial(keep_mark, check_mark(mark), path=self._database.path)))
 
     def start_put(self, blob: Blob, done: Done) -> Cancel:
         """Start a `put`: see `StartableStore.start_put`.
@@ -203,7 +206,7 @@ class SqliteStore(DeletableStore, StartedStore):
 
     async def renew_identity(self) -> str | None:
         """Draw a new identity, and forget the mark of the last session: see `DeletableStore.renew_identity`."""
-        identity: str = await self._writer.run(partial(renew_identity, path=self._database.path))
+        identity: str = await self._writer.run(Synced(partial(renew_identity, path=self._database.path)))
         self._database.note_identity(identity)
         return identity
 

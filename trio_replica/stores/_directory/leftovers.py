@@ -39,19 +39,14 @@ def remove_leftovers(names: TemporaryNames, root: str, *inner: str) -> None:
 
 
 def _remove_old(folder: int, new: str) -> None:
-    with os.scandir(folder) as entries:
-        ages = {
-            entry.name: entry.stat(follow_symlinks=False).st_mtime
-            for entry in entries
-            if is_temporary(entry.name) and entry.is_file(follow_symlinks=False)
-        }
-    if not ages:
-        return
-    now = _time_in(folder, new)
-    for name, modified in ages.items():
-        if now - modified > LEFTOVER_AGE:
-            with suppress(FileNotFoundError, PermissionError):  # removed by another process; or another user's
-                os.unlink(name, dir_fd=folder)
+    now: float | None = None
+    with os.scandir(folder) as entries:  # there may be millions, so none is kept
+        for entry in entries:
+            if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+                now = _time_in(folder, new) if now is None else now
+                with suppress(FileNotFoundError, PermissionError):  # removed by another process; or another user's
+                    if now - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_AGE:
+                        os.unlink(entry.name, dir_fd=folder)
 
 
 def _time_in(folder: int, new: str) -> float:

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
     from ..._blob import Ref
 
+IDENTITY: Final = "store-id"
+"""The file that has the identity. It is in the root and, if the blobs are apart, also in their folder."""
+
+SESSION: Final = "session-mark"
+"""The file that has the mark of the last session."""
+
+APART: Final = "blobs-apart"
+"""The file whose presence says that the folder of the blobs has the identity, too."""
+
 _REF_DIGITS: Final = 64
 
 _DIGITS: Final = frozenset("0123456789abcdef")
@@ -66,7 +75,10 @@ def link_above(folder: str) -> str | None:
     A link may lead into another store, so the store takes it for something that is no folder.
     """
     for path in (os.path.dirname(folder), folder):
-        if os.path.islink(path):
+        status = status_of(path)
+        if status is None:
+            return None
+        if stat.S_ISLNK(status.st_mode):
             return path
     return None
 
@@ -80,6 +92,37 @@ def own_status_of(blobs: str, ref: Ref) -> os.stat_result | None:
 def is_blob(status: os.stat_result | None) -> bool:
     """Return whether a directory entry with the name of a blob is a blob, which is a regular file."""
     return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def is_folder(path: str) -> bool:
+    """Return whether a path is a folder or a link to one. Raises `OSError` if it can't be read."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def landmark(root: str) -> str:
+    """Return a path that exists only if there is a store in a folder: its identity, or a folder of blobs.
+
+    A store of another program has no identity. If its folder of all blobs is empty, it is no store: another disk may
+    have to be mounted there.
+
+    Raises:
+      OSError: if the system refuses.
+
+    """
+    blobs = f"{root}/blobs"
+    places = [f"{root}/{IDENTITY}", f"{root}/{APART}", f"{blobs}/{IDENTITY}"]
+    for path in places:
+        if status_of(path) is not None:
+            return path
+    if not is_folder(blobs):
+        return blobs
+    for entry in _entries(blobs, "", 2):
+        if entry.is_dir(follow_symlinks=False):
+            return entry.path
+    return places[0]
 
 
 def folders_in(folder: str, prefix: str, first: str = "") -> list[str]:
@@ -105,15 +148,20 @@ def blobs_in(folder: str, prefix: str, first: str, limit: int) -> list[str]:
     return heapq.nsmallest(limit, names)
 
 
-def other_blobs_in(folder: str, prefix: str) -> list[str]:
-    """Return the names in a folder that look like blobs but belong to something else."""
-    entries = _entries(folder, prefix, _REF_DIGITS)
-    return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+def other_blobs_in(folder: str, prefix: str, limit: int) -> tuple[int, list[str]]:
+    """Count the names in a folder that look like blobs but belong to something else, and return up to `limit`."""
+    count, names = 0, []
+    for entry in _entries(folder, prefix, _REF_DIGITS):
+        if not entry.is_file(follow_symlinks=False):
+            count += 1
+            if count <= limit:
+                names.append(entry.name)
+    return count, sorted(names)
 
 
-def other_folders_in(folder: str, prefix: str, length: int) -> list[str]:
-    """Return the names of `length` digits in a folder that are those of folders, and that something else has."""
-    entries = _entries(folder, prefix, length)
+def other_folders_in(folder: str, prefix: str) -> list[str]:
+    """Return the names in a folder, two digits longer than `prefix`, that name folders and that something else has."""
+    entries = _entries(folder, prefix, len(prefix) + 2)
     return sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 

@@ -13,21 +13,21 @@ from ..._identity import new_identity
 from .._files import UnsyncedFolderError, make_folder, make_folders, sync_folder, sync_name
 from .leftovers import remove_leftovers
 from .marks import create_mark, read_mark, replace_mark
-from .names import TemporaryNames
+from .mounts import NOTHING, Mounts
+from .names import APART, IDENTITY, SESSION, TemporaryNames, is_folder, landmark, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from .._access import Access
+    from .mounts import Mounted
 
-IDENTITY: Final = "store-id"
-"""The file that has the identity. It is in the root and, if the blobs are apart, also in their folder."""
+_WRONG_DISK: Final = "look at which disk is mounted there, and mount its own again"
 
-SESSION: Final = "session-mark"
-"""The file that has the mark of the last session."""
-
-APART: Final = "blobs-apart"
-"""The file whose presence says that the folder of the blobs has the identity, too."""
+_COVERED: Final = (
+    "unmount or remove what has taken the place of its blobs, or, if you moved them there, copy {root}/store-id to "
+    "{blobs}/store-id"
+)
 
 
 @final
@@ -38,12 +38,13 @@ class Place:
     file system than ``ROOT/tmp``, or ``ROOT/tmp`` is a symbolic link, no file in ``ROOT/tmp`` can get the name of a
     blob. Then such files are in ``ROOT/blobs/tmp``, and damaged ones in ``ROOT/blobs/damaged``.
 
-    The blobs are apart where that is so, and also where ``ROOT/blobs`` is a symbolic link on one file system. Then the
-    identity is in ``ROOT/blobs/store-id`` as well, so that the store notices when the blobs are not mounted.
-    ``ROOT/blobs-apart`` says that this is so.
+    The blobs are apart where ``ROOT/blobs`` is a symbolic link, or something is mounted there. Then the identity is in
+    ``ROOT/blobs/store-id`` as well, so that the store notices when its blobs are not mounted. ``ROOT/blobs-apart`` says
+    that this is so. In a store whose blobs are not apart, nothing else may take the place of ``ROOT/blobs``, and in no
+    store may anything be mounted over folders of blobs: blobs that it hides are not missing.
     """
 
-    def __init__(self, root: str, access: Access, *, durable: bool) -> None:
+    def __init__(self, root: str, access: Access, *, durable: bool, watch: Callable[[str], Mounts] = Mounts) -> None:
         self.root = root
         self.access = access
         self.durable = durable
@@ -54,6 +55,16 @@ class Place:
         self._names = TemporaryNames()
         self._identity: str | None = None
         self._marks = [f"{root}/{IDENTITY}"]
+        self._watch = watch
+        self._mounts: Mounts | None = None
+        self._device = -1  # of the blobs, while they are not apart
+        self._is_apart = False
+        self._is_marked = False  # by ROOT/blobs-apart
+
+    def close(self) -> None:
+        """End the use of the place."""
+        if self._mounts is not None:
+            self._mounts.close()
 
     @property
     def damaged(self) -> str:
@@ -69,17 +80,19 @@ class Place:
           StoreNotFoundError: if there is no store, and none may be created.
           StoreIdentityError: if the blobs are apart, and belong to another store.
           ReplicaError: if something else has the name of the identity.
-          OSError: if the system refuses.
+          OSError: if the system refuses, or something is mounted over a folder of blobs.
 
         """
         with self._explained():
-            if not _is_folder(self.blobs):
+            if not is_folder(self.blobs):
                 self._check_never_made()
-                if not self.access.may_create:
-                    raise StoreNotFoundError(self.root)
+            if not self.access.may_create and status_of(landmark(self.root)) is None:
+                raise StoreNotFoundError(self.root)
+            self._mounts = self._watch(self.root)
             self._find_marks()
             if not self.access.read_only:
                 self._prepare_to_write()
+            self._check_blobs_in_place()
 
     def _check_never_made(self) -> None:
         """Refuse to begin with an empty folder if a store has lost its blobs. Reads would report all as not found."""
@@ -89,9 +102,40 @@ class Place:
 
     def _find_marks(self) -> None:
         self._identity = read_mark(self._marks[0])
+        self._is_apart = is_folder(self.blobs) and self._are_blobs_apart()
         apart = read_mark(f"{self.root}/{APART}")
-        if apart is not None and not self._is_half_renewed(apart):
-            self._check_blobs(self._identity or apart)
+        self._is_marked = apart is not None
+        if apart is not None:
+            if not self._is_half_renewed(apart):
+                self._check_blobs(self._identity or apart, _WRONG_DISK)
+                if self._identity is None:  # its process was killed before; opening it to write puts it there
+                    self._identity = apart
+                    self._marks = self._marks_without_root() if self.access.read_only else self._marks
+        elif self._identity is not None and self._is_apart:
+            self._check_blobs(self._identity, self._covered)
+
+    def _are_blobs_apart(self) -> bool:
+        """Return whether the blobs are not just in a folder of the root: behind a link, or mounted there."""
+        if os.path.islink(self.blobs) or self._mounted().over_blobs:
+            return True
+        device = os.stat(self.blobs).st_dev
+        if device != os.stat(self.root).st_dev:
+            return True
+        self._device = device
+        return False
+
+    def _mounted(self) -> Mounted:
+        """Return what hides the folder of blobs.
+
+        Raises:
+          OSError: if something is mounted over a folder of blobs, or over a blob.
+
+        """
+        mounted = NOTHING if self._mounts is None else self._mounts.look()
+        if mounted.inside:
+            text = "Something is mounted here, which hides blobs of the store; unmount it"
+            raise OSError(errno.EXDEV, text, mounted.inside)
+        return mounted
 
     def _is_half_renewed(self, apart: str) -> bool:
         """Whether a process was killed while it renewed the identity of a store whose blobs are apart.
@@ -103,7 +147,7 @@ class Place:
         if self._identity in (None, apart) or read_mark(path) != apart:
             return False
         if self.access.read_only:
-            self._marks = [path, f"{self.root}/{APART}"]
+            self._marks = self._marks_without_root()
         else:
             for folder in (self.blobs, self.root):  # who was killed may not have come to it
                 self._sync_marks(folder)
@@ -112,12 +156,19 @@ class Place:
         self._identity = apart
         return True
 
-    def _check_blobs(self, identity: str) -> None:
-        """Check that blobs that are apart belong to the store, and record it so that later openings can check."""
+    def _marks_without_root(self) -> list[str]:
+        return [f"{self.blobs}/{IDENTITY}", f"{self.root}/{APART}"]
+
+    @property
+    def _covered(self) -> str:
+        return _COVERED.format(root=self.root, blobs=self.blobs)
+
+    def _check_blobs(self, identity: str, remedy: str) -> None:
+        """Check that blobs that are apart belong to the store."""
         path = f"{self.blobs}/{IDENTITY}"
         if (found := read_mark(path)) != identity:
-            raise StoreIdentityError(self.blobs, identity, found)
-        self._marks.append(path)
+            raise StoreIdentityError(self.blobs, identity, found, remedy)
+        self._marks = [f"{self.root}/{IDENTITY}", path]
 
     def _prepare_to_write(self) -> None:
         if self.access.may_create:
@@ -125,46 +176,61 @@ class Place:
             make_folder(self.blobs)
         elif self.durable:
             sync_name(self.root)  # the process that created it may not have
-        is_apart = not self._choose_temporary()
-        if self._identity is None:
-            self._identity = self._created_identity(is_apart)
-        if is_apart and len(self._marks) == 1:
-            for folder, name in ((self.blobs, IDENTITY), (self.root, APART)):
-                create_mark(f"{folder}/{name}", self._identity, self.new_path(folder))
-                self._sync_marks(folder)
-            self._check_blobs(self._identity)
-        self._sync_marks(self.root)  # also where the identity was found: who made it may have been killed before this
+        is_link = os.path.islink(self.temporary)
+        if not is_link:
+            make_folder(self.temporary)
+        can_give_names = not is_link and self._is_beside_blobs()
+        self._is_apart = self._are_blobs_apart() or not (can_give_names or is_link or self._is_temporary_apart())
+        if self._is_apart and not self._is_marked:
+            self._mark_apart()
+        if not can_give_names:
+            self._put_temporary_beside_blobs()
+        identity = self._created(self.root, IDENTITY, self._identity or new_identity())
+        if identity != (self._identity or identity):
+            raise StoreIdentityError(self.root, self._identity, identity)
+        self._identity = identity
         # ROOT/blobs may be a link. Then blobs/store-id has just proved that it leads to the blobs of this store.
         for folder, *inner in ([self.root], [self.blobs], os.path.split(self.temporary)):
             with suppress(OSError):  # they do no harm
                 remove_leftovers(self._names, folder, *inner)
 
-    def _created_identity(self, is_apart: bool) -> str:
-        """Give the store an identity, taken from its blobs if they have one, unless another process is first."""
-        path = self._marks[0]
-        brought = read_mark(f"{self.blobs}/{IDENTITY}") if is_apart else None
-        try:
-            create_mark(path, brought or new_identity(), self.new_path(self.root))
-        except PermissionError as error:
-            text = f"{error.strerror}: the store has no identity yet, and none can be created"
-            raise PermissionError(error.errno, text, path) from error
-        identity = read_mark(path)
-        if identity is None:
-            raise self._vanished()
-        return identity
+    def _mark_apart(self) -> None:
+        """Record that the blobs are apart, so that later openings can check where they are.
 
-    def _choose_temporary(self) -> bool:
-        """Choose the folder of temporary files, and return whether it is ``ROOT/tmp``."""
-        if not os.path.islink(self.temporary):
-            make_folder(self.temporary)
-            if self._is_beside_blobs():
-                return not os.path.islink(self.blobs)
-        self.temporary = f"{self.blobs}/tmp"  # noqa: S108  (likewise)
+        The blobs get the identity first, and the root gets it last, so that a store whose process was killed midway can
+        be opened. Where only the root has it, the blobs are those of another store, or none.
+        """
+        if self._identity is None:
+            self._identity = self._created(self.blobs, IDENTITY, new_identity())
+        self._check_blobs(self._identity, self._covered)
+        if (apart := self._created(self.root, APART, self._identity)) != self._identity:
+            raise StoreIdentityError(f"{self.root}/{APART}", self._identity, apart)
+
+    def _created(self, folder: str, name: str, mark: str) -> str:
+        """Return the mark that a file has. It is created with `mark`, unless another process is first."""
+        path = f"{folder}/{name}"
+        if read_mark(path) is None:
+            try:
+                create_mark(path, mark, self.new_path(folder))
+            except PermissionError as error:
+                text = f"{error.strerror}: the store has no identity yet, and none can be created"
+                raise PermissionError(error.errno, text, path) from error
+        found = read_mark(path)
+        if found is None:
+            raise self._vanished()
+        self._sync_marks(folder)  # also where it was found: the process that created it may have been killed before
+        return found
+
+    def _is_temporary_apart(self) -> bool:
+        """Return whether something is mounted over ``ROOT/tmp``, so that no file in it can get a name elsewhere."""
+        return self._mounted().over_temporary or os.stat(self.temporary).st_dev != os.stat(self.root).st_dev
+
+    def _put_temporary_beside_blobs(self) -> None:
+        self.temporary = f"{self.blobs}/tmp"  # noqa: S108  (not the system's)
         make_folder(self.temporary)
         if not self._is_beside_blobs():
             text = "This has to be a folder on the same file system as its parent"
             raise OSError(errno.EXDEV, text, self.temporary)
-        return False
 
     def _is_beside_blobs(self) -> bool:
         """Return whether a temporary file can get a name in the folder of blobs. Notes whether links work for that."""
@@ -194,16 +260,19 @@ class Place:
         try:
             yield
         except UnsyncedFolderError as error:
-            text = (
-                f"{error.strerror}: the file system of {error.filename} can't sync folders, so a power cut may lose "
-                f"blobs; open the store with durable=False if it may"
-            )
-            raise OSError(error.errno, text, self.root) from error
+            raise self._unsynced(error) from error
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
             text = f"{error.strerror}: open the store with read_only=True to read its blobs"
             raise OSError(error.errno, text, self.root) from error
+
+    def _unsynced(self, error: UnsyncedFolderError) -> OSError:
+        text = (
+            f"{error.strerror}: the file system of {error.filename} can't sync folders, so a power cut may lose blobs; "
+            f"open the store with durable=False if it may"
+        )
+        return OSError(error.errno, text, self.root)
 
     # While it is open
 
@@ -223,17 +292,35 @@ class Place:
                 if found is None:
                     raise self._vanished()
                 if found != self._identity:
-                    raise StoreIdentityError(self.root, self._identity, found)
-        if not _is_folder(self.blobs):
+                    raise StoreIdentityError(self.root, self._identity, found, _WRONG_DISK)
+        self._check_blobs_in_place()
+
+    def _check_blobs_in_place(self) -> None:
+        """Check that the blobs are still there, and that nothing else is in their place or hides some of them."""
+        mounted = self._mounted()
+        status = status_of(self.blobs)
+        if status is None:
             raise self._vanished()
+        is_own = stat.S_ISDIR(status.st_mode) and status.st_dev == self._device
+        if is_own and not self._is_apart and not mounted.over_blobs:
+            return
+        if not is_folder(self.blobs):
+            raise self._vanished()
+        if not self._is_apart and self._are_blobs_apart():
+            found = read_mark(f"{self.blobs}/{IDENTITY}")
+            if self._identity is None:
+                raise self._vanished()
+            if found != self._identity:
+                raise StoreIdentityError(self.blobs, self._identity, found, self._covered)
 
     def _vanished(self) -> FileNotFoundError:
-        return FileNotFoundError(errno.ENOENT, "The directory store has vanished", self.root)
+        text = "The directory store has vanished; mount its disk again, or restore its folders"
+        return FileNotFoundError(errno.ENOENT, text, self.root)
 
     def identity(self) -> str | None:
         """Return the identity: see `Store.identity`."""
         if self._identity is not None and (found := read_mark(self._marks[0])) != self._identity:
-            raise StoreIdentityError(self.root, self._identity, found)
+            raise StoreIdentityError(self.root, self._identity, found, _WRONG_DISK)
         return self._identity
 
     def session_mark(self) -> str | None:
@@ -290,13 +377,7 @@ class Place:
 
     def sync_folder(self, path: str) -> None:
         """Wait until the names in a folder are on the disk. The error has a remedy if that is impossible."""
-        with self._explained():
+        try:
             sync_folder(path)
-
-
-def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder or a link to one. Raises `OSError` if it can't be read."""
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        except UnsyncedFolderError as error:
+            raise self._unsynced(error) from error

@@ -19,6 +19,7 @@ from .names import (
     other_folders_in,
     own_status_of,
     path_of,
+    status_of,
 )
 from .stored import read_stored
 
@@ -34,8 +35,10 @@ READ_AT_LEAST: Final = 64 * 1024
 class Taken(NamedTuple):
     """Names of the store that are taken by something else."""
 
+    refs_count: int
+    """The number of names of blobs that something else has: a folder, a symbolic link, a pipe."""
     refs: list[Ref]
-    """Names of blobs that something else has: a folder, a symbolic link, a pipe."""
+    """The first of them."""
     folders: list[str]
     """Names of folders of blobs that something else has."""
 
@@ -78,7 +81,11 @@ class BlobReads:
         return is_there
 
     def list_page(self, after: Ref, limit: int) -> list[Ref]:
-        """Return the next refs: see `Store.list_page`."""
+        """Return the next refs: see `Store.list_page`.
+
+        It keeps at most `limit` names, and one more, of each folder of blobs, and passes over all others. To find the
+        next names it has to read all names in each folder that it looks into, because a folder has no order.
+        """
         first = str(after)
         names: list[str] = []
         blobs = self._place.blobs
@@ -93,17 +100,21 @@ class BlobReads:
         self._place.check_present()
         return [Ref.from_hex(name) for name in names if name != first][:limit]
 
-    def find_taken(self, digits: str) -> Taken:
-        """Return the taken names of the store that begin with two `digits`."""
-        blobs = self._place.blobs
-        taken = Taken([], [f"{blobs}/{name}" for name in other_folders_in(blobs, digits, 2)])
-        if not taken.folders:  # else it may be a link to a folder, which is not looked into
-            top = f"{blobs}/{digits}"
-            taken.folders.extend(f"{top}/{name}" for name in other_folders_in(top, digits, 4))
+    def find_taken(self, digits: str, limit: int) -> Taken:
+        """Return the taken names of the store that begin with two `digits`, but no more than `limit` of blobs."""
+        top = f"{self._place.blobs}/{digits}"
+        count, refs, folders = 0, list[Ref](), [top]
+        status = status_of(top)
+        if status is None or stat.S_ISDIR(
+            status.st_mode
+        ):  # else it may be a link to a folder, which is not looked into
+            folders = [f"{top}/{name}" for name in other_folders_in(top, digits)]
             for folder in folders_in(top, digits):
-                taken.refs.extend(map(Ref.from_hex, other_blobs_in(f"{top}/{folder}", folder)))
+                found, names = other_blobs_in(f"{top}/{folder}", folder, limit - len(refs))
+                count += found
+                refs += map(Ref.from_hex, names)
         self._place.check_present()
-        return taken
+        return Taken(count, refs, folders)
 
     def _found(self, ref: Ref, data: bytes | None) -> bytes:
         if data is None:

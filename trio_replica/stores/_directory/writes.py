@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import outcome
@@ -30,6 +29,8 @@ FILES_AT_ONCE: Final = 32
 PUT_AGAIN: Final = 3
 """How often a put is repeated if another program removes the blob while it is put."""
 
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
 _TORN: Final = "replaced %s: it had %d bytes where the blob has %d"
 
 logger: Final = logging.getLogger("trio_replica")
@@ -41,11 +42,13 @@ _Errors: TypeAlias = "dict[int, Exception]"
 class _NewFile:
     """A file that a blob is written to before it gets the blob's name."""
 
-    __slots__ = ("added", "blob", "descriptor", "is_named", "path", "written")
+    __slots__ = ("added", "blob", "descriptor", "folder", "is_named", "name", "path", "written")
 
-    def __init__(self, blob: Blob, path: str) -> None:
+    def __init__(self, blob: Blob, path: str, folder: str) -> None:
         self.blob = blob
         self.path = path
+        self.folder = folder
+        self.name: str = f"{folder}/{blob.ref}"  # the path that it is to get
         self.descriptor: int | None = None
         self.written: os.stat_result | None = None  # once it is synced
         self.is_named = False
@@ -83,7 +86,7 @@ class BlobWrites:
         if len(blobs) > (at_once := self._at_once):
             parts = [blobs[first : first + at_once] for first in range(0, len(blobs), at_once)]
             return [ended for part in parts for ended in self.put_all(part, again=again)]
-        files = [_NewFile(blob, self._place.new_path()) for blob in blobs]
+        files = [self._new_file(blob) for blob in blobs]
         errors: _Errors = {}
         # Checked before, so that nothing is written into another store, and after, because otherwise no put counts.
         _attempt(errors, range(len(files)), self._place.check_present)
@@ -107,10 +110,10 @@ class BlobWrites:
         self._place.check_present()
         _check_no_link(folder_of(self._place.blobs, blob.ref))
         try:
-            self._existing(blob.ref)
+            self._status(self._path(blob.ref), folder_of(self._place.blobs, blob.ref))
         except FileExistsError:
             self.set_aside(blob.ref)
-        file = _NewFile(blob, self._place.new_path())
+        file = self._new_file(blob)
         try:
             self._write_content(file)
             self._sync_content(file)
@@ -178,21 +181,23 @@ class BlobWrites:
 
     # The steps of a put
 
+    def _new_file(self, blob: Blob) -> _NewFile:
+        return _NewFile(blob, self._place.new_path(), folder_of(self._place.blobs, blob.ref))
+
     def _write(self, file: _NewFile) -> None:
         """Write a blob, or check the one that is already there."""
-        status = self._existing(file.blob.ref)
+        status = self._status(file.name, file.folder)
         if status is None:
             self._write_content(file)
         else:
             file.added = self._put_existing(file.blob, status)
 
     def _write_content(self, file: _NewFile) -> None:
-        create = partial(os.open, file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            file.descriptor = create()
+            file.descriptor = os.open(file.path, _NEW, 0o666)
         except FileNotFoundError:
             self._place.make_temporary_again()
-            file.descriptor = create()
+            file.descriptor = os.open(file.path, _NEW, 0o666)
         with naming(file.path):
             write_fully(file.descriptor, file.blob.data)
 
@@ -209,29 +214,31 @@ class BlobWrites:
         try:
             self._give_name(file, os.link if self._place.can_link else os.replace)
         except FileExistsError:  # another writer was first
-            status = self._existing(file.blob.ref)
+            status = self._status(file.name, file.folder)
             file.added = self._put(file.blob) if status is None else self._put_existing(file.blob, status)
 
     def _give_name(self, file: _NewFile, give: Callable[[str, str], None]) -> None:
         """Let a blob appear under its name, all at once, by `os.link` or `os.replace`."""
-        path = self._path(file.blob.ref)
-        folder = os.path.dirname(path)
-        if folder not in self._made:
-            _make_folders_of_blob(folder)
-            self._made.add(folder)
+        if file.folder not in self._made:
+            _make_folders_of_blob(file.folder)
+            self._made.add(file.folder)
         try:
-            give(file.path, path)
+            give(file.path, file.name)
         except FileNotFoundError:  # a folder was removed in the meantime, or the file
-            _make_folders_of_blob(folder)
+            self._place.check_present()
+            _make_folders_of_blob(file.folder)
             if not os.path.lexists(file.path):
                 self._write_content(file)
                 self._sync_content(file)
-            give(file.path, path)
+            give(file.path, file.name)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            text = "The folders of blobs have to be on one file system, and this one is on another"
-            raise OSError(errno.EXDEV, text, folder) from error
+            text = (
+                f"The folders of blobs have to be on one file system with {self._place.temporary}, and this one is on "
+                f"another; unmount what is mounted over one of them, or open the store again"
+            )
+            raise OSError(errno.EXDEV, text, file.folder) from error
         file.is_named = True
 
     def _put(self, blob: Blob, *, again: int = PUT_AGAIN) -> bool:
@@ -241,6 +248,7 @@ class BlobWrites:
     def _put_existing(self, blob: Blob, status: os.stat_result) -> bool:
         """Replace a blob that is not whole, or sync a whole one; return whether it was not whole."""
         path = self._path(blob.ref)
+        folder = os.path.dirname(path)
         if status.st_size != len(blob):  # it came from another program, or a power cut
             logger.warning(_TORN, path, status.st_size, len(blob))
             self.replace(blob)
@@ -249,13 +257,13 @@ class BlobWrites:
             if (look := self._synced_blobs.look(blob.ref, status)) is not None:
                 try:
                     sync(path)
-                    self._place.sync_folder(os.path.dirname(path))
+                    self._place.sync_folder(folder)
                 except FileNotFoundError:  # deleted in the meantime
                     return self._put(blob)
             # A link could only have taken the name of a folder by a change of the file, or of the names above it.
-            changes = [self._sync_names(folder) for folder in self._folders_above(path)]
+            changes = [self._sync_names(above) for above in self._folders_above(folder)]
             if look is not None or any(changes):
-                _check_no_link(os.path.dirname(path))
+                _check_no_link(folder)
             self._synced_blobs.note(blob.ref, look)
         return False
 
@@ -265,13 +273,13 @@ class BlobWrites:
         """Sync the names of new files and of the folders above them, and check or put again the files."""
         folders: dict[str, list[int]] = {}
         for index, file in named.items():
-            for folder in self._folders_above(self._path(file.blob.ref)):
+            for folder in self._folders_above(file.folder):
                 folders.setdefault(folder, []).append(index)
         for folder, indices in folders.items():
             _attempt(errors, indices, self._sync_names, folder)
         changed: dict[str, list[int]] = {}
         for index, file in named.items():
-            changed.setdefault(folder_of(self._place.blobs, file.blob.ref), []).append(index)
+            changed.setdefault(file.folder, []).append(index)
         for folder, indices in changed.items():
             _attempt(errors, indices, self._place.sync_folder, folder)
             _attempt(errors, indices, _check_no_link, folder)
@@ -301,11 +309,11 @@ class BlobWrites:
 
     def _confirm(self, file: _NewFile, again: int, is_synced: bool) -> None:
         """Check that the name of a new blob still leads to the file that was synced, or put the blob again."""
-        status = self._existing(file.blob.ref)
+        status = self._status(file.name, file.folder)
         if status is None:
             if not again:
                 text = "The blob was removed again and again while it was put"
-                raise FileNotFoundError(errno.ENOENT, text, self._path(file.blob.ref))
+                raise FileNotFoundError(errno.ENOENT, text, file.name)
             self._put(file.blob, again=again - 1)
         elif is_synced and file.written is not None and _is_same(status, file.written):
             self._synced_blobs.note(file.blob.ref, self._synced_blobs.look(file.blob.ref, status))
@@ -317,11 +325,11 @@ class BlobWrites:
     def _path(self, ref: Ref) -> str:
         return path_of(self._place.blobs, ref)
 
-    def _folders_above(self, path: str) -> list[str]:
-        """Return the folders that hold the names of folders above a blob's file, the outermost first."""
-        return [self._place.root, self._place.blobs, os.path.dirname(os.path.dirname(path))]
+    def _folders_above(self, folder: str) -> list[str]:
+        """Return the folders that hold the names of a folder of blobs and of those above it, the outermost first."""
+        return [self._place.root, self._place.blobs, os.path.dirname(folder)]
 
-    def _existing(self, ref: Ref) -> os.stat_result | None:
+    def _status(self, path: str, folder: str) -> os.stat_result | None:
         """Return the status of a blob's file, or None if nothing has its name.
 
         Raises:
@@ -329,14 +337,13 @@ class BlobWrites:
           NotADirectoryError: if something else has the name of a folder above it, such as a symbolic link.
 
         """
-        path = self._path(ref)
-        if (folder := os.path.dirname(path)) not in self._made:  # only once a folder, because it takes two calls
-            _check_no_link(folder)
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return None
-        self._made.add(folder)
+        if folder not in self._made:  # only once a folder, because it takes two calls
+            _check_no_link(folder)
+            self._made.add(folder)
         if not is_blob(status):
             raise FileExistsError(
                 errno.EEXIST, "The name of a blob is taken by something that is not a regular file", path
@@ -368,12 +375,12 @@ def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
 
 def _attempt(errors: _Errors, indices: Iterable[int], step: Callable[..., object], *arguments: object) -> None:
     """Call ``step(*arguments)``; what it raises is the error of the files at `indices`, if they have none yet."""
-    ended = outcome.capture(step, *arguments)
-    if isinstance(ended, outcome.Error):
-        assert isinstance(ended.error, Exception)
-        ended.error.__traceback__ = None  # it would keep all blobs of the batch alive
+    try:
+        step(*arguments)
+    except Exception as error:
+        error.__traceback__ = None  # it would keep all blobs of the batch alive
         for index in indices:
-            errors.setdefault(index, ended.error)
+            errors.setdefault(index, error)
 
 
 def _remove(file: _NewFile) -> None:

@@ -76,10 +76,11 @@ def keep_mark(mark: str, connection: psycopg.Connection, name: str) -> None:
 
 
 def renew(identity: str, connection: psycopg.Connection) -> None:
-    """Give a store that has an identity a new one, and forget the mark of the last session."""
-    connection.execute("UPDATE store_identity SET identity = %s", (identity,))
-    if connection.execute("SELECT to_regclass('store_session') IS NOT NULL").fetchall() == [(True,)]:
-        connection.execute("DELETE FROM store_session")
+    """Give a store that has an identity a new one, and forget the mark of the last session. Do both or nothing."""
+    with connection.transaction():
+        connection.execute("UPDATE store_identity SET identity = %s", (identity,))
+        if connection.execute("SELECT to_regclass('store_session') IS NOT NULL").fetchall() == [(True,)]:
+            connection.execute("DELETE FROM store_session")
 
 
 def _read(connection: psycopg.Connection, query: str, table: str, schema: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from typing import TYPE_CHECKING, final
@@ -11,7 +12,7 @@ from psycopg import errors
 from ..._errors import ReplicaError, StoreIdentityError, StoreNotFoundError
 from ..._log import log
 from . import identity
-from .settings import set_up
+from .settings import durable_commits, set_up
 from .table import check_table, create_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class KnownStore:
         self._make_identity = make_identity
         self._opening = threading.Lock()
         """Held until the store is known, so that the other threads find it."""
+        self._failure: Exception | None = None
+        """The error of the first connection, without its traceback, which has the connection."""
         self._schema: str | None = None
         """The schema of its tables; None until it is known."""
         self._identity: str | None = None
@@ -45,6 +48,8 @@ class KnownStore:
 
     def prepare(self, connection: Connection) -> None:
         """Set up a new connection, and check that it leads to this store. The first one finds or creates the store.
+
+        If the first one fails, those that have waited for it fail like it. Each would take as long, one after another.
 
         Raises:
           psycopg.Error: if the server refuses.
@@ -54,15 +59,24 @@ class KnownStore:
 
         """
         with self._opening:
+            if self._failure is not None:
+                raise copy.copy(self._failure)
             if self._schema is None:
-                schema = self._set_up(connection)
-                self._find(connection)
-                self._schema = schema
+                self._open(connection)
                 return
         self._set_up(connection)
         if self._identity is not None:
             self._check_identity(self._read_identity(connection))
         self.check_table(connection)
+
+    def _open(self, connection: Connection) -> None:
+        try:
+            schema = self._set_up(connection)
+            self._find(connection)
+        except Exception as error:
+            self._failure = copy.copy(error)
+            raise
+        self._schema = schema
 
     def check_table(self, connection: Connection) -> None:
         """Check the table again, because it may have been altered or replaced.
@@ -96,7 +110,8 @@ class KnownStore:
     def keep_mark(self, mark: str, connection: Connection) -> None:
         """Keep the mark of a session, if the store has an identity."""
         if self._identity is not None:
-            identity.keep_mark(mark, connection, self.name)
+            with durable_commits(connection, durable=self._durable):
+                identity.keep_mark(mark, connection, self.name)
 
     def renew_identity(self, connection: Connection) -> str | None:
         """Give the store a new identity, if it has one."""
@@ -104,7 +119,8 @@ class KnownStore:
             return None
         self.read_identity(connection)
         new = self._make_identity()
-        identity.renew(new, connection)
+        with durable_commits(connection, durable=self._durable):
+            identity.renew(new, connection)
         if self._read_identity(connection) != new:
             raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
         self._identity = new
@@ -132,7 +148,8 @@ class KnownStore:
 
     def _give_identity(self, connection: Connection) -> None:
         try:
-            identity.make_identity(connection, self._make_identity())
+            with durable_commits(connection, durable=self._durable):
+                identity.make_identity(connection, self._make_identity())
         except errors.InsufficientPrivilege:
             log(
                 logging.WARNING,

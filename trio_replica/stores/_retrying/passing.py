@@ -12,6 +12,8 @@ from ..._errors import (
     CorruptBlobError,
     PoisonedError,
     StoreError,
+    StoreIdentityError,
+    StoreNotFoundError,
     StoreReadOnlyError,
 )
 
@@ -19,6 +21,8 @@ _NEVER: Final = (
     BlobNotFoundError,  # an answer, not a failure
     BlobTooLargeError,
     StoreReadOnlyError,
+    StoreIdentityError,  # another store stays another one
+    StoreNotFoundError,
     CorruptBlobError,  # the bytes will be the same the next time
     PoisonedError,  # a replica that is poisoned stays so
     trio.ClosedResourceError,  # as does a store that is closed

@@ -6,16 +6,22 @@ import random
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import outcome
 
 from ..._errors import ReplicaError
+from ..._printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 ResultT = TypeVar("ResultT")
+
+_GUARDED: Final = {"blobs", "store_identity", "store_session"}
+"""The tables to which no trigger may write."""
+
+_WRITES: Final = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 
 
 @final
@@ -25,6 +31,22 @@ class DatabaseCalls:
     def __init__(self, path: str, busy_seconds: float) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
+        self._trigger = ""
+        """The trigger that was refused last, and what it writes to."""
+
+    def guard(self, connection: sqlite3.Connection) -> None:
+        """Refuse from now on every statement whose triggers would write to a table of the store.
+
+        Such a trigger could change or delete blobs whose puts have returned. SQLite asks once for each statement, and
+        again after each change of the schema, when it compiles the statement with all its triggers.
+        """
+        connection.set_authorizer(self._authorize)
+
+    def _authorize(self, action: int, table: str | None, _: str | None, __: str | None, trigger: str | None) -> int:
+        if trigger is None or action not in _WRITES or table not in _GUARDED:
+            return sqlite3.SQLITE_OK
+        self._trigger = f"the trigger {printable(trigger)} writes to the table {table}"
+        return sqlite3.SQLITE_DENY
 
     def patiently(self, call: Callable[[], ResultT]) -> ResultT:
         """Return the result of ``call()``, repeating it while another process has the database.
@@ -66,6 +88,8 @@ class DatabaseCalls:
             return ReplicaError(f"{error}: {self._path}").with_traceback(error.__traceback__)
         if not isinstance(error, sqlite3.Error):
             return error
+        if self._trigger and getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) == sqlite3.SQLITE_AUTH:
+            return ReplicaError(f"{self._trigger}, and may change or delete other blobs: drop it: {self._path}")
         name = getattr(error, "sqlite_errorname", type(error).__name__)  # Python's own errors have no SQLite name
         named = type(error)(f"{name}: {error}: {self._path}")
         named.__dict__.update(error.__dict__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
@@ -12,13 +12,23 @@ import outcome
 
 from ..._blob import Ref
 from ..._errors import BlobNotFoundError, ReplicaError, StoreIdentityError, StoreNotFoundError
-from .calls import DatabaseCalls, is_busy
+from ..._sqlite_connection import LOCKED, connect, roll_back
+from ..._sqlite_files import check_regular
+from .calls import DatabaseCalls
 from .check import set_aside
-from .connection import connect, roll_back
-from .files import DatabaseFiles, check_removed_log, drop_cached, explaining_removed_log, is_missing, lacks_log
-from .statements import Insertion, check_there, select_rows, write_nothing
+from .files import (
+    DatabaseFiles,
+    check_removed_log,
+    drop_cached,
+    explaining_removed_log,
+    explaining_unwritable,
+    is_missing,
+    lacks_log,
+)
+from .statements import select_rows, write_nothing
 from .tables import BLOBS, has_blobs, make_identity, read_identity
-from .unwritten import LOCKED, UnwrittenDatabase
+from .unwritten import UnwrittenDatabase
+from .writer import LOG_LIMIT, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -39,17 +49,8 @@ ResultT = TypeVar("ResultT")
 BUSY_SECONDS: Final = 60.0
 """Seconds to wait for another process to release the database."""
 
-LOG_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of log above which it is written back and truncated, because readers can keep SQLite from reusing it."""
-
 PROGRESS_STEPS: Final = 10_000
 """Instructions of SQLite between two tests whether a check is still wanted, which take about a millisecond."""
-
-PAGES_TO_WRITE_BACK: Final = 1000
-"""Pages in the log after which it is written back. SQLite by itself would do so within COMMIT, without checks."""
-
-PAGE: Final = 4096
-"""Bytes that count as a page when deciding whether to write the log back."""
 
 ROW_OVERHEAD: Final = 64
 """The most bytes that a row takes beside the data: the 32 of the ref, and the header with a few for each column."""
@@ -79,8 +80,7 @@ class Database:
         self._size_limit = 0
         self._identity: str | None = None
         self._files: DatabaseFiles | None = None  # None until a thread has opened them
-        self._pages = 0
-        self._least_log_limit = self._log_limit = log_limit
+        self._log_limit = log_limit
 
     def check_size(self, blob: Blob) -> None:
         """Refuse a blob that is too large, before it is part of any transaction.
@@ -100,6 +100,7 @@ class Database:
 
     @contextmanager
     def serve_writes(self) -> Generator[Handler[Request], None, None]:
+        check_regular(self.path)
         if not self.access.may_create:
             self._check_there()
         log_is_removed = lacks_log(self.path)
@@ -110,11 +111,12 @@ class Database:
             connection.close()  # it has read nothing, so it will not write anything either
             raise
         try:
-            with self._calls.naming(), explaining_removed_log(self.path):
+            with self._calls.naming(), explaining_unwritable(self.path), explaining_removed_log(self.path):
                 if log_is_removed:
                     self._calls.patiently(partial(check_removed_log, connection, self.path))
                 self._calls.patiently(partial(self._set_up, connection, files))
-            yield partial(self._write, connection, files)
+            self._calls.guard(connection)
+            yield Writer(connection, files, self._calls, durable=self.durable, log_limit=self._log_limit).write
         finally:
             files.close(connection)
 
@@ -128,7 +130,7 @@ class Database:
         # store if a power cut took it away.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-        connection.execute(f"PRAGMA journal_size_limit = {self._least_log_limit}")
+        connection.execute(f"PRAGMA journal_size_limit = {self._log_limit}")
         connection.execute("BEGIN IMMEDIATE")
         try:
             files.find_log(connection)
@@ -147,67 +149,6 @@ class Database:
             connection.execute("PRAGMA synchronous = NORMAL")
         files.check()
         self._identity = identity
-        self._pages = files.log_size // PAGE  # other processes may have left these in the log
-
-    def _write(self, connection: sqlite3.Connection, files: DatabaseFiles, batch: Sequence[Call[Request]]) -> None:
-        failure = self._transact(connection, files, batch)
-        if failure is not None:
-            for call in batch:
-                if len(batch) > 1 and not is_busy(failure):
-                    failure = self._transact(connection, files, [call])
-                if failure is not None:
-                    call.fail(self._calls.named(failure))
-        self._limit_log(connection, files)
-
-    def _transact(
-        self, connection: sqlite3.Connection, files: DatabaseFiles, calls: Sequence[Call[Request]]
-    ) -> Exception | None:
-        """Run `calls` as one transaction.
-
-        They get outcomes only after its commit. Otherwise return the error that undid it.
-
-        The files are checked before COMMIT, because COMMIT announces the content of this log to other processes, which
-        may use another log by now. They are checked again after it, because a commit to a log without a name is lost.
-        """
-        outcomes: list[Ended] = []
-        try:
-            self._calls.patiently(partial(connection.execute, "BEGIN IMMEDIATE"))
-            changes = connection.total_changes
-            for call in calls:
-                ended = self._calls.captured(partial(call.request, connection))
-                if isinstance(ended, outcome.Error) and _undoes_all(ended.error, connection):
-                    ended.unwrap()
-                outcomes.append(ended)
-            insertions = [call.request for call in calls if type(call.request) is Insertion]
-            check_there([one.blob for one in insertions if one.was_there], connection)
-            changes = connection.total_changes - changes
-            if self.durable and changes == 0:
-                write_nothing(connection)
-            files.check()
-            connection.execute("COMMIT")
-            files.check()
-        except Exception as failure:
-            return failure
-        finally:
-            roll_back(connection)
-        for call, ended in zip(calls, outcomes, strict=True):
-            call.outcome = ended
-        # A row takes up space in the table and in the index, and may be the only one of the batch in each page.
-        self._pages += 2 * changes + sum(call.size for call in calls) // PAGE
-        return None
-
-    def _limit_log(self, connection: sqlite3.Connection, files: DatabaseFiles) -> None:
-        """Write the log back if it has grown enough, and truncate it if it has become too large."""
-        is_large = files.log_size > self._log_limit
-        if not is_large and self._pages < PAGES_TO_WRITE_BACK:
-            return
-        self._pages = 0
-        with suppress(sqlite3.Error, ReplicaError, OSError):  # the next transaction will fail as well
-            files.check()
-            connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_large else 'PASSIVE'})").fetchall()
-            files.check()  # for the size
-        if is_large:  # a reader may have kept some of it, so do not try again at once
-            self._log_limit = files.log_size + self._least_log_limit
 
     # Reading
 
@@ -331,6 +272,7 @@ class Database:
         The yielded function returns the result once it is known to be valid.
         """
         if self._files is None:  # the first thread of a read-only store
+            check_regular(self.path)
             self._check_there()
         else:
             self._files.check()
@@ -342,6 +284,9 @@ class Database:
         assert self._files is not None
         with closing(self._connect(LOCKED)) as connection:  # so that it never makes a checkpoint
             self._files.check()  # before the connection reads anything
+            # With its first read SQLite opens the log, or removes it if the database is empty by then.
+            with self._calls.naming():
+                self._calls.patiently(partial(connection.execute, "PRAGMA user_version")).fetchall()
             yield partial(_read_checked, connection, self._files)
 
     def _read_unwritten(self, database: UnwrittenDatabase, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
@@ -389,12 +334,3 @@ def _read_checked(
     result = work(connection)
     files.check()
     return result
-
-
-def _undoes_all(error: BaseException, connection: sqlite3.Connection) -> bool:
-    """Return whether the error of one call means that no call of its transaction may be committed.
-
-    A full disk, for example, has undone the calls before it, too. A `ReplicaError` says that the database does not do
-    as it was told, and SQLite has undone nothing.
-    """
-    return not connection.in_transaction or isinstance(error, ReplicaError)

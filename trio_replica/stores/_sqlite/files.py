@@ -1,8 +1,9 @@
-"""The files of an open database: checking that each still has its name, and closing it once one has lost it.
+"""The files of an open database: checking that each still has its name and its content, and closing it if not.
 
 SQLite goes on with a file that was removed, or whose name was given to another file. A commit to a log that has no name
 is lost. SQLite makes the next checkpoint when the last connection closes, if not before. It then writes that log over
-the pages that another process has written since, and removes that process's log by its name.
+the pages that another process has written since, and removes that process's log by its name. It also goes on with a log
+that was truncated. The next commit leaves a hole in it, and the next checkpoint writes zeros over the database.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 import sqlite3
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from ..._errors import ReplicaError
-from .connection import READING, USING_INDEX, close_without_checkpoint, is_locked_elsewhere
+from ..._sqlite_connection import READING, USING_INDEX, close_without_checkpoint, is_locked_elsewhere
+from ..._sqlite_files import PinnedFile, identity_of, status_of
+from .index import BYTES, LogIndex
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -28,40 +30,11 @@ NAME_SECONDS: Final = 0.5
 
 
 @final
-@dataclass(slots=True)
-class _File:
-    name: str
-    identity: tuple[int, int]
-    """Its device and inode numbers. No other file gets them as long as SQLite has this one open."""
-    descriptor: int | None
-    """A descriptor that SQLite has for it; None if the system does not list them."""
-    size: int
-    links: int
-    """The number of names that it had when it was found."""
-
-    def has_name(self) -> bool:
-        """Return whether the file still has its name."""
-        # Look only at the name. Opening and closing the file of a database would drop this process's locks on it.
-        status = _status(self.name)
-        if status is None:
-            return False
-        self.size = status.st_size
-        identity = status.st_dev, status.st_ino
-        if identity == self.identity:
-            return True
-        # Overlays and FUSE may give a file other numbers once the kernel has forgotten the name. The descriptor then
-        # shows the same numbers.
-        if self.descriptor is None or _identity_of(self.descriptor) != identity:
-            return False
-        self.identity = identity
-        return True
-
-
-@final
 class DatabaseFiles:
     """The database, its log, and the index of the log, as SQLite has them open in this process.
 
-    Once one of them has lost its name, `check` fails for good: another process may have begun a log of its own.
+    Once one of them has lost its name, or some of its content, `check` fails for good: another process may have begun a
+    log of its own, and a checkpoint of this process would write what is left of the log over the database.
     """
 
     def __init__(self, path: str) -> None:
@@ -73,23 +46,34 @@ class DatabaseFiles:
         """
         self._path = path
         self._loss: str | None = None
-        self._log: _File | None = None  # None until `find_log`
-        self._index: _File | None = None
-        self._database = self._find(path, f"the database has vanished: {path}")
+        self._log: PinnedFile | None = None  # None until `find_log`
+        self._index: PinnedFile | None = None
+        self._database = self._find(path)
         self._files = [self._database]
+        self._known: LogIndex | None = None  # the last one that the files were found to agree with
+        self._is_comparable = False  # whether the index is known to describe the log and the database
 
-    def find_log(self, connection: sqlite3.Connection, *, may_be_missing: bool = False) -> None:
+    def find_log(self, connection: sqlite3.Connection) -> None:
         """Find the log and its index, which SQLite has open once it has read something. Call it in a transaction.
 
         Raises:
           ReplicaError: if one of them has lost its name already.
 
         """
-        ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
-        self._log, self._index = [
-            None if may_be_missing and _status(name) is None else self._find(name, _describe_loss(self._path, name))
-            for name in (f"{file}-wal", f"{file}-shm")
-        ]
+        self._log, self._index = map(self._find, _beside(connection))
+        self._files = [self._database, self._log, self._index]
+        self._is_comparable = True
+
+    def find_log_if_any(self, connection: sqlite3.Connection) -> None:
+        """Find the log and its index if they exist. Their contents are not compared.
+
+        A connection that can't write to the index ignores it if no other process writes to the database.
+
+        Raises:
+          ReplicaError: if one of them has lost its name already.
+
+        """
+        self._log, self._index = [None if status_of(name) is None else self._find(name) for name in _beside(connection)]
         self._files = [file for file in (self._database, self._log, self._index) if file is not None]
 
     def check_one_name(self, *, patience: float = NAME_SECONDS) -> None:
@@ -131,31 +115,50 @@ class DatabaseFiles:
         return self._log.size
 
     def check(self) -> None:
-        """Check that each file still has its name.
+        """Check that each file still has its name, and has not been truncated or overwritten.
 
         Raises:
-          ReplicaError: if one has lost its name, now or at an earlier check.
+          ReplicaError: if one is lost, now or at an earlier check.
           OSError: if the system does not tell.
 
         """
         if self._loss is None:
-            for file in self._files:
-                if not file.has_name():
-                    self._loss = (
-                        f"the database has vanished: {self._path}"
-                        if file is self._database
-                        else _describe_loss(self._path, file.name)
-                    )
-                    break
-            else:
-                return
-        raise ReplicaError(self._loss)
+            self._loss = self._found_loss()
+        if self._loss is not None:
+            raise ReplicaError(self._loss)
+
+    def check_log(self) -> None:
+        """Check quickly, before a transaction, that the log has not been truncated since the last `check`.
+
+        Raises:
+          ReplicaError: if a file is lost.
+          OSError: if the system does not tell.
+
+        """
+        data, known = self._read_index(), self._known
+        log = self._log.descriptor if self._log is not None else None
+        if data is None or log is None or known is None or known.data != data or not known.is_end_in(log):
+            self.check()
+
+    def check_names(self) -> None:
+        """Check that each file still has its name, and that the database has not been truncated since the last `check`.
+
+        Raises:
+          ReplicaError: if a file is lost.
+          OSError: if the system does not tell.
+
+        """
+        if self._loss is None:
+            self._loss = self._lost_name()
+        is_short = self._known is not None and self._database.size < self._known.database_size
+        if self._loss is not None or is_short:
+            self.check()
 
     def close(self, connection: sqlite3.Connection) -> None:
-        """Close the last connection, with a checkpoint as SQLite makes it, unless a file has lost its name."""
+        """Close the last connection, with a checkpoint as SQLite makes it, unless a file is lost."""
         try:
             if self._log is None:
-                self.find_log(connection, may_be_missing=True)
+                self.find_log_if_any(connection)
             self.check()
         except (ReplicaError, OSError, sqlite3.Error):
             # The descriptor found first may belong to another store, which may be closed by now.
@@ -163,16 +166,75 @@ class DatabaseFiles:
         else:
             connection.close()
 
-    def _find(self, name: str, loss: str) -> _File:
-        status = _status(name)
+    def _found_loss(self) -> str | None:
+        while True:
+            data = self._read_index()
+            loss = self._lost_name()
+            short = None if loss is not None or data is None else self._short_file(data)
+            if short is None:
+                return loss
+            # Other processes may have written to the files between two of these steps. Each of them would have written
+            # to the index, too.
+            if not self._has_found_descriptors() and data == self._read_index():
+                return self._describe(short.path, "truncated or overwritten")
+
+    def _lost_name(self) -> str | None:
+        for file in self._files:
+            if not file.has_its_name():
+                return self._describe(file.path, "removed or replaced")
+        return None
+
+    def _read_index(self) -> bytes | None:
+        """Return the beginning of the index, or None if the files are not to be compared."""
+        if not self._is_comparable or self._index is None or self._index.descriptor is None:
+            return None
+        return os.pread(self._index.descriptor, BYTES, 0)
+
+    def _short_file(self, data: bytes) -> PinnedFile | None:
+        """Return a file that lacks content which it had according to the index, or None."""
+        if len(data) < BYTES:
+            return self._index
+        known, log = self._known, self._log
+        index = known if known is not None and known.data == data else LogIndex(data)
+        if self._database.size < index.database_size:
+            return self._database
+        assert log is not None
+        if log.descriptor is None:
+            return None
+        # If the log was truncated and then written to, it has a hole at the beginning.
+        if not index.is_end_in(log.descriptor) or (index is not known and not index.is_beginning_in(log.descriptor)):
+            return log
+        self._known = index
+        return None
+
+    def _has_found_descriptors(self) -> bool:
+        """Find the descriptors again that SQLite has closed, and return whether there were any.
+
+        Each connection has its own. Those that were found may belong to another store, which may be closed by now.
+        """
+        stale = [file for file in self._files if file.descriptor is not None and not file.has_its_descriptor()]
+        descriptors = _open_descriptors()
+        for file in stale:
+            file.descriptor = descriptors.get(file.identity)
+        return bool(stale)
+
+    def _find(self, name: str) -> PinnedFile:
+        status = status_of(name)
         descriptors = _open_descriptors()
         if status is not None:
-            identity = _identity(status)
-            descriptor = descriptors.get(identity)
+            descriptor = descriptors.get(identity_of(status))
             if descriptor is not None or not descriptors:
-                return _File(name, identity, descriptor, status.st_size, status.st_nlink)
-        self._loss = loss
-        raise ReplicaError(loss)
+                return PinnedFile(name, descriptor)
+        self._loss = self._describe(name, "removed or replaced")
+        raise ReplicaError(self._loss)
+
+    def _describe(self, name: str, what: str) -> str:
+        if name == self._path and what == "removed or replaced":
+            return f"the database has vanished: {name}"
+        return (
+            f"{self._path}: {os.path.basename(name)} was {what} while the database was open, and its content may "
+            "be lost: end all programs that use the database, open it again, and reconcile"
+        )
 
 
 def drop_cached(path: str) -> None:
@@ -182,8 +244,8 @@ def drop_cached(path: str) -> None:
     """
     descriptors = _open_descriptors()
     real = os.path.realpath(path)
-    for status in map(_status, (real, f"{real}-wal")):
-        descriptor = descriptors.get(_identity(status)) if status is not None else None
+    for status in map(status_of, (real, f"{real}-wal")):
+        descriptor = descriptors.get(identity_of(status)) if status is not None else None
         if descriptor is not None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -224,43 +286,42 @@ def explaining_removed_log(path: str) -> Generator[None, None, None]:
         raise ReplicaError(_REMOVED_LOG.format(path)) from None
 
 
+@contextmanager
+def explaining_unwritable(path: str) -> Generator[None, None, None]:
+    """Add the remedy to the error that a database which can be read can't be opened to be written."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        is_refusal = error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+        is_writable = all(os.access(name, os.W_OK) for name in (path, os.path.dirname(os.path.realpath(path))))
+        if not is_refusal or is_writable or not os.access(path, os.R_OK):
+            raise
+        explained = type(error)(
+            f"{error.sqlite_errorname}: {error}: {path}: the database or its folder can't be written: permit it, or "
+            "open the store with read_only=True to read its blobs"
+        )
+        explained.__dict__.update(error.__dict__)
+        raise explained from None
+
+
 _REMOVED_LOG: Final = (
     "{}: its -wal was removed, and this or another program still uses it: end that one, open the database again, and "
     "reconcile, because the content of the -wal may be lost"
 )
 
 
-def _describe_loss(path: str, name: str) -> str:
-    return (
-        f"{path}: {os.path.basename(name)} was removed or replaced while the database was open, and its content may "
-        "be lost: end all programs that use the database, open it again, and reconcile"
-    )
-
-
 def is_missing(path: str) -> bool:
     """Return whether a path is known to be free. If the system refuses to say, it may be taken."""
     try:
-        return _status(path) is None
+        return status_of(path) is None
     except OSError:
         return False
 
 
-def _status(name: str) -> os.stat_result | None:
-    try:
-        return os.stat(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _identity_of(descriptor: int) -> tuple[int, int] | None:
-    try:
-        return _identity(os.fstat(descriptor))
-    except OSError:
-        return None
+def _beside(connection: sqlite3.Connection) -> list[str]:
+    """Return the paths of the log and its index."""
+    ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
+    return [f"{file}-wal", f"{file}-shm"]
 
 
 def _open_descriptors() -> dict[tuple[int, int], int]:
@@ -268,7 +329,6 @@ def _open_descriptors() -> dict[tuple[int, int], int]:
     descriptors: dict[tuple[int, int], int] = {}
     with suppress(OSError):
         for number in map(int, os.listdir(DESCRIPTORS)):
-            identity = _identity_of(number)
-            if identity is not None:  # the descriptor of the listing itself is closed by now
-                descriptors[identity] = number
+            with suppress(OSError):  # the descriptor of the listing itself is closed by now
+                descriptors[identity_of(os.fstat(number))] = number
     return descriptors

@@ -9,7 +9,7 @@ from ..._store import PutResult
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..._blob import Blob, Ref
 
@@ -57,6 +57,19 @@ class Insertion:
             _check_kept(blob, connection)
         self.was_there = count == 0
         return PutResult(blob.ref, count == 1)
+
+
+@final
+class Synced:
+    """A request whose changes are on the disk when it returns, even if the store was opened with ``durable=False``."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Callable[[sqlite3.Connection], Any]) -> None:
+        self._request = request
+
+    def __call__(self, connection: sqlite3.Connection) -> Any:
+        return self._request(connection)
 
 
 def check_there(blobs: list[Blob], connection: sqlite3.Connection) -> None:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import outcome
 
 from ..._errors import ReplicaError
+from ..._sqlite_connection import IMMUTABLE, LOCKED
+from ..._sqlite_files import stamp_of
 from .files import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..._sqlite_files import Stamp
+
 ResultT = TypeVar("ResultT")
-
-LOCKED: Final = "mode=ro"
-"""With SQLite's locks. It needs the log and the index of the log, and creates them if it may."""
-
-IMMUTABLE: Final = "mode=ro&immutable=1"
-"""Without locks and without the log. Use it only for a database that has no log and is not written to."""
-
-
-class _Stamp(NamedTuple):
-    """The properties of a database that change when it is written to."""
-
-    identity: tuple[int, int]
-    size: int
-    modified: int
-    changed: int
 
 
 @final
@@ -67,7 +55,7 @@ class UnwrittenDatabase:
         self._connection: sqlite3.Connection | None = None
         self.files = files
         """The files that are open now, or that were open last."""
-        self._stamp: _Stamp | None = None  # None while it is read with locks
+        self._stamp: Stamp | None = None  # None while it is read with locks
 
     def read(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Return the result of ``work(connection)``, or raise its error, once no write has happened during the call.
@@ -82,7 +70,7 @@ class UnwrittenDatabase:
             try:
                 if self.files is not None:
                     self.files.check()
-                if self._stamp is None or self._stamp == _stamp(self._path):
+                if self._stamp is None or self._stamp == stamp_of(self._path):
                     return ended.unwrap()
             finally:
                 del ended  # an error would keep itself alive
@@ -103,7 +91,7 @@ class UnwrittenDatabase:
         return work(self._connection)
 
     def _open(self) -> None:
-        self._stamp = _stamp(self._path)
+        self._stamp = stamp_of(self._path)
         connection = self._connect(LOCKED if self._stamp is None else IMMUTABLE)
         try:
             self.files = self._found_files(connection)
@@ -118,7 +106,7 @@ class UnwrittenDatabase:
             raise ReplicaError(f"the database has vanished: {self._path}")
         self._look_first(connection)
         if self._stamp is None:
-            files.find_log(connection, may_be_missing=True)
+            files.find_log_if_any(connection)
         files.check_one_name()
         return files
 
@@ -128,32 +116,18 @@ class UnwrittenDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
                 raise
-            raise ReplicaError(
-                f"{self._path}: its log can't be read here ({error.sqlite_errorname}): copy the database with its -wal "
-                "(or -journal) to a folder that can be written, and open the copy"
-            ) from None
+            raise ReplicaError(self._refusal(error)) from None
         self._look(connection)
 
-
-def _stamp(path: str) -> _Stamp | None:
-    """Return a stamp that changes once the database is written to; None if the database may have a log or be in use.
-
-    The database is looked at first. A log that is written back and removed between the two looks changes the database,
-    so a later stamp differs.
-    """
-    real = os.path.realpath(path)
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    log, index, journal = [_size(f"{real}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
-    if log or journal or (log is not None and index is not None):
-        return None
-    return _Stamp((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    def _refusal(self, error: sqlite3.OperationalError) -> str:
+        name = error.sqlite_errorname
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            return (
+                f"{self._path}: a program that was killed has left a -journal, which has to be rolled back ({name}): "
+                "open the database once without read_only; if it can't be written here, copy it with its -journal to a "
+                "folder that can be written, and open the copy without read_only"
+            )
+        return (
+            f"{self._path}: its log can't be read here ({name}): copy the database with its -wal to a folder that can "
+            "be written, and open the copy"
+        )

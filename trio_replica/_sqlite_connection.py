@@ -11,6 +11,12 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
 
+LOCKED: Final = "mode=ro"
+"""To read with SQLite's locks. It needs the log and the index of the log, and creates them if it may."""
+
+IMMUTABLE: Final = "mode=ro&immutable=1"
+"""To read without locks and without the log. Use it only for a database that has no log and is not written to."""
+
 READING: Final = (0x40000000 + 2, 510)
 """The first byte and the length of the part of a database that every connection to it locks (SQLite's os.h)."""
 
@@ -18,7 +24,7 @@ USING_INDEX: Final = (128, 1)
 """The same for the index of a log (UNIX_SHM_DMS in SQLite's os_unix.c)."""
 
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
-"""SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE (https://sqlite.org/c3ref/c_dbconfig_defensive.html)."""
+"""SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE (https://sqlite.org/c3ref/c_dbconfig_defensive.html), which Python 3.11 lacks."""
 
 
 def connect(path: str, parameters: str | None) -> sqlite3.Connection:
@@ -34,17 +40,23 @@ def roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-def close_without_checkpoint(connection: sqlite3.Connection, descriptor: int | None) -> None:
-    """Close a connection, and leave the database and its log as they are.
+def close_without_checkpoint(
+    connection: sqlite3.Connection, descriptor: int | None = None, *, has_moved: bool = False
+) -> None:
+    """Close a connection, and leave the database and its log as they are, which may belong to another process by now.
+
+    Where Python can't do that, the connection stays open until the process ends, and so do its locks.
 
     Args:
       connection: the last one that this process has to the database, without a transaction.
-      descriptor: a descriptor that SQLite has for the database, if one is known.
+      descriptor: a descriptor that SQLite has for the database, if one is known. It can't be used if the connection has
+        the database for itself (``locking_mode=EXCLUSIVE``).
+      has_moved: whether the database has lost its name. Then SQLite itself makes no checkpoint.
 
     """
     if hasattr(connection, "setconfig"):  # from Python 3.12 on
         connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)
-    elif not _lock_shared(descriptor):
+    elif not has_moved and not _lock_shared(descriptor):
         _leave_open(connection)
         return
     connection.close()
