@@ -15,6 +15,7 @@ from trio_replica.testing import SimulatedStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     import pytest
 
@@ -106,6 +107,12 @@ async def answering(answer: str, delay: float) -> SimulatedStore:
 
 async def open_answering(*scenario: tuple[str, float]) -> list[SimulatedStore]:
     return [await answering(answer, delay) for answer, delay in scenario]
+
+
+async def open_and_close(opening: AbstractAsyncContextManager[object]) -> None:
+    """Open a store, a replica or an outbox, and close it. A test expects that this fails, or what it leaves."""
+    async with opening:
+        pass
 
 
 async def put_numbers(store: Store, numbers: Iterable[int]) -> list[Ref]:

@@ -24,7 +24,7 @@ MISSING: Final = missing_servers()
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-settings.register_profile("fast", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("deep", settings.get_profile("fast"), max_examples=400)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -147,6 +148,13 @@ _BEGIN: Final = "<!-- The table is written by `python -m tests.layers`, from the
 _END: Final = "<!-- end of the table -->\n"
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """Return the syntax tree of a module, which more than one test looks at."""
+    return ast.parse(source)
+
+
+@cache
 def sources() -> dict[str, str]:
     """Return the source of each module of the package, by its name within it."""
     root = Path(trio_replica.__file__).parent
@@ -180,7 +188,7 @@ def _shown(name: str) -> str:
 
 
 def _idea(source: str) -> str:
-    said = ast.get_docstring(ast.parse(source)) or ""
+    said = ast.get_docstring(parsed(source)) or ""
     return said.partition("\n")[0].removesuffix(".").replace("``", "`").replace("|", "\\|")
 
 

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 def moto_server() -> Generator[S3Server, None, None]:
     """Run a server for the block, on loopback and a free port."""
     # Only a test that needs the server waits for this import, which takes about a second.
-    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app  # noqa: PLC0415
     from werkzeug.serving import make_server  # noqa: PLC0415
 
     class QuietHandler(MotoRequestHandler):
@@ -32,7 +28,8 @@ def moto_server() -> Generator[S3Server, None, None]:
             answered: Iterable[bytes] = moto(environ, start_response)
             return answered
 
-    moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+    # Its own server looks for the service that is meant, which takes longer than an answer.
+    moto, lock = create_backend_app("s3"), threading.Lock()
     server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=QuietHandler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

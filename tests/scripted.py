@@ -76,6 +76,7 @@ def scripted_server(
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = False
+        request_queue_size = 128  # a connection that finds the queue full is made a second later
         block_on_close = True
 
     scripted = Scripted()

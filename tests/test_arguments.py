@@ -12,6 +12,8 @@ import trio_replica as replica
 from trio_replica import MemoryStore
 from trio_replica._checks import check_seconds, check_size, named_stores
 
+from .common import open_and_close
+
 A, B, C = MemoryStore(), MemoryStore(), MemoryStore()
 
 
@@ -174,8 +176,7 @@ def test_options_of_a_wrong_type(option: str, value: Any, error: str) -> None:
     "fallback", [("far",), ["far"], {"far": 1}, {"far"}, iter(["far"]), ["s3://b?sig=x", "far"], []]
 )
 async def test_a_good_fallback(fallback: Any) -> None:
-    async with replica.open([A], {"far": B, "s3://b?sig=x": C}, fallback=fallback):
-        pass
+    await open_and_close(replica.open([A], {"far": B, "s3://b?sig=x": C}, fallback=fallback))
 
 
 @pytest.mark.parametrize(
@@ -222,5 +223,4 @@ def test_a_fallback_of_a_wrong_type(fallback: Any, error: str) -> None:
 
 
 async def test_batch_size_may_be_none() -> None:
-    async with replica.open([A], [B], batch_size=None):
-        pass
+    await open_and_close(replica.open([A], [B], batch_size=None))

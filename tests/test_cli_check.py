@@ -140,6 +140,7 @@ def test_stores_are_compared_with_those_that_the_outbox_knows(run: Run, simulate
         assert "give the stores the names that they had" in outcome
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_an_outbox_that_can_not_be_compared(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     add(simulated, a=SimulatedStore(identity=ONE), b=SimulatedStore(identity=TWO))
     options = (*URLS, "--outbox", "outbox.db")

@@ -231,8 +231,15 @@ def test_two_names_of_one_store_are_one_line(run: Run, kept: Places, command: st
     assert ended.problems[0].startswith(f"'dir:a' and 'dir:b' are one store, with the identity {ONE}: ")
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("url", ["dir:m/s", "sqlite:m/s.db"])
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("sync", "dir:m/s"),
+        ("async", "sqlite:m/s.db"),
+        pytest.param("async", "dir:m/s", marks=pytest.mark.deep),
+        pytest.param("sync", "sqlite:m/s.db", marks=pytest.mark.deep),
+    ],
+)
 def test_a_store_that_the_outbox_knows_is_not_created_where_its_disk_is_not_mounted(
     run: Run, kind: str, url: str
 ) -> None:

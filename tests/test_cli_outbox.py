@@ -18,7 +18,7 @@ from trio_replica import MemoryStore, PoisonedError
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
-from .common import BROKEN, put_numbers, refs
+from .common import BROKEN, open_and_close, put_numbers, refs
 from .test_cli import write
 
 if TYPE_CHECKING:
@@ -317,8 +317,7 @@ def test_entries_that_cant_be_delivered_are_told_and_the_files_are_put(
         with pytest.raises(PoisonedError):
             async with replica.open([MemoryStore()], {"dir:b": bad}, outbox="outbox.db") as store:
                 await store.put(b"lost")
-        async with replica.open([MemoryStore()], {}, outbox="outbox.db"):
-            pass  # so that the put is known to have returned
+        await open_and_close(replica.open([MemoryStore()], {}, outbox="outbox.db"))
 
     trio.run(lose)
     printed = write({"file": b"a"})
@@ -425,6 +424,15 @@ def test_a_store_that_keeps_no_identity_is_accepted(
     ]
     assert shown_table(run) == table("none", TWO, "incomplete")
     assert run("outbox", "flush", *options).status == 0
+
+
+def test_a_store_that_can_not_be_opened_is_not_accepted(
+    run: Command, simulated: dict[str, SimulatedStore], options: list[str]
+) -> None:
+    del simulated["one"]
+    ended = run("outbox", "accept", "dir:one", *options)
+    assert (ended.status, ended.problems) == (1, ["dir:one can't be opened: KeyError: 'one'"])
+    assert shown_table(run) == table(ONE, TWO)
 
 
 def test_stores_that_have_changed_places_are_not_accepted_before_their_entries_are_dealt_with(

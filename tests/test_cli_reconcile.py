@@ -309,6 +309,7 @@ def test_an_interruption(run_reconcile: Run, simulated_stores: dict[str, Simulat
     assert ended == Ended(130, [], ["interrupted"])
 
 
+@pytest.mark.deep
 def test_sigint_midway_and_again(run_reconcile: Run, tmp_path: Path) -> None:
     fill("sqlite:blobs.db", range(200))
     urls = ["--sync", "sqlite:blobs.db", "--async", "dir:copy"]

@@ -24,7 +24,7 @@ from trio_replica._urls.registry import OURS, find_scheme, forms
 from trio_replica._urls.store_options import option_kinds
 from trio_replica.config import read_config
 
-from .common import miss_package
+from .common import miss_package, open_and_close
 from .schemes import open_with_function
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ async def test_paths_are_relative_to_the_file(write: Callable[[str], str], tmp_p
         f'[sync]\na = "dir:a"\nb = "sqlite:../b.db"\nc = "dir:{tmp_path}/c"\nd="dir:///{tmp_path}/d"\n'
     )
     for path in (folder / FILE, Path("folder", FILE), f"folder/../folder/{FILE}"):
-        async with replica.open_config(path):
-            pass
+        await open_and_close(replica.open_config(path))
     assert sorted(os.listdir(tmp_path)) == ["b.db", "c", "d", "folder"]
     assert sorted(os.listdir(folder)) == ["a", FILE]
     assert read_config(folder / FILE).sync["a"].shown == f"dir:{folder}/a"
@@ -154,8 +153,7 @@ async def test_options_are_what_the_store_is_opened_with(
         retry = false
         """
     )
-    async with replica.open_config(path):
-        pass
+    await open_and_close(replica.open_config(path))
     others = {"allow_http": True, "secret_access_key": "secret"}
     assert opened == [("s3://b/p?region=x", 5, 3, others), ("postgres://me@h/db", False, 2.5)]
     kept = read_config(path)

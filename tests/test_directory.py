@@ -25,7 +25,7 @@ from trio_replica.stores._directory import place, writes
 from trio_replica.testing import StoreContract
 
 from . import child
-from .common import DATA, REF
+from .common import DATA, REF, open_and_close
 from .directories import Disk, open_single, path_of, tree, write
 from .held import in_one_batch
 
@@ -42,6 +42,9 @@ def root(tmp_path: Path) -> Path:
 class TestDirectoryStore(StoreContract):
     is_persistent = True
 
+    DEEP = frozenset({"test_get_many", "test_many_tasks", "test_pages", "test_puts_during_a_listing"})
+    """Tests that sync hundreds of files."""
+
     @pytest.fixture(autouse=True)
     def _keep_root(self, root: Path) -> None:
         self.root = root
@@ -52,6 +55,8 @@ class TestDirectoryStore(StoreContract):
 
 @pytest.mark.deep
 class TestDirectoryStoreThatIsNotDurable(TestDirectoryStore):
+    DEEP = frozenset()
+
     def open_store(self) -> AbstractAsyncContextManager[DirectoryStore]:
         return open_directory(self.root, durable=False)
 
@@ -741,7 +746,7 @@ async def test_a_root_below_a_file(root: Path) -> None:
     assert info.value.filename == str(root)
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.deep)])
 async def test_a_root_that_is_not_writable(root: Path, *, there: bool) -> None:
     if there:
         await open_and_put(root)
@@ -799,8 +804,7 @@ async def test_another_store_in_place_of_the_root_is_not_mistaken_for_it(
         if put_before:
             await store.put(DATA)
         root.rename(f"{root} as it was")
-        async with open_directory(root):
-            pass
+        await open_and_close(open_directory(root))
         there = tree(root)
         with pytest.raises(StoreIdentityError, match=f"{root}: this is another store than before"):
             await operation(store)

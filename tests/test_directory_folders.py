@@ -537,7 +537,7 @@ TAKEN: list[Callable[[Path], object]] = [
 
 
 @pytest.mark.parametrize("make", TAKEN, ids=["folder", "pipe", "dangling link", "link"])
-@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("durable", [pytest.param(True, marks=pytest.mark.deep), False])
 async def test_a_scrub_finds_and_repairs_what_has_the_name_of_a_blob(
     root: Path, make: Callable[[Path], object], *, durable: bool
 ) -> None:
@@ -579,7 +579,7 @@ async def test_a_scrub_finds_and_repairs_what_has_the_name_of_a_blob(
 
 
 @pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])
-@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("durable", [True, pytest.param(False, marks=pytest.mark.deep)])
 async def test_a_repair_moves_what_has_the_name_of_a_folder(root: Path, folder: str, *, durable: bool) -> None:
     async with open_directory(root, durable=durable) as store:
         write(root / "blobs" / folder, b"mine")

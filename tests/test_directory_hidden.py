@@ -26,7 +26,7 @@ from trio_replica.stores._directory.names import landmark
 from trio_replica.stores._directory.place import Place
 from trio_replica.stores._directory.writes import BlobWrites
 
-from .common import DATA, REF
+from .common import DATA, REF, open_and_close
 from .directories import path_of, tree, try_to_open, write
 from .test_directory_folders import Borders, write_old
 from .test_directory_place import CALLS, IDS, ONE, OTHER, refuse, snapshot
@@ -612,8 +612,7 @@ def test_a_store_that_can_not_be_looked_for_is_not_taken_for_missing(
 
 
 async def test_a_store_that_has_lost_all_blobs_is_still_a_store(root: Path) -> None:
-    async with open_directory(root):
-        pass
+    await open_and_close(open_directory(root))
     for options in OPTIONS:
         async with open_directory(root, **options) as store:
             assert await store.list_page(Ref.ZERO, 1) == []

@@ -12,7 +12,7 @@ import pytest
 
 from trio_replica import MemoryStore, Ref, Store, StoreIdentityError, StoreNotFoundError, open_directory, scrub
 
-from .common import DATA, REF
+from .common import DATA, REF, open_and_close
 from .directories import path_of, tree, try_to_open
 from .mounts import Mounts, forget_inodes
 
@@ -68,8 +68,7 @@ async def test_another_disk_is_another_store(mounts: Mounts, disk: Path) -> None
         await store.put(DATA)
         mounts.detach(disk)
         mounts.tmpfs(disk)
-        async with open_directory(disk):
-            pass
+        await open_and_close(open_directory(disk))
         for call in (store.put(b"new"), store.get(REF), store.delete(REF), store.list_page(Ref.ZERO, 1)):
             with pytest.raises(StoreIdentityError, match=f"{disk}: .* look at which disk is mounted there"):
                 await call

@@ -32,7 +32,7 @@ from trio_replica.stores._directory.marks import create_mark, read_mark, replace
 from trio_replica.stores._directory.place import Place
 
 from . import child
-from .common import DATA, REF
+from .common import DATA, REF, open_and_close
 from .directories import Disk, path_of, tree, try_to_open, write
 
 if TYPE_CHECKING:
@@ -318,8 +318,7 @@ async def test_nothing_is_created_unless_it_may_be(root: Path, options: dict[str
 async def test_a_store_that_may_not_be_looked_at_is_not_taken_for_missing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_directory(root):
-        pass
+    await open_and_close(open_directory(root))
     monkeypatch.setattr(os, "stat", refuse(errno.EACCES))
     with pytest.raises(PermissionError):
         await try_to_open(root, create=False)
@@ -364,8 +363,7 @@ async def test_reading_takes_no_permission_to_write(root: Path) -> None:
 
 
 async def test_where_nothing_can_be_written_it_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_directory(root):
-        pass
+    await open_and_close(open_directory(root))
     monkeypatch.setattr(os, "link", refuse(errno.EROFS))
     monkeypatch.setattr(os, "rename", refuse(errno.EROFS))
     with pytest.raises(OSError, match="open the store with read_only=True to read its blobs") as info:

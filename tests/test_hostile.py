@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from itertools import count
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,7 +32,7 @@ from trio_replica.testing import SimulatedStore
 from .common import DATA, REF, PlainStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from trio.testing import MockClock
 
@@ -105,9 +105,19 @@ async def expect_no_trap(call: Callable[[], Awaitable[Any]]) -> None:
         assert repr(answer)
 
 
-@pytest.mark.parametrize("options", [{}, {"verify": False}, {"repair_reads": True}, {"hedge_delay": 1}], ids=str)
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("operation", OPERATIONS)
+OPTIONS: list[dict[str, Any]] = [{}, {"verify": False}, {"repair_reads": True}, {"hedge_delay": 1}]
+
+
+def hostile_cases() -> Iterator[Any]:
+    """Return all cases. Those of the fast gear have each pair of an operation, an answer and options."""
+    for operation, answer, options in product(OPERATIONS, ANSWERS, OPTIONS):
+        place = OPERATIONS.index(operation) + [*ANSWERS].index(answer)
+        is_fast = OPTIONS[place % len(OPTIONS)] is options
+        name = f"{operation}-{answer}-{options}"
+        yield pytest.param(operation, answer, options, id=name, marks=[] if is_fast else pytest.mark.deep)
+
+
+@pytest.mark.parametrize(("operation", "answer", "options"), [*hostile_cases()])
 async def test_a_hostile_answer_is_a_failure_of_its_store(
     autojump_clock: MockClock, operation: str, answer: str, options: Any
 ) -> None:

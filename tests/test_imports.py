@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from .layers import PAGE, PLACES, sources, with_table
+from .layers import PAGE, PLACES, parsed, sources, with_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Import(NamedTuple):
 
 
 def imports(name: str, source: str) -> list[Import]:
-    return list(_imports(name, ast.parse(source), "top"))
+    return list(_imports(name, parsed(source), "top"))
 
 
 def _imports(name: str, node: ast.AST, place: str) -> Iterator[Import]:
@@ -179,7 +179,7 @@ def test_the_table_in_the_documentation_is_that_of_the_modules() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     for name, source in sources().items():
-        said = ast.get_docstring(ast.parse(source)) or ""
+        said = ast.get_docstring(parsed(source)) or ""
         assert said.partition("\n")[0].endswith("."), name
 
 
@@ -217,7 +217,7 @@ def test_packages_that_import_each_other_are_found() -> None:
 def too_long(name: str, source: str) -> list[str]:
     """Return the module, and those of its functions, that are too long to be read in one sitting."""
     found = [name] if source.count("\n") > LONGEST_MODULE else []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             has_docstring = ast.get_docstring(node) is not None
             docstring = (node.body[0].end_lineno or 0) - node.body[0].lineno + 1 if has_docstring else 0

@@ -30,7 +30,7 @@ from trio_replica import (
 )
 from trio_replica.testing import Lie, LyingStore, SimulatedStore, StoreContract
 
-from .common import BROKEN, PlainStore, put_numbers, refs
+from .common import BROKEN, PlainStore, open_and_close, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -881,8 +881,7 @@ async def test_a_file_that_is_removed_behind_the_stores_back(tmp_path: Path) -> 
 
 
 async def test_a_table_whose_trigger_ignores_inserts(tmp_path: Path) -> None:
-    async with open_sqlite(tmp_path / "b.db"):
-        pass
+    await open_and_close(open_sqlite(tmp_path / "b.db"))
     with closing(sqlite3.connect(tmp_path / "b.db")) as connection, connection:
         connection.execute("CREATE TRIGGER ignoring BEFORE INSERT ON blobs BEGIN SELECT RAISE(IGNORE); END")
     async with open_sqlite(tmp_path / "b.db") as b:

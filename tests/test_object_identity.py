@@ -214,11 +214,12 @@ async def test_who_it_is_does_not_wait_for_a_later_request(
     def answer(request: Request) -> Any:
         if event := may_answer.get(request.path[-64:]):
             is_asked.set()
-            assert event.wait(PATIENCE)
+            assert event.wait(2 * PATIENCE)
         return bucket.answer(request)
 
     with scripted_server(answering(answer)) as server:
-        async with open_at(server, requests=1) as store, trio.open_nursery() as nursery:
+        store_of_one_thread = open_at(server, requests=1, request_timeout=10 * PATIENCE)
+        async with store_of_one_thread as store, trio.open_nursery() as nursery:
             nursery.start_soon(other, store, datas[0])
             await wait_for(is_asked)
             ended = trio.Event()
@@ -233,7 +234,7 @@ async def test_who_it_is_does_not_wait_for_a_later_request(
             await trio.testing.wait_all_tasks_blocked()
             earlier, later = may_answer.values()
             earlier.set()
-            with trio.fail_after(PATIENCE / 4):
+            with trio.fail_after(PATIENCE):
                 await ended.wait()
             later.set()
 

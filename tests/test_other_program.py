@@ -50,6 +50,12 @@ class Foreign:
         return {ref.hex(): (data, rowid) for ref, data, rowid in rows}
 
 
+FAST = pytest.mark.parametrize(
+    "foreign", [pytest.param("directory", marks=pytest.mark.deep), "blobs.db"], indirect=True
+)
+"""The directory has a file for each blob, which takes long to read and write."""
+
+
 @pytest.fixture(params=["directory", "blobs.db"])
 def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Foreign:
     return Foreign(request.param, tmp_path)
@@ -64,6 +70,7 @@ async def test_it_is_listed_and_read(foreign: Foreign) -> None:
             assert await store.contains(ref)
 
 
+@FAST
 async def test_what_is_there_is_not_added(foreign: Foreign) -> None:
     before = foreign.contents()
     assert {Ref.from_hex(ref): data for ref, (data, _) in before.items()} == BLOBS
@@ -74,9 +81,10 @@ async def test_what_is_there_is_not_added(foreign: Foreign) -> None:
     assert foreign.contents() == before
 
 
+@FAST
 async def test_what_is_added_leaves_the_rest_as_it_was(foreign: Foreign) -> None:
     before = foreign.contents()
-    more = [b"silver %d" % number for number in range(500)]
+    more = [b"silver %d" % number for number in range(50)]
     async with foreign.open() as store:
         assert await store.put_many(more) == [PutResult(Ref.of(data), added=True) for data in more]
         assert await store.delete(Ref.of(more.pop())) is True
@@ -88,6 +96,7 @@ async def test_what_is_added_leaves_the_rest_as_it_was(foreign: Foreign) -> None
     assert len(after) == len(before) + len(more)
 
 
+@pytest.mark.deep
 async def test_it_is_sound_and_can_be_copied(foreign: Foreign) -> None:
     copy = MemoryStore()
     async with foreign.open() as store:

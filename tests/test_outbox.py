@@ -20,7 +20,7 @@ from trio_replica._async.delivery import OutboxDelivery
 from trio_replica._async.storage import LostFileError, NotedStore
 from trio_replica.testing import Batched, SimulatedStore
 
-from .common import BROKEN, Ended, count_blobs, put_numbers, refs, without_gc
+from .common import BROKEN, Ended, count_blobs, open_and_close, put_numbers, refs, without_gc
 from .outboxes import FULL, Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
@@ -329,8 +329,9 @@ async def test_the_word_of_a_store_that_had_no_identity_before_withdraws_no_entr
         ):
             pass
     assert disk.pending("copy") == [*refs(1)]
-    async with open_with_outbox({"a": MemoryStore(identity="1" * 32)}, {"copy": SimulatedStore()}, MemoryOutbox(disk)):
-        pass
+    await open_and_close(
+        open_with_outbox({"a": MemoryStore(identity="1" * 32)}, {"copy": SimulatedStore()}, MemoryOutbox(disk))
+    )
     assert disk.pending("copy") == [], "it is the one that was noted"
 
 
@@ -338,8 +339,7 @@ async def test_the_word_of_stores_without_names_is_not_that_of_known_ones(autoju
     disk = lacking(1)
     disk.noted["a"] = COMPLETE
     with pytest.raises(StoreError, match=r"^drain failed: copy: "):
-        async with open_with_outbox([MemoryStore()], {"copy": SimulatedStore()}, MemoryOutbox(disk)):
-            pass
+        await open_and_close(open_with_outbox([MemoryStore()], {"copy": SimulatedStore()}, MemoryOutbox(disk)))
     assert disk.pending("copy") == [*refs(1)]
 
 
@@ -416,8 +416,7 @@ async def test_nothing_is_withdrawn_while_a_store_is_down(autojump_clock: MockCl
 async def test_a_store_that_was_emptied_is_no_proof(autojump_clock: MockClock) -> None:
     copy = SimulatedStore()
     outbox = MemoryOutbox(lacking(0, 1))
-    async with open_with_outbox([MemoryStore(), await filled(0, 1)], {"copy": copy}, outbox):
-        pass
+    await open_and_close(open_with_outbox([MemoryStore(), await filled(0, 1)], {"copy": copy}, outbox))
     assert tuple(copy.blobs) == refs(0, 1)
 
 
@@ -443,8 +442,7 @@ async def test_the_bytes_of_another_blob_are_no_proof_that_one_is_missing(autoju
     copy = SimulatedStore()
     disk = lacking(0, 1)
     with pytest.raises(StoreError, match="1 of the blobs pending for it can't be read"):
-        async with open_with_outbox([mixed_up], {"copy": copy}, MemoryOutbox(disk), verify=False):
-            pass
+        await open_and_close(open_with_outbox([mixed_up], {"copy": copy}, MemoryOutbox(disk), verify=False))
     assert disk.pending("copy") == [*refs(0)]
     assert tuple(copy.blobs) == refs(1)
 

@@ -16,7 +16,7 @@ from trio_replica._async.outbox_by_hand import opened_outbox
 from trio_replica._async.storage import NotedStore
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, put_numbers, refs
+from .common import BROKEN, open_and_close, put_numbers, refs
 from .outboxes import Disk, MemoryOutbox, open_with_outbox
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ async def noted(disk: Disk, sync: Mapping[str, str | None] | Sequence[str | None
     else:
         sync_stores = [MemoryStore(identity=one) for one in sync]
     async_stores = {name: MemoryStore(identity=identity) for name, identity in copies.items()}
-    async with open_with_outbox(sync_stores, async_stores, MemoryOutbox(disk)):
-        pass
+    await open_and_close(open_with_outbox(sync_stores, async_stores, MemoryOutbox(disk)))
     return disk
 
 
@@ -148,8 +147,7 @@ async def test_stores_that_change_places_do_not_get_each_others_entries(path: Pa
     assert left["two"] == 5
     two.recover()
     with pytest.raises(ReplicaError, match=r"^one: its identity 2+ is the one that the outbox knows as two, while"):
-        async with replica.open({"local": local}, {"one": two, "two": one}, outbox=path):
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(replica.open({"local": local}, {"one": two, "two": one}, outbox=path))
     with opened_outbox(str(path)) as outbox:
         assert outbox.pending() == left
     async with replica.open({"local": local}, {"two": two, "one": one}, outbox=path) as store:
@@ -164,19 +162,16 @@ def path(tmp_path: Path) -> Path:
 
 async def test_nothing_is_relayed_before_the_stores_are_known(path: Path) -> None:
     """Also not what is in doubt: a store of another name might have it, or be said to lack it."""
-    async with replica.open({"local": MemoryStore(identity=ONE)}, {"copy": MemoryStore()}, outbox=path):
-        pass
+    await open_and_close(replica.open({"local": MemoryStore(identity=ONE)}, {"copy": MemoryStore()}, outbox=path))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO entries VALUES (2, 7, ?, 1)", refs(0))
         connection.commit()
         before = list(connection.iterdump())
     copy = MemoryStore()
     with pytest.raises(ReplicaError, match="accept local"):
-        async with replica.open({"local": MemoryStore(identity=TWO)}, {"copy": copy}, outbox=path):
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(replica.open({"local": MemoryStore(identity=TWO)}, {"copy": copy}, outbox=path))
     with pytest.raises(StoreError, match=r"^identity failed: local: OSError: broken$"):
-        async with replica.open({"local": Silent()}, {"copy": copy}, outbox=path):
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(replica.open({"local": Silent()}, {"copy": copy}, outbox=path))
     with closing(sqlite3.connect(path)) as connection:
         assert list(connection.iterdump()) == before
     async with replica.open({"local": MemoryStore(identity=ONE)}, {"copy": copy}, outbox=path) as store:
@@ -213,9 +208,7 @@ async def test_urls_of_sync_stores_without_names_are_not_noted(tmp_path: Path, p
         assert list(store.statistics().sync_stores) == ["sync-0", "sync-1"]
     with opened_outbox(str(path)) as outbox:
         assert list(outbox.noted()) == ["copy"]
-    async with replica.open_urls(urls[::-1], {"copy": f"dir:{tmp_path}/copy"}, outbox=path):
-        pass
-    async with replica.open_urls({"a": urls[0]}, {"copy": f"dir:{tmp_path}/copy"}, outbox=path):
-        pass
+    await open_and_close(replica.open_urls(urls[::-1], {"copy": f"dir:{tmp_path}/copy"}, outbox=path))
+    await open_and_close(replica.open_urls({"a": urls[0]}, {"copy": f"dir:{tmp_path}/copy"}, outbox=path))
     with opened_outbox(str(path)) as outbox:
         assert {name: one.role for name, one in outbox.noted().items()} == {"copy": "async", "a": "sync"}

@@ -53,7 +53,7 @@ async def steps_of_others(call: Callable[[], Awaitable[Any]]) -> tuple[Any, int]
     return result, steps
 
 
-KINDS = ["default", "memory", "sqlite", "replica", "queue", "outbox"]
+KINDS = ["default", "memory", "sqlite", "replica", "queue", pytest.param("outbox", marks=pytest.mark.deep)]
 
 
 @pytest.fixture(params=KINDS)
@@ -135,7 +135,8 @@ async def test_a_replica_that_ends_between_two_parts_accepts_no_more() -> None:
         async def put_many(self, blobs: Any) -> list[PutResult]:
             results = await super().put_many(blobs)
             part_stored.set()
-            await trio.testing.wait_all_tasks_blocked()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
             return results
 
     part_stored = trio.Event()

@@ -288,7 +288,7 @@ OPERATIONS: dict[str, Callable[[ReplicaStore], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("hedge_delay", [0, 0.5])
+@pytest.mark.parametrize("hedge_delay", [pytest.param(0, marks=pytest.mark.deep), 0.5])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_cancelled_at_every_checkpoint(name: str, hedge_delay: float) -> None:
     async def main(instrument: CancelAtStep) -> bool:

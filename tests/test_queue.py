@@ -238,7 +238,7 @@ async def test_what_is_not_written_is_let_go(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.usefixtures("only_new_objects")
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@pytest.mark.parametrize("batch_size", [*(pytest.param(size, marks=pytest.mark.deep) for size in (1, 3)), 5])
 async def test_memory_is_bounded(autojump_clock: MockClock, batch_size: int) -> None:
     peak = 0
 

@@ -28,7 +28,7 @@ from trio_replica import (
 from trio_replica._sync import repairs as _repairs
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, DATA, REF, Ended, PlainStore, open_answering, put_numbers, refs, without_gc
+from .common import BROKEN, DATA, REF, Ended, PlainStore, open_and_close, open_answering, put_numbers, refs, without_gc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -688,8 +688,7 @@ async def test_what_waits_at_the_end_is_dropped(autojump_clock: MockClock) -> No
 
 async def test_the_end_does_not_wait_for_repairs_if_there_are_none(autojump_clock: MockClock) -> None:
     with trio.testing.assert_checkpoints():
-        async with replica.open([SimulatedStore()], repair_reads=True):
-            pass
+        await open_and_close(replica.open([SimulatedStore()], repair_reads=True))
     assert trio.current_time() == 0
 
 

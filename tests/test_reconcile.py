@@ -779,7 +779,7 @@ async def test_names_have_no_secrets() -> None:
 
 
 async def test_a_directory_that_was_deleted_is_rebuilt_whole(tmp_path: Path) -> None:
-    blobs = {Ref.of(data): data for data in (b"%d" % i * 500 for i in range(300))}
+    blobs = {Ref.of(data): data for data in (b"%d" % i * 500 for i in range(60))}
     async with (
         replica.open_directory(tmp_path / "copy") as copy,
         replica.open_sqlite(tmp_path / "blobs.db") as database,
@@ -792,7 +792,7 @@ async def test_a_directory_that_was_deleted_is_rebuilt_whole(tmp_path: Path) -> 
         replica.open_sqlite(tmp_path / "blobs.db") as database,
     ):
         report = await reconcile({"copy": copy, "database": database})
-        assert report.stores["copy"] == ReconcileCounts(0, 300, 300, 0, sum(map(len, blobs.values())))
+        assert report.stores["copy"] == ReconcileCounts(0, 60, 60, 0, sum(map(len, blobs.values())))
         assert await copy.get_many(blobs) == blobs
     files = [path for path in (tmp_path / "copy" / "blobs").rglob("*") if path.is_file()]
     assert {path.name: path.read_bytes() for path in files} == {str(ref): data for ref, data in blobs.items()}

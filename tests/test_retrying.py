@@ -167,6 +167,7 @@ class TestStartedRetryingStoreOfWhatFailsOften(StoreContract):
         yield RetryingStore(started(FlakyStore()), first_delay=0, attempts=1000)
 
 
+@pytest.mark.deep
 class TestRetryingStoreOfWhatFailsOften(StoreContract):
     @asynccontextmanager
     async def open_store(self) -> AsyncGenerator[Store, None]:

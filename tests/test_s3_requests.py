@@ -23,6 +23,7 @@ from trio_replica.stores._object_store.s3_requests import S3Requests, _proxy, op
 from trio_replica.stores._object_store.url import ClientLimits, ObjectPlace, parse_object_url
 from trio_replica.stores.object_store import _serve
 
+from .common import open_and_close
 from .fake_bucket import BUCKET, FakeBucket
 from .s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from .scripted import Answer, Request, Scripted, answering, scripted_server
@@ -206,8 +207,7 @@ async def test_the_certificates_of_the_machine_are_read_in_a_thread(monkeypatch:
 
     monkeypatch.setattr(ssl, "create_default_context", create_and_tell)
     for endpoint in ("https://127.0.0.1:1", "http://127.0.0.1:1"):  # the second needs none
-        async with open_requests(place_at(endpoint)):
-            pass
+        await open_and_close(open_requests(place_at(endpoint)))
     assert names == ["threads 0"]
 
 
@@ -288,8 +288,7 @@ async def test_a_proxy_that_a_listing_can_not_use(monkeypatch: pytest.MonkeyPatc
     assert str(caught.value) == f"{place.name}: {line}"
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     monkeypatch.setenv("no_proxy", "store.invalid")
-    async with open_requests(place):
-        pass
+    await open_and_close(open_requests(place))
 
 
 async def test_the_client_and_the_listing_use_one_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,10 +323,10 @@ def test_a_text_without_any_form_of_a_secret_is_shown_as_it_is(text: str) -> Non
     ],
 )
 def test_long_texts_take_time_in_proportion(piece: str) -> None:
-    text = piece * (200_000 // len(piece)) + " ') x@y"
+    text = piece * (50_000 // len(piece)) + " ') x@y"
     began = time.process_time()
     shown = redacted(text)
-    assert time.process_time() - began < 20  # one character more a step would be minutes
+    assert time.process_time() - began < 10  # one character more a step would be a billion steps
     assert redacted(shown) == shown
 
 

@@ -24,6 +24,7 @@ from trio_replica.stores._sqlite.database import ROW_OVERHEAD, Database
 from trio_replica.testing import StoreContract
 
 from . import child
+from .common import open_and_close
 from .held import in_one_batch
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class TestSqliteStore(StoreContract):
         return open_sqlite(self.path)
 
 
+@pytest.mark.deep
 class TestSqliteStoreThatIsNotDurable(TestSqliteStore):
     def open_store(self) -> AbstractAsyncContextManager[SqliteStore]:
         return open_sqlite(self.path, durable=False)
@@ -244,8 +246,7 @@ async def test_what_is_no_file_is_no_database(
     make(other)
     names = os.listdir(path.parent)
     with pytest.raises(ReplicaError, match=f"^{other}: this is {kind}: name a file$"):
-        async with open_sqlite(path, read_only=read_only):
-            pass
+        await open_and_close(open_sqlite(path, read_only=read_only))
     assert os.listdir(path.parent) == names
 
 
@@ -275,8 +276,7 @@ async def test_another_table_blobs_is_left_alone(path: Path, table: str) -> None
 
 
 async def test_an_outbox_is_no_store(path: Path) -> None:
-    async with _sqlite_outbox.open_sqlite_outbox(str(path)):
-        pass
+    await open_and_close(_sqlite_outbox.open_sqlite_outbox(str(path)))
     before = path.read_bytes()
     with pytest.raises(ReplicaError, match=f"^the database is an outbox and not a store: name another file: {path}$"):
         await open_and_put(path)
@@ -293,7 +293,7 @@ async def test_a_journal_mode_that_can_not_be_changed(path: Path, monkeypatch: p
         await open_and_put(path)
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.deep)])
 async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> None:
     if there:
         await open_and_put(path, DATA)

@@ -27,6 +27,7 @@ from trio_replica.stores import sqlite
 from trio_replica.stores._access import Access
 from trio_replica.stores._sqlite.database import Database
 
+from .common import open_and_close
 from .held import in_one_batch
 from .sqlite_databases import SCHEMA, execute, files_in, held_elsewhere, index_of, log_of, query, query_elsewhere
 
@@ -83,8 +84,7 @@ async def test_what_is_no_store_is_not_made_one(
     make(path)
     before = state_of(path.parent)
     with pytest.raises(StoreNotFoundError) as info:
-        async with open_sqlite(path, **options):
-            pass
+        await open_and_close(open_sqlite(path, **options))
     assert info.value.store == str(path)
     assert state_of(path.parent) == before
 
@@ -117,8 +117,7 @@ async def test_odd_names_are_no_parameters(path: Path) -> None:
 async def test_a_path_that_the_system_does_not_tell_of(path: Path) -> None:
     path.symlink_to(path.name)
     with pytest.raises(sqlite3.OperationalError, match="SQLITE_CANTOPEN"):
-        async with open_sqlite(path, create=False):
-            pass
+        await open_and_close(open_sqlite(path, create=False))
 
 
 @pytest.mark.parametrize("name", ["create", "read_only", "max_memory"])
@@ -337,8 +336,7 @@ async def test_a_journal_that_can_not_be_rolled_back_is_refused_with_a_remedy_th
     make_journal(path)
     before = files_in(path.parent)
     with pytest.raises(ReplicaError) as info:
-        async with open_sqlite(path, read_only=True):
-            pass
+        await open_and_close(open_sqlite(path, read_only=True))
     assert str(info.value) == f"{path}: {ROLLED_BACK}"
     assert files_in(path.parent) == before
     if remedy == "copy":
@@ -354,8 +352,7 @@ async def test_a_journal_that_can_not_be_rolled_back_is_refused_with_a_remedy_th
 async def test_other_errors_of_a_database_that_is_only_read(path: Path) -> None:
     path.write_text("This is a text, and no database.\n" * 100)
     with pytest.raises(sqlite3.DatabaseError, match=f"^SQLITE_NOTADB: .*: {path}$"):
-        async with open_sqlite(path, read_only=True):
-            pass
+        await open_and_close(open_sqlite(path, read_only=True))
     path.unlink()
     query(path, SCHEMA)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -381,8 +378,7 @@ async def test_a_log_that_can_not_be_read_is_refused_with_the_remedy(
     make_killed(path, index=False)
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unreadable))
     with pytest.raises(ReplicaError) as info:
-        async with open_sqlite(path, read_only=True):
-            pass
+        await open_and_close(open_sqlite(path, read_only=True))
     assert str(info.value) == (
         f"{path}: its log can't be read here (SQLITE_CANTOPEN): copy the database with its -wal to a folder that can "
         "be written, and open the copy"
@@ -408,8 +404,7 @@ async def test_a_database_that_can_only_be_read_is_refused_with_the_remedy(
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unwritable))
     monkeypatch.setattr(os, "access", lambda _, mode: may == "write" or (may == "read" and mode == os.R_OK))
     with pytest.raises(sqlite3.OperationalError) as info:
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert info.value.sqlite_errorname == "SQLITE_READONLY"
     remedy = (
         ": the database or its folder can't be written: permit it, or open the store with read_only=True to read its "
@@ -437,16 +432,14 @@ async def test_a_file_system_that_is_read_only(path: Path, mounts: Mounts) -> No
         async with open_sqlite(seen / name / path.name, read_only=True) as store:
             await check_readable(store, REF)
     with pytest.raises(ReplicaError, match=r"its log can't be read here \(SQLITE_CANTOPEN\): copy the"):
-        async with open_sqlite(seen / "without index" / path.name, read_only=True):
-            pass
+        await open_and_close(open_sqlite(seen / "without index" / path.name, read_only=True))
     copied = path.parent / "copied"
     shutil.copytree(seen / "without index", copied)
     async with open_sqlite(copied / path.name, read_only=True) as store:
         await check_readable(store, REF)
     for name in ("closed", "killed", "used"):
         with pytest.raises(sqlite3.OperationalError, match=r"^SQLITE_.*: open the store|permit it, or open the store"):
-            async with open_sqlite(seen / name / path.name):
-                pass
+            await open_and_close(open_sqlite(seen / name / path.name))
     async with open_sqlite(seen / "used" / path.name, read_only=True) as store:
         await check_readable(store)
         with held_elsewhere(folders["used"] / path.name, INSERT):  # through the other mount

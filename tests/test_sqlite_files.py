@@ -23,6 +23,7 @@ from trio_replica.stores._sqlite import files
 from trio_replica.stores._sqlite.files import DatabaseFiles
 
 from . import sqlite_child
+from .common import open_and_close
 from .mounts import forget_inodes
 from .sqlite_databases import (
     SCHEMA,
@@ -251,8 +252,7 @@ async def test_a_log_that_was_lost_is_not_written_back(path: Path, losing: type[
 async def test_a_file_that_is_replaced_while_the_store_is_opened(path: Path, suffix: str, losing: type[Losing]) -> None:
     losing.lose, losing.at = partial(replace_by_copy, beside(path, suffix)), "CREATE"
     with pytest.raises(ReplicaError, match=f"blobs.db{suffix} was removed or replaced"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert beside(path, suffix).read_bytes() == b"\0" * 100
 
 
@@ -268,19 +268,8 @@ async def test_a_database_that_is_replaced_while_it_is_opened(path: Path, monkey
 
     monkeypatch.setattr(sqlite3, "connect", replace_after_connecting)
     with pytest.raises(ReplicaError, match=f"the database has vanished: {path}"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert os.listdir(path.parent) == [path.name]
-
-
-class Recording(sqlite3.Connection):
-    """A connection that keeps what it was told to execute."""
-
-    statements: ClassVar[list[str]] = []
-
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        self.statements.append(sql)
-        return super().execute(sql, *parameters)
 
 
 @pytest.mark.parametrize("is_replaced", [True, False])
@@ -288,19 +277,21 @@ async def test_a_connection_to_read_makes_no_database_and_reads_no_other(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool
 ) -> None:
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+    statements: list[str] = []
 
     def lose_before_connecting(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         path.unlink()
         if is_replaced:
             query_elsewhere(path, SCHEMA)
-        return connect(*args, factory=Recording, **kwargs)
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(statements.append)
+        return connection
 
     async with open_sqlite(path) as store:
-        monkeypatch.setattr(Recording, "statements", [])
         monkeypatch.setattr(sqlite3, "connect", lose_before_connecting)
         with pytest.raises((ReplicaError, sqlite3.OperationalError), match=r"vanished|SQLITE_CANTOPEN"):
             await store.check_integrity()
-        assert Recording.statements == []
+        assert statements == []
     assert path.exists() is is_replaced
 
 
@@ -314,8 +305,7 @@ async def test_a_database_that_is_used_under_another_name_is_refused(
     monkeypatch.setattr(DatabaseFiles.check_one_name, "__kwdefaults__", {"patience": 0.02})
     with held_elsewhere(path, INSERT):
         with pytest.raises(ReplicaError, match=f"^{second}: another program uses the database under another name"):
-            async with open_sqlite(second, read_only=read_only):
-                pass
+            await open_and_close(open_sqlite(second, read_only=read_only))
         async with open_sqlite(path, read_only=read_only) as store:  # with the same log
             assert await store.get(REF) == DATA
     async with open_sqlite(path) as store:
@@ -329,8 +319,7 @@ async def test_a_database_that_is_open_here_under_another_name_is_refused(path: 
     async with open_sqlite(path) as store:
         os.link(path, second)
         with pytest.raises(ReplicaError, match=r"second\.db-shm was removed or replaced|removed, and this or another"):
-            async with open_sqlite(second):
-                pass
+            await open_and_close(open_sqlite(second))
         assert await store.put(DATA) == (REF, True)
     assert (await read_all(path)) == {REF: DATA}
 
@@ -426,8 +415,7 @@ async def test_python_that_can_tells_sqlite_to_make_no_checkpoint(path: Path, mo
         await store.put(DATA)
         log_of(path).unlink()
     assert Configurable.told == [(1006, True)]
-    if hasattr(sqlite3, "SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE"):
-        assert sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE == 1006
+    assert getattr(sqlite3, "SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE", 1006) == 1006
 
 
 class Unconfigurable(sqlite3.Connection):
@@ -470,8 +458,7 @@ async def test_a_connection_that_can_not_be_closed_without_a_checkpoint_stays_op
     assert identity_of(os.stat(path)) in files._open_descriptors()
     assert os.listdir(path.parent) == [path.name]
     with pytest.raises(ReplicaError, match=REMOVED):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
 
 
 async def test_python_3_11_closes_a_lost_database_without_a_checkpoint(
@@ -515,8 +502,7 @@ async def test_a_log_that_another_process_lost_is_not_begun_again(path: Path) ->
     with held_elsewhere(path, "PRAGMA wal_autocheckpoint = 0", INSERT):
         log_of(path).unlink()
         with pytest.raises(ReplicaError, match=f"^{path}: {REMOVED}"):
-            async with open_sqlite(path):
-                pass
+            await open_and_close(open_sqlite(path))
         with held_elsewhere(path):  # once the name is there, SQLite itself notices it, or nobody does
             pass
     log_of(path).unlink()
@@ -537,8 +523,7 @@ async def test_a_removed_log_of_a_damaged_database(path: Path) -> None:
     index_of(path).touch()
     path.write_text("This is a text, and no database.\n" * 100)
     with pytest.raises(sqlite3.DatabaseError, match="SQLITE_NOTADB"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
 
 
 async def test_a_log_that_another_process_reads_is_not_begun_again(path: Path) -> None:
@@ -547,8 +532,7 @@ async def test_a_log_that_another_process_reads_is_not_begun_again(path: Path) -
         query_elsewhere(path, INSERT)
         log_of(path).unlink()
         with pytest.raises(ReplicaError, match=REMOVED):
-            async with open_sqlite(path):
-                pass
+            await open_and_close(open_sqlite(path))
 
 
 async def test_a_database_that_vanishes_while_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,8 +545,7 @@ async def test_a_database_that_vanishes_while_it_is_opened(path: Path, monkeypat
 
     monkeypatch.setattr(sqlite3, "connect", remove_after_connecting)
     with pytest.raises(ReplicaError, match=f"the database has vanished: {path}"):
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert os.listdir(path.parent) == []
 
 

@@ -15,6 +15,7 @@ from trio_replica import Ref, ReplicaError, StoreIdentityError, open_sqlite
 from trio_replica.stores._sqlite import database
 from trio_replica.stores._sqlite.tables import make_identity
 
+from .common import open_and_close
 from .sqlite_databases import SCHEMA, execute, query
 
 if TYPE_CHECKING:
@@ -122,8 +123,7 @@ async def test_something_else_where_the_identity_is_kept_is_refused_and_left_alo
     before = query(path, "SELECT * FROM store_identity")
     schema = query(path, "SELECT * FROM sqlite_master")
     with pytest.raises(ReplicaError, match="store_identity") as info:
-        async with open_sqlite(path):
-            pass
+        await open_and_close(open_sqlite(path))
     assert str(path) in str(info.value)
     assert str(info.value).isprintable()
     assert len(str(info.value)) < 400
@@ -131,8 +131,7 @@ async def test_something_else_where_the_identity_is_kept_is_refused_and_left_alo
     assert query(path, "SELECT * FROM sqlite_master") == schema
     if len(statements) != 2 or "TRIGGER" not in statements[1]:  # which keeps nobody from reading
         with pytest.raises(ReplicaError, match="store_identity"):
-            async with open_sqlite(path, read_only=True):
-                pass
+            await open_and_close(open_sqlite(path, read_only=True))
 
 
 async def test_a_mark_is_kept_beside_the_identity(path: Path) -> None:
@@ -208,8 +207,7 @@ async def test_an_identity_is_synced_before_anybody_is_told_it(
     statements: list[str] = []
     monkeypatch.setattr(database, "make_identity", noting)
     for is_there in (False, True):
-        async with open_sqlite(path, durable=durable):
-            pass
+        await open_and_close(open_sqlite(path, durable=durable))
         assert levels == [2]  # FULL
         commit = statements.index("COMMIT")
         writes = [one for one in statements[:commit] if one.startswith(("INSERT", "PRAGMA user_version ="))]

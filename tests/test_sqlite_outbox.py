@@ -23,7 +23,7 @@ from trio_replica._async.storage import Acknowledgement, Changes, Entry, OutboxS
 from trio_replica._calls.start import ended_call
 from trio_replica.testing import SimulatedStore
 
-from .common import BROKEN, put_numbers, refs
+from .common import BROKEN, open_and_close, put_numbers, refs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -66,15 +66,13 @@ def rows(path: str, query: str) -> list[Any]:
 
 
 async def make_outbox(path: str) -> None:
-    async with session(path, ["a"]):
-        pass
+    await open_and_close(session(path, ["a"]))
 
 
 async def opening_problem(path: str) -> str:
     store = MemoryStore()
     with pytest.raises(ReplicaError) as caught:
-        async with replica.open([store], {"copy": MemoryStore()}, outbox=path):
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(replica.open([store], {"copy": MemoryStore()}, outbox=path))
     return str(caught.value)
 
 
@@ -288,8 +286,7 @@ trio.run(main)
 
 async def test_a_look_at_an_outbox_holds_up_who_opens_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internals, "LOCK_SECONDS", 10.0)
-    async with session(path, []):
-        pass
+    await open_and_close(session(path, []))
     look = opened_outbox(path)
     look.__enter__()
     async with trio.open_nursery() as nursery:
@@ -299,8 +296,7 @@ async def test_a_look_at_an_outbox_holds_up_who_opens_it(path: str, monkeypatch:
             look.__exit__(None, None, None)
 
         nursery.start_soon(end_looking)
-        async with session(path, []):
-            pass
+        await open_and_close(session(path, []))
 
 
 def write(path: str, data: bytes) -> None:
@@ -366,8 +362,7 @@ async def test_a_bad_outbox_is_found_before_a_store_is_opened(tmp_path: Path) ->
     (tmp_path / "outbox").write_text("none")
     opening = replica.open_urls({"a": f"sqlite:{tmp_path}/a"}, {"b": f"dir:{tmp_path}/b"}, outbox=tmp_path / "outbox")
     with pytest.raises(ReplicaError, match="not an outbox"):
-        async with opening:
-            pass  # pragma: no cover  (it does not open)
+        await open_and_close(opening)
     assert [entry.name for entry in tmp_path.iterdir()] == ["outbox"]
 
 
@@ -430,8 +425,7 @@ async def test_a_full_disk_fails_puts_until_there_is_room(path: str, monkeypatch
 
 
 async def test_a_transaction_that_fails_is_undone_even_if_that_fails(path: str) -> None:
-    async with session(path, ["a"]):
-        pass
+    await open_and_close(session(path, ["a"]))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         with pytest.raises(KeyError), transaction(connection):
             connection.execute("DELETE FROM stores")

@@ -14,6 +14,7 @@ from trio_replica import Ref, ReplicaError, SqliteStore, open_sqlite
 from trio_replica.stores._sqlite import files
 from trio_replica.stores._sqlite.index import BYTES, LogIndex
 
+from .common import open_and_close
 from .sqlite_databases import SCHEMA, held_elsewhere, index_of, log_of, query, query_elsewhere
 from .test_sqlite_files import OPERATIONS
 
@@ -109,8 +110,7 @@ async def test_a_log_that_is_truncated_while_another_process_uses_it_is_not_open
     with held_elsewhere(path, "PRAGMA wal_autocheckpoint = 0", f"INSERT INTO blobs VALUES (x'{REF}', x'00')"):
         os.truncate(log_of(path), 0)
         with pytest.raises((ReplicaError, sqlite3.Error), match=r"blobs\.db"):
-            async with open_sqlite(path):
-                pass
+            await open_and_close(open_sqlite(path))
         assert os.stat(log_of(path)).st_size == 0
 
 

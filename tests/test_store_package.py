@@ -13,14 +13,16 @@ from trio_replica._urls.parse import parse_url
 from trio_replica._urls.places import check_places
 from trio_replica._urls.registry import claims
 
-from . import store_packages
-from .store_packages import run_command
+from . import store_packages, test_cli
+from .common import open_and_close
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .store_packages import Site
+    from .test_cli import Run
 
+run = test_cli.run
 site = store_packages.site
 
 NEAR = """
@@ -87,8 +89,7 @@ def opened(module: str) -> list[Any]:
 
 async def test_a_store_at_a_path(site: Site, here: Path) -> None:
     site.add("trio-near", NEAR, {"near": "trio_near:SCHEME"})
-    async with replica.open_store("near:a"):
-        pass
+    await open_and_close(replica.open_store("near:a"))
     (here / "x.toml").write_text('[sync]\na = { url = "near:b", durable = false, size = 7, retry = true }\n')
     async with replica.open_config(here / "x.toml") as store:
         ref, _ = await store.put(b"hello")
@@ -124,8 +125,7 @@ async def test_a_store_on_another_machine(site: Site) -> None:
 async def test_the_options_in_a_file(site: Site, here: Path) -> None:
     site.add("trio-far", FAR, {"far": "trio_far:SCHEME"})
     (here / "x.toml").write_text('[sync]\na = { url = "far://h/x?size=7", size = 9, tags = ["a"] }\n')
-    async with replica.open_config("x.toml"):
-        pass
+    await open_and_close(replica.open_config("x.toml"))
     assert opened("trio_far") == [("far://h/x", {"size": 7, "wait": 1.0, "name": "", "tags": ["a"]})]
 
 
@@ -139,30 +139,30 @@ async def test_each_is_imported_when_it_is_needed(site: Site) -> None:
     assert "trio_far" not in sys.modules
 
 
-def test_the_command_line(site: Site, here: Path) -> None:
+def test_the_command_line(site: Site, run: Run, here: Path) -> None:
     site.add("trio-near", NEAR, {"near": "trio_near:SCHEME"})
     (here / "data").write_bytes(b"data")
-    line = f"{Ref.of(b'data')}  data\n"
+    line = f"{Ref.of(b'data')}  data\n".encode()
     stores = ["--sync", "near:a", "--async", "near:b"]
-    ended = run_command(site, "put", "data", *stores)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, line, "")
+    ended = run("put", "data", *stores)
+    assert ended == (0, line, "")
     for folder in ("a.near", "b.near"):
         assert (here / folder / "blobs").is_dir()
-    assert run_command(site, "ls", *stores).stdout == f"{Ref.of(b'data')}\n"
-    ended = run_command(site, "ls", "--sync", "near:c")
-    assert ended.stderr == "trio-replica: there is no store near:c: c.near: No such file or directory\n"
+    assert run("ls", *stores).out == f"{Ref.of(b'data')}\n".encode()
+    ended = run("ls", "--sync", "near:c")
+    assert ended.problems == ["there is no store near:c: c.near: No such file or directory"]
     assert not (here / "c.near").exists()
     (here / "x.toml").write_text('[sync]\na = { url = "near:c", durble = false }\n')
-    ended = run_command(site, "put", "data", "--config", "x.toml")
-    assert ended.stderr == "trio-replica: x.toml:2: sync.a.durble is unknown; did you mean durable?\n"
+    ended = run("put", "data", "--config", "x.toml")
+    assert ended.problems == ["x.toml:2: sync.a.durble is unknown; did you mean durable?"]
     (here / "x.toml").write_text('[sync]\na = { url = "near:c", durable = false }\n')
-    assert run_command(site, "put", "data", "--config", "x.toml").stdout == line
+    assert run("put", "data", "--config", "x.toml").out == line
 
 
 # Packages, options and URLs with a mistake
 
 
-def test_a_package_that_cannot_be_imported(site: Site, here: Path) -> None:
+def test_a_package_that_cannot_be_imported(site: Site, run: Run, here: Path) -> None:
     site.add("broken-stores", "import nowhere\n", {"broken": "broken_stores:SCHEME"})
     site.add("trio-near", NEAR, {"near": "trio_near:SCHEME"})
     said = (
@@ -181,10 +181,10 @@ def test_a_package_that_cannot_be_imported(site: Site, here: Path) -> None:
     with pytest.raises(ImportError) as caught:
         replica.open_config("x.toml")
     assert str(caught.value) == located
-    assert run_command(site, "ls", "--config", "x.toml").stderr == f"trio-replica: {located}\n"
-    ended = run_command(site, "ls", "--sync", "broken:x")
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
+    assert run("ls", "--config", "x.toml").problems == [located]
+    ended = run("ls", "--sync", "broken:x")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
 
 
 @pytest.mark.parametrize("value", ["other_stores:open_it", "other_stores"])
@@ -233,8 +233,7 @@ def test_a_package_that_has_one_scheme_twice(site: Site) -> None:
 @pytest.mark.parametrize("value", ["not a valid thing!!", "a_stores:", ":SCHEME", "a b:c"])
 async def test_an_entry_point_that_is_no_reference(site: Site, here: Path, value: str) -> None:
     site.add("a-stores", NEAR, {"weird": value, "near": "a_stores:SCHEME"})
-    async with replica.open_store("near:x"):
-        pass
+    await open_and_close(replica.open_store("near:x"))
     said = (
         f"the stores called weird of the package a-stores can't be used: the entry point is MODULE:NAME, not {value!r}"
     )
@@ -275,8 +274,7 @@ async def test_entry_points_that_cannot_be_read(site: Site, here: Path, data: by
 async def test_damage_that_has_nothing_to_do_with_stores(site: Site) -> None:
     site.add("a-stores", NEAR, {"a": "a_stores:SCHEME"})
     (site.add("other", "", {}) / "entry_points.txt").write_text("[console_scripts]\nno equals sign\n")
-    async with replica.open_store("a:x"):
-        pass
+    await open_and_close(replica.open_store("a:x"))
     with pytest.raises(ValueError, match=r"^unknown store 'xyz:x': a store's URL is one of memory:, .*, a:…$"):
         replica.open_store("xyz:x")
 
@@ -289,8 +287,7 @@ async def test_the_first_package_of_a_name_on_the_path_counts_beside_damage(
     (tmp_path / "later").mkdir()
     type(site)(tmp_path / "later").add("a-stores", NEAR, {"near": "nowhere:SCHEME"})
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "later")])
-    async with replica.open_store("near:x"):
-        pass
+    await open_and_close(replica.open_store("near:x"))
 
 
 async def test_several_packages_without_metadata_beside_damage(site: Site) -> None:
@@ -322,15 +319,15 @@ def test_a_package_with_damaged_metadata(site: Site) -> None:
         replica.open_store("near:x")
 
 
-def test_a_package_that_exits(site: Site) -> None:
+def test_a_package_that_exits(site: Site, run: Run) -> None:
     site.add("a-stores", "raise SystemExit(3)", {"near": "a_stores:SCHEME"})
     said = "the stores called near of the package a-stores can't be used: SystemExit: 3"
     with pytest.raises(ImportError) as caught:
         replica.open_store("near:x")
     assert str(caught.value) == said
-    ended = run_command(site, "ls", "--sync", "near:x")
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
+    ended = run("ls", "--sync", "near:x")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1] == f"Error: Invalid value for '--sync': {said}"
 
 
 def test_a_package_that_is_interrupted(site: Site) -> None:

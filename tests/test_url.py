@@ -23,6 +23,7 @@ from trio_replica._urls.places import check_places
 from trio_replica._urls.store_url import StoreUrl
 from trio_replica.testing import SimulatedStore
 
+from .common import open_and_close
 from .schemes import open_with_function
 
 if TYPE_CHECKING:
@@ -507,8 +508,7 @@ def test_an_interrupt_while_opening_waits_until_the_store_is_in_safe_hands(monke
     monkeypatch.setattr(StoreUrl, "open", lambda _url: Interrupting())
 
     async def main() -> None:
-        async with replica.open_urls(["memory:"]):
-            await trio.sleep_forever()
+        await open_and_close(replica.open_urls(["memory:"]))
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)

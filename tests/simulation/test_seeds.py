@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import sys
@@ -13,9 +14,13 @@ import pytest
 import trio
 
 from .__main__ import main
+from .drawing import last_plan
+from .ledger import REFS, Put
 from .observer import Observer
 from .running import run_in_processes, run_seeds
+from .session import Session
 from .trace import Violation
+from .world import World
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -46,9 +51,10 @@ def test_seeds(many: list[str]) -> None:
     assert ", 0 failed; " in many[1]
 
 
-def test_seeds_that_are_measured() -> None:
-    results = run_seeds(range(150))
-    assert (results.seeds, results.failures) == (150, [])
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 150), marks=pytest.mark.deep)], ids=str)
+def test_seeds_that_are_measured(seeds: range) -> None:
+    results = run_seeds(seeds)
+    assert (results.seeds, results.failures) == (len(seeds), [])
 
 
 @pytest.mark.deep
@@ -76,7 +82,7 @@ def test_what_is_said_to_happen_happens(many: list[str], kind: str) -> None:
 
 
 def test_a_seed_that_fails_prints_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "0:60", "--bug", "a_listing_ends_at_the_shorter_store", "--jobs", "1"]) == 1
+    assert main(["--seeds", "40:60", "--bug", "a_listing_ends_at_the_shorter_store", "--jobs", "1"]) == 1
     printed = capsys.readouterr().out
     assert "Violation: a listing is complete as of its start" in printed
     (seed,) = (line.partition(": ")[0] for line in printed.splitlines() if line.startswith("seed "))
@@ -90,6 +96,7 @@ def test_no_seeds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no seed from 5 and below 5" in capsys.readouterr().err
 
 
+@pytest.mark.deep
 def test_one_seed_is_run_alone() -> None:
     assert run_in_processes([7]).digests == run_seeds([7]).digests
 
@@ -128,6 +135,25 @@ def test_what_goes_round_for_ever_is_noticed() -> None:
 
     with pytest.raises(Violation, match="goes round for ever"):
         Observer().run(go_round)
+
+
+def test_what_goes_round_for_ever_is_noticed_behind_a_shield() -> None:
+    async def go_round() -> None:
+        with trio.CancelScope(shield=True):
+            while True:  # noqa: ASYNC110  (it waits for nothing)
+                await trio.lowlevel.checkpoint()
+
+    with pytest.raises(Violation, match="goes round for ever"):
+        Observer().run(go_round)
+
+
+def test_a_put_that_returns_after_a_crash_is_not_acknowledged() -> None:
+    """A crash comes between two steps, and the put may return in the next."""
+    world = World(0)
+    session = Session(world, last_plan(outbox=False), world._fair_surroundings(random.Random(0)))
+    session._observer.end()
+    session.acknowledge(Put(REFS[:1]))
+    assert world.ledger.acknowledged == {}
 
 
 def test_when_all_is_over_nothing_is_wrong_any_more() -> None:
