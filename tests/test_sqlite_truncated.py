@@ -158,8 +158,8 @@ async def test_a_log_that_is_truncated_before_it_is_written_back(path: Path, mon
 
         def truncate_after_the_commit() -> None:
             check()
-            if statements[-1] == "COMMIT":
-                os.truncate(log_of(path), 0)
+            assert statements[-1] == "COMMIT"
+            os.truncate(log_of(path), 0)
 
         monkeypatch.setattr(known, "check", truncate_after_the_commit)
         await store.put(bytes(5_000_000))  # which is acknowledged, and lost with the log

@@ -90,8 +90,8 @@ def a_put_returns_although_a_store_has_failed(right: Right, self: _PutMany, memb
 
 
 @_planted(Outbox, "__init__")
-def a_put_is_pending_for_one_store_only(right: Right, self: Outbox, *arguments: Any) -> None:
-    right(self, *arguments)
+def a_put_is_pending_for_one_store_only(right: Right, self: Outbox, *arguments: Any, **options: Any) -> None:
+    right(self, *arguments, **options)
     del self._numbers[1:]
 
 
@@ -255,11 +255,11 @@ async def a_batch_that_failed_is_acknowledged(right: Right, self: BlobQueue, bat
 
 @_planted(Outbox, "__init__")
 def an_entry_is_written_for_a_position(
-    right: Right, self: Outbox, storage: object, state: OutboxState, names: Iterable[str], *arguments: Any
+    right: Right, self: Outbox, storage: object, state: OutboxState, names: Iterable[str], *rest: Any, **options: Any
 ) -> None:
     given = [*names]
     ids = dict(zip(given, sorted(state.ids[name] for name in given), strict=True))
-    right(self, storage, replace(state, ids={**state.ids, **ids}), given, *arguments)
+    right(self, storage, replace(state, ids={**state.ids, **ids}), given, *rest, **options)
 
 
 @_planted(Outbox, "_start_commit")
