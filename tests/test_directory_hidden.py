@@ -316,11 +316,17 @@ async def test_temporary_files_that_can_get_no_name_any_more_say_what_to_do(
 # The list of mounts
 
 
-LINE = "{number} 28 0:30 {top} {place} rw,relatime shared:1 - ext4 /dev/sda rw\n"
+LINE = "{number} {parent} 0:30 {top} {place} rw,relatime shared:1 - ext4 /dev/sda rw\n"
 
 
 def write_table(path: Path, *places: str, top: str = "/") -> str:
-    lines = [LINE.format(number=number, top=top, place=place) for number, place in enumerate(("/", *places))]
+    """Write the list as it is when these have been mounted one after another."""
+    lines, parents = [], {"": 28}
+    for number, place in enumerate(("/", *places), start=29):
+        parent = next(parents[above] for above in reversed(parents) if f"{place}/".startswith(f"{above}/"))
+        lines.append(LINE.format(number=number, parent=parent, top=top, place=place))
+        parents.pop(place.rstrip("/"), None)
+        parents[place.rstrip("/")] = number
     path.write_text("".join(lines))
     return str(path)
 
@@ -353,6 +359,39 @@ def test_mounts_are_found_in_the_list_of_the_system(tmp_path: Path, place: str, 
     mounts.close()
     mounts.close()
     assert mounts.look() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (["{}/blobs", "{}"], {}),
+        (["{}/blobs", "{}", "{}/blobs"], {"over_blobs": True}),
+        (["{}/blobs/aa", "{}/blobs"], {"over_blobs": True}),
+        (["{}/blobs/aa", "{}"], {}),
+        (["{}", "{}/blobs/aa", "/"], {}),
+        (["{}", "{}/blobs/aa", "{}"], {}),
+        (["{}", "{}", "{}/blobs/aa"], {"inside": "{}/blobs/aa"}),
+        (["{}/blobs/aa", "{}/blobs/aa"], {"inside": "{}/blobs/aa"}),
+    ],
+)
+def test_a_mount_under_another_one_is_no_matter(tmp_path: Path, places: list[str], expected: dict[str, Any]) -> None:
+    """The system lists it as well. It hides nothing that is in sight."""
+    table = write_table(tmp_path / "table", *(place.format(tmp_path) for place in places))
+    mounts = Mounts(str(tmp_path), table=table)
+    wanted = dict(expected)
+    if "inside" in expected:
+        wanted["inside"] = expected["inside"].format(tmp_path)
+    assert mounts.look() == NOTHING._replace(**wanted)
+    mounts.close()
+
+
+def test_mounts_are_found_where_the_store_is_the_root_of_all_files(tmp_path: Path) -> None:
+    """A root that is its own parent, as that of the memory that Linux starts with, is the end of all."""
+    table = tmp_path / "table"
+    table.write_text("".join(LINE.format(number=n, parent=1, top="/", place=p) for n, p in ((1, "/"), (2, "/tmp"))))
+    mounts = Mounts("/", table=str(table))
+    assert mounts.look() == NOTHING._replace(over_temporary=True)
+    mounts.close()
 
 
 def test_odd_names_are_found_in_the_list_of_mounts(tmp_path: Path) -> None:
