@@ -307,11 +307,12 @@ def _serve(writes: BlobWrites, reads: BlobReads) -> Generator[Handler[Request], 
 def _handle(writes: BlobWrites, reads: BlobReads, batch: Sequence[Call[Request]]) -> None:
     """Serve the puts of a batch together, likewise the questions whether blobs are there, and then the other calls."""
     puts = [(call, call.request) for call in batch if isinstance(call.request, Blob)]
-    for (call, blob), ended in zip(puts, writes.put_all([blob for _, blob in puts]), strict=True):
-        if isinstance(ended, outcome.Error):
-            call.fail(ended.error)
-        else:
-            call.outcome = outcome.Value(PutResult(blob.ref, ended.value))
+    if puts:
+        for (call, blob), ended in zip(puts, writes.put_all([blob for _, blob in puts]), strict=True):
+            if isinstance(ended, outcome.Error):
+                call.fail(ended.error)
+            else:
+                call.outcome = outcome.Value(PutResult(blob.ref, ended.value))
     asked = [(call, call.request) for call in batch if isinstance(call.request, Ref)]
     if asked:
         for (call, _), answer in zip(asked, reads.contain([ref for _, ref in asked]), strict=True):
