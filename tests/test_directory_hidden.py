@@ -261,14 +261,41 @@ async def test_no_call_follows_a_link_that_takes_the_place_of_the_blobs(
         assert await store.get(REF) == DATA
 
 
-async def test_a_store_without_an_identity_notices_what_hides_its_blobs(root: Path, fake: FakeMounts) -> None:
+@pytest.mark.parametrize("was_over", [False, True])
+async def test_a_store_without_an_identity_notices_what_hides_its_blobs(
+    root: Path, fake: FakeMounts, *, was_over: bool
+) -> None:
+    """Also that the disk of its blobs is not mounted any more, which leaves an empty folder."""
     write(path_of(root))
+    fake.now = NOTHING._replace(over_blobs=was_over)
     async with open_watched(root, fake, read_only=True) as store:
         assert await store.identity() is None
-        fake.now = NOTHING._replace(over_blobs=True)
-        for call in (store.contains(Ref.ZERO), store.get(Ref.ZERO), store.list_page(Ref.ZERO, 1)):
-            with pytest.raises(FileNotFoundError, match="The directory store has vanished; mount its disk again"):
-                await call
+        assert not await store.contains(Ref.ZERO)
+        fake.now = NOTHING._replace(over_blobs=not was_over)
+        await check_vanished(store)
+
+
+async def test_a_store_without_an_identity_is_not_believed_on_another_device(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path_of(root))
+    async with open_directory(root, read_only=True) as store:
+        give_device(monkeypatch, root, 1)
+        await check_vanished(store)
+
+
+async def test_a_store_without_an_identity_does_not_follow_a_new_link(root: Path) -> None:
+    write(path_of(root))
+    async with open_directory(root, read_only=True) as store:
+        (root / "blobs").rename(root / "other")
+        (root / "blobs").symlink_to(root / "other")
+        await check_vanished(store)
+
+
+async def check_vanished(store: DirectoryStore) -> None:
+    for call in (store.contains(Ref.ZERO), store.get(Ref.ZERO), store.list_page(Ref.ZERO, 1)):
+        with pytest.raises(FileNotFoundError, match="The directory store has vanished; mount its disk again"):
+            await call
 
 
 async def test_a_disk_that_comes_back_as_another_device_has_the_same_blobs(
