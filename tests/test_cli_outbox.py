@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -15,6 +16,9 @@ import trio
 
 import trio_replica as replica
 from trio_replica import MemoryStore, PoisonedError
+from trio_replica._async import outbox_by_hand
+from trio_replica._async.outbox_connection import lock_log
+from trio_replica._async.storage import OutboxInUseError
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_replica import PutResult
+    from trio_replica._sqlite_files import PinnedFile
 
     from .test_cli import Ended, Terminal
 
@@ -162,6 +167,29 @@ def test_what_is_waited_for_is_shown(run: Command, simulated: dict[str, Simulate
     assert ended.status == 0
     assert terminal.picture == ""
     assert len(simulated["b"].blobs) == 5
+
+
+def test_status_does_not_pass_over_an_outbox_that_is_in_use_for_a_moment(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write({"a": b"a"})
+    options = ["--sync", "dir:a-store", "--outbox", "outbox.db"]
+    assert run("put", *options, "a").status == 0
+    shutil.rmtree("a-store")
+    trio.run(open_and_close, replica.open_directory("a-store"))
+    errors = [OutboxInUseError("it is in use")]
+
+    def lock_at_the_second_try(path: str) -> PinnedFile | None:
+        if errors:
+            raise errors.pop()
+        return lock_log(path)
+
+    monkeypatch.setattr(outbox_by_hand, "lock_log", lock_at_the_second_try)
+    ended = run("status", *options)
+    assert (ended.status, ended.problems) == (1, ["outbox: it is in use"])
+    ended = run("status", *options)
+    assert (ended.status, ended.problems) == (1, [])
+    assert "the outbox knows another store by this name" in ended.out.decode()
 
 
 def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:

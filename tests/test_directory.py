@@ -973,3 +973,22 @@ async def test_a_copy_that_fails_leaves_nothing(root: Path, monkeypatch: pytest.
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             await store.set_aside(REF)
     assert os.listdir(root / "damaged") == []
+
+
+async def test_reading_a_blob_does_not_look_whether_the_store_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an answer that something is missing needs that, once for all of a batch."""
+    async with open_directory(tmp_path / "store") as store:
+        await store.put(DATA)
+        looks: list[place.Place] = []
+
+        def look(self: place.Place) -> None:
+            looks.append(self)
+
+        monkeypatch.setattr(place.Place, "check_present", look)
+        assert await store.get(REF) == DATA
+        assert await store.get_many([REF]) == {REF: DATA}
+        assert looks == []
+        assert await store.contains(REF)
+        assert len(looks) == 1

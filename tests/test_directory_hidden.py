@@ -261,14 +261,41 @@ async def test_no_call_follows_a_link_that_takes_the_place_of_the_blobs(
         assert await store.get(REF) == DATA
 
 
-async def test_a_store_without_an_identity_notices_what_hides_its_blobs(root: Path, fake: FakeMounts) -> None:
+@pytest.mark.parametrize("was_over", [False, True])
+async def test_a_store_without_an_identity_notices_what_hides_its_blobs(
+    root: Path, fake: FakeMounts, *, was_over: bool
+) -> None:
+    """Also that the disk of its blobs is not mounted any more, which leaves an empty folder."""
     write(path_of(root))
+    fake.now = NOTHING._replace(over_blobs=was_over)
     async with open_watched(root, fake, read_only=True) as store:
         assert await store.identity() is None
-        fake.now = NOTHING._replace(over_blobs=True)
-        for call in (store.contains(Ref.ZERO), store.get(Ref.ZERO), store.list_page(Ref.ZERO, 1)):
-            with pytest.raises(FileNotFoundError, match="The directory store has vanished; mount its disk again"):
-                await call
+        assert not await store.contains(Ref.ZERO)
+        fake.now = NOTHING._replace(over_blobs=not was_over)
+        await check_vanished(store)
+
+
+async def test_a_store_without_an_identity_is_not_believed_on_another_device(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path_of(root))
+    async with open_directory(root, read_only=True) as store:
+        give_device(monkeypatch, root, 1)
+        await check_vanished(store)
+
+
+async def test_a_store_without_an_identity_does_not_follow_a_new_link(root: Path) -> None:
+    write(path_of(root))
+    async with open_directory(root, read_only=True) as store:
+        (root / "blobs").rename(root / "other")
+        (root / "blobs").symlink_to(root / "other")
+        await check_vanished(store)
+
+
+async def check_vanished(store: DirectoryStore) -> None:
+    for call in (store.contains(Ref.ZERO), store.get(Ref.ZERO), store.list_page(Ref.ZERO, 1)):
+        with pytest.raises(FileNotFoundError, match="The directory store has vanished; mount its disk again"):
+            await call
 
 
 async def test_a_disk_that_comes_back_as_another_device_has_the_same_blobs(
@@ -316,11 +343,17 @@ async def test_temporary_files_that_can_get_no_name_any_more_say_what_to_do(
 # The list of mounts
 
 
-LINE = "{number} 28 0:30 {top} {place} rw,relatime shared:1 - ext4 /dev/sda rw\n"
+LINE = "{number} {parent} 0:30 {top} {place} rw,relatime shared:1 - ext4 /dev/sda rw\n"
 
 
 def write_table(path: Path, *places: str, top: str = "/") -> str:
-    lines = [LINE.format(number=number, top=top, place=place) for number, place in enumerate(("/", *places))]
+    """Write the list as it is when these have been mounted one after another."""
+    lines, parents = [], {"": 28}
+    for number, place in enumerate(("/", *places), start=29):
+        parent = next(parents[above] for above in reversed(parents) if f"{place}/".startswith(f"{above}/"))
+        lines.append(LINE.format(number=number, parent=parent, top=top, place=place))
+        parents.pop(place.rstrip("/"), None)
+        parents[place.rstrip("/")] = number
     path.write_text("".join(lines))
     return str(path)
 
@@ -353,6 +386,39 @@ def test_mounts_are_found_in_the_list_of_the_system(tmp_path: Path, place: str, 
     mounts.close()
     mounts.close()
     assert mounts.look() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (["{}/blobs", "{}"], {}),
+        (["{}/blobs", "{}", "{}/blobs"], {"over_blobs": True}),
+        (["{}/blobs/aa", "{}/blobs"], {"over_blobs": True}),
+        (["{}/blobs/aa", "{}"], {}),
+        (["{}", "{}/blobs/aa", "/"], {}),
+        (["{}", "{}/blobs/aa", "{}"], {}),
+        (["{}", "{}", "{}/blobs/aa"], {"inside": "{}/blobs/aa"}),
+        (["{}/blobs/aa", "{}/blobs/aa"], {"inside": "{}/blobs/aa"}),
+    ],
+)
+def test_a_mount_under_another_one_is_no_matter(tmp_path: Path, places: list[str], expected: dict[str, Any]) -> None:
+    """The system lists it as well. It hides nothing that is in sight."""
+    table = write_table(tmp_path / "table", *(place.format(tmp_path) for place in places))
+    mounts = Mounts(str(tmp_path), table=table)
+    wanted = dict(expected)
+    if "inside" in expected:
+        wanted["inside"] = expected["inside"].format(tmp_path)
+    assert mounts.look() == NOTHING._replace(**wanted)
+    mounts.close()
+
+
+def test_mounts_are_found_where_the_store_is_the_root_of_all_files(tmp_path: Path) -> None:
+    """A root that is its own parent, as that of the memory that Linux starts with, is the end of all."""
+    table = tmp_path / "table"
+    table.write_text("".join(LINE.format(number=n, parent=1, top="/", place=p) for n, p in ((1, "/"), (2, "/tmp"))))
+    mounts = Mounts("/", table=str(table))
+    assert mounts.look() == NOTHING._replace(over_temporary=True)
+    mounts.close()
 
 
 def test_odd_names_are_found_in_the_list_of_mounts(tmp_path: Path) -> None:

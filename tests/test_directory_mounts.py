@@ -217,6 +217,16 @@ async def test_other_mounts_are_no_matter(mounts: Mounts, tmp_path: Path) -> Non
         assert await store.get(REF) == DATA
 
 
+async def test_a_mount_under_the_disk_of_the_store_is_no_matter(mounts: Mounts, disk: Path) -> None:
+    """Something was mounted in the folder where the disk of the store was missing, and then the disk."""
+    mounts.tmpfs(disk / "blobs" / "aa")
+    mounts.tmpfs(disk / "blobs")
+    mounts.tmpfs(disk)
+    async with open_directory(disk) as store:
+        assert await store.put(DATA) == (REF, True)
+    assert not (disk / "blobs-apart").exists()
+
+
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4", "fuse"])
 async def test_a_disk_that_can_only_be_read(mounts: Mounts, disk: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "source").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -13,8 +14,10 @@ import trio
 from trio_replica import MemoryStore, ReplicaError, StoreError
 from trio_replica import open as open_replica
 from trio_replica._async import outbox_connection as internals
+from trio_replica._sqlite_files import PinnedFile
 
 from .common import refs
+from .test_directory_place import refuse
 from .test_outbox_held import holding, log_of, opened, pending
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 TRUNCATED = (
     "the outbox or its -wal was truncated or overwritten while it was open: open the replica again, and reconcile"
 )
+
+UNREADABLE = "outbox.db-wal: the log of the outbox can't be read: look at its disk"
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -175,6 +180,36 @@ def test_what_a_power_cut_has_left_in_the_log_is_no_loss(path: Path) -> None:
 
     trio.run(main)
     assert pending(path) == [*refs(0, 1)]
+
+
+def test_an_outbox_whose_log_can_not_be_read_as_it_is_opened_stays_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def put_one() -> None:
+        async with opened(path) as store:
+            await store.put(b"0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", refuse(errno.EIO))
+        with pytest.raises(ReplicaError, match=UNREADABLE):
+            trio.run(put_one)
+    trio.run(put_one)
+    assert pending(path) == [*refs(0)]
+
+
+def test_a_log_that_can_not_be_read_is_not_written_back_and_does_not_stay_locked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = internals.connect(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", refuse(errno.ESTALE))
+        for call in (connection.check, connection.note_written, connection.close):
+            with pytest.raises(ReplicaError, match=UNREADABLE):
+                call()
+    assert os.stat(log_of(path)).st_size > 0
+    PinnedFile.locked(str(log_of(path))).close()
+    connection.file.close()
+    connection.sql.close()  # Python 3.11 has left it open
 
 
 @pytest.mark.deep

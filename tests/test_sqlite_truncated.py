@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import sqlite3
 import struct
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +19,7 @@ from trio_replica.stores._sqlite.index import BYTES, LogIndex
 
 from .common import open_and_close
 from .sqlite_databases import SCHEMA, held_elsewhere, index_of, log_of, query, query_elsewhere
+from .test_directory_place import refuse
 from .test_sqlite_files import OPERATIONS
 
 if TYPE_CHECKING:
@@ -267,7 +271,76 @@ async def test_a_descriptor_that_another_store_has_closed_is_found_again(path: P
                 os.close(spare)
                 known._log.descriptor = spare  # or nothing had
                 await check_healthy(third, 4)
-        await check_healthy(store, 5)
+                assert known._index is not None
+                known._index.descriptor = spare
+                await check_healthy(third, 5)
+                assert known._index.descriptor != spare
+        await check_healthy(store, 6)
+
+
+async def test_an_index_that_can_not_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_sqlite(path) as store:
+        await check_healthy(store, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", refuse(errno.EIO))
+            with pytest.raises(OSError, match="Input/output error"):
+                await store.get(REF)
+        await check_healthy(store, 2)
+
+
+async def test_an_old_size_that_another_thread_notes_is_no_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had looked before the database grew, and it goes on while this thread looks at the log."""
+    async with open_sqlite(path) as store:
+        await store.put(DATA)
+        checked = store._database._files
+        assert checked is not None
+        stat, has_looked, goes_on, has_noted = os.stat, threading.Event(), threading.Event(), threading.Event()
+        other = threading.Thread(target=checked.check, daemon=True)
+
+        def delayed_stat(name: Any, **options: Any) -> os.stat_result:
+            status = stat(name, **options)
+            if threading.current_thread() is other and name == str(path):
+                has_looked.set()
+                goes_on.wait()
+            elif threading.current_thread() is other:
+                has_noted.set()
+            elif threading.current_thread() is threading.main_thread() and name == str(log_of(path)):
+                goes_on.set()
+                has_noted.wait()
+            return status
+
+        monkeypatch.setattr(os, "stat", delayed_stat)
+        other.start()
+        has_looked.wait()
+        await store.put_many(OLD)
+        query_elsewhere(path, "PRAGMA wal_checkpoint(PASSIVE)")
+        checked.check()
+        other.join()
+        await check_healthy(store, 1)
+
+
+async def test_no_thread_takes_back_a_loss_that_another_has_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks while the log is away, and the first thread before and after that."""
+    async with open_sqlite(path) as store:
+        await store.put(DATA)
+        checked = store._database._files
+        assert checked is not None
+        pread, looks = os.pread, itertools.count()
+
+        def read_before_a_loss(descriptor: int, count: int, offset: int) -> bytes:
+            if next(looks) == 0:
+                away = log_of(path).rename(path.with_name("away"))
+                with pytest.raises(ReplicaError, match="removed or replaced"):
+                    checked.check()
+                away.rename(log_of(path))
+            return pread(descriptor, count, offset)
+
+        monkeypatch.setattr(os, "pread", read_before_a_loss)
+        for _ in range(2):
+            with pytest.raises(ReplicaError, match="-wal was removed or replaced"):
+                checked.check()
+        with pytest.raises(ReplicaError, match="-wal was removed or replaced"):
+            await store.put(b"new")
 
 
 async def test_where_the_system_lists_no_descriptors_contents_are_not_compared(

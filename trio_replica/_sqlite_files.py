@@ -94,7 +94,13 @@ class PinnedFile:
         return file
 
     def has_its_name(self) -> bool:
-        """Return whether opening the name opens this file, and note its size and time.
+        """Return whether opening the name opens this file, and note its size and time: see `look`."""
+        return self.look() is not None
+
+    def look(self) -> os.stat_result | None:
+        """Return the status that the name shows, and note its size and time. None if the name opens another file.
+
+        Another thread may note an older size at any time. So compare the size that is returned.
 
         Raises:
           OSError: if the system does not tell.
@@ -104,24 +110,25 @@ class PinnedFile:
         try:
             named = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         identity = named.st_dev, named.st_ino
         if identity != self.identity:
             if not self._is_described_by(identity):
-                return False
+                return None
             self.identity = identity
         self.size, self.modified = named.st_size, named.st_mtime_ns
-        return True
+        return named
 
     def has_its_descriptor(self) -> bool:
         """Return whether the descriptor is still one of this file. Its owner may have closed it."""
         return self._is_described_by(self.identity)
 
     def _is_described_by(self, identity: tuple[int, int]) -> bool:
-        if self.descriptor is None:
+        descriptor = self.descriptor  # another thread may change it
+        if descriptor is None:
             return False
         try:
-            return identity_of(os.fstat(self.descriptor)) == identity
+            return identity_of(os.fstat(descriptor)) == identity
         except OSError:
             return False
 

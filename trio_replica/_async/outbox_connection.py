@@ -72,7 +72,7 @@ class OutboxConnection:
 
         Raises:
           LostFileError: if the database was removed, another file has its name, or one of the files was truncated.
-          ReplicaError: if the log was removed, or another file has its name.
+          ReplicaError: if the log was removed, another file has its name, or it can't be read.
 
         """
         self._check_names()
@@ -91,20 +91,34 @@ class OutboxConnection:
         Raises:
           LostFileError: if the log was not written back, because the files no longer belong to this connection, or were
             truncated.
+          ReplicaError: if it was not written back, because it can't be read. It is left for the next connection.
 
         """
         has_moved = not _has_its_name(self.file)
-        is_cut = not has_moved and (self._is_cut() or (self._is_as_noted and self._is_log_changed()))
-        is_own = not has_moved and not is_cut and (_has_its_name(self._log) or self._can_be_written_back())
         # The lock on the log ends last. SQLite writes the log back and removes it as it closes, and may have lost its
         # own lock. Another process that got the lock before would open a database that is still being written.
         try:
-            if not is_own:
+            obstacle = self._obstacle(has_moved=has_moved)
+            if obstacle is not None:
                 close_without_checkpoint(self.sql, has_moved=has_moved)
-                raise LostFileError((_TRUNCATED if is_cut else _LOST).format(self.file.path))
+                raise obstacle
             self.sql.close()
         finally:
             self._log.close()
+
+    def _obstacle(self, *, has_moved: bool) -> ReplicaError | None:
+        """Return why the log may not be written back, or None if it may."""
+        if has_moved:
+            return LostFileError(_LOST.format(self.file.path))
+        try:
+            is_cut = self._is_cut() or (self._is_as_noted and self._is_log_changed())
+        except ReplicaError as unreadable:
+            return unreadable
+        if is_cut:
+            return LostFileError(_TRUNCATED.format(self.file.path))
+        if not _has_its_name(self._log) and not self._can_be_written_back():
+            return LostFileError(_LOST.format(self.file.path))
+        return None
 
     def _check_names(self) -> None:
         if not _has_its_name(self.file):
@@ -142,7 +156,12 @@ class OutboxConnection:
         """Return the size of the log, and its header. SQLite writes another header when it starts the log again."""
         log = self._log.descriptor
         assert log is not None
-        return os.fstat(log).st_size, os.pread(log, _LOG_HEADER, 0)
+        try:
+            return os.fstat(log).st_size, os.pread(log, _LOG_HEADER, 0)
+        except OSError as error:
+            raise ReplicaError(
+                f"{self._log.path}: the log of the outbox can't be read: look at its disk ({error.strerror})"
+            ) from error
 
 
 def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
@@ -183,8 +202,9 @@ def connect(path: str, file: PinnedFile | None = None) -> OutboxConnection:
         pinned = pinned or _pinned(path, undo)
         if log is None or pinned is None:
             raise LostFileError(_LOST.format(path))
+        made = OutboxConnection(connection, pinned, log)
         undo.pop_all()
-        return OutboxConnection(connection, pinned, log)
+        return made
 
 
 def lock_log(path: str) -> PinnedFile | None:

@@ -116,9 +116,11 @@ class _Database:
           LostFileError: if the file was removed or replaced, so that entries may be lost.
 
         """
-        self._disconnect()
-        if self._file is not None:
-            self._file.close()
+        try:
+            self._disconnect()
+        finally:
+            if self._file is not None:
+                self._file.close()
         if self._lost:
             raise LostFileError(self._lost)
 

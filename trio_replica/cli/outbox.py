@@ -184,7 +184,12 @@ def left_entries(path: str, names: Container[str]) -> list[str]:
 
     """
     with looked_at_outbox(path) as outbox:
-        return [_line(name, count, names) for name, count in _pending(outbox).items()]
+        return pending_lines(outbox, names)
+
+
+def pending_lines(outbox: OutboxFile, names: Container[str]) -> list[str]:
+    """Return one line for each store with entries. `names` are the async stores of the command. Blocks."""
+    return [_line(name, count, names) for name, count in _pending(outbox).items()]
 
 
 async def flush_outbox(store: ReplicaStore, display: Display) -> None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 import click
 
+from .._async.outbox_by_hand import looked_at_outbox
 from .._blob import REF_SIZE, Ref
 from .._calls.fan_out import concurrently
 from .._errors import ReplicaError
 from .._identity import read_identity
 from .._sync.union import check_page, union
-from .identities import identity_problems, known_stores
+from .identities import identity_problems
 from .options import store_options
-from .outbox import NOTHING, left_entries
+from .outbox import NOTHING, pending_lines
 from .output import describe, say, write_lines
 from .running import FAILED, run
 from .stores import SHOWN, absence, chosen_stores
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from .._async.storage import NotedStore
     from .._store import Store
     from .._urls.store_url import StoreUrl
     from .stores import Stores
@@ -53,10 +55,13 @@ def status(context: click.Context, *, keep_all: bool) -> int:
             for name, url in urls.items()
         ]
         run(survey, holdings)
-        problems = _identity_problems(stores, holdings)
+        known, pending, unusable = _look_at_outbox(stores)
+        problems = identity_problems({one.name: one.identity for one in holdings if not one.problem}, known)
         write_lines(_status_lines(holdings, problems))
-    is_known = "outbox" not in stores.options or _write_pending(stores)
-    return 0 if is_known and not problems and not any(one.problem for one in holdings) else FAILED
+    write_lines(f"outbox: {line}" for line in pending)
+    if unusable:
+        say(f"outbox: {unusable}")
+    return FAILED if unusable or problems or any(one.problem for one in holdings) else 0
 
 
 @final
@@ -155,23 +160,18 @@ async def survey(holdings: Sequence[Holdings]) -> None:
                 one.count(refs)
 
 
-def _write_pending(stores: Stores) -> bool:
-    """Print the number of entries of each store, and return whether the outbox could be looked at. Blocks."""
+def _look_at_outbox(stores: Stores) -> tuple[Mapping[str, NotedStore], Sequence[str], str]:
+    """Return the stores that the outbox knows, lines on what is pending, and why it can't be looked at. Blocks.
+
+    It is looked at once, so that the lines and the stores belong together, and a replica is waited for once.
+    """
+    if "outbox" not in stores.options:
+        return {}, (), ""
     try:
-        lines = left_entries(stores.outbox(), stores.async_) or [NOTHING]
+        with looked_at_outbox(stores.outbox()) as outbox:
+            return outbox.noted(), pending_lines(outbox, stores.async_) or [NOTHING], ""
     except ReplicaError as error:
-        say(f"outbox: {describe(error)}")
-        return False
-    write_lines(f"outbox: {line}" for line in lines)
-    return True
-
-
-def _identity_problems(stores: Stores, holdings: Sequence[Holdings]) -> dict[str, str]:
-    try:
-        known = known_stores(stores)
-    except ReplicaError:  # it is said where the pending entries are counted
-        known = {}
-    return identity_problems({one.name: one.identity for one in holdings if not one.problem}, known)
+        return {}, (), describe(error)
 
 
 def _status_lines(holdings: Sequence[Holdings], problems: Mapping[str, str]) -> Iterator[str]:

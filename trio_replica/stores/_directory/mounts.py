@@ -75,7 +75,7 @@ def _read(table: int) -> bytes:
 
 
 def _find(root: str, table: bytes) -> Mounted:
-    root = os.path.realpath(root)
+    root = os.path.realpath(root).rstrip("/")
     over_blobs, over_temporary = [_mounted(f"{root}/{name}", b"", table) is not None for name in ("blobs", "tmp")]
     # If it is a link, it leads to another path. Files set aside may be on a file system of their own.
     inside = _mounted(os.path.realpath(f"{root}/blobs"), rb"/[0-9a-f]{2}(?:/[^ \n]*)?", table)
@@ -85,5 +85,26 @@ def _find(root: str, table: bytes) -> Mounted:
 def _mounted(path: str, rest: bytes, table: bytes) -> str | None:
     """Return the first mount whose place is `path` followed by something that `rest` matches."""
     escaped = _ESCAPED.sub(lambda found: b"\\%03o" % ord(found[0]), os.fsencode(path))
-    line = re.search(rb"^[^ \n]+ [^ \n]+ [^ \n]+ [^ \n]+ %b(%b) " % (re.escape(escaped), rest), table, re.MULTILINE)
-    return None if line is None else path + os.fsdecode(line[1])
+    line = rb"^([^ \n]+) [^ \n]+ [^ \n]+ [^ \n]+ %b(%b) " % (re.escape(escaped), rest)
+    for found in re.finditer(line, table, re.MULTILINE):
+        if _is_in_sight(found[1], table):
+            return path + os.fsdecode(found[2])
+    return None
+
+
+def _is_in_sight(number: bytes, table: bytes) -> bool:
+    """Return whether paths lead to the mount with this number. Not if a folder above it was mounted over later.
+
+    The list has hidden mounts, too. Each mount has the number of its parent, which its place is in. If another one is
+    in the same parent, at a folder above that place, it came later, because otherwise it would be the parent.
+    """
+    mounts = {line[0]: (line[1], line[4]) for line in (row.split(b" ", 5) for row in table.split(b"\n")) if line[4:]}
+    for _ in mounts:  # usually fewer, up to the root
+        parent, place = mounts.get(number, (number, b""))
+        if parent == number:
+            break
+        for other, (its_parent, above) in mounts.items():
+            if its_parent == parent and other not in {number, parent} and place.startswith(above.rstrip(b"/") + b"/"):
+                return False
+        number = parent
+    return True

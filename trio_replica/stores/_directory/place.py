@@ -58,6 +58,7 @@ class Place:
         self._watch = watch
         self._mounts: Mounts | None = None
         self._device = -1  # of the blobs, while they are not apart
+        self._seen: tuple[int, bool, bool] | None = None  # where the blobs are, if there is no identity
         self._is_apart = False
         self._is_marked = False  # by ROOT/blobs-apart
 
@@ -301,15 +302,18 @@ class Place:
         status = status_of(self.blobs)
         if status is None:
             raise self._vanished()
-        is_own = stat.S_ISDIR(status.st_mode) and status.st_dev == self._device
+        is_own = stat.S_ISDIR(status.st_mode) and status.st_dev == self._device and self._identity is not None
         if is_own and not self._is_apart and not mounted.over_blobs:
             return
         if not is_folder(self.blobs):
             raise self._vanished()
-        if not self._is_apart and self._are_blobs_apart():
-            found = read_mark(f"{self.blobs}/{IDENTITY}")
-            if self._identity is None:
+        if self._identity is None:  # it is read-only, and known only by where its blobs were when it was opened
+            seen = os.stat(self.blobs).st_dev, os.path.islink(self.blobs), mounted.over_blobs
+            self._seen = self._seen or seen
+            if seen != self._seen:
                 raise self._vanished()
+        elif not self._is_apart and self._are_blobs_apart():
+            found = read_mark(f"{self.blobs}/{IDENTITY}")
             if found != self._identity:
                 raise StoreIdentityError(self.blobs, self._identity, found, self._covered)
 

@@ -33,6 +33,9 @@ NAME_SECONDS: Final = 0.5
 class DatabaseFiles:
     """The database, its log, and the index of the log, as SQLite has them open in this process.
 
+    All threads of a store use one object, without a lock, because it would be held during calls of the system.
+    So a check compares only what it has read itself, and no check takes back a loss that another one has found.
+
     Once one of them has lost its name, or some of its content, `check` fails for good: another process may have begun a
     log of its own, and a checkpoint of this process would write what is left of the log over the database.
     """
@@ -122,9 +125,9 @@ class DatabaseFiles:
           OSError: if the system does not tell.
 
         """
-        if self._loss is None:
-            self._loss = self._found_loss()
-        if self._loss is not None:
+        if self._loss is None and (found := self._found_loss()) is not None:
+            self._loss = found
+        if self._loss is not None:  # or another thread has found it in the meantime
             raise ReplicaError(self._loss)
 
     def check_log(self) -> None:
@@ -148,10 +151,11 @@ class DatabaseFiles:
           OSError: if the system does not tell.
 
         """
-        if self._loss is None:
-            self._loss = self._lost_name()
-        is_short = self._known is not None and self._database.size < self._known.database_size
-        if self._loss is not None or is_short:
+        known = self._known
+        size, loss = self._look()
+        if loss is not None:
+            self._loss = loss
+        if self._loss is not None or (known is not None and size < known.database_size):
             self.check()
 
     def close(self, connection: sqlite3.Connection) -> None:
@@ -169,8 +173,8 @@ class DatabaseFiles:
     def _found_loss(self) -> str | None:
         while True:
             data = self._read_index()
-            loss = self._lost_name()
-            short = None if loss is not None or data is None else self._short_file(data)
+            size, loss = self._look()
+            short = None if loss is not None or data is None else self._short_file(data, size)
             if short is None:
                 return loss
             # Other processes may have written to the files between two of these steps. Each of them would have written
@@ -178,31 +182,42 @@ class DatabaseFiles:
             if not self._has_found_descriptors() and data == self._read_index():
                 return self._describe(short.path, "truncated or overwritten")
 
-    def _lost_name(self) -> str | None:
+    def _look(self) -> tuple[int, str | None]:
+        """Return the bytes of the database, and which file has lost its name, or None if none has."""
+        sizes = []
         for file in self._files:
-            if not file.has_its_name():
-                return self._describe(file.path, "removed or replaced")
-        return None
+            status = file.look()
+            if status is None:
+                return 0, self._describe(file.path, "removed or replaced")
+            sizes.append(status.st_size)
+        return sizes[0], None
 
     def _read_index(self) -> bytes | None:
         """Return the beginning of the index, or None if the files are not to be compared."""
-        if not self._is_comparable or self._index is None or self._index.descriptor is None:
+        descriptor = self._index.descriptor if self._is_comparable and self._index is not None else None
+        if descriptor is None:
             return None
-        return os.pread(self._index.descriptor, BYTES, 0)
+        try:
+            return os.pread(descriptor, BYTES, 0)
+        except OSError:
+            if not self._has_found_descriptors():
+                raise
+        return self._read_index()
 
-    def _short_file(self, data: bytes) -> PinnedFile | None:
+    def _short_file(self, data: bytes, database_size: int) -> PinnedFile | None:
         """Return a file that lacks content which it had according to the index, or None."""
         if len(data) < BYTES:
             return self._index
         known, log = self._known, self._log
         index = known if known is not None and known.data == data else LogIndex(data)
-        if self._database.size < index.database_size:
+        if database_size < index.database_size:
             return self._database
         assert log is not None
-        if log.descriptor is None:
+        descriptor = log.descriptor
+        if descriptor is None:
             return None
         # If the log was truncated and then written to, it has a hole at the beginning.
-        if not index.is_end_in(log.descriptor) or (index is not known and not index.is_beginning_in(log.descriptor)):
+        if not index.is_end_in(descriptor) or (index is not known and not index.is_beginning_in(descriptor)):
             return log
         self._known = index
         return None
