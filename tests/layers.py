@@ -64,7 +64,7 @@ LAYERS: Final = [
     ["stores._object_store.parts"],
     ["stores._directory.mounts", "stores._directory.names", "stores._directory.stored", "stores._directory.synced"],
     ["stores._reads", "stores._started"],
-    ["stores._directory.leftovers", "stores._directory.marks"],
+    ["stores._directory.folders", "stores._directory.leftovers", "stores._directory.marks"],
     ["stores._directory.place"],
     ["stores._directory.reads", "stores._directory.writes"],
     [

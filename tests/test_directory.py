@@ -376,8 +376,8 @@ async def test_a_put_that_fails_keeps_no_blob_of_its_batch_alive(root: Path) -> 
 async def test_a_blob_that_is_deleted_while_its_folder_is_synced_is_put_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
 ) -> None:
-    def sync_folder(path: str) -> None:
-        really_sync(path)
+    def sync_folder(path: str, *, is_followed: bool = True) -> None:
+        really_sync(path, is_followed=is_followed)
         if path == str(path_of(root).parent) and path_of(root).exists() and next(deletions):
             path_of(root).unlink()
 
@@ -590,7 +590,7 @@ async def test_a_folder_that_can_not_be_synced_fails_the_put_with_its_path(
 async def test_a_folder_that_can_not_be_synced_fails_the_repair_of_a_blob(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: str) -> None:
+    def fail(path: str, *, is_followed: bool = True) -> None:
         if path == str(path_of(root).parent):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
@@ -760,7 +760,7 @@ async def test_a_root_that_is_not_writable(root: Path, *, there: bool) -> None:
 
 
 async def test_a_parent_that_can_not_be_read_is_not_synced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sync_folder(path: str) -> None:
+    def sync_folder(path: str, *, is_followed: bool = True) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(_files, "sync_folder", sync_folder)

@@ -222,17 +222,17 @@ async def test_a_folder_that_is_removed_while_a_blob_is_put(
 async def test_a_folder_that_is_replaced_while_it_is_synced(
     root: Path, synced: str, becomes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sync_folder(path: str) -> None:
+    def sync_folder(path: str, *, is_followed: bool = True) -> None:
         if path == str(folder) and next(once, False):
             folder.rename(root / "aside")
             if becomes == "replaced by a copy":
                 shutil.copytree(root / "aside", folder)
             elif becomes == "moved away and back":
                 with pytest.raises(FileNotFoundError) as gone:
-                    really_sync(path)
+                    really_sync(path, is_followed=is_followed)
                 (root / "aside").rename(folder)
                 raise gone.value
-        really_sync(path)
+        really_sync(path, is_followed=is_followed)
 
     once = iter([True])
     folder = next(parent for parent in path_of(root).parents if parent.name == synced)
@@ -663,6 +663,25 @@ async def test_a_link_to_a_folder_of_another_store_is_not_followed(root: Path, f
         assert await store.put(DATA) == (REF, True)
         assert await store.delete(REF)
     assert snapshot(root.parent / "other") == before
+
+
+async def test_no_folder_is_made_through_a_link(root: Path) -> None:
+    other = root.parent / "other"
+    other.mkdir()
+    (root / "blobs").mkdir(parents=True)
+    (root / "blobs" / "fa").symlink_to(other)
+    async with open_directory(root) as store:
+        with pytest.raises(NotADirectoryError, match="A symbolic link has the name of a folder of blobs"):
+            await store.put(DATA)
+    assert list(other.iterdir()) == []
+
+
+async def test_a_file_that_has_the_name_of_a_folder(root: Path) -> None:
+    path_of(root).parent.parent.mkdir(parents=True)
+    path_of(root).parent.touch()
+    async with open_directory(root) as store:
+        with pytest.raises(NotADirectoryError, match=f"Not a directory: '{path_of(root).parent}"):
+            await store.put(DATA)
 
 
 @pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])

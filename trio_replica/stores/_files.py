@@ -128,8 +128,8 @@ def sync(path: str) -> None:
     _sync(path, os.O_NOFOLLOW | os.O_NONBLOCK)  # so as neither to follow a link that replaced it, nor to wait at a pipe
 
 
-def sync_folder(path: str) -> None:
-    """Wait until the names in a folder are on the disk.
+def sync_folder(path: str, *, is_followed: bool = True) -> None:
+    """Wait until the names in a folder are on the disk. A symbolic link is opened only if it `is_followed`.
 
     Raises:
       UnsyncedFolderError: if its file system can't do that.
@@ -137,7 +137,7 @@ def sync_folder(path: str) -> None:
 
     """
     try:
-        _sync(path, os.O_DIRECTORY)
+        _sync(path, os.O_DIRECTORY | (0 if is_followed else os.O_NOFOLLOW))
     except OSError as error:
         if error.errno in _CANNOT_SYNC:
             raise UnsyncedFolderError(error.errno, error.strerror, path) from error

@@ -379,9 +379,9 @@ class Place:
         self.check_present()
         make_folder(self.temporary)
 
-    def sync_folder(self, path: str) -> None:
+    def sync_folder(self, path: str, *, is_followed: bool = True) -> None:
         """Wait until the names in a folder are on the disk. The error has a remedy if that is impossible."""
         try:
-            sync_folder(path)
+            sync_folder(path, is_followed=is_followed)
         except UnsyncedFolderError as error:
             raise self._unsynced(error) from error

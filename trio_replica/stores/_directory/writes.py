@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import outcome
 
-from .._files import keep_second, make_folder, move_aside, naming, sync, write_fully
-from .names import folder_of, is_blob, link_above, own_status_of, path_of
+from .._files import keep_second, move_aside, naming, sync, write_fully
+from .folders import NOT_FOLLOWED, check_no_link, make_folders_of_blob
+from .names import folder_of, is_blob, own_status_of, path_of
 from .synced import Synced
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class BlobWrites:
     def replace(self, blob: Blob) -> None:
         """Write `blob` atomically over any file with its name. Anything but a regular file is moved aside first."""
         self._place.check_present()
-        _check_no_link(folder_of(self._place.blobs, blob.ref))
+        check_no_link(folder_of(self._place.blobs, blob.ref))
         try:
             self._status(self._path(blob.ref), folder_of(self._place.blobs, blob.ref))
         except FileExistsError:
@@ -220,13 +221,13 @@ class BlobWrites:
     def _give_name(self, file: _NewFile, give: Callable[[str, str], None]) -> None:
         """Let a blob appear under its name, all at once, by `os.link` or `os.replace`."""
         if file.folder not in self._made:
-            _make_folders_of_blob(file.folder)
+            make_folders_of_blob(file.folder)
             self._made.add(file.folder)
         try:
             give(file.path, file.name)
         except FileNotFoundError:  # a folder was removed in the meantime, or the file
             self._place.check_present()
-            _make_folders_of_blob(file.folder)
+            make_folders_of_blob(file.folder)
             if not os.path.lexists(file.path):
                 self._write_content(file)
                 self._sync_content(file)
@@ -263,7 +264,7 @@ class BlobWrites:
             # A link could only have taken the name of a folder by a change of the file, or of the names above it.
             changes = [self._sync_names(above) for above in self._folders_above(folder)]
             if look is not None or any(changes):
-                _check_no_link(folder)
+                check_no_link(folder)
             self._synced_blobs.note(blob.ref, look)
         return False
 
@@ -281,8 +282,7 @@ class BlobWrites:
         for index, file in named.items():
             changed.setdefault(file.folder, []).append(index)
         for folder, indices in changed.items():
-            _attempt(errors, indices, self._place.sync_folder, folder)
-            _attempt(errors, indices, _check_no_link, folder)
+            _attempt(errors, indices, self._sync_folder_of_blob, folder)
         for index, file in named.items():
             error = errors.get(index)
             if isinstance(error, FileNotFoundError):  # a folder is gone
@@ -292,11 +292,25 @@ class BlobWrites:
 
     def _sync_names(self, folder: str) -> bool:
         """Sync the names in a folder, unless this session has and none has changed since; return whether it did."""
-        look = self._synced_folders.look(folder, os.stat(folder))
+        is_of_blobs = folder not in (self._place.root, self._place.blobs)
+        status = os.lstat(folder) if is_of_blobs else os.stat(folder)
+        look = self._synced_folders.look(folder, status)
         if look is not None:
-            self._place.sync_folder(folder)
+            if is_of_blobs:
+                self._sync_folder_of_blob(folder)
+            else:
+                self._place.sync_folder(folder)
             self._synced_folders.note(folder, look)
         return look is not None
+
+    def _sync_folder_of_blob(self, folder: str) -> None:
+        """Sync the names in a folder of blobs. This opens no symbolic link, so it needs no look whether it is one."""
+        try:
+            self._place.sync_folder(folder, is_followed=False)
+        except OSError as error:
+            if error.errno in NOT_FOLLOWED:
+                check_no_link(folder)
+            raise
 
     def _sync_removal(self, folder: str) -> None:
         """Sync a folder that a blob was removed from, or the one above it if the folder has been removed as well."""
@@ -342,30 +356,13 @@ class BlobWrites:
         except FileNotFoundError:
             return None
         if folder not in self._made:  # only once a folder, because it takes two calls
-            _check_no_link(folder)
+            check_no_link(folder)
             self._made.add(folder)
         if not is_blob(status):
             raise FileExistsError(
                 errno.EEXIST, "The name of a blob is taken by something that is not a regular file", path
             )
         return status
-
-
-def _make_folders_of_blob(folder: str) -> None:
-    """Create the folder of a blob, and the one above it, if they are not there; not the one of all blobs."""
-    _check_no_link(folder)
-    try:
-        make_folder(folder)
-    except FileNotFoundError:
-        make_folder(os.path.dirname(folder))
-        make_folder(folder)
-
-
-def _check_no_link(folder: str) -> None:
-    """Refuse to write through a symbolic link, which may lead into another store."""
-    if (link := link_above(folder)) is not None:
-        text = "A symbolic link has the name of a folder of blobs; scrub the store with repair, which moves it aside"
-        raise NotADirectoryError(errno.ENOTDIR, text, link)
 
 
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
