@@ -185,7 +185,7 @@ async def test_blobs_that_were_moved_on_purpose(root: Path) -> None:
     assert (root / "blobs-apart").read_text() == f"{identity}\n"
     elsewhere.rename(root.parent / "unmounted")
     elsewhere.mkdir()
-    with pytest.raises(StoreIdentityError, match="look at which disk is mounted there, and mount its own again"):
+    with pytest.raises(StoreIdentityError, match="check which disk is mounted there, and mount the store's own again"):
         await try_to_open(root, read_only=True)
 
 

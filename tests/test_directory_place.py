@@ -454,7 +454,7 @@ async def test_a_blob_that_takes_too_much_memory_is_refused(root: Path, monkeypa
         assert await store.get(Ref.of(b"0123456789")) == b"0123456789"
         assert await store.get_stored(Ref.of(b"0123456789")) == b"0123456789"
         for put in (store.put(b"0123456789a"), store.put_many([b"1", b"0123456789a"]), store.replace(b"0123456789a")):
-            with pytest.raises(BlobTooLargeError, match=f"{root}: a blob of 11 bytes, where max_memory is 10"):
+            with pytest.raises(BlobTooLargeError, match=f"{root}: a blob has 11 bytes, but max_memory is 10"):
                 await put
         write(path_of(root), b"x" * 11)
         monkeypatch.setattr(os, "read", refuse(errno.EIO))  # before it is read

@@ -162,8 +162,8 @@ def two_faced(kind: type, content: Any) -> Any:
 @pytest.mark.parametrize(
     ("operation", "answer", "complaint"),
     [
-        ("list_page", two_faced(list, [REF]), "a page that is not a list of refs"),
-        ("list_page", [two_faced(bytes, REF)], "a page that is not a list of refs"),
+        ("list_page", two_faced(list, [REF]), "a page is not a list of refs"),
+        ("list_page", [two_faced(bytes, REF)], "a page is not a list of refs"),
         ("get_many", two_faced(dict, {REF: DATA}), "which is not a dict of refs and bytes"),
         ("put_many", two_faced(list, [PutResult(REF, True)]), "which is not a list of results"),
         ("put", two_faced(tuple, (REF, True)), "which is not a PutResult"),

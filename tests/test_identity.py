@@ -187,7 +187,7 @@ def test_a_store_that_is_only_read_is_part_of_no_replica() -> None:
 
     snapshot = Snapshot(MemoryStore())
     assert isinstance(snapshot, Store)
-    text = "old was opened with read_only=True, and a replica writes to its stores"
+    text = "old was opened with read_only=True, and a replica writes to its stores: open it without read_only"
     with pytest.raises(ValueError, match=text):
         trio_replica.open({"old": snapshot})
     with pytest.raises(ValueError, match=text):

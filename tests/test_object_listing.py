@@ -66,7 +66,7 @@ ODD_KEYS = [
     b"\xff\xff",
 ]
 NO_GOOD_SERVER = "correct the endpoint, or repair the server"
-NO_LISTING = f"it answers a request for its listing with 200, and no listing, or another: {NO_GOOD_SERVER}"
+NO_LISTING = f"it answers a request for its listing with 200, but not with that listing: {NO_GOOD_SERVER}"
 NOT_IN_ORDER = "it does not list in the order of the names, as a store needs it"
 PROVES_NOTHING = "its listing ended before the object b~, which is there, so it may lack blobs"
 NO_PROOF = f"{PROVES_NOTHING}: try again later, or repair the server"

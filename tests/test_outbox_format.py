@@ -255,7 +255,7 @@ async def test_a_version_that_is_not_known_is_refused(path: Path, version: int) 
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     before = dump(path)
-    expected = f"{path}: the outbox is of version {version}, and this package knows 2: update it"
+    expected = f"{path}: the outbox has format {version}, and this package knows 2: update trio-replica"
     with pytest.raises(ReplicaError, match=f"^{expected}$"):
         await open_and_close(replica.open([MemoryStore()], {"far": MemoryStore()}, outbox=path))
     with pytest.raises(ReplicaError, match=f"^{expected}$"), opened_outbox(str(path)):

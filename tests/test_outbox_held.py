@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .mounts import Mounts
 
 LOST = "the outbox was removed or replaced while it was open: open the replica again, and reconcile"
-IN_USE = "the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+IN_USE = "the file is in use by another replica, or as the database of a store (SQLITE_BUSY)"
 
 
 pytestmark = pytest.mark.usefixtures("no_waiting")

@@ -94,7 +94,7 @@ async def test_a_user_who_may_only_read_looks_at_a_closed_outbox(closed: Path) -
     assert files_in(closed.parent) == before
     closed.chmod(0o400)
     assert await child.run("look_at_outbox_as_nobody", closed.parent, closed.name) == (
-        f"/{closed.name}: the outbox can't be read: permit to read it, and its folder (SQLITE_CANTOPEN)"
+        f"/{closed.name}: the outbox can't be read: get permission to read it and its folder (SQLITE_CANTOPEN)"
     )
 
 

@@ -106,8 +106,8 @@ async def test_a_store_that_is_another_than_the_one_that_is_noted(
 
 def known_as(name: str, identity: str, other: str, was: str = "") -> str:
     return (
-        f"{name}: its identity {identity} is the one that the outbox knows as {other}{was}: give the stores the names "
-        f"that they had, or, if this one is to be {name} from now on: trio-replica outbox accept {name}"
+        f"{name}: its identity {identity} is the one that the outbox knows as {other}{was}: give the stores their "
+        f"former names, or take this one as {name}: trio-replica outbox accept {name}"
     )
 
 

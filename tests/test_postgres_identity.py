@@ -156,7 +156,7 @@ ODD = [
     ("identity TEXT, one INTEGER", f"('{OTHER}0', 1)", "where one row of 32 lowercase hex digits should be"),
     ("identity TEXT, one INTEGER", "(NULL, 1)", "has None, where one row"),
     ("identity TEXT, one INTEGER", f"('{OTHER}', 1), ('{IDENTITY}', 2)", "has several rows, where one row"),
-    ("name TEXT", "('x')", "is another than a store's, which is CREATE TABLE store_identity"),
+    ("name TEXT", "('x')", "is not that of a store, which is CREATE TABLE store_identity"),
 ]
 
 
@@ -182,7 +182,8 @@ async def test_a_table_that_keeps_no_identity(either: PostgresAddress) -> None:
         "CREATE TRIGGER t BEFORE INSERT ON store_identity FOR EACH ROW EXECUTE FUNCTION nothing()",
     )
     with pytest.raises(
-        ReplicaError, match=f"^the table store_identity does not keep the rows written .*{either.name}$"
+        ReplicaError,
+        match=f"^the table store_identity does not keep the rows written .*{either.name}: look at its triggers$",
     ):
         await open_and_close(either.conninfo())
 

@@ -56,7 +56,7 @@ TRIGGER = "CREATE TRIGGER meddler {} ON blobs FOR EACH ROW WHEN (NEW.data = 'bad
 DELETION = "DELETE FROM blobs WHERE ref = NEW.ref; RETURN NULL;"
 DEFERRED = TRIGGER.replace("CREATE", "CREATE CONSTRAINT").replace("ON blobs", "ON blobs DEFERRABLE INITIALLY DEFERRED")
 
-NOT_THERE = "was written, and is not there"
+NOT_THERE = "was written, but is not there"
 OTHER_BYTES = "has other bytes than the blob"
 
 MEDDLERS = [

@@ -468,7 +468,7 @@ async def test_a_store_that_repairs_itself(autojump_clock: MockClock) -> None:
     assert store.asked == ["check", "repair", "check"]
     assert (report.repaired, report.problems) == ({"store": ("bent",)}, {"store": ("dented",)})
     assert report.stores == {"store": ScrubCounts(corrupt=3, repaired=3)}
-    assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made again")}
+    assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was rebuilt")}
     assert not report.is_sound
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
 

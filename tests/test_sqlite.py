@@ -302,7 +302,7 @@ async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> No
     error = await child.run("open_as_nobody", "sqlite", path.parent, path.name)
     assert error.startswith("OperationalError: SQLITE_")
     if there:
-        remedy = "permit it, or open the store with read_only=True to read its blobs"
+        remedy = "get permission, or open the store with read_only=True to read its blobs"
         assert error.endswith(f": /{path.name}: the database or its folder can't be written: {remedy}")
         assert await child.run("read_as_nobody", path.parent, path.name, "sqlite") == [True, DATA.decode()]
     else:

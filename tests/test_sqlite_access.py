@@ -407,8 +407,8 @@ async def test_a_database_that_can_only_be_read_is_refused_with_the_remedy(
         await open_and_close(open_sqlite(path))
     assert info.value.sqlite_errorname == "SQLITE_READONLY"
     remedy = (
-        ": the database or its folder can't be written: permit it, or open the store with read_only=True to read its "
-        "blobs"
+        ": the database or its folder can't be written: get permission, or open the store with read_only=True to read "
+        "its blobs"
     )
     assert str(info.value) == (
         f"SQLITE_READONLY: attempt to write a readonly database: {path}{remedy if may == 'read' else ''}"
@@ -438,7 +438,7 @@ async def test_a_file_system_that_is_read_only(path: Path, mounts: Mounts) -> No
     async with open_sqlite(copied / path.name, read_only=True) as store:
         await check_readable(store, REF)
     for name in ("closed", "killed", "used"):
-        with pytest.raises(sqlite3.OperationalError, match=r"^SQLITE_.*: open the store|permit it, or open the store"):
+        with pytest.raises(sqlite3.OperationalError, match=r"^SQLITE_.*: (open|get permission, or open) the store"):
             await open_and_close(open_sqlite(seen / name / path.name))
     async with open_sqlite(seen / "used" / path.name, read_only=True) as store:
         await check_readable(store)
@@ -501,7 +501,7 @@ async def test_a_limit_below_what_sqlite_needs_is_kept_all_the_same(path: Path) 
         assert await store.get(Ref.of(b"1234")) == b"1234"
         large = Ref.of(b"12345")
         for attempt in (partial(store.get, large), partial(store.get_many, [large]), partial(store.put, b"54321")):
-            with pytest.raises(BlobTooLargeError, match="a blob of 5 bytes, where max_memory is 4"):
+            with pytest.raises(BlobTooLargeError, match="a blob has 5 bytes, but max_memory is 4"):
                 await attempt()
 
 

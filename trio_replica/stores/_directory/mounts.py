@@ -1,4 +1,4 @@
-"""What is mounted over the folders of blobs, and the notice that it has changed."""
+"""The mounts over the folders of blobs, and noticing that they have changed."""
 
 from __future__ import annotations
 
