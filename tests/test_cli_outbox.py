@@ -501,8 +501,10 @@ def test_a_store_that_the_command_does_not_have_is_accepted_by_the_next_replica(
     assert (ended.status, ended.problems) == (
         0,
         [
-            "dir:one will be the store that the next replica has by this name, and is marked as incomplete: "
-            "reconcile it then"
+            (
+                "dir:one will be the store that the next replica has by this name, and is marked as incomplete: "
+                "reconcile it then"
+            )
         ],
     )
     assert shown_table(run) == table("none", TWO, "incomplete")

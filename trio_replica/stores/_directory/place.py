@@ -149,7 +149,7 @@ class Place:
         if self.access.read_only:
             self._marks = self._marks_without_root()
         else:
-            for folder in (self.blobs, self.root):  # who was killed may not have come to it
+            for folder in (self.blobs, self.root):  # a killed process may not have synced it
                 self._sync_marks(folder)
             replace_mark(self._marks[0], apart, self.new_path(self.root))
             self._marks.append(path)
