@@ -1,4 +1,4 @@
-"""``trio-replica check`` and ``status``: who the stores are, what their listings show, and what is left behind."""
+"""``trio-replica check`` and ``status``: identities and listings of the stores, and test blobs that are left."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_looking_changes_nothing(run: Command) -> None:
     ("outbox", "kind"),
     [("/dev/null", "a device, not a regular file"), ("folder", "a folder, not a regular file")],
 )
-def test_what_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
+def test_a_name_that_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
     write({"folder/a": b"a"})
     problem = f"{Path(outbox).absolute()}: this is {kind}: name a file"
     options = ["--sync", "dir:a-store", "--outbox", outbox]
@@ -345,7 +345,7 @@ ONE, TWO, THREE = "1" * 32, "2" * 32, "3" * 32
 
 
 class Known(SimulatedStore):
-    """A store that says who it is."""
+    """A store with an identity."""
 
     def __init__(self, identity: str | None) -> None:
         super().__init__()

@@ -283,7 +283,7 @@ def test_a_long_text_is_cut() -> None:
     assert len(describe_failure(OSError("y" * 10**7))) < SHOWN_LIMIT + 20
 
 
-def test_what_is_shown_of_an_answer_is_short() -> None:
+def test_the_text_of_an_answer_is_short() -> None:
     assert shown("a" * 1000) == "'" + "a" * 78 + "…"
     assert shown(ANSWERS["object"]) == "<repr raised ZeroDivisionError>"
 

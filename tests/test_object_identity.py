@@ -1,4 +1,4 @@
-"""Who an object store is, how it may be used, and how much memory it takes."""
+"""The identity of an object store, its options, and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ async def test_the_mark_of_a_session(bucket: FakeBucket, server: Scripted) -> No
         (lambda store: store.set_session_mark(ONE), lambda store, data: store.put(data)),
     ],
 )
-async def test_who_it_is_does_not_wait_for_a_later_request(
+async def test_the_identity_does_not_wait_for_a_later_request(
     bucket: FakeBucket,
     call: Callable[[ObjectStore], Any],
     other: Callable[[ObjectStore, bytes], Any],
@@ -239,7 +239,7 @@ async def test_who_it_is_does_not_wait_for_a_later_request(
             later.set()
 
 
-async def test_what_is_no_mark_is_not_sent(server: Scripted) -> None:
+async def test_anything_but_a_mark_is_not_sent(server: Scripted) -> None:
     async with open_at(server) as store:
         asked = len(server.requests)
         with pytest.raises(ValueError, match=r"^the mark of a session is 32 lowercase hex digits, not 'x'$"):
@@ -433,7 +433,7 @@ async def test_a_second_put_tells_whether_the_server_can_create_if_absent(bucket
             assert [(await store.put(DATA)).added for _ in range(2)] == [True, True]
 
 
-# What servers say
+# Answers of servers
 
 
 @pytest.mark.parametrize("operation", ["get", "list_page"])

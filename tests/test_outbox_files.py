@@ -68,7 +68,7 @@ async def test_files_that_may_not_grow(path: Path, *, is_there: bool) -> None:
     if is_there:
         await make_outbox(path)
     said = await child.run("open_outbox_where_nothing_can_be_written", path, 0)
-    assert said.startswith(f"ReplicaError: {path}: the outbox can't be written: look at its disk")
+    assert said.startswith(f"ReplicaError: {path}: the outbox can't be written: check its disk")
 
 
 async def problem(path: Path, *stores: replica.Store) -> str:

@@ -109,7 +109,7 @@ def test_a_migrated_outbox_has_the_columns_of_a_new_one(path: Path) -> None:
     assert list(columns(path)) == ["deferred", "entries", "in_doubt", "meta", "stores"]
 
 
-async def test_what_is_in_it_is_delivered_but_for_what_is_in_doubt_and_nowhere(path: Path) -> None:
+async def test_its_entries_are_delivered_except_those_in_doubt_that_no_store_has(path: Path) -> None:
     local, far, near = MemoryStore(), SimulatedStore(), SimulatedStore()
     await put_numbers(local, (*range(10), 30, 31, 32, 40))
     async with replica.open({"local": local}, {"far": far, "near": near}, outbox=path) as store:

@@ -228,7 +228,7 @@ def test_an_empty_file_has_nothing_pending_and_stays_empty(path: Path) -> None:
     assert path.stat().st_size == 0
 
 
-def test_what_is_no_outbox_is_not_looked_at(path: Path) -> None:
+def test_anything_but_an_outbox_is_not_looked_at(path: Path) -> None:
     assert problem(path) == f"{path}: there is no such outbox"
     path.symlink_to("nowhere.db")
     assert problem(path) == f"{path}: there is no such outbox"

@@ -161,7 +161,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_nothing_is_relayed_before_the_stores_are_known(path: Path) -> None:
-    """Also not what is in doubt: a store of another name might have it, or be said to lack it."""
+    """Neither are entries in doubt, because a store of another name might have the blob, or seem to lack it."""
     await open_and_close(replica.open({"local": MemoryStore(identity=ONE)}, {"copy": MemoryStore()}, outbox=path))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO entries VALUES (2, 7, ?, 1)", refs(0))
@@ -182,7 +182,7 @@ async def test_nothing_is_relayed_before_the_stores_are_known(path: Path) -> Non
 
 
 class Known(SimulatedStore):
-    """A store that says who it is."""
+    """A store with an identity."""
 
     def __init__(self, identity: str) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Known(SimulatedStore):
 
 
 class Silent(SimulatedStore):
-    """A store that does not say who it is."""
+    """A store that fails to return its identity."""
 
     async def identity(self) -> str | None:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""A PostgreSQL store knows who it is: its identity, connections that lead elsewhere, and reading without writing."""
+"""The identity of a PostgreSQL store, connections that lead elsewhere, and reading without writing."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("columns", "rows", "line"), ODD)
-async def test_what_is_no_identity_is_never_overwritten(
+async def test_anything_but_an_identity_is_never_overwritten(
     server: PostgresServer, columns: str, rows: str, line: str
 ) -> None:
     kept = "SELECT * FROM store_identity ORDER BY 1"
@@ -346,7 +346,7 @@ async def test_the_mark_of_a_session(either: PostgresAddress) -> None:
     assert either.query("SELECT mark, one FROM store_session") == [(IDENTITY, 1)]
 
 
-async def test_what_is_no_mark_is_never_overwritten(either: PostgresAddress) -> None:
+async def test_anything_but_a_mark_is_never_overwritten(either: PostgresAddress) -> None:
     async with open_single(either.conninfo()) as store:
         either.query("CREATE TABLE store_session (mark TEXT)", "INSERT INTO store_session VALUES ('mine')")
         for call in (store.session_mark, lambda: store.set_session_mark(OTHER)):
@@ -515,7 +515,7 @@ async def test_a_user_who_may_only_read_the_blobs(server: PostgresServer) -> Non
         await check_reads(store, IDENTITY)
 
 
-async def test_what_hinders_writing_does_not_hinder_reading(server: PostgresServer) -> None:
+async def test_an_obstacle_to_writing_does_not_hinder_reading(server: PostgresServer) -> None:
     server.query(
         SCHEMA.replace("TABLE", "UNLOGGED TABLE"),
         rf"INSERT INTO blobs VALUES ('\x{REF}', '\x{DATA.hex()}')",

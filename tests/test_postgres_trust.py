@@ -485,7 +485,7 @@ async def test_a_page_has_no_more_rows_than_fit(server: PostgresServer) -> None:
             await store.list_page(page[-1], 10)
 
 
-# What a server says
+# Answers of a server
 
 
 RAISE = r"""

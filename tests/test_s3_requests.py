@@ -74,7 +74,7 @@ def place_of(options: dict[str, Any]) -> ObjectPlace:
 def test_an_account_is_that_of_the_client(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], options: dict[str, Any]
 ) -> None:
-    """The client tells in the URLs that it signs."""
+    """The URLs that the client signs show it."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     client = S3Store(BUCKET, client_options={"allow_http": True}, **KEYS, **options)
@@ -129,7 +129,7 @@ async def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     await assert_fails(place_at("http://127.0.0.1:1"), account, line)
 
 
-# What fails
+# Failures
 
 
 def place_at(endpoint: str) -> ObjectPlace:

@@ -427,7 +427,7 @@ async def test_a_corrupt_blob_that_is_deleted_in_the_meantime_does_not_come_back
 
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
-async def test_what_a_store_remembers_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
+async def test_the_memory_of_a_store_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
     class Remembering(SimulatedStore):
         async def get_stored(self, ref: Ref) -> bytes:
             return (await self.get(ref)).replace(b"1", b"0")

@@ -237,7 +237,7 @@ NO_FILES: list[tuple[Callable[[Path], object], str]] = [
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 @pytest.mark.parametrize(("make", "kind"), NO_FILES)
 @pytest.mark.parametrize("read_only", [False, True])
-async def test_what_is_no_file_is_no_database(
+async def test_a_name_that_is_no_file_is_no_database(
     path: Path, make: Callable[[Path], object], kind: str, suffix: str, *, read_only: bool
 ) -> None:
     if suffix:

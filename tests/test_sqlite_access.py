@@ -78,7 +78,7 @@ def state_of(folder: Path) -> object:
 
 @pytest.mark.parametrize("make", MISSING, ids=MISSING_NAMES)
 @pytest.mark.parametrize("options", [{"create": False}, {"read_only": True}])
-async def test_what_is_no_store_is_not_made_one(
+async def test_a_path_without_a_store_is_not_made_one(
     path: Path, make: Callable[[Path], object], options: dict[str, bool]
 ) -> None:
     make(path)
@@ -205,7 +205,7 @@ def make_killed(path: Path, *, index: bool) -> None:
 
 
 @pytest.mark.parametrize("index", [True, False])
-async def test_what_a_killed_process_left_in_the_log_is_read(path: Path, *, index: bool) -> None:
+async def test_the_log_that_a_killed_process_left_is_read(path: Path, *, index: bool) -> None:
     make_killed(path, index=index)
     before = {name: files_in(path.parent)[name] for name in (path.name, log_of(path).name)}
     async with open_sqlite(path, read_only=True) as store:
@@ -237,7 +237,7 @@ async def test_a_writer_that_comes_later_is_read_along(path: Path) -> None:
         await check_readable(store, REF, NEW)
 
 
-async def test_what_was_read_while_it_was_written_to_is_read_again(path: Path) -> None:
+async def test_a_database_that_was_written_to_while_it_was_read_is_read_again(path: Path) -> None:
     query(path, *IN_WAL_MODE)
     changes = [INSERT, INSERT_NEW]
     async with open_sqlite(path, read_only=True) as store:

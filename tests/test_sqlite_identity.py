@@ -1,4 +1,4 @@
-"""Who a SQLite store is: the table of its identity, and the mark of a session beside it."""
+"""The identity of a SQLite store, in its table, and the mark of a session beside it."""
 
 from __future__ import annotations
 

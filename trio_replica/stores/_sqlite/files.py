@@ -297,8 +297,8 @@ def explaining_unwritable(path: str) -> Generator[None, None, None]:
         if not is_refusal or is_writable or not os.access(path, os.R_OK):
             raise
         explained = type(error)(
-            f"{error.sqlite_errorname}: {error}: {path}: the database or its folder can't be written: permit it, or "
-            "open the store with read_only=True to read its blobs"
+            f"{error.sqlite_errorname}: {error}: {path}: the database or its folder can't be written: get permission, "
+            "or open the store with read_only=True to read its blobs"
         )
         explained.__dict__.update(error.__dict__)
         raise explained from None
