@@ -33,8 +33,8 @@ NAME_SECONDS: Final = 0.5
 class DatabaseFiles:
     """The database, its log, and the index of the log, as SQLite has them open in this process.
 
-    Once one of them has lost its name, or some of its content, `check` fails for good: another process may have begun a
-    log of its own, and a checkpoint of this process would write what is left of the log over the database.
+    Once one of them has lost its name, or some of its content, `check` fails for good. Another process may have begun a
+    log of its own. A checkpoint of this process would then write the rest of its log over the database.
     """
 
     def __init__(self, path: str) -> None:
