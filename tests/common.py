@@ -124,7 +124,7 @@ def refs(*numbers: int) -> tuple[Ref, ...]:
 
 
 def miss_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let a package of the extra ``cloud`` be not installed, and the modules not imported yet that need it."""
+    """Pretend that a package of the extra ``cloud`` is not installed, and forget the modules that need it."""
     for module in [module for module in sys.modules if module.startswith(f"{_object_store.__name__}.")]:
         monkeypatch.setattr(_object_store, module.rpartition(".")[2], sys.modules[module])  # to have it back afterwards
         monkeypatch.delitem(sys.modules, module)

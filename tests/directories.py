@@ -1,4 +1,4 @@
-"""What tests of directory stores need: their files, and what they do to the disk."""
+"""Helpers for the tests of directory stores: their files, and their calls to the disk."""
 
 from __future__ import annotations
 

@@ -43,9 +43,9 @@ class FakeBucket:
     def __init__(self) -> None:
         self.objects: dict[bytes, bytes] = {}
         self.lie: Callable[[Query], Answer | Talk] | None = None
-        """What to answer to a request for a listing, from now on."""
+        """The answer to each request for a listing, from now on."""
         self.encodes = True
-        """Whether it heeds ``encoding-type``."""
+        """Whether it supports ``encoding-type``."""
         self.has_plain_tokens = False
         """Whether a token is the last key as it stands, as Ceph's is."""
 

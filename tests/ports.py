@@ -1,4 +1,4 @@
-"""Ports of servers that are started more than once: nobody else is given them in the meantime."""
+"""Ports of servers that are started more than once, which nobody else gets in the meantime."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def server(running: PostgresServer) -> PostgresServer:
 
 @pytest.fixture(params=["played back", pytest.param("real", marks=pytest.mark.postgres)])
 def either(request: pytest.FixtureRequest) -> Iterator[PostgresAddress]:
-    """What a server answered to a test that asks it the same each time, or the server itself.
+    """The recorded answers of a server to a test that always asks it the same, or the server itself.
 
     After a change of what a store asks, ``TRIO_REPLICA_RECORD=1 python -m pytest -m postgres tests/test_postgres.py``
     writes down the server's answers.

@@ -1,4 +1,4 @@
-"""What the tests of PostgreSQL stores have in common."""
+"""Helpers that the tests of PostgreSQL stores share."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def say_nothing(server: Scripted, reader: IO[bytes], writer: IO[bytes]) -> None:
 
 
 def never_answer(server: Scripted, writer: IO[bytes]) -> None:
-    """Let who has asked wait."""
+    """Keep the client waiting."""
     server.was_asked.set()
     assert server.ended.wait(PATIENCE)
 

@@ -1,4 +1,4 @@
-"""What the tests do with a SQLite store in processes of their own: ``python sqlite_child.py PROGRAM PATH``."""
+"""Programs that tests run on a SQLite store in other processes: ``python sqlite_child.py PROGRAM PATH``."""
 
 from __future__ import annotations
 

@@ -39,5 +39,5 @@ def test_a_store_that_is_only_read_refuses_writes() -> None:
 def test_a_blob_over_the_limit_is_refused() -> None:
     access = Access(max_memory=10)
     access.check_size("a.db", 10)
-    with pytest.raises(BlobTooLargeError, match=r"a\.db: a blob of 11 bytes, where max_memory is 10"):
+    with pytest.raises(BlobTooLargeError, match=r"a\.db: a blob has 11 bytes, but max_memory is 10"):
         access.check_size("a.db", 11)

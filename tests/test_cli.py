@@ -1288,7 +1288,7 @@ def test_a_store_that_lists_nonsense_ends_a_survey(run: Run, simulated: dict[str
     simulated["stuck"] = Stuck()
     ended = run("status", "--sync", "dir:stuck")
     assert ended.status == 1
-    assert "failed: a page that begins with e3b0c44298fc, which is not after e3b0c44298fc" in ended.out.decode()
+    assert "failed: a page begins with e3b0c44298fc, which is not after e3b0c44298fc" in ended.out.decode()
 
 
 # Options

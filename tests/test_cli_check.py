@@ -1,4 +1,4 @@
-"""``trio-replica check`` and ``status``: who the stores are, what their listings show, and what is left behind."""
+"""``trio-replica check`` and ``status``: identities and listings of the stores, and test blobs that are left."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_stores_are_compared_with_those_that_the_outbox_knows(run: Run, simulate
     assert f"dir:b  {another}" in ended.out.decode().splitlines()
     simulated["b"], simulated["a"] = SimulatedStore(identity=ONE), SimulatedStore(identity=TWO)
     for outcome in outcomes(run("check", *options)).values():
-        assert "give the stores the names that they had" in outcome
+        assert "give the stores their former names" in outcome
 
 
 @pytest.mark.usefixtures("no_waiting")
@@ -186,7 +186,7 @@ def test_a_store_that_does_not_list_the_test_blob(run: Run, simulated: dict[str,
     found = outcomes(ended)
     assert found["dir:blind"] == "list_page: it does not list the blob"
     assert found["dir:endless"] == "list_page: OSError: the listing does not prove its end"
-    assert found["dir:deaf"].startswith("list_page: a page that begins with ")
+    assert found["dir:deaf"].startswith("list_page: a page begins with ")
     assert ended.status == 1
     assert [store.blobs for store in simulated.values()] == [{}] * 3
 

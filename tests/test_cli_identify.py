@@ -1,4 +1,4 @@
-"""The command line: who a store is, and stores that are only read."""
+"""The command line: the identity of a store, and stores that are only read."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def test_an_outbox_that_is_in_use_or_bad(run: Command) -> None:
             run(*command, *options) for command in (["status"], ["outbox"], ["put", "a"], ["get", "ca978112ca"])
         ]
     in_use = (
-        f"{Path.cwd()}/outbox.db: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+        f"{Path.cwd()}/outbox.db: the file is in use by another replica, or as the database of a store (SQLITE_BUSY)"
     )
     assert (status.status, status.problems) == (1, [f"outbox: {in_use}"])
     assert status.out.decode().splitlines()[-1].startswith("dir:a-store "), "the stores are shown all the same"
@@ -232,7 +232,7 @@ def test_looking_changes_nothing(run: Command) -> None:
     ("outbox", "kind"),
     [("/dev/null", "a device, not a regular file"), ("folder", "a folder, not a regular file")],
 )
-def test_what_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
+def test_a_name_that_is_no_file_is_no_outbox(run: Command, outbox: str, kind: str) -> None:
     write({"folder/a": b"a"})
     problem = f"{Path(outbox).absolute()}: this is {kind}: name a file"
     options = ["--sync", "dir:a-store", "--outbox", outbox]
@@ -373,7 +373,7 @@ ONE, TWO, THREE = "1" * 32, "2" * 32, "3" * 32
 
 
 class Known(SimulatedStore):
-    """A store that says who it is."""
+    """A store with an identity."""
 
     def __init__(self, identity: str | None) -> None:
         super().__init__()
@@ -428,7 +428,7 @@ def test_another_store_is_refused_until_it_is_accepted(
     ended = run("outbox", "accept", "dir:one", *options)
     assert (ended.status, ended.problems) == (
         0,
-        [f"dir:one is the store with the identity {'4' * 32} now, and incomplete: trio-replica reconcile"],
+        [f"dir:one is now the store with the identity {'4' * 32}, and is marked as incomplete: trio-replica reconcile"],
     )
     assert shown_table(run) == table("4" * 32, TWO, "incomplete")
     assert run("outbox", "flush", *options).status == 0
@@ -448,7 +448,7 @@ def test_a_store_that_keeps_no_identity_is_accepted(
     (refused,) = run("outbox", "flush", *options).problems
     assert f"its identity was {ONE} and is none: " in refused
     assert run("outbox", "accept", "dir:one", *options).problems == [
-        "dir:one is the store with the identity none now, and incomplete: trio-replica reconcile"
+        "dir:one is now the store with the identity none, and is marked as incomplete: trio-replica reconcile"
     ]
     assert shown_table(run) == table("none", TWO, "incomplete")
     assert run("outbox", "flush", *options).status == 0
@@ -528,7 +528,12 @@ def test_a_store_that_the_command_does_not_have_is_accepted_by_the_next_replica(
     ended = run("outbox", "accept", "dir:one", "--outbox", "outbox.db")
     assert (ended.status, ended.problems) == (
         0,
-        ["dir:one is any store that the next replica has by this name, and incomplete: reconcile it then"],
+        [
+            (
+                "dir:one will be the store that the next replica has by this name, and is marked as incomplete: "
+                "reconcile it then"
+            )
+        ],
     )
     assert shown_table(run) == table("none", TWO, "incomplete")
     simulated["one"] = Known("4" * 32)
@@ -538,7 +543,7 @@ def test_a_store_that_the_command_does_not_have_is_accepted_by_the_next_replica(
 
 def test_nothing_is_accepted_while_a_replica_has_the_outbox(run: Command, options: list[str]) -> None:
     in_use = (
-        f"{Path.cwd()}/outbox.db: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+        f"{Path.cwd()}/outbox.db: the file is in use by another replica, or as the database of a store (SQLITE_BUSY)"
     )
     with closing(sqlite3.connect("outbox.db")) as replica_of_another_process:
         replica_of_another_process.execute("BEGIN EXCLUSIVE")
@@ -568,7 +573,7 @@ def test_a_reconcile_that_leaves_nothing_missing_ends_the_mark(
     assert shown_table(run) == table("4" * 32, TWO, "incomplete")
     simulated["one"].recover()
     ended = run("reconcile", *all_there)
-    assert (ended.status, ended.problems) == (0, ["dir:one is not incomplete any more"])
+    assert (ended.status, ended.problems) == (0, ["dir:one is no longer incomplete"])
     assert shown_table(run) == table("4" * 32, TWO)
     assert run("reconcile", *all_there).problems == []
     assert run("outbox", "accept", "dir:one", "--outbox", "outbox.db").status == 0
@@ -576,7 +581,7 @@ def test_a_reconcile_that_leaves_nothing_missing_ends_the_mark(
         "dir:one stays incomplete, because the outbox does not know this store: open the replica first"
     ]
     assert run("outbox", "flush", *all_there).status == 0
-    assert run("reconcile", *all_there).problems == ["dir:one is not incomplete any more"]
+    assert run("reconcile", *all_there).problems == ["dir:one is no longer incomplete"]
 
 
 def test_a_new_sync_store_is_incomplete_until_it_is_reconciled(
@@ -595,7 +600,7 @@ def test_a_new_sync_store_is_incomplete_until_it_is_reconciled(
     assert run("reconcile", *without_a).problems == ["dir:new stays incomplete, because dir:a took no part"]
     ended = run("reconcile", *all_there, "--sync", "dir:new")
     assert ended.status == 0
-    assert ended.problems == ["dir:a is not incomplete any more", "dir:new is not incomplete any more"]
+    assert ended.problems == ["dir:a is no longer incomplete", "dir:new is no longer incomplete"]
     assert run("outbox", "--outbox", "outbox.db").out.decode().count("incomplete") == 0
 
 
@@ -605,7 +610,7 @@ def test_a_complete_sync_store_is_enough_for_the_others(
     simulated.update(b=Known("5" * 32), c=Known("6" * 32))
     for name in ("b", "c"):
         assert run("outbox", "flush", *all_there, "--sync", f"dir:{name}").status == 0
-    assert run("reconcile", *all_there, "--sync", "dir:c").problems == ["dir:c is not incomplete any more"]
+    assert run("reconcile", *all_there, "--sync", "dir:c").problems == ["dir:c is no longer incomplete"]
 
 
 def test_the_mark_stays_if_the_outbox_can_not_be_used(

@@ -45,7 +45,7 @@ def write_old(path: Path, seconds: float = 3 * DAY) -> None:
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-# What it removes
+# Files that it removes
 
 
 FOREIGN = [
@@ -183,7 +183,7 @@ async def test_a_folder_that_may_not_be_listed_keeps_its_leftovers(root: Path, m
     assert (root / "tmp" / LEFTOVER).exists()
 
 
-# What others remove
+# Files that others remove
 
 
 async def test_the_folder_of_temporary_files_is_made_again(root: Path) -> None:
@@ -247,7 +247,7 @@ async def test_a_folder_that_is_replaced_while_it_is_synced(
         assert await store.put(DATA) == (REF, True)
         assert next(once, None) is None
         assert path_of(root).read_bytes() == DATA
-        # What is there now is on the disk, by all its names.
+        # The file that is there now is on the disk, by all its names.
         events = disk.take(path_of(root), *path_of(root).parents[:4])
         assert {("fsync", name) for name in (str(REF), "fa2c", "fa", "blobs", "store")} <= {*events}
 
@@ -273,7 +273,7 @@ async def test_a_deleted_blob_whose_folders_are_removed(
                     assert await store.delete(REF)
 
 
-# What is remembered as synced
+# Names remembered as synced
 
 
 async def test_a_folder_that_another_process_makes_again_is_synced_again(
@@ -325,7 +325,7 @@ async def test_a_copy_that_was_put_in_its_place_is_this_store(root: Path, monkey
         assert await store.put(b"lost") == (Ref.of(b"lost"), True)
 
 
-async def test_what_has_just_changed_is_synced_once_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_has_just_changed_is_synced_once_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change in the same tick would not show."""
     now = 1000.0
     async with open_single(root, tick=None) as store:
@@ -362,7 +362,7 @@ def test_a_look_is_trusted_once_a_change_would_show(monkeypatch: pytest.MonkeyPa
         assert synced.look("x", there) is not None
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_memory_is_bounded() -> None:
     synced = Synced(2, tick=0)
     for key in "abab":
         synced.note(key, synced.look(key, status()))
@@ -601,7 +601,7 @@ async def test_a_repair_moves_what_has_the_name_of_a_folder(root: Path, folder: 
         assert (root / "damaged" / "fb-2" / "fb").read_bytes() == b"more"
 
 
-async def test_what_has_become_a_folder_is_not_moved(root: Path) -> None:
+async def test_a_name_that_has_become_a_folder_is_not_moved(root: Path) -> None:
     async with open_directory(root) as store:
         await store.put(DATA)
         store._writes.clear_folder_name(str(path_of(root).parent))

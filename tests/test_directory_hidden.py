@@ -185,7 +185,7 @@ async def test_blobs_that_were_moved_on_purpose(root: Path) -> None:
     assert (root / "blobs-apart").read_text() == f"{identity}\n"
     elsewhere.rename(root.parent / "unmounted")
     elsewhere.mkdir()
-    with pytest.raises(StoreIdentityError, match="look at which disk is mounted there, and mount its own again"):
+    with pytest.raises(StoreIdentityError, match="check which disk is mounted there, and mount the store's own again"):
         await try_to_open(root, read_only=True)
 
 
@@ -431,7 +431,7 @@ def test_odd_names_are_found_in_the_list_of_mounts(tmp_path: Path) -> None:
     mounts.close()
 
 
-def test_what_is_mounted_elsewhere_is_no_matter(tmp_path: Path) -> None:
+def test_a_mount_elsewhere_does_not_matter(tmp_path: Path) -> None:
     """A mount of the blobs in another place, too, names them as its source."""
     mounts = Mounts(str(tmp_path), table=write_table(tmp_path / "table", "/backup", top=f"{tmp_path}/blobs"))
     assert mounts.look() == NOTHING
@@ -655,7 +655,7 @@ async def make_from(root: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["store-id", "blobs-apart", "blobs/store-id", "blobs/00"], ids=lambda path: path.replace("/", " ")
 )
-def test_what_shows_that_there_is_a_store(root: Path, path: str) -> None:
+def test_the_path_that_shows_that_there_is_a_store(root: Path, path: str) -> None:
     (root / "blobs").mkdir(parents=True)
     assert landmark(str(root)) == f"{root}/store-id"
     (root / path).mkdir()

@@ -70,7 +70,7 @@ async def test_another_disk_is_another_store(mounts: Mounts, disk: Path) -> None
         mounts.tmpfs(disk)
         await open_and_close(open_directory(disk))
         for call in (store.put(b"new"), store.get(REF), store.delete(REF), store.list_page(Ref.ZERO, 1)):
-            with pytest.raises(StoreIdentityError, match=f"{disk}: .* look at which disk is mounted there"):
+            with pytest.raises(StoreIdentityError, match=f"{disk}: .* check which disk is mounted there"):
                 await call
     assert tree(disk) == ["blobs", "store-id", "tmp"]
 
@@ -159,7 +159,7 @@ async def test_blobs_that_were_moved_to_another_disk(mounts: Mounts, tmp_path: P
         async with open_directory(root, **options) as store:
             assert await store.get(REF) == DATA
     mounts.detach(root / "blobs")
-    with pytest.raises(StoreIdentityError, match="look at which disk is mounted there"):
+    with pytest.raises(StoreIdentityError, match="check which disk is mounted there"):
         await try_to_open(root)
 
 

@@ -1,4 +1,4 @@
-"""Who a directory store is, where its files are, and how it notices that it is gone."""
+"""The identity of a directory store, the place of its files, and how it notices that it is gone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Return what tells whether anything in a folder was changed, made or removed."""
+    """Return a value that differs once anything in a folder was changed, created or removed."""
     return {
         str(path): (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
         for path in [folder, *folder.rglob("*")]
@@ -181,7 +181,7 @@ ODD: list[Callable[[Path], object]] = [
 
 @pytest.mark.parametrize("make", ODD)
 @pytest.mark.parametrize("read_only", [True, False])
-async def test_what_is_no_identity_is_an_error_and_never_overwritten(
+async def test_anything_but_an_identity_is_an_error_and_never_overwritten(
     root: Path, make: Callable[[Path], object], *, read_only: bool
 ) -> None:
     write(path_of(root))
@@ -419,7 +419,7 @@ async def test_the_mark_of_a_session_is_on_the_disk_before_it_has_its_name(
 
 
 @pytest.mark.parametrize("make", ODD)
-async def test_what_is_no_mark_is_an_error_and_never_overwritten(root: Path, make: Callable[[Path], object]) -> None:
+async def test_anything_but_a_mark_is_an_error_and_stays(root: Path, make: Callable[[Path], object]) -> None:
     async with open_directory(root) as store:
         write(root / "elsewhere", f"{ONE}\n".encode())
         make(root / "session-mark")
@@ -454,7 +454,7 @@ async def test_a_blob_that_takes_too_much_memory_is_refused(root: Path, monkeypa
         assert await store.get(Ref.of(b"0123456789")) == b"0123456789"
         assert await store.get_stored(Ref.of(b"0123456789")) == b"0123456789"
         for put in (store.put(b"0123456789a"), store.put_many([b"1", b"0123456789a"]), store.replace(b"0123456789a")):
-            with pytest.raises(BlobTooLargeError, match=f"{root}: a blob of 11 bytes, where max_memory is 10"):
+            with pytest.raises(BlobTooLargeError, match=f"{root}: a blob has 11 bytes, but max_memory is 10"):
                 await put
         write(path_of(root), b"x" * 11)
         monkeypatch.setattr(os, "read", refuse(errno.EIO))  # before it is read
@@ -500,7 +500,7 @@ async def test_a_blob_that_is_cut_while_it_is_read_is_read_as_it_is(
 # Reading what is on the disk
 
 
-async def test_what_is_stored_is_read_whole(root: Path) -> None:
+async def test_stored_blobs_are_read_whole(root: Path) -> None:
     blobs = [b"", DATA, b"x" * 4096, b"y" * 1_048_576, b"z" * 3_000_001]
     async with open_directory(root, durable=False) as store:
         for blob in blobs:

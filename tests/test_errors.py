@@ -132,7 +132,7 @@ def test_not_found_names_the_ref() -> None:
 def test_too_large_names_the_store_and_both_sizes() -> None:
     error = BlobTooLargeError("/disk/store", 12, 10)
     assert (error.store, error.size, error.limit) == ("/disk/store", 12, 10)
-    text = "/disk/store: a blob of 12 bytes, where max_memory is 10; open the store with a higher max_memory"
+    text = "/disk/store: a blob has 12 bytes, but max_memory is 10; open the store with a higher max_memory"
     assert str(error) == text
 
 

@@ -162,8 +162,8 @@ def two_faced(kind: type, content: Any) -> Any:
 @pytest.mark.parametrize(
     ("operation", "answer", "complaint"),
     [
-        ("list_page", two_faced(list, [REF]), "a page that is not a list of refs"),
-        ("list_page", [two_faced(bytes, REF)], "a page that is not a list of refs"),
+        ("list_page", two_faced(list, [REF]), "a page is not a list of refs"),
+        ("list_page", [two_faced(bytes, REF)], "a page is not a list of refs"),
         ("get_many", two_faced(dict, {REF: DATA}), "which is not a dict of refs and bytes"),
         ("put_many", two_faced(list, [PutResult(REF, True)]), "which is not a list of results"),
         ("put", two_faced(tuple, (REF, True)), "which is not a PutResult"),
@@ -283,7 +283,7 @@ def test_a_long_text_is_cut() -> None:
     assert len(describe_failure(OSError("y" * 10**7))) < SHOWN_LIMIT + 20
 
 
-def test_what_is_shown_of_an_answer_is_short() -> None:
+def test_the_text_of_an_answer_is_short() -> None:
     assert shown("a" * 1000) == "'" + "a" * 78 + "…"
     assert shown(ANSWERS["object"]) == "<repr raised ZeroDivisionError>"
 

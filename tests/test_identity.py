@@ -1,4 +1,4 @@
-"""Who a store is: identities are told, compared, and passed on by the stores that wrap others."""
+"""The identities of stores: stores keep them, replicas compare them, and stores that wrap others pass them on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER = "f" * 32
 
 
 class Told(PlainStore):
-    """A store that tells something as its identity."""
+    """A store that returns any value as its identity."""
 
     def __init__(self, answer: object) -> None:
         super().__init__(MemoryStore())
@@ -187,7 +187,7 @@ def test_a_store_that_is_only_read_is_part_of_no_replica() -> None:
 
     snapshot = Snapshot(MemoryStore())
     assert isinstance(snapshot, Store)
-    text = "old was opened with read_only=True, and a replica writes to its stores"
+    text = "old was opened with read_only=True, and a replica writes to its stores: open it without read_only"
     with pytest.raises(ValueError, match=text):
         trio_replica.open({"old": snapshot})
     with pytest.raises(ValueError, match=text):

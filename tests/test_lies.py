@@ -388,7 +388,7 @@ async def test_a_store_whose_contains_is_its_listing_is_not_asked_for_what_it_li
 
 async def test_a_listed_blob_that_a_get_does_not_find_is_missing_and_copied() -> None:
     class Deaf(PlainStore):
-        """Its ``contains`` is its listing, so only a get tells."""
+        """Its ``contains`` is its listing, so only a get shows that the blob is missing."""
 
     inner = await lying(Lie.LISTS, THIRD)
     empty = MemoryStore()
@@ -632,7 +632,7 @@ async def test_a_store_alone_is_believed_when_its_listing_ends() -> None:
     assert (await scrub([await lying(Lie.ENDS)])).is_sound
 
 
-async def test_what_a_store_lacks_altogether_is_no_finding() -> None:
+async def test_a_blob_that_a_store_lacks_altogether_is_no_finding() -> None:
     report = await scrub([await honest(), MemoryStore(), SimulatedStore()])
     assert (report.findings, report.is_sound) == ((), True)
     assert [counts.refs for counts in report.stores.values()] == [5, 0, 0]
@@ -731,7 +731,7 @@ def nothing() -> None:
     """Leave everything as it is."""
 
 
-async def test_what_changes_between_two_answers_contradicts_nothing() -> None:
+async def test_a_change_between_two_answers_contradicts_nothing() -> None:
     # Denied, and then not found any more: it was deleted after the first get.
     denying = await lying(Lie.DENIES, THIRD)
     lost = Changing(denying, nothing, lambda: denying.lie(Lie.LISTS, until_written=False))
@@ -853,7 +853,7 @@ async def test_a_listing_that_fails_when_it_is_compared_is_a_failure() -> None:
     assert (report.is_sound, report.stores["store"].refs) == (False, 5)
 
 
-async def test_what_a_store_lacks_costs_nothing_of_the_pace(autojump_clock: MockClock) -> None:
+async def test_a_blob_that_a_store_lacks_costs_nothing_of_the_pace(autojump_clock: MockClock) -> None:
     empty = SimulatedStore()
     await empty.put(b"another")
     await scrub([empty, await honest()], bytes_per_second=1)

@@ -50,7 +50,7 @@ KINDS: list[Callable[[Mounts, Path, Path], object]] = [
 
 @pytest.mark.mounts
 @pytest.mark.parametrize("mount", KINDS, ids=["tmpfs", "bind", "overlay", "ext4", "xfs", "fuse"])
-def test_what_is_mounted_is_unmounted(mounts: Mounts, tmp_path: Path, mount: Callable[..., object]) -> None:
+def test_each_mount_is_unmounted(mounts: Mounts, tmp_path: Path, mount: Callable[..., object]) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     mount(mounts, source, target)

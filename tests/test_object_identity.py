@@ -1,4 +1,4 @@
-"""Who an object store is, how it may be used, and how much memory it takes."""
+"""The identity of an object store, its options, and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REF = Ref.of(DATA)
 BLOB_KEY = f"p/b:{REF}".encode()
 ONE, OTHER = "0123456789abcdef" * 2, "f" * 32
 NEITHER = (
-    "is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
+    "is not an identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
     "else the server is not an object store: correct the endpoint"
 )
 
@@ -166,7 +166,7 @@ async def test_a_put_that_is_said_to_be_done_and_is_not(bucket: FakeBucket) -> N
     with scripted_server(answering(lambda asked: Answer(200) if asked.method == "PUT" else MISSING)) as server:
         with pytest.raises(ReplicaError) as caught:
             await open_at(server).__aenter__()
-        text = "b~ was stored and is not there: correct the endpoint, or repair the server"
+        text = "b~ was stored, but is not there: correct the endpoint, or repair the server"
         assert str(caught.value) == f"{name_of(server)}: {text}"
 
 
@@ -200,7 +200,7 @@ async def test_the_mark_of_a_session(bucket: FakeBucket, server: Scripted) -> No
         (lambda store: store.set_session_mark(ONE), lambda store, data: store.put(data)),
     ],
 )
-async def test_who_it_is_does_not_wait_for_a_later_request(
+async def test_the_identity_does_not_wait_for_a_later_request(
     bucket: FakeBucket,
     call: Callable[[ObjectStore], Any],
     other: Callable[[ObjectStore, bytes], Any],
@@ -239,7 +239,7 @@ async def test_who_it_is_does_not_wait_for_a_later_request(
             later.set()
 
 
-async def test_what_is_no_mark_is_not_sent(server: Scripted) -> None:
+async def test_anything_but_a_mark_is_not_sent(server: Scripted) -> None:
     async with open_at(server) as store:
         asked = len(server.requests)
         with pytest.raises(ValueError, match=r"^the mark of a session is 32 lowercase hex digits, not 'x'$"):
@@ -302,7 +302,7 @@ async def test_a_new_identity_that_is_not_kept(bucket: FakeBucket, answer: Answe
     with scripted_server(answering(respond)) as server:
         async with open_at(server) as store:
             former = await store.identity()
-            with pytest.raises(ReplicaError, match=r"the server forbids this|b~ was stored and is not there"):
+            with pytest.raises(ReplicaError, match=r"the server forbids this|b~ was stored, but is not there"):
                 await store.renew_identity()
             assert await store.identity() == former
 
@@ -349,7 +349,7 @@ async def test_a_blob_that_is_larger_than_it_may_be(bucket: FakeBucket, server: 
             assert (caught.value.store, caught.value.size, caught.value.limit) == (name_of(server), 4, 3)
         assert len(server.requests) == asked
         for read in (store.get(REF), store.get_many([REF])):
-            with pytest.raises(BlobTooLargeError, match="a blob of 4 bytes, where max_memory is 3"):
+            with pytest.raises(BlobTooLargeError, match="a blob has 4 bytes, but max_memory is 3"):
                 await read
         assert await store.contains(REF)
     async with open_at(server, max_memory=4) as store:
@@ -374,7 +374,8 @@ async def test_a_server_that_sends_more_than_it_said(bucket: FakeBucket) -> None
         async with open_at(server) as store:
             with pytest.raises(ReplicaError) as caught:
                 await store.get(REF)
-            text = f"it sent more bytes than the 4 that it said b:{REF} has: correct the endpoint, or repair the server"
+            text = f"it sent more than the 4 bytes that it announced for b:{REF}: "
+            text += "correct the endpoint, or repair the server"
             assert str(caught.value) == f"{name_of(server)}: {text}"
     assert sent < 64 * 1024 * 1024
 
@@ -432,7 +433,7 @@ async def test_a_second_put_tells_whether_the_server_can_create_if_absent(bucket
             assert [(await store.put(DATA)).added for _ in range(2)] == [True, True]
 
 
-# What servers say
+# Answers of servers
 
 
 @pytest.mark.parametrize("operation", ["get", "list_page"])

@@ -66,7 +66,7 @@ ODD_KEYS = [
     b"\xff\xff",
 ]
 NO_GOOD_SERVER = "correct the endpoint, or repair the server"
-NO_LISTING = f"it answers a request for its listing with 200, and no listing, or another: {NO_GOOD_SERVER}"
+NO_LISTING = f"it answers a request for its listing with 200, but not with that listing: {NO_GOOD_SERVER}"
 NOT_IN_ORDER = "it does not list in the order of the names, as a store needs it"
 PROVES_NOTHING = "its listing ended before the object b~, which is there, so it may lack blobs"
 NO_PROOF = f"{PROVES_NOTHING}: try again later, or repair the server"
@@ -171,7 +171,7 @@ async def test_a_request_says_what_is_needed(bucket: FakeBucket) -> None:
 
 
 def begin_again(bucket: FakeBucket) -> Callable[[Query], Answer]:
-    """Return what heeds nothing but the token: it lists all objects from the first one."""
+    """Return the answers of a server that uses only the token, and otherwise lists from the first object."""
 
     def answer(query: Query) -> Answer:
         keys = sorted(bucket.objects)
@@ -184,7 +184,7 @@ def begin_again(bucket: FakeBucket) -> Callable[[Query], Answer]:
 
 
 def pause(bucket: FakeBucket) -> Callable[[Query], Answer]:
-    """Return what gives empty pages before each other, as where many objects were deleted."""
+    """Return the answers of a server that sends empty pages in between, as if many objects had been deleted."""
     numbers = itertools.count()
 
     def answer(query: Query) -> Answer:
@@ -360,7 +360,7 @@ async def test_without_an_identity_the_server_is_believed(bucket: FakeBucket, ca
         async with open_at(server, read_only=True) as store:
             assert await list_all(store) == REFS
             bucket.lie = lambda _: Answer(200, "<html>Please log in")
-            with pytest.raises(ReplicaError, match="no listing"):
+            with pytest.raises(ReplicaError, match="not with that listing"):
                 await list_all(store)
             bucket.lie = None
             bucket.objects[PREFIX + b"b~"] = b"f" * 32  # another program has opened it to write
@@ -375,7 +375,7 @@ async def test_without_an_identity_the_server_is_believed(bucket: FakeBucket, ca
     assert all(request.method == "GET" for request in server.requests)
 
 
-# What does not end
+# Answers that do not end
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 CHUNK = b"10000\r\n" + b"x" * 65536 + b"\r\n"
@@ -451,7 +451,7 @@ async def test_a_listing_does_not_wait_for_gets(bucket: FakeBucket) -> None:
 
 
 async def test_a_listing_under_way_when_the_block_ends(bucket: FakeBucket) -> None:
-    """It is told so, and not that there are no more refs."""
+    """The caller gets an error, and no empty page, which would mean that there are no more refs."""
 
     async def list_page(store: ObjectStore) -> None:
         with pytest.raises(trio.ClosedResourceError, match=r"^s3://blobs/p at http://127.0.0.1:\d+ is closed$"):
@@ -466,7 +466,7 @@ async def test_a_listing_under_way_when_the_block_ends(bucket: FakeBucket) -> No
 
 @pytest.mark.parametrize("answers", [0, 2])
 async def test_a_closed_listing_asks_for_nothing(answers: int) -> None:
-    """Neither for a first answer nor, in a page under way, for another."""
+    """Neither for a first answer nor for a further one of a page under way."""
     asked = 0
 
     class Closing(OneByOne):

@@ -594,7 +594,7 @@ CLOSED = "its server closed the connection without an answer: try again later; i
     [
         pytest.param(
             answering(lambda _: Answer(200, "<html>Hello")),
-            "b~ is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
+            "b~ is not an identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
             "else the server is not an object store: correct the endpoint",
             id="a web page",
         ),

@@ -71,7 +71,7 @@ async def test_it_is_listed_and_read(foreign: Foreign) -> None:
 
 
 @FAST
-async def test_what_is_there_is_not_added(foreign: Foreign) -> None:
+async def test_a_blob_that_is_there_is_not_added(foreign: Foreign) -> None:
     before = foreign.contents()
     assert {Ref.from_hex(ref): data for ref, (data, _) in before.items()} == BLOBS
     async with foreign.open() as store:
@@ -82,7 +82,7 @@ async def test_what_is_there_is_not_added(foreign: Foreign) -> None:
 
 
 @FAST
-async def test_what_is_added_leaves_the_rest_as_it_was(foreign: Foreign) -> None:
+async def test_an_added_blob_leaves_the_rest_as_it_was(foreign: Foreign) -> None:
     before = foreign.contents()
     more = [b"silver %d" % number for number in range(50)]
     async with foreign.open() as store:

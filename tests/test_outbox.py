@@ -745,7 +745,7 @@ async def test_an_interruption_of_the_last_acknowledgements_comes_out(autojump_c
 async def test_a_clean_exit_leaves_the_watermark_above_a_put_that_failed_last(
     autojump_clock: MockClock, fails: str
 ) -> None:
-    """Else the entries that come after it are in doubt in the next session, although nothing has crashed."""
+    """Otherwise later entries would be in doubt in the next session, although nothing has crashed."""
     sync, copy = SimulatedStore(), SimulatedStore()
     outbox = MemoryOutbox(Disk(), 0.01)
     with trio.CancelScope() as scope:

@@ -44,9 +44,9 @@ WRITABLE_FOLDER, READABLE_FOLDER = 0o777, 0o555
 @pytest.mark.parametrize(
     ("mode", "folder_mode", "message"),
     [
-        (0o444, WRITABLE_FOLDER, "the outbox can't be written: permit it, in its folder too"),
-        (0o444, READABLE_FOLDER, "the outbox can't be written: permit it, in its folder too"),
-        (0o666, READABLE_FOLDER, "the outbox can't be written: permit it, in its folder too"),
+        (0o444, WRITABLE_FOLDER, "the outbox can't be written: get permission to write it and its folder"),
+        (0o444, READABLE_FOLDER, "the outbox can't be written: get permission to write it and its folder"),
+        (0o666, READABLE_FOLDER, "the outbox can't be written: get permission to write it and its folder"),
         (0o000, WRITABLE_FOLDER, "the outbox can't be opened: name a file in a folder that exists and may be written"),
         (None, READABLE_FOLDER, "the outbox can't be opened: name a file in a folder that exists and may be written"),
     ],
@@ -68,7 +68,7 @@ async def test_files_that_may_not_grow(path: Path, *, is_there: bool) -> None:
     if is_there:
         await make_outbox(path)
     said = await child.run("open_outbox_where_nothing_can_be_written", path, 0)
-    assert said.startswith(f"ReplicaError: {path}: the outbox can't be written: look at its disk")
+    assert said.startswith(f"ReplicaError: {path}: the outbox can't be written: check its disk")
 
 
 async def problem(path: Path, *stores: replica.Store) -> str:
@@ -87,7 +87,7 @@ async def test_a_name_that_looks_like_a_url(path: Path, monkeypatch: pytest.Monk
 async def test_the_database_of_a_store(path: Path) -> None:
     async with replica.open_sqlite(path) as store:
         ref, _ = await store.put(b"hello")
-        assert (await problem(path, store)).startswith(f"{path}: the file is in use: by another replica, or as the")
+        assert (await problem(path, store)).startswith(f"{path}: the file is in use by another replica, or as the")
         assert await store.get(ref) == b"hello"
         await store.put(b"more")
     assert await problem(path) == f"{path}: the file is a database, but not an outbox: name another one"

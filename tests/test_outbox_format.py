@@ -109,7 +109,7 @@ def test_a_migrated_outbox_has_the_columns_of_a_new_one(path: Path) -> None:
     assert list(columns(path)) == ["deferred", "entries", "in_doubt", "meta", "stores"]
 
 
-async def test_what_is_in_it_is_delivered_but_for_what_is_in_doubt_and_nowhere(path: Path) -> None:
+async def test_its_entries_are_delivered_except_those_in_doubt_that_no_store_has(path: Path) -> None:
     local, far, near = MemoryStore(), SimulatedStore(), SimulatedStore()
     await put_numbers(local, (*range(10), 30, 31, 32, 40))
     async with replica.open({"local": local}, {"far": far, "near": near}, outbox=path) as store:
@@ -255,7 +255,7 @@ async def test_a_version_that_is_not_known_is_refused(path: Path, version: int) 
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     before = dump(path)
-    expected = f"{path}: the outbox is of version {version}, and this package knows 2: update it"
+    expected = f"{path}: the outbox has format {version}, and this package knows 2: update trio-replica"
     with pytest.raises(ReplicaError, match=f"^{expected}$"):
         await open_and_close(replica.open([MemoryStore()], {"far": MemoryStore()}, outbox=path))
     with pytest.raises(ReplicaError, match=f"^{expected}$"), opened_outbox(str(path)):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .mounts import Mounts
 
 LOST = "the outbox was removed or replaced while it was open: open the replica again, and reconcile"
-IN_USE = "the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+IN_USE = "the file is in use by another replica, or as the database of a store (SQLITE_BUSY)"
 
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -217,7 +217,7 @@ def move_the_folder_away(path: Path) -> None:
         ),
     ],
 )
-def test_who_has_lost_the_file_acknowledges_nothing_more(path: Path, change: Callable[[Path], None]) -> None:
+def test_nothing_is_acknowledged_once_the_file_is_lost(path: Path, change: Callable[[Path], None]) -> None:
     with holding(path) as first:
         assert first.put(0) is None
         change(path)
@@ -289,7 +289,7 @@ def test_a_file_that_it_does_not_use_changes_nothing(path: Path, name: str) -> N
     assert pending(path) == [*refs(0, 1)]
 
 
-def test_who_has_lost_sqlites_lock_is_alone_still(path: Path) -> None:
+def test_a_connection_that_has_lost_sqlites_lock_still_excludes_others(path: Path) -> None:
     with holding(path) as holder:
         assert holder.put(0) is None
         holder.read_the_file()
@@ -427,7 +427,7 @@ def test_a_system_that_does_not_tell_of_the_file(path: Path, monkeypatch: pytest
     trio.run(main)
 
 
-def test_who_opens_it_waits_for_the_lock_on_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_it_waits_for_the_lock_on_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log_of(path).touch()
     held = files.PinnedFile.locked(str(log_of(path)))
     monkeypatch.setattr(internals, "LOCK_SECONDS", 10.0)

@@ -94,7 +94,7 @@ async def test_a_user_who_may_only_read_looks_at_a_closed_outbox(closed: Path) -
     assert files_in(closed.parent) == before
     closed.chmod(0o400)
     assert await child.run("look_at_outbox_as_nobody", closed.parent, closed.name) == (
-        f"/{closed.name}: the outbox can't be read: permit to read it, and its folder (SQLITE_CANTOPEN)"
+        f"/{closed.name}: the outbox can't be read: get permission to read it and its folder (SQLITE_CANTOPEN)"
     )
 
 
@@ -228,7 +228,7 @@ def test_an_empty_file_has_nothing_pending_and_stays_empty(path: Path) -> None:
     assert path.stat().st_size == 0
 
 
-def test_what_is_no_outbox_is_not_looked_at(path: Path) -> None:
+def test_anything_but_an_outbox_is_not_looked_at(path: Path) -> None:
     assert problem(path) == f"{path}: there is no such outbox"
     path.symlink_to("nowhere.db")
     assert problem(path) == f"{path}: there is no such outbox"

@@ -106,8 +106,8 @@ async def test_a_store_that_is_another_than_the_one_that_is_noted(
 
 def known_as(name: str, identity: str, other: str, was: str = "") -> str:
     return (
-        f"{name}: its identity {identity} is the one that the outbox knows as {other}{was}: give the stores the names "
-        f"that they had, or, if this one is to be {name} from now on: trio-replica outbox accept {name}"
+        f"{name}: its identity {identity} is the one that the outbox knows as {other}{was}: give the stores their "
+        f"former names, or take this one as {name}: trio-replica outbox accept {name}"
     )
 
 
@@ -161,7 +161,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_nothing_is_relayed_before_the_stores_are_known(path: Path) -> None:
-    """Also not what is in doubt: a store of another name might have it, or be said to lack it."""
+    """Neither are entries in doubt, because a store of another name might have the blob, or seem to lack it."""
     await open_and_close(replica.open({"local": MemoryStore(identity=ONE)}, {"copy": MemoryStore()}, outbox=path))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO entries VALUES (2, 7, ?, 1)", refs(0))
@@ -182,7 +182,7 @@ async def test_nothing_is_relayed_before_the_stores_are_known(path: Path) -> Non
 
 
 class Known(SimulatedStore):
-    """A store that says who it is."""
+    """A store with an identity."""
 
     def __init__(self, identity: str) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Known(SimulatedStore):
 
 
 class Silent(SimulatedStore):
-    """A store that does not say who it is."""
+    """A store that fails to return its identity."""
 
     async def identity(self) -> str | None:
         await trio.lowlevel.checkpoint()

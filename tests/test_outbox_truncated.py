@@ -166,7 +166,7 @@ def test_a_put_during_whose_commit_the_log_is_emptied_is_not_acknowledged(
         trio.run(main)
 
 
-def test_what_a_power_cut_has_left_in_the_log_is_no_loss(path: Path) -> None:
+def test_a_log_that_a_power_cut_has_left_is_no_loss(path: Path) -> None:
     async def put_one() -> None:
         async with opened(path) as store:
             await store.put(b"0")

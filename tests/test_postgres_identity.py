@@ -1,4 +1,4 @@
-"""A PostgreSQL store knows who it is: its identity, connections that lead elsewhere, and reading without writing."""
+"""The identity of a PostgreSQL store, connections that lead elsewhere, and reading without writing."""
 
 from __future__ import annotations
 
@@ -157,12 +157,12 @@ ODD = [
     ("identity TEXT, one INTEGER", f"('{OTHER}0', 1)", "where one row of 32 lowercase hex digits should be"),
     ("identity TEXT, one INTEGER", "(NULL, 1)", "has None, where one row"),
     ("identity TEXT, one INTEGER", f"('{OTHER}', 1), ('{IDENTITY}', 2)", "has several rows, where one row"),
-    ("name TEXT", "('x')", "is another than a store's, which is CREATE TABLE store_identity"),
+    ("name TEXT", "('x')", "is not that of a store, which is CREATE TABLE store_identity"),
 ]
 
 
 @pytest.mark.parametrize(("columns", "rows", "line"), ODD)
-async def test_what_is_no_identity_is_never_overwritten(
+async def test_anything_but_an_identity_is_never_overwritten(
     server: PostgresServer, columns: str, rows: str, line: str
 ) -> None:
     kept = "SELECT * FROM store_identity ORDER BY 1"
@@ -183,7 +183,8 @@ async def test_a_table_that_keeps_no_identity(either: PostgresAddress) -> None:
         "CREATE TRIGGER t BEFORE INSERT ON store_identity FOR EACH ROW EXECUTE FUNCTION nothing()",
     )
     with pytest.raises(
-        ReplicaError, match=f"^the table store_identity does not keep the rows written .*{either.name}$"
+        ReplicaError,
+        match=f"^the table store_identity does not keep the rows written .*{either.name}: look at its triggers$",
     ):
         await open_and_close(either.conninfo())
 
@@ -345,7 +346,7 @@ async def test_the_mark_of_a_session(either: PostgresAddress) -> None:
     assert either.query("SELECT mark, one FROM store_session") == [(IDENTITY, 1)]
 
 
-async def test_what_is_no_mark_is_never_overwritten(either: PostgresAddress) -> None:
+async def test_anything_but_a_mark_is_never_overwritten(either: PostgresAddress) -> None:
     async with open_single(either.conninfo()) as store:
         either.query("CREATE TABLE store_session (mark TEXT)", "INSERT INTO store_session VALUES ('mine')")
         for call in (store.session_mark, lambda: store.set_session_mark(OTHER)):
@@ -514,7 +515,7 @@ async def test_a_user_who_may_only_read_the_blobs(server: PostgresServer) -> Non
         await check_reads(store, IDENTITY)
 
 
-async def test_what_hinders_writing_does_not_hinder_reading(server: PostgresServer) -> None:
+async def test_an_obstacle_to_writing_does_not_hinder_reading(server: PostgresServer) -> None:
     server.query(
         SCHEMA.replace("TABLE", "UNLOGGED TABLE"),
         rf"INSERT INTO blobs VALUES ('\x{REF}', '\x{DATA.hex()}')",

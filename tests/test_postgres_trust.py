@@ -56,7 +56,7 @@ TRIGGER = "CREATE TRIGGER meddler {} ON blobs FOR EACH ROW WHEN (NEW.data = 'bad
 DELETION = "DELETE FROM blobs WHERE ref = NEW.ref; RETURN NULL;"
 DEFERRED = TRIGGER.replace("CREATE", "CREATE CONSTRAINT").replace("ON blobs", "ON blobs DEFERRABLE INITIALLY DEFERRED")
 
-NOT_THERE = "was written, and is not there"
+NOT_THERE = "was written, but is not there"
 OTHER_BYTES = "has other bytes than the blob"
 
 MEDDLERS = [
@@ -485,7 +485,7 @@ async def test_a_page_has_no_more_rows_than_fit(server: PostgresServer) -> None:
             await store.list_page(page[-1], 10)
 
 
-# What a server says
+# Answers of a server
 
 
 RAISE = r"""

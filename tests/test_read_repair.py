@@ -364,7 +364,7 @@ async def test_a_store_is_given_a_blob_once(autojump_clock: MockClock) -> None:
     assert writes(one) == [("put", 1), ("put", 4)]
 
 
-async def test_what_is_remembered_is_bounded(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_memory_is_bounded(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_repairs, "REFS_REMEMBERED", 2)
     one, two = SimulatedStore(), SimulatedStore(get=1)
     first, second, third = await put_numbers(two, [1, 2, 3])

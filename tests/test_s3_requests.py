@@ -74,7 +74,7 @@ def place_of(options: dict[str, Any]) -> ObjectPlace:
 def test_an_account_is_that_of_the_client(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], options: dict[str, Any]
 ) -> None:
-    """The client tells in the URLs that it signs."""
+    """The URLs that the client signs show it."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     client = S3Store(BUCKET, client_options={"allow_http": True}, **KEYS, **options)
@@ -129,7 +129,7 @@ async def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     await assert_fails(place_at("http://127.0.0.1:1"), account, line)
 
 
-# What fails
+# Failures
 
 
 def place_at(endpoint: str) -> ObjectPlace:
@@ -177,7 +177,7 @@ async def test_an_endpoint_that_is_not_of_http() -> None:
     """A variable of the environment may name one."""
     place = place_at("http://127.0.0.1:1")
     account = S3Account(place_of(KEYS | {"endpoint": "ftp://127.0.0.1:1"}), {})
-    await assert_fails(place, account, "its endpoint is no http:// or https:// URL: correct it")
+    await assert_fails(place, account, "its endpoint is not an http:// or https:// URL: correct it")
 
 
 async def test_a_certificate_that_nobody_has_signed(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ async def test_a_proxy_that_a_listing_can_not_use(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ReplicaError) as caught:
         await open_requests(place).__aenter__()
     line = (
-        "the environment names a proxy that is no http:// or https:// URL, which a listing needs: "
+        "the environment names a proxy that is not an http:// or https:// URL, which a listing needs: "
         "correct http_proxy, https_proxy or all_proxy, or name the server in no_proxy"
     )
     assert str(caught.value) == f"{place.name}: {line}"

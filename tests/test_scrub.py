@@ -427,7 +427,7 @@ async def test_a_corrupt_blob_that_is_deleted_in_the_meantime_does_not_come_back
 
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
-async def test_what_a_store_remembers_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
+async def test_the_memory_of_a_store_is_no_proof(autojump_clock: MockClock, rate: float | None) -> None:
     class Remembering(SimulatedStore):
         async def get_stored(self, ref: Ref) -> bytes:
             return (await self.get(ref)).replace(b"1", b"0")
@@ -468,7 +468,7 @@ async def test_a_store_that_repairs_itself(autojump_clock: MockClock) -> None:
     assert store.asked == ["check", "repair", "check"]
     assert (report.repaired, report.problems) == ({"store": ("bent",)}, {"store": ("dented",)})
     assert report.stores == {"store": ScrubCounts(corrupt=3, repaired=3)}
-    assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was made again")}
+    assert {(one.is_repaired, one.outcome) for one in report.findings} == {(True, "repaired: its index was rebuilt")}
     assert not report.is_sound
     assert (await scrub({"store": CheckedStore(Integrity(("bent",)), Integrity())}, repair=True)).is_sound
 

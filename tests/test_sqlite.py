@@ -237,7 +237,7 @@ NO_FILES: list[tuple[Callable[[Path], object], str]] = [
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 @pytest.mark.parametrize(("make", "kind"), NO_FILES)
 @pytest.mark.parametrize("read_only", [False, True])
-async def test_what_is_no_file_is_no_database(
+async def test_a_name_that_is_no_file_is_no_database(
     path: Path, make: Callable[[Path], object], kind: str, suffix: str, *, read_only: bool
 ) -> None:
     if suffix:
@@ -302,7 +302,7 @@ async def test_a_database_that_is_not_writable(path: Path, *, there: bool) -> No
     error = await child.run("open_as_nobody", "sqlite", path.parent, path.name)
     assert error.startswith("OperationalError: SQLITE_")
     if there:
-        remedy = "permit it, or open the store with read_only=True to read its blobs"
+        remedy = "get permission, or open the store with read_only=True to read its blobs"
         assert error.endswith(f": /{path.name}: the database or its folder can't be written: {remedy}")
         assert await child.run("read_as_nobody", path.parent, path.name, "sqlite") == [True, DATA.decode()]
     else:

@@ -78,7 +78,7 @@ def state_of(folder: Path) -> object:
 
 @pytest.mark.parametrize("make", MISSING, ids=MISSING_NAMES)
 @pytest.mark.parametrize("options", [{"create": False}, {"read_only": True}])
-async def test_what_is_no_store_is_not_made_one(
+async def test_a_path_without_a_store_is_not_made_one(
     path: Path, make: Callable[[Path], object], options: dict[str, bool]
 ) -> None:
     make(path)
@@ -205,7 +205,7 @@ def make_killed(path: Path, *, index: bool) -> None:
 
 
 @pytest.mark.parametrize("index", [True, False])
-async def test_what_a_killed_process_left_in_the_log_is_read(path: Path, *, index: bool) -> None:
+async def test_the_log_that_a_killed_process_left_is_read(path: Path, *, index: bool) -> None:
     make_killed(path, index=index)
     before = {name: files_in(path.parent)[name] for name in (path.name, log_of(path).name)}
     async with open_sqlite(path, read_only=True) as store:
@@ -237,7 +237,7 @@ async def test_a_writer_that_comes_later_is_read_along(path: Path) -> None:
         await check_readable(store, REF, NEW)
 
 
-async def test_what_was_read_while_it_was_written_to_is_read_again(path: Path) -> None:
+async def test_a_database_that_was_written_to_while_it_was_read_is_read_again(path: Path) -> None:
     query(path, *IN_WAL_MODE)
     changes = [INSERT, INSERT_NEW]
     async with open_sqlite(path, read_only=True) as store:
@@ -407,8 +407,8 @@ async def test_a_database_that_can_only_be_read_is_refused_with_the_remedy(
         await open_and_close(open_sqlite(path))
     assert info.value.sqlite_errorname == "SQLITE_READONLY"
     remedy = (
-        ": the database or its folder can't be written: permit it, or open the store with read_only=True to read its "
-        "blobs"
+        ": the database or its folder can't be written: get permission, or open the store with read_only=True to read "
+        "its blobs"
     )
     assert str(info.value) == (
         f"SQLITE_READONLY: attempt to write a readonly database: {path}{remedy if may == 'read' else ''}"
@@ -438,7 +438,7 @@ async def test_a_file_system_that_is_read_only(path: Path, mounts: Mounts) -> No
     async with open_sqlite(copied / path.name, read_only=True) as store:
         await check_readable(store, REF)
     for name in ("closed", "killed", "used"):
-        with pytest.raises(sqlite3.OperationalError, match=r"^SQLITE_.*: open the store|permit it, or open the store"):
+        with pytest.raises(sqlite3.OperationalError, match=r"^SQLITE_.*: (open|get permission, or open) the store"):
             await open_and_close(open_sqlite(seen / name / path.name))
     async with open_sqlite(seen / "used" / path.name, read_only=True) as store:
         await check_readable(store)
@@ -501,7 +501,7 @@ async def test_a_limit_below_what_sqlite_needs_is_kept_all_the_same(path: Path) 
         assert await store.get(Ref.of(b"1234")) == b"1234"
         large = Ref.of(b"12345")
         for attempt in (partial(store.get, large), partial(store.get_many, [large]), partial(store.put, b"54321")):
-            with pytest.raises(BlobTooLargeError, match="a blob of 5 bytes, where max_memory is 4"):
+            with pytest.raises(BlobTooLargeError, match="a blob has 5 bytes, but max_memory is 4"):
                 await attempt()
 
 

@@ -115,7 +115,7 @@ async def test_a_scrub_finds_and_repairs_it(path: Path) -> None:
         assert {one.ref for one in report.findings} == {REF, ghost}  # what hides the one shows the other
         assert (report.stores["database"].corrupt, report.is_sound) == (2, False)
         report = await scrub(stores, repair=True)
-        assert [(one.ref, one.outcome) for one in report.findings] == [(REF, "repaired: its index was made again")]
+        assert [(one.ref, one.outcome) for one in report.findings] == [(REF, "repaired: its index was rebuilt")]
         assert report.repaired == {"database": (f"row 251 missing from index {INDEX}",)}
         assert (report.stores["database"].refs, report.is_sound) == (500, True)
         assert await database.get(REF) == BLOBS[250].data

@@ -158,7 +158,7 @@ async def test_a_store_fails_once_a_file_has_lost_its_name_and_closes_without_a_
     assert names.keys() == {*os.listdir(folder)}
 
 
-async def test_what_was_lost_stays_lost(path: Path) -> None:
+async def test_a_loss_stays(path: Path) -> None:
     """Another process may have begun a log in the meantime."""
     async with open_sqlite(path) as store:
         kept = log_of(path).rename(path.with_name("kept"))
@@ -172,7 +172,7 @@ async def test_what_was_lost_stays_lost(path: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [remove_log_and_index, replace_database_and_log])
-async def test_what_another_process_writes_after_a_loss_is_kept(path: Path, lose: Callable[[Path], object]) -> None:
+async def test_writes_of_another_process_after_a_loss_are_kept(path: Path, lose: Callable[[Path], object]) -> None:
     async with open_sqlite(path) as store:
         await store.put_many([b"%d" % i for i in range(100)])
         lose(path)
@@ -553,7 +553,7 @@ async def test_a_database_that_vanishes_while_it_is_opened(path: Path, monkeypat
 
 
 @pytest.mark.deep
-async def test_what_a_process_acknowledged_after_its_log_was_removed_is_there(path: Path) -> None:
+async def test_puts_acknowledged_after_the_log_was_removed_are_there(path: Path) -> None:
     ended = await trio.run_process(
         sqlite_child.command("lose_log", path), capture_stdout=True, capture_stderr=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Who a SQLite store is: the table of its identity, and the mark of a session beside it."""
+"""The identity of a SQLite store, in its table, and the mark of a session beside it."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ async def test_a_copy_gets_an_identity_of_its_own_and_no_mark(path: Path) -> Non
             before = identity
         await store.set_session_mark(OTHER)
         query(path, "CREATE TRIGGER t BEFORE DELETE ON store_session BEGIN SELECT RAISE(IGNORE); END")
-        with pytest.raises(ReplicaError, match="the table store_session does not lose the rows deleted from it"):
+        with pytest.raises(ReplicaError, match="the table store_session does not delete its rows: look at "):
             await store.renew_identity()
         assert await store.identity() == identity
     assert query(path, "SELECT * FROM store_identity") == [(identity, 1)]

@@ -215,7 +215,7 @@ async def test_a_database_that_others_had_in_the_meantime_is_not_used_on(path: s
         with pytest.raises(ReplicaError, match="UNIQUE"):
             await commit(storage, [1], refs(1), [1])
         async with session(path, ["a"]):
-            with pytest.raises(ReplicaError, match="the file is in use: by another replica"):
+            with pytest.raises(ReplicaError, match="the file is in use by another replica"):
                 await page(storage, 1, 0, 9, 9)
         for _ in range(2):  # nor is the connection that found it out
             with pytest.raises(ReplicaError, match=USED):
@@ -261,7 +261,7 @@ async def test_a_database_that_was_only_looked_at_in_the_meantime_is_used_on(pat
 
 async def test_an_outbox_is_used_once_in_a_process(path: str) -> None:
     async with replica.open([MemoryStore()], {"copy": MemoryStore()}, outbox=path):
-        expected = f"{path}: the file is in use: by another replica, or as the database of a store (SQLITE_BUSY)"
+        expected = f"{path}: the file is in use by another replica, or as the database of a store (SQLITE_BUSY)"
         assert await opening_problem(path) == expected
 
 
@@ -336,7 +336,7 @@ WRONG: list[tuple[Callable[[str], object], str]] = [
     ),
     (
         lambda path: make(path, f"PRAGMA application_id = {0x74724F42}", "PRAGMA user_version = 3"),
-        "the outbox is of version 3, and this package knows 2: update it",
+        "the outbox has format 3, and this package knows 2: update trio-replica",
     ),
     (lambda path: Path(path).mkdir(), "this is a folder, not a regular file: name a file"),
     (damage, "the outbox is damaged: set the file aside, and reconcile the stores (SQLITE_CORRUPT)"),

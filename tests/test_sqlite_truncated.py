@@ -1,4 +1,4 @@
-"""A SQLite store whose files are truncated or overwritten while it is open, and other programs that do so rightly."""
+"""A SQLite store whose files are truncated or overwritten while it is open, and programs that may do so."""
 
 from __future__ import annotations
 
@@ -230,10 +230,10 @@ async def test_an_emptied_log_that_had_been_written_back_loses_nothing(path: Pat
 
 
 @pytest.mark.parametrize("is_database", [False, True])
-async def test_what_another_process_writes_between_two_looks_is_no_loss(
+async def test_a_write_of_another_process_between_two_looks_is_no_loss(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, is_database: bool
 ) -> None:
-    """The index that was read first tells of a log that has been truncated since, and rightly."""
+    """The index that was read first describes a log that another program has rightly truncated since."""
     async with open_sqlite(path) as store:
         await store.put_many(OLD)
         looked: list[bytes] = []

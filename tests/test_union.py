@@ -77,15 +77,15 @@ def test_a_good_page_is_returned(page: list[int]) -> None:
 @pytest.mark.parametrize(
     ("page", "complaint"),
     [
-        (None, "a page that is not a list of refs"),
-        (tuple(refs(6)), "a page that is not a list of refs"),
-        (iter(refs(6)), "a page that is not a list of refs"),
-        ([bytes(32)], "a page that is not a list of refs"),
-        ([*refs(6), None], "a page that is not a list of refs"),
-        ([*refs(6), str(Ref.ZERO)], "a page that is not a list of refs"),
+        (None, "a page is not a list of refs"),
+        (tuple(refs(6)), "a page is not a list of refs"),
+        (iter(refs(6)), "a page is not a list of refs"),
+        ([bytes(32)], "a page is not a list of refs"),
+        ([*refs(6), None], "a page is not a list of refs"),
+        ([*refs(6), str(Ref.ZERO)], "a page is not a list of refs"),
         (refs(6, 7, 8, 9), "a page of 4 refs where at most 3 were asked for"),
-        (refs(5), "a page that begins with 000000000000, which is not after 000000000000"),
-        (refs(5, 6), "a page that begins with 000000000000, which is not after 000000000000"),
+        (refs(5), "a page begins with 000000000000, which is not after 000000000000"),
+        (refs(5, 6), "a page begins with 000000000000, which is not after 000000000000"),
         (refs(2**255, 6), "a page whose refs are not in ascending order"),
         (refs(6, 6), "a page whose refs are not in ascending order"),
         (refs(6, 8, 7), "a page whose refs are not in ascending order"),
@@ -100,5 +100,5 @@ def test_a_page_that_breaks_the_promise(page: list[Ref], complaint: str) -> None
 
 
 def test_a_page_before_the_ref_is_named() -> None:
-    with pytest.raises(ReplicaError, match=r"^a page that begins with 100000000000, which is not after 200000000000$"):
+    with pytest.raises(ReplicaError, match=r"^a page begins with 100000000000, which is not after 200000000000$"):
         check_page([Ref.from_hex("1" + 63 * "0")], Ref.from_hex("2" + 63 * "0"), 10)

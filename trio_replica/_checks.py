@@ -96,7 +96,9 @@ def check_writable(named: Mapping[str, Store]) -> None:
     """
     for name, store in named.items():
         if store.is_read_only:
-            raise ValueError(f"{name} was opened with read_only=True, and a replica writes to its stores")
+            raise ValueError(
+                f"{name} was opened with read_only=True, and a replica writes to its stores: open it without read_only"
+            )
 
 
 def check_size(name: str, size: int, *, at_least: int = 1) -> int:

@@ -146,7 +146,7 @@ class BlobTooLargeError(ReplicaError):
 
     def __init__(self, store: str, size: int, limit: int) -> None:
         super().__init__(
-            f"{store}: a blob of {size} bytes, where max_memory is {limit}; open the store with a higher max_memory"
+            f"{store}: a blob has {size} bytes, but max_memory is {limit}; open the store with a higher max_memory"
         )
         self.store = store
         """Its path, or its URL without secrets."""

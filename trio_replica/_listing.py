@@ -101,7 +101,7 @@ class RefIterator:
             self._ended = True
             raise StopAsyncIteration
         if page[0] <= self._after:  # going on would loop forever
-            raise ReplicaError(f"a page that begins with {page[0]!s:.12}, which is not after {self._after!s:.12}")
+            raise ReplicaError(f"a page begins with {page[0]!s:.12}, which is not after {self._after!s:.12}")
         self._after = page[-1]
         self._page = iter(page)
         return next(self._page)

@@ -80,14 +80,15 @@ class Store(ABC):
     async def set_session_mark(self, mark: str) -> None:
         """Keep a mark of 32 lowercase hex digits beside the identity, instead of the last one.
 
-        An outbox leaves a mark in every session, so that it notices a store, or an outbox, that was restored from an
-        older copy. Returning means that the mark is kept as durably as a blob. Being cancelled means that it may or may
-        not be kept. This default does nothing, because a store without an identity keeps no mark.
+        A program that leaves a new mark in every session can notice a store that was restored from an older copy,
+        because that store has an older mark. Returning means that the mark is kept as durably as a blob. Being
+        cancelled means that it may or may not be kept. This default does nothing, because a store without an identity
+        keeps no mark.
 
         Raises:
-          ValueError: if `mark` is anything else.
-          StoreReadOnlyError: if the store was opened to be read only.
-          Exception: whatever else the store fails with.
+          ValueError: if `mark` has another form.
+          StoreReadOnlyError: if the store was opened with ``read_only=True``.
+          Exception: any other error of the store.
 
         """
         del mark

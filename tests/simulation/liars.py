@@ -1,4 +1,4 @@
-"""A reconcile or a scrub of stores of which one contradicts itself: whether it says so, and tells no lie itself."""
+"""A reconcile or a scrub of stores, one of which contradicts itself: whether the report says so, and is true."""
 
 from __future__ import annotations
 

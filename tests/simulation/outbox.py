@@ -115,7 +115,7 @@ class Connection(sqlite3.Connection):
 
 @final
 class Opened:
-    """What stands for the only connection to the file, which nobody else removes or replaces here."""
+    """A stand-in for the only connection to the file, which nobody else removes or replaces here."""
 
     file = None
 

@@ -137,7 +137,7 @@ def test_what_goes_round_for_ever_is_noticed() -> None:
         Observer().run(go_round)
 
 
-def test_what_goes_round_for_ever_is_noticed_behind_a_shield() -> None:
+def test_an_endless_loop_is_noticed_behind_a_shield() -> None:
     async def go_round() -> None:
         with trio.CancelScope(shield=True):
             while True:  # noqa: ASYNC110  (it waits for nothing)

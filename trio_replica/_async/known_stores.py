@@ -62,8 +62,8 @@ def mismatch(noted: Mapping[str, NotedStore], name: str, found: str | None) -> s
     if owner is not None:
         was = f", while {name}'s was {known}" if known else ""
         return (
-            f"its identity {found} is the one that the outbox knows as {owner}{was}: give the stores the names that "
-            f"they had, or, if this one is to be {name} from now on: {accept}"
+            f"its identity {found} is the one that the outbox knows as {owner}{was}: give the stores their former "
+            f"names, or take this one as {name}: {accept}"
         )
     if known is not None:
         return (

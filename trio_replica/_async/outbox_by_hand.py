@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _REFS_AT_ONCE: Final = 1000
 """Refs that a listing holds in memory."""
 
-_READ_REMEDIES: Final = {sqlite3.SQLITE_CANTOPEN: "the outbox can't be read: permit to read it, and its folder"}
+_READ_REMEDIES: Final = {sqlite3.SQLITE_CANTOPEN: "the outbox can't be read: get permission to read it and its folder"}
 
 _LOG_REMEDIES: Final = dict.fromkeys(
     (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR_LOCK),
@@ -81,7 +81,7 @@ class OutboxFile:
             return dropped.rowcount
 
     def complete(self, names: Iterable[str]) -> None:
-        """Note that stores have every blob that the others have, so they are not incomplete any more."""
+        """Note that stores have every blob that the others have, so they are no longer incomplete."""
         with self._changed() as sql:
             for name in names:
                 sql.execute("UPDATE stores SET incomplete = 0 WHERE name = ?", (name,))

@@ -27,15 +27,15 @@ _STATEMENTS: Final = 512
 """Statements that stay parsed: an outbox has one for each number of rows, see `outbox_file`."""
 
 REMEDIES: Final = {
-    sqlite3.SQLITE_BUSY: "the file is in use: by another replica, or as the database of a store",
+    sqlite3.SQLITE_BUSY: "the file is in use by another replica, or as the database of a store",
     sqlite3.SQLITE_NOTADB: "the file is not an outbox: name another one",
     sqlite3.SQLITE_CORRUPT: "the outbox is damaged: set the file aside, and reconcile the stores",
-    sqlite3.SQLITE_READONLY: "the outbox can't be written: permit it, in its folder too",
-    sqlite3.SQLITE_PERM: "the outbox can't be used: permit to read and write it, in its folder too",
+    sqlite3.SQLITE_READONLY: "the outbox can't be written: get permission to write it and its folder",
+    sqlite3.SQLITE_PERM: "the outbox can't be used: get permission to read and write it and its folder",
     sqlite3.SQLITE_CANTOPEN: "the outbox can't be opened: name a file in a folder that exists and may be written",
     sqlite3.SQLITE_FULL: "the disk of the outbox is full: make room",
-    sqlite3.SQLITE_IOERR_LOCK: "the outbox can't be written: permit it, in its folder too",  # only read
-    sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: look at its disk, and at limits to the size of files",
+    sqlite3.SQLITE_IOERR_LOCK: "the outbox can't be written: get permission to write it and its folder",  # only read
+    sqlite3.SQLITE_IOERR_WRITE: "the outbox can't be written: check its disk, and the limits on the sizes of files",
 }
 """The remedies, by SQLite's codes. A primary code covers all extended codes without a remedy of their own."""
 

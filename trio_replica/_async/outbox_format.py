@@ -98,7 +98,9 @@ def check_format(path: str, connection: sqlite3.Connection) -> int:
     if identity != APPLICATION_ID or not tables >= _TABLES.get(version, set()):
         raise ReplicaError(f"{path}: the file is a database, but not an outbox: name another one")
     if version not in _TABLES:
-        raise ReplicaError(f"{path}: the outbox is of version {version}, and this package knows {VERSION}: update it")
+        raise ReplicaError(
+            f"{path}: the outbox has format {version}, and this package knows {VERSION}: update trio-replica"
+        )
     return version
 
 

@@ -24,7 +24,7 @@ class OutboxInUseError(ReplicaError):
 
 
 class LostFileError(ReplicaError):
-    """The file of an outbox was removed or replaced while it was open, so what it says no longer counts."""
+    """The file of an outbox was removed or replaced while it was open, so its content no longer counts."""
 
 
 class NotedStore(NamedTuple):

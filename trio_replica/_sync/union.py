@@ -22,13 +22,13 @@ def check_page(page: list[Ref], after: Ref, limit: int) -> list[Ref]:
     """
     # The types are exact, because a subclass may answer differently each time, and its iteration need not end.
     if type(page) is not list:
-        raise ReplicaError("a page that is not a list of refs")
+        raise ReplicaError("a page is not a list of refs")
     if len(page) > limit:
         raise ReplicaError(f"a page of {len(page)} refs where at most {limit} were asked for")
     if not set(map(type, page)) <= {Ref}:
-        raise ReplicaError("a page that is not a list of refs")
+        raise ReplicaError("a page is not a list of refs")
     if page and page[0] <= after:
-        raise ReplicaError(f"a page that begins with {page[0]!s:.12}, which is not after {after!s:.12}")
+        raise ReplicaError(f"a page begins with {page[0]!s:.12}, which is not after {after!s:.12}")
     if not all(map(lt, page, page[1:])):
         raise ReplicaError("a page whose refs are not in ascending order")
     return page

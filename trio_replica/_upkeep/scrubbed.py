@@ -84,7 +84,7 @@ class ScrubbedStore:
         self._log.count(self.name, corrupt=found.hidden_count, repaired=max(0, found.hidden_count - left.hidden_count))
         for ref in found.hidden:
             is_repaired = left.hidden_count == 0
-            became = "" if not to_repair else "repaired: its index was made again" if is_repaired else "not repaired"
+            became = "" if not to_repair else "repaired: its index was rebuilt" if is_repaired else "not repaired"
             self._log.find(ScrubFinding(self.name, ref, _HIDDEN, True, is_repaired, became))
         self._log.count(self.name, corrupt=found.blocked_count - len(found.blocked))
         return found.blocked

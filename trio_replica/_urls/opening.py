@@ -115,9 +115,9 @@ def open_opening(
 ) -> AbstractAsyncContextManager[ReplicaStore]:
     """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
 
-    A store that the outbox knows by its identity is not created, because one that is not there may be on a disk that is
-    not mounted. Stores that are read only are allowed only `to_read`. The outbox notes nothing of sync stores that have
-    only numbers and no names of their own.
+    A store that the outbox knows by its identity is not created, because the disk of a missing store may not be
+    mounted. Read-only stores are allowed only if `to_read` is true. The outbox notes nothing about sync stores that
+    have only numbers and no names of their own.
 
     Raises:
       TypeError, ValueError, ImportError: at once, if an option of a store is bad or its package can't be used.

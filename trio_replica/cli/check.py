@@ -186,7 +186,7 @@ async def _write_and_read(store: DeletableStore, blob: Blob) -> str:
     except Exception as error:  # a store may raise anything
         return f"put: {describe(error)}"  # noqa: ASYNC910  (the store's own are enough)
     if again.added:
-        return "put: it added a blob that was there, so it has no create-if-absent, and may overwrite what others write"
+        return "put: it added a blob that was there, so it has no create-if-absent, and may overwrite others' blobs"
     try:
         data = Blob(await store.get(blob.ref))
     except Exception as error:  # likewise

@@ -52,7 +52,7 @@ def store_options(command: CommandT) -> CommandT:
             is_flag=True,
             expose_value=False,
             callback=_set_no_create,
-            help="Make no store: one that is not there may be a disk that is not mounted.",
+            help="Create no store, because the disk of a missing store may not be mounted.",
         ),
         click.option(
             "--config",

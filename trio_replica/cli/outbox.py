@@ -155,8 +155,14 @@ def accept_store(stores: Stores, name: str) -> str:
             )
         outbox.accept(name, identity)
     if url is None:
-        return f"{name} is any store that the next replica has by this name, and incomplete: reconcile it then"
-    return f"{name} is the store with the identity {identity or 'none'} now, and incomplete: trio-replica reconcile"
+        return (
+            f"{name} will be the store that the next replica has by this name, and is marked as incomplete: "
+            "reconcile it then"
+        )
+    return (
+        f"{name} is now the store with the identity {identity or 'none'}, and is marked as incomplete: "
+        "trio-replica reconcile"
+    )
 
 
 async def _identity(name: str, url: StoreUrl) -> str | None:
@@ -254,7 +260,7 @@ def forget_store(path: str, name: str, *, ask: bool) -> str:
 
 
 def clear_marks(path: str, identities: Mapping[str, str | None]) -> Iterator[str]:
-    """Note which stores are not incomplete any more, after a reconcile that has left nothing missing. Blocks.
+    """Note which stores are no longer incomplete, after a reconcile that has left nothing missing. Blocks.
 
     Return the lines to print.
 
@@ -281,7 +287,7 @@ def clear_marks(path: str, identities: Mapping[str, str | None]) -> Iterator[str
         return
     for name in marked:
         if name in completed:
-            yield f"{name} is not incomplete any more"
+            yield f"{name} is no longer incomplete"
         elif away:
             yield f"{name} stays incomplete, because {min(away)} took no part"
         else:

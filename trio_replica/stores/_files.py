@@ -125,7 +125,7 @@ def write_fully(file: int, data: bytes) -> None:
 
 def sync(path: str) -> None:
     """Wait until a regular file is on the disk, with its content and its metadata."""
-    _sync(path, os.O_NOFOLLOW | os.O_NONBLOCK)  # so as neither to follow a link that replaced it, nor to wait at a pipe
+    _sync(path, os.O_NOFOLLOW | os.O_NONBLOCK)  # neither follow a link that replaced it, nor wait at a pipe
 
 
 def sync_folder(path: str, *, is_followed: bool = True) -> None:

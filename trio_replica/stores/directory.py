@@ -66,19 +66,19 @@ def open_directory(
     """Open a store with one file for each blob, for the block. Create it if necessary.
 
     Several processes may use one at once, if they run on one machine or the file system is as consistent as a local
-    one. ``ROOT/store-id`` is the store's identity; one that has none, because another program made it, gets one when it
-    is first opened to be written to. Temporary files that a killed process left are removed after a day; whatever else
-    is not the store's is left alone.
+    one. ``ROOT/store-id`` is the store's identity. A store that another program made has none, and gets one when it is
+    first opened to be written. Temporary files that a killed process left are removed after a day. The store leaves all
+    other files alone.
 
     ``ROOT`` may be a symbolic link, and ``ROOT/blobs`` a link or a file system of its own. Then ``ROOT/blobs`` has the
     identity as well, and ``ROOT/blobs-apart`` says so. If the store is made without that, nothing may be mounted over
     ``ROOT/blobs`` later, or take its place, unless ``ROOT/store-id`` is copied into it. Nothing may be mounted over the
-    folders in it. As long as something is, the store does not open, and the calls of an open one fail. Linux tells of
-    all mounts, other systems only of other devices.
+    folders in it. As long as something is, the store does not open, and the calls of an open store fail. Linux reports
+    all mounts, and other systems only those of other devices.
 
     Temporary files are in ``ROOT/tmp``, or in ``ROOT/blobs/tmp`` if ``ROOT/blobs`` is on another file system. Links in
-    ``ROOT/blobs`` are not followed: a put where one has the name of a folder fails, reads and deletes find nothing
-    there, and the repair of a scrub moves it aside.
+    ``ROOT/blobs`` are not followed. If a link has the name of a folder of blobs, puts into it fail, and reads and
+    deletes find nothing there. The repair of a scrub moves the link aside.
 
     The end of the block waits for the writes under way, even if it is cancelled.
 

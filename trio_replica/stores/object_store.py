@@ -181,7 +181,7 @@ class ObjectStore(DeletableStore, StartedStore):
         return self._access.read_only
 
     async def identity(self) -> str | None:
-        """Return what the object ``b~`` says: see `Store.identity`."""
+        """Return the content of the object ``b~``: see `Store.identity`."""
         found: str | None = await self._read(self._identity_objects.read)
         if self._identity is not None and found != self._identity:
             raise StoreIdentityError(self._name, self._identity, found)
@@ -189,7 +189,7 @@ class ObjectStore(DeletableStore, StartedStore):
         return found
 
     async def session_mark(self) -> str | None:
-        """Return what the object ``b~mark`` says: see `Store.session_mark`."""
+        """Return the content of the object ``b~mark``: see `Store.session_mark`."""
         mark: str | None = await self._read(self._identity_objects.read_mark)
         return mark
 

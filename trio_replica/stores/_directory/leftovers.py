@@ -20,9 +20,9 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def remove_leftovers(names: TemporaryNames, root: str, *inner: str) -> None:
     """Remove the temporary files that a killed process left in a folder, which is `root` or inside it.
 
-    Only regular files go whose names only a store draws, and only if they are a day older than a file that is made now
-    in the same folder: the clock of its file system may be another than that of this machine. Nothing is removed
-    through a symbolic link. Only `root` itself may be one: the caller knows that it leads to a folder of the store.
+    It removes only regular files with names that only a store draws, and only those that are a day older than a file
+    that is created now in the same folder. The clock of its file system may differ from that of this machine. It
+    follows no symbolic link but `root` itself, which the caller knows to lead to a folder of the store.
     """
     folder = os.open(root, _FOLDER)
     try:

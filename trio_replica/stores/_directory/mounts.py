@@ -1,4 +1,4 @@
-"""What is mounted over the folders of blobs, and the notice that it has changed."""
+"""The mounts over the folders of blobs, and noticing that they have changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mounts:
 
     def __init__(self, root: str, *, table: str = TABLE) -> None:
         self._root = root
-        self._lock = threading.Lock()  # each change is told once, to one thread
+        self._lock = threading.Lock()  # a poll reports each change once, to one thread
         self._poll = select.poll()
         self._mounted: Mounted | None = None
         self._table: int | None = None

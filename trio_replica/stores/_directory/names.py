@@ -84,7 +84,7 @@ def link_above(folder: str) -> str | None:
 
 
 def own_status_of(blobs: str, ref: Ref) -> os.stat_result | None:
-    """Return what the system knows of the name of a blob; None if nothing has it, or only a link leads there."""
+    """Return the status of the name of a blob; None if nothing has the name, or only a link leads there."""
     status = status_of(path_of(blobs, ref))
     return None if status is None or link_above(folder_of(blobs, ref)) else status
 

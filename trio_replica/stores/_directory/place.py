@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._access import Access
     from .mounts import Mounted
 
-_WRONG_DISK: Final = "look at which disk is mounted there, and mount its own again"
+_WRONG_DISK: Final = "check which disk is mounted there, and mount the store's own again"
 
 _COVERED: Final = (
     "unmount or remove what has taken the place of its blobs, or, if you moved them there, copy {root}/store-id to "
@@ -98,7 +98,7 @@ class Place:
     def _check_never_made(self) -> None:
         """Refuse to begin with an empty folder if a store has lost its blobs. Reads would report all as not found."""
         if read_mark(self._marks[0]) is not None:
-            text = f"The blobs of the store are gone: restore them, or remove {IDENTITY} beside them for an empty store"
+            text = f"The blobs of the store are gone: restore them, or remove {IDENTITY} beside them to begin empty"
             raise FileNotFoundError(errno.ENOENT, text, self.blobs)
 
     def _find_marks(self) -> None:
@@ -150,7 +150,7 @@ class Place:
         if self.access.read_only:
             self._marks = self._marks_without_root()
         else:
-            for folder in (self.blobs, self.root):  # who was killed may not have come to it
+            for folder in (self.blobs, self.root):  # a killed process may not have synced it
                 self._sync_marks(folder)
             replace_mark(self._marks[0], apart, self.new_path(self.root))
             self._marks.append(path)

@@ -27,7 +27,7 @@ _NOTHING_TO_SYNC: Final = frozenset({errno.EROFS, errno.EINVAL, errno.ENOSYS, er
 def read_stored(file: int, size: int, check: Callable[[int], None]) -> bytes:
     """Return the bytes on the disk of an open file of `size` bytes; ``check(bytes)`` raises when there are too many.
 
-    Two ways lead past the system's cache. Neither works everywhere, so both are used. The system is told to drop its
+    Two ways lead past the system's cache. Neither works everywhere, so both are used. The system is asked to drop its
     cached pages, but it keeps those that a process has mapped. Reads are also made direct, but a file system that
     journals content accepts this and reads from the cache all the same. Together they worked on Linux 6.18, on XFS,
     overlays, and ext4. With ``data=journal`` they worked if no process had the file mapped. A file system that has no

@@ -268,7 +268,7 @@ class BlobWrites:
             self._synced_blobs.note(blob.ref, look)
         return False
 
-    # What is on the disk
+    # Syncing
 
     def _sync_named(self, named: Mapping[int, _NewFile], errors: _Errors, again: int) -> None:
         """Sync the names of new files and of the folders above them, and check or put again the files."""
@@ -334,7 +334,7 @@ class BlobWrites:
         else:
             self._put_existing(file.blob, status)
 
-    # Where it all is
+    # Paths
 
     def _path(self, ref: Ref) -> str:
         return path_of(self._place.blobs, ref)

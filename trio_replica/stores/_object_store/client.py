@@ -93,7 +93,7 @@ class ObjectClient:
         # Unlike `bytes()`, it then stops, even if the server goes on sending.
         data = bytes(next(found.stream(min_chunk_size=size + 1), b""))
         if len(data) > size:
-            raise self.error(f"it sent more bytes than the {size} that it said {name} has: {NO_GOOD_SERVER}")
+            raise self.error(f"it sent more than the {size} bytes that it announced for {name}: {NO_GOOD_SERVER}")
         return data
 
 

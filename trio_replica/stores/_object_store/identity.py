@@ -28,7 +28,7 @@ _DIGITS: Final = 32
 _BYTES: Final = _DIGITS + len("\n")
 
 _NEITHER: Final = (
-    "is no identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
+    "is not an identity, which is 32 lowercase hex digits: if another program has written it, move it away; "
     "else the server is not an object store: correct the endpoint"
 )
 
@@ -62,7 +62,7 @@ class IdentityObjects:
         # The identity is read even after a successful put, because without create-if-absent several puts may succeed.
         found = self.read()
         if found is None:
-            raise self._client.error(f"{IDENTITY} was stored and is not there: {NO_GOOD_SERVER}")
+            raise self._client.error(f"{IDENTITY} was stored, but is not there: {NO_GOOD_SERVER}")
         return found
 
     def renew(self) -> str:
@@ -81,7 +81,7 @@ class IdentityObjects:
             if isinstance(ended, outcome.Error) and not says_missing(ended.error):
                 raise self._client.failure(ended.error)
         if self.read() != identity:
-            raise self._client.error(f"{IDENTITY} was stored and is not there: {NO_GOOD_SERVER}")
+            raise self._client.error(f"{IDENTITY} was stored, but is not there: {NO_GOOD_SERVER}")
         return identity
 
     def read_mark(self) -> str | None:

@@ -53,6 +53,6 @@ class S3Keys:
         found: Keys | None = await self._threads.run(read, abandon_on_cancel=True)
         if found is None:
             raise self._client.error(
-                f"it answers a request for its listing with 200, and no listing, or another: {NO_GOOD_SERVER}"
+                f"it answers a request for its listing with 200, but not with that listing: {NO_GOOD_SERVER}"
             )
         return found

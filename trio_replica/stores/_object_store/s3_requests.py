@@ -55,7 +55,7 @@ _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
 _NO_PROXY: Final = (
-    "the environment names a proxy that is no http:// or https:// URL, which a listing needs: correct http_proxy, "
+    "the environment names a proxy that is not an http:// or https:// URL, which a listing needs: correct http_proxy, "
     "https_proxy or all_proxy, or name the server in no_proxy"
 )
 
@@ -91,7 +91,7 @@ _MEANINGS: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], s
     ((trio.TooSlowError, httpcore.TimeoutException), NOT_IN_TIME),
     (httpcore.NetworkError, HUNG_UP),
     (httpcore.RemoteProtocolError, NO_OBJECT_STORE),
-    (httpcore.UnsupportedProtocol, "its endpoint is no http:// or https:// URL: correct it"),
+    (httpcore.UnsupportedProtocol, "its endpoint is not an http:// or https:// URL: correct it"),
 )
 
 _CAUSES: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str]]] = (

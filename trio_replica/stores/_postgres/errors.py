@@ -74,8 +74,8 @@ _LOSING: Final = "closed the connection|terminating connection|connection is (lo
 def named(error: BaseException, name: str, *, lost: str = _LOST) -> BaseException:
     """Return `error`. An error of psycopg becomes a line with the store's name and a remedy.
 
-    It keeps its class and its `diag`, and drops its connection, which knows the password. Whatever the server says, the
-    line has no control characters and is not much longer than `LONGEST`.
+    It keeps its class and its `diag`, and drops its connection, which knows the password. The line has no
+    control characters and is not much longer than `LONGEST`, whatever the server says.
     """
     if not isinstance(error, psycopg.Error) or hasattr(error, _NAMED):
         return error

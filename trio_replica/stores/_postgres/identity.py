@@ -89,7 +89,7 @@ def _read(connection: psycopg.Connection, query: str, table: str, schema: str) -
     except errors.UndefinedTable:
         return None
     except errors.UndefinedColumn:
-        raise ReplicaError(f"the {table} is another than a store's, which is {schema}") from None
+        raise ReplicaError(f"the {table} is not that of a store, which is {schema}") from None
     if not rows:
         return None
     if len(rows) > 1 or not is_identity(rows[0][0]):

@@ -122,7 +122,9 @@ class KnownStore:
         with durable_commits(connection, durable=self._durable):
             identity.renew(new, connection)
         if self._read_identity(connection) != new:
-            raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
+            raise ReplicaError(
+                f"the table store_identity does not keep the rows written to it: {self.name}: look at its triggers"
+            )
         self._identity = new
         return new
 
@@ -137,8 +139,8 @@ class KnownStore:
                 raise StoreNotFoundError(self.name)
             if self._read_identity(connection) is not None:
                 raise ReplicaError(
-                    f"the table blobs of the store is gone, and its identity is there: {self.name}: restore the "
-                    "table, or drop the table store_identity to have a new store made"
+                    f"the table blobs of the store is gone, but its identity is there: {self.name}: restore the "
+                    "table, or drop the table store_identity to create a new store"
                 )
             create_table(connection)
         self.check_table(connection)
@@ -159,7 +161,9 @@ class KnownStore:
             return
         self._identity = self._read_identity(connection)
         if self._identity is None:
-            raise ReplicaError(f"the table store_identity does not keep the rows written to it: {self.name}")
+            raise ReplicaError(
+                f"the table store_identity does not keep the rows written to it: {self.name}: look at its triggers"
+            )
 
     def _read_identity(self, connection: Connection) -> str | None:
         return identity.read_identity(connection, self.name)

@@ -122,6 +122,6 @@ def _examine(
 
 def _not_kept(blob: Blob, store: KnownStore, connection: Connection) -> ReplicaError:
     return ReplicaError(
-        f"the blob {blob.ref!s:.12} was written, and is not there: {store.name}: look at the triggers of the table "
+        f"the blob {blob.ref!s:.12} was written, but is not there: {store.name}: look at the triggers of the table "
         f"blobs ({triggers_of(connection)})"
     )

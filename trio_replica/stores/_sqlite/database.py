@@ -139,7 +139,7 @@ class Database:
                 connection.execute(BLOBS)
             changes = connection.total_changes
             identity = make_identity(connection, self.path)
-            if connection.total_changes == changes:  # it was there, but who made it may not have synced it
+            if connection.total_changes == changes:  # it was there, but its creator may not have synced it
                 write_nothing(connection)
             files.check()
             connection.execute("COMMIT")

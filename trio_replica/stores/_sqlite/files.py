@@ -36,8 +36,8 @@ class DatabaseFiles:
     All threads of a store use one object, without a lock, because it would be held during calls of the system.
     So a check compares only what it has read itself, and no check takes back a loss that another one has found.
 
-    Once one of them has lost its name, or some of its content, `check` fails for good: another process may have begun a
-    log of its own, and a checkpoint of this process would write what is left of the log over the database.
+    Once one of them has lost its name, or some of its content, `check` fails for good. Another process may have begun a
+    log of its own. A checkpoint of this process would then write the rest of its log over the database.
     """
 
     def __init__(self, path: str) -> None:
@@ -312,8 +312,8 @@ def explaining_unwritable(path: str) -> Generator[None, None, None]:
         if not is_refusal or is_writable or not os.access(path, os.R_OK):
             raise
         explained = type(error)(
-            f"{error.sqlite_errorname}: {error}: {path}: the database or its folder can't be written: permit it, or "
-            "open the store with read_only=True to read its blobs"
+            f"{error.sqlite_errorname}: {error}: {path}: the database or its folder can't be written: get permission, "
+            "or open the store with read_only=True to read its blobs"
         )
         explained.__dict__.update(error.__dict__)
         raise explained from None

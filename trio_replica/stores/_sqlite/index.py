@@ -1,9 +1,9 @@
 """The index of a log (``-shm``), which says what the log and the database have to hold while the database is open.
 
-SQLite documents its format (https://sqlite.org/walformat.html). Whoever commits to the log writes to the log first, and
-to the index last. Whoever starts the log again or truncates it, for example by a checkpoint of another process
-(``wal_checkpoint(TRUNCATE)``, ``journal_size_limit``), writes to the index first. Whoever truncates the database after
-a VACUUM notes the end of the checkpoint last. So at no time may a file hold less than the index says.
+SQLite documents its format (https://sqlite.org/walformat.html). A process that commits writes to the log first, and
+to the index last. A process that starts the log again or truncates it, for example by a checkpoint
+(``wal_checkpoint(TRUNCATE)``, ``journal_size_limit``), writes to the index first. A process that truncates the database
+after a VACUUM notes the end of the checkpoint last. So at no time may a file hold less than the index says.
 """
 
 from __future__ import annotations

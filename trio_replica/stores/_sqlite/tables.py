@@ -67,7 +67,7 @@ def renew_identity(connection: sqlite3.Connection, path: str) -> str:
     if read_mark(connection, path) is not None:
         connection.execute("DELETE FROM store_session")
         if read_mark(connection, path) is not None:  # another program's trigger
-            raise ReplicaError(f"{path}: the table store_session does not lose the rows deleted from it")
+            raise ReplicaError(f"{path}: the table store_session does not delete its rows: look at its triggers")
     return _keep("store_identity", IDENTITY, new_identity(), connection, path)
 
 
@@ -107,7 +107,9 @@ def _read(table: str, schema: str, connection: sqlite3.Connection, path: str) ->
         return None
     if len(rows) > 1 or not is_identity(rows[0][0]):
         found = f"{len(rows)} rows" if len(rows) > 1 else repr(rows[0][0])
-        raise ReplicaError(f"{path}: the table {table} has {found}, and not one row of 32 lowercase hex digits")
+        raise ReplicaError(
+            f"{path}: the table {table} has {found}, where one row of 32 lowercase hex digits should be: restore it"
+        )
     return str(rows[0][0])
 
 
@@ -121,5 +123,5 @@ def _keep(table: str, schema: str, value: str, connection: sqlite3.Connection, p
         (value,),
     )
     if _read(table, schema, connection, path) != value:  # another program's trigger
-        raise ReplicaError(f"{path}: the table {table} does not keep the rows written to it")
+        raise ReplicaError(f"{path}: the table {table} does not keep the rows written to it: look at its triggers")
     return value
