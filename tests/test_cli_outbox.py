@@ -604,6 +604,22 @@ def test_a_new_sync_store_is_incomplete_until_it_is_reconciled(
     assert run("outbox", "--outbox", "outbox.db").out.decode().count("incomplete") == 0
 
 
+def test_the_mark_stays_while_the_outbox_knows_another_sync_store(
+    run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
+) -> None:
+    simulated["one"] = Known("4" * 32)
+    for name in ("one", "a"):
+        assert run("outbox", "accept", f"dir:{name}", *all_there).status == 0
+    simulated["a"] = Known("5" * 32)
+    (problem,) = run("reconcile", *all_there).problems
+    assert problem == (
+        "dir:one stays incomplete, because dir:a is not the store that the outbox knows: open the replica first"
+    )
+    assert "the outbox knows another store by this name" in run("outbox", "flush", *all_there).problems[0]
+    assert run("outbox", "accept", "dir:a", *all_there).status == 0
+    assert run("reconcile", *all_there).problems == [f"dir:{name} is no longer incomplete" for name in ("a", "one")]
+
+
 def test_a_complete_sync_store_is_enough_for_the_others(
     run: Command, simulated: dict[str, SimulatedStore], all_there: list[str]
 ) -> None:

@@ -189,6 +189,32 @@ async def test_blobs_that_were_moved_on_purpose(root: Path) -> None:
         await try_to_open(root, read_only=True)
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["an empty folder", "no folder"])
+async def test_blobs_that_were_apart_and_are_lost(root: Path, is_there: bool) -> None:
+    """Who follows the errors gets an empty store."""
+    elsewhere = root.parent / "disk"
+    elsewhere.mkdir()
+    root.mkdir()
+    (root / "blobs").symlink_to(elsewhere)
+    identity = await make(root)
+    shutil.rmtree(elsewhere)
+    if is_there:
+        elsewhere.mkdir()
+    else:
+        (root / "blobs").unlink()
+    remedy = "remove store-id and blobs-apart beside (the folder|them) to begin empty"
+    for _ in range(2):
+        with pytest.raises((StoreIdentityError, FileNotFoundError), match=remedy):
+            await try_to_open(root)
+        (root / "store-id").unlink(missing_ok=True)
+        if not is_there:
+            break
+    (root / "blobs-apart").unlink()
+    async with open_directory(root) as store:
+        assert await store.put(DATA) == (REF, True)
+        assert await store.identity() != identity
+
+
 @pytest.mark.parametrize("how", ["link", "mount", "device"])
 async def test_temporary_files_elsewhere_do_not_set_the_blobs_apart(
     root: Path, fake: FakeMounts, how: str, monkeypatch: pytest.MonkeyPatch

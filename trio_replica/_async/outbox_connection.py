@@ -24,7 +24,7 @@ LOCK_STEP: Final = 0.005
 """Seconds between two checks whether the log is still locked."""
 
 _STATEMENTS: Final = 512
-"""Statements that stay parsed: an outbox has one for each number of rows, see `outbox_file`."""
+"""Statements that stay parsed, because an outbox has one for each number of rows: see `outbox_file`."""
 
 REMEDIES: Final = {
     sqlite3.SQLITE_BUSY: "the file is in use by another replica, or as the database of a store",

@@ -288,6 +288,9 @@ def clear_marks(path: str, identities: Mapping[str, str | None]) -> Iterator[str
     for name in marked:
         if name in completed:
             yield f"{name} is no longer incomplete"
+        elif others := away & identities.keys():
+            why = f"{min(others)} is not the store that the outbox knows: open the replica first"
+            yield f"{name} stays incomplete, because {why}"
         elif away:
             yield f"{name} stays incomplete, because {min(away)} took no part"
         else:

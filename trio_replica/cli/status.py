@@ -175,7 +175,7 @@ def _look_at_outbox(stores: Stores) -> tuple[Mapping[str, NotedStore], Sequence[
 
 
 def _status_lines(holdings: Sequence[Holdings], problems: Mapping[str, str]) -> Iterator[str]:
-    width = max(len(one.name) for one in holdings)
+    width = max(len("STORE"), *(len(one.name) for one in holdings))
     yield f"{'STORE':{width}}  {'KIND':5}  {'REFS':>10}  {'LACKS':>10}"
     for one in holdings:
         found = f"{one.refs:>10}  {one.lacks:>10}" if not one.problem else f"failed: {one.problem}"

@@ -35,7 +35,7 @@ def sync_name(path: str) -> None:
       OSError: if the system refuses.
 
     """
-    with suppress(PermissionError):  # of a parent that may be passed but not read: its owner made it long ago
+    with suppress(PermissionError):  # of a parent that this user may pass but not read; its owner made it long ago
         sync_folder(os.path.dirname(path))
 
 

@@ -220,8 +220,8 @@ class DirectoryStore(DeletableStore, StartedStore):
     def start_list_page(self, after: Ref, limit: int, done: Done) -> Cancel:
         """Start a `list_page`: see `StartableStore`.
 
-        Its memory is bounded by `limit`. Its time is not bounded: a page reads all names in each folder that it looks
-        into, in ``ROOT/blobs`` and two levels below, also those of other files. A million names take seconds.
+        Its memory is bounded by `limit`. Its time is not bounded, because a page reads all names in each folder that it
+        looks into, in ``ROOT/blobs`` and two levels below, also those of other files. A million names take seconds.
         """
         return self._readers.start(partial(self._reads.list_page, after, limit), done, abandon_on_cancel=True)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WRONG_DISK: Final = "check which disk is mounted there, and mount the store's own again"
 
+_WRONG_BLOBS: Final = f"{_WRONG_DISK}; if it is lost, remove {IDENTITY} and {APART} beside the folder to begin empty"
+
 _COVERED: Final = (
     "unmount or remove what has taken the place of its blobs, or, if you moved them there, copy {root}/store-id to "
     "{blobs}/store-id"
@@ -41,7 +43,7 @@ class Place:
     The blobs are apart where ``ROOT/blobs`` is a symbolic link, or something is mounted there. Then the identity is in
     ``ROOT/blobs/store-id`` as well, so that the store notices when its blobs are not mounted. ``ROOT/blobs-apart`` says
     that this is so. In a store whose blobs are not apart, nothing else may take the place of ``ROOT/blobs``, and in no
-    store may anything be mounted over folders of blobs: blobs that it hides are not missing.
+    store may anything be mounted over folders of blobs, because it would hide blobs that are not missing.
     """
 
     def __init__(self, root: str, access: Access, *, durable: bool, watch: Callable[[str], Mounts] = Mounts) -> None:
@@ -98,7 +100,8 @@ class Place:
     def _check_never_made(self) -> None:
         """Refuse to begin with an empty folder if a store has lost its blobs. Reads would report all as not found."""
         if read_mark(self._marks[0]) is not None:
-            text = f"The blobs of the store are gone: restore them, or remove {IDENTITY} beside them to begin empty"
+            marks = IDENTITY if status_of(f"{self.root}/{APART}") is None else f"{IDENTITY} and {APART}"
+            text = f"The blobs of the store are gone: restore them, or remove {marks} beside them to begin empty"
             raise FileNotFoundError(errno.ENOENT, text, self.blobs)
 
     def _find_marks(self) -> None:
@@ -108,7 +111,7 @@ class Place:
         self._is_marked = apart is not None
         if apart is not None:
             if not self._is_half_renewed(apart):
-                self._check_blobs(self._identity or apart, _WRONG_DISK)
+                self._check_blobs(self._identity or apart, _WRONG_BLOBS)
                 if self._identity is None:  # its process was killed before; opening it to write puts it there
                     self._identity = apart
                     self._marks = self._marks_without_root() if self.access.read_only else self._marks
@@ -219,7 +222,7 @@ class Place:
         found = read_mark(path)
         if found is None:
             raise self._vanished()
-        self._sync_marks(folder)  # also where it was found: the process that created it may have been killed before
+        self._sync_marks(folder)  # also if it was found, because a killed process may have created it
         return found
 
     def _is_temporary_apart(self) -> bool:

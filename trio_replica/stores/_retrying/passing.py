@@ -40,7 +40,7 @@ def may_pass(error: BaseException) -> bool:
     """Return whether repeating the operation may succeed after this failure."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(may_pass, error.exceptions))
-    if isinstance(error, StoreError):  # of a replica: any of its stores may recover
+    if isinstance(error, StoreError):  # a replica raises it, and any of its stores may recover
         return any(map(may_pass, error.failures.values()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, Exception) and not isinstance(error, _NEVER) and not kinds & _NEVER_OF_DATABASES
