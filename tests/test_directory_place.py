@@ -302,6 +302,19 @@ async def test_a_store_that_has_lost_its_blobs_does_not_begin_again(root: Path) 
     assert snapshot(root) == before
 
 
+def test_the_error_of_a_mark_that_the_disk_does_not_give_has_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "store-id"
+    path.write_text(f"{ONE}\n")
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
+        read_mark(str(path))
+
+
 # Opening what is not there, and reading only
 
 
