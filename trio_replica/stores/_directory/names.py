@@ -105,8 +105,8 @@ def is_folder(path: str) -> bool:
 def landmark(root: str) -> str:
     """Return a path that exists only if there is a store in a folder: its identity, or a folder of blobs.
 
-    A store of another program has no identity. If its folder of all blobs is empty, it is no store: another disk may
-    have to be mounted there.
+    A store of another program has no identity. If its folder of all blobs is empty, it is not a store, because another
+    disk may have to be mounted there.
 
     Raises:
       OSError: if the system refuses.

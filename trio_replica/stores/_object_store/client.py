@@ -42,7 +42,7 @@ class ObjectClient:
 
     def __init__(self, place: ObjectPlace, *, idle_seconds: float = IDLE_SECONDS) -> None:
         if os.getpid() != _imported_in:  # the client would wait forever for its own threads, which are gone
-            raise RuntimeError("object stores don't work in a forked process: start one, as by spawn")
+            raise RuntimeError("object stores don't work in a forked process: start the process by spawn")
         self.place = place
         made = outcome.capture(_make, place, idle_seconds)
         if isinstance(made, outcome.Error):

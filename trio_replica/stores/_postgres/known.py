@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class KnownStore:
     """One store, wherever the connections to its database lead. Its methods block, and run in the store's threads.
 
-    The first connection finds or creates the store. Each later one is checked, because it may lead elsewhere: a host
-    name, a pooler or a failover may lead to another server, or a copy of another database may have replaced this one.
+    The first connection finds or creates the store. Each later one is checked, because a host name, a pooler or
+    a failover may lead to another server, or a copy of another database may have replaced this one.
     """
 
     def __init__(self, name: str, access: Access, *, durable: bool, make_identity: Callable[[], str]) -> None:
