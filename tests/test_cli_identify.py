@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from trio_replica import Blob, BlobNotFoundError, MemoryStore, Ref, reconcile
+from trio_replica._async.outbox_by_hand import opened_outbox
 from trio_replica.testing import SimulatedStore
 
 from . import test_cli
@@ -273,3 +275,43 @@ def test_accept_takes_a_new_disk(run: Run) -> None:
     assert run("reconcile", "--config", "x.toml").status == 0
     assert run("put", "--config", "x.toml", "data").status == 0
     assert [path.name for path in Path("m/s/blobs").rglob("*") if path.is_file()] == [str(Ref.of(b"data"))]
+
+
+def test_a_lost_store_is_reported_with_a_remedy_that_works(run: Run) -> None:
+    Path("x.toml").write_text('outbox = "o.db"\n[sync]\nnear = "sqlite:a.db"\nthe-far-one = "dir:b"\n')
+    write({"data": b"data"})
+    assert run("put", "--config", "x.toml", "data").status == 0
+    shutil.rmtree("b")
+    ended = run("reconcile", "--config", "x.toml")
+    assert ended.status == 1
+    remedy = "if it is lost, take a new one: trio-replica outbox accept the-far-one"
+    assert ended.out.decode().count(f"; mount its disk, or {remedy}\n") == 1
+    (problem,) = run("put", "--config", "x.toml", "data").problems
+    assert problem.endswith(f"there is no store here; mount its disk or correct its name, or {remedy}")
+    assert run("outbox", "accept", "the-far-one", "--config", "x.toml").status == 0
+    assert run("reconcile", "--config", "x.toml").status == 0
+    assert Path("b").is_dir()
+    assert run("put", "--config", "x.toml", "data").status == 0
+
+
+def test_a_reconcile_creates_a_store_that_the_outbox_does_not_know(run: Run) -> None:
+    write({"data": b"data"})
+    options = ["--sync", "sqlite:a.db", "--async", "dir:b", "--outbox", "o.db"]
+    assert run("put", *options, "data").status == 0
+    assert run("--no-create", "reconcile", *options, "--async", "dir:new").status == 1
+    assert not Path("new").exists()
+    assert run("reconcile", *options, "--async", "dir:new").status == 0
+    assert [path.name for path in Path("new/blobs").rglob("*") if path.is_file()] == [str(Ref.of(b"data"))]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_reconcile_creates_no_store_while_a_replica_uses_the_outbox(run: Run) -> None:
+    write({"data": b"data"})
+    options = ["--sync", "sqlite:a.db", "--async", "dir:b", "--outbox", "o.db"]
+    assert run("put", *options, "data").status == 0
+    with opened_outbox("o.db"):
+        ended = run("reconcile", *options, "--async", "dir:new")
+    assert ended.status == 1
+    assert "dir:new" in ended.out.decode()
+    assert "outbox accept" not in ended.out.decode()
+    assert not Path("new").exists()

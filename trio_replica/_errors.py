@@ -89,22 +89,24 @@ class StoreError(ReplicaError):
         return self.operation, self.ref, dict(self.failures)
 
 
+_CREATE: Final = "create it: open it with create=True and without read_only"
+
+
 class StoreNotFoundError(ReplicaError, LookupError):
     """A store that was to be opened does not exist, and ``create=False`` or ``read_only=True`` forbids creating it.
 
     Often its disk is not mounted.
     """
 
-    def __init__(self, store: str) -> None:
-        super().__init__(
-            f"{store}: there is no store here; mount its disk or correct its name, or create it: open it with "
-            f"create=True and without read_only"
-        )
+    def __init__(self, store: str, remedy: str = "") -> None:
+        super().__init__(f"{store}: there is no store here; mount its disk or correct its name, or {remedy or _CREATE}")
         self.store = store
         """The place where it was expected: its path, or its URL without secrets."""
+        self.remedy = remedy
+        """What to do if it is to be created, or an empty text where the general advice applies."""
 
     def _arguments(self) -> tuple[Any, ...]:
-        return (self.store,)
+        return self.store, self.remedy
 
 
 class StoreIdentityError(ReplicaError):

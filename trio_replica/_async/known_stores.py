@@ -45,6 +45,18 @@ async def begin_session(
     return state
 
 
+def cannot_be_created(noted: Mapping[str, NotedStore]) -> dict[str, str]:
+    """Return the remedy for each store that may not be created if it is missing, because its disk may not be mounted.
+
+    These are the stores whose identities the outbox has noted.
+    """
+    return {
+        name: f"if it is lost, take a new one: trio-replica outbox accept {shlex.quote(name)}"
+        for name, one in noted.items()
+        if one.identity is not None
+    }
+
+
 def mismatch(noted: Mapping[str, NotedStore], name: str, found: str | None) -> str:
     """Return why a store is not the one that an outbox has noted under its name, with the remedy. Empty if it is.
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trio.lowlevel import enable_ki_protection
 
+from .._async.known_stores import cannot_be_created
 from .._async.outbox_file import open_sqlite_outbox
+from .._errors import StoreNotFoundError
 from .._open import checked_stores, open_with
 from .._options import Options, with_options
 from .._redact import redacted
@@ -137,22 +139,32 @@ async def _open_opening(
     to_read: bool,
     sync_have_names: bool,
 ) -> AsyncGenerator[ReplicaStore, None]:
-    known: set[str] = set()
+    kept: Mapping[str, str] = {}
     open_outbox: OpenOutbox | None = None
     async with AsyncExitStack() as stack:
         if options.outbox is not None:
             storage = await stack.enter_async_context(open_sqlite_outbox(options.outbox))
             open_outbox = lambda: nullcontext(storage)  # noqa: E731  (a function that is used once)
-            known = {name for name, store in storage.noted.items() if store.identity is not None}
+            kept = cannot_be_created(storage.noted)
         sync_stores, async_stores = [
-            {
-                name: await stack.enter_async_context((url.not_created() if name in known else url).open())
-                for name, url in urls.items()
-            }
+            {name: await stack.enter_async_context(_opening(url, kept.get(name))) for name, url in urls.items()}
             for urls in (sync, async_)
         ]
         given = sync_stores if sync_have_names else list(sync_stores.values())
         yield await stack.enter_async_context(open_with(given, async_stores, options, open_outbox, to_read=to_read))
+
+
+@asynccontextmanager
+async def _opening(url: StoreUrl, kept: str | None) -> AsyncGenerator[DeletableStore, None]:
+    """Open a store for a block. `kept` is the remedy for a missing store that is not created, or else None."""
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context((url if kept is None else url.not_created()).open())
+        except StoreNotFoundError as error:
+            if kept is None:
+                raise
+            raise StoreNotFoundError(error.store, kept) from None
+        yield store
 
 
 def _named(kind: str, urls: Urls) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .._async.known_stores import mismatch
+from .._async.known_stores import cannot_be_created, mismatch
 from .._async.outbox_by_hand import looked_at_outbox
+from .._errors import ReplicaError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,18 @@ def known_stores(stores: Stores) -> Mapping[str, NotedStore]:
         return {}
     with looked_at_outbox(path) as outbox:
         return outbox.noted()
+
+
+def kept_stores(stores: Stores) -> Mapping[str, str]:
+    """Return the remedy for each store of a command that may not be created if it is missing. Blocks.
+
+    These are the stores that its outbox knows. All are, if it can't be looked at: a replica that uses it has created
+    them.
+    """
+    try:
+        return cannot_be_created(known_stores(stores))
+    except ReplicaError:
+        return dict.fromkeys(stores.all(), "")
 
 
 def identity_problems(identities: Mapping[str, str | None], known: Mapping[str, NotedStore]) -> dict[str, str]:

@@ -167,7 +167,7 @@ def accept_store(stores: Stores, name: str) -> str:
 
 async def _identity(name: str, url: StoreUrl) -> str | None:
     async with AsyncExitStack() as stack:
-        opened, problems = await open_each({name: url}, stack, to_create=True)
+        opened, problems = await open_each({name: url}, stack, may_create=[name])
         if problems:
             raise CommandError(f"{name} can't be opened: {problems[name]}")
         return (await read_identities(opened))[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final, final
@@ -17,6 +16,7 @@ from .._identity import read_identities
 from .._printable import printable
 from .._upkeep.reconcile import SPOT_CHECKS, reconcile
 from .._upkeep.reconcile_report import ReconcileCounts
+from .identities import kept_stores
 from .options import checked_urls, store_options
 from .outbox import clear_marks
 from .output import Display, describe, say, write_output
@@ -66,9 +66,7 @@ def reconcile_stores(context: click.Context, *, sources: list[StoreUrl], dry_run
         stores.prepare()
     read_only = {url.shown: url for url in sources}
     check_once(context, [*stores.all().values(), *sources])
-    # With an outbox, the replica has created all its stores before. One that is not there may not be mounted.
-    may_create = not os.path.exists(stores.options.get("outbox") or "")
-    return run(_reconcile, stores, read_only, dry_run, ask_all, may_create)
+    return run(_reconcile, stores, read_only, dry_run, ask_all, kept_stores(stores))
 
 
 @final
@@ -82,12 +80,12 @@ class Reconciling:
         display: Display,
         *,
         only_read: Iterable[str],
-        may_create: bool,
+        kept: Mapping[str, str],
     ) -> None:
         self.identities: Mapping[str, str | None] = {}
         """The identities of the stores, by their names, once nothing is missing in them."""
         self._urls = {**urls, **to_read(sources)}
-        self._may_create = may_create
+        self._kept = kept  # the remedies for stores that are not created
         self._sources = sources
         self._display = display
         self._only_read = {*only_read}
@@ -107,7 +105,8 @@ class Reconciling:
         """
         self._display.begin(self._progress, STEPS)
         async with AsyncExitStack() as stack:
-            stores, self._unopened = await open_each(self._urls, stack, to_create=self._may_create)
+            may_create = self._urls.keys() - self._kept.keys()
+            stores, self._unopened = await open_each(self._urls, stack, may_create=may_create, remedies=self._kept)
             if stores:
                 report = await self._display.during(
                     partial(
@@ -180,11 +179,11 @@ def _steps(ref: Ref) -> int:
 
 
 async def _reconcile(
-    stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool, may_create: bool
+    stores: Stores, sources: Mapping[str, StoreUrl], dry_run: bool, ask_all: bool, kept: Mapping[str, str]
 ) -> int:
     urls = stores.with_stand_ins() if dry_run else stores.all()
     only_read = [name for name, url in stores.all().items() if url.options.get("read_only")]
-    reconciling = Reconciling(urls, sources, Display(), only_read=only_read, may_create=may_create)
+    reconciling = Reconciling(urls, sources, Display(), only_read=only_read, kept=kept)
     await reconciling.run(dry_run=dry_run, ask_all=ask_all)
     lines = "".join(f"{printable(line)}\n" for line in reconciling.table(stores.kinds())).encode()
     await trio.to_thread.run_sync(write_output, lines, abandon_on_cancel=True)

@@ -61,7 +61,7 @@ async def scrub_stores(stores: Stores, display: Display, *, repair: bool, bytes_
     """
     async with AsyncExitStack() as stack:
         urls = stores.all() if repair else to_read(stores.all())
-        opened, problems = await open_each(urls, stack, to_create=False)
+        opened, problems = await open_each(urls, stack)
         await check_distinct(opened)  # here, because an error of the scrub comes out in a group
         scrubbing = _Scrubbing(display, opened)
         report = await scrubbing.run(repair=repair, bytes_per_second=bytes_per_second) if opened else _NOTHING

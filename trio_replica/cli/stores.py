@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from .._errors import StoreNotFoundError
 from .._open import open_with
 from .._options import OPTIONS, Options
 from .._urls.opening import open_opening
@@ -21,7 +23,7 @@ from .options import CONFIG_FILE, DEFAULTS, Given
 from .output import CommandError, describe, say
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from .._replica import ReplicaStore
@@ -97,7 +99,7 @@ class Stores(NamedTuple):
         """
         fallback = {name: self.async_[name] for name in self.options.get("fallback", ())}
         async with AsyncExitStack() as stack:
-            opened, problems = await open_each(to_read({**self.sync, **fallback}), stack, to_create=False)
+            opened, problems = await open_each(to_read({**self.sync, **fallback}), stack)
             if not opened:
                 raise CommandError("; ".join(problems.values()))
             for problem in problems.values():
@@ -148,20 +150,29 @@ class Stores(NamedTuple):
 
 
 async def open_each(
-    urls: Mapping[str, StoreUrl], stack: AsyncExitStack, *, to_create: bool
+    urls: Mapping[str, StoreUrl],
+    stack: AsyncExitStack,
+    *,
+    may_create: Collection[str] = (),
+    remedies: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Store], dict[str, str]]:
     """Open stores until `stack` is left. Return the ones that open, and the problems of the others, by their names.
 
-    A store that does not exist is created only with `to_create`.
+    A store that does not exist is created only if its name is in `may_create`. Otherwise its problem ends with the
+    remedy, if it has one.
     """
     stores: dict[str, Store] = {}
     problems: dict[str, str] = {}
     for name, url in urls.items():
+        to_create = name in may_create
+        remedy = f"; mount its disk, or {remedies[name]}" if remedies.get(name) else ""
         if not to_create and (problem := absence(url)):
-            problems[name] = problem
+            problems[name] = f"{problem}{remedy}"
             continue
         try:
             stores[name] = await stack.enter_async_context((url if to_create else url.not_created()).open())
+        except StoreNotFoundError:
+            problems[name] = f"there is no store {url.shown}{remedy}"
         except Exception as error:  # a store may raise anything
             problems[name] = describe(error)
     return stores, problems  # noqa: ASYNC910  (there may be none to open)
