@@ -208,7 +208,7 @@ async def test_a_file_in_place_of_a_folder(root: Path, folder: str) -> None:
         for attempt in (store.put, store.replace):
             with pytest.raises(NotADirectoryError) as info:
                 await attempt(DATA)
-            assert info.value.filename == str(path_of(root))
+            assert info.value.filename == str(root / "blobs" / folder)
     assert tree(root) == [f"blobs/{folder}", "store-id", "tmp"]
 
 

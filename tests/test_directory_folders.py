@@ -676,12 +676,23 @@ async def test_no_folder_is_made_through_a_link(root: Path) -> None:
     assert list(other.iterdir()) == []
 
 
-async def test_a_file_that_has_the_name_of_a_folder(root: Path) -> None:
-    path_of(root).parent.parent.mkdir(parents=True)
-    path_of(root).parent.touch()
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo], ids=["a file", "a pipe"])
+@pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])
+async def test_something_else_has_the_name_of_a_folder(root: Path, folder: str, make: Callable[[Path], object]) -> None:
+    path = root / "blobs" / folder
+    path.parent.mkdir(parents=True)
+    make(path)
     async with open_directory(root) as store:
-        with pytest.raises(NotADirectoryError, match=f"Not a directory: '{path_of(root).parent}"):
-            await store.put(DATA)
+        for call in (store.put, store.replace):
+            with pytest.raises(
+                NotADirectoryError, match="Something that is no folder has the name of a folder"
+            ) as info:
+                await call(DATA)
+            assert info.value.filename == str(path)
+        with pytest.raises(BlobNotFoundError):
+            await store.get(REF)
+        await scrub([store, MemoryStore()], repair=True)
+        assert await store.put(DATA) == (REF, True)
 
 
 @pytest.mark.parametrize("folder", ["fa", "fa/fa2c"])

@@ -69,16 +69,16 @@ def status_of(path: str) -> os.stat_result | None:
         return None
 
 
-def link_above(folder: str) -> str | None:
-    """Return the symbolic link that has the name of a blob's folder, or of the one above it; None if neither is one.
+def no_folder_above(folder: str) -> str | None:
+    """Return what has the name of a blob's folder, or of the one above it, and is no folder; None if there is nothing.
 
-    A link may lead into another store, so the store takes it for something that is no folder.
+    A symbolic link is no folder, because it may lead into another store.
     """
     for path in (os.path.dirname(folder), folder):
         status = status_of(path)
         if status is None:
             return None
-        if stat.S_ISLNK(status.st_mode):
+        if not stat.S_ISDIR(status.st_mode):
             return path
     return None
 
@@ -86,7 +86,7 @@ def link_above(folder: str) -> str | None:
 def own_status_of(blobs: str, ref: Ref) -> os.stat_result | None:
     """Return the status of the name of a blob; None if nothing has the name, or only a link leads there."""
     status = status_of(path_of(blobs, ref))
-    return None if status is None or link_above(folder_of(blobs, ref)) else status
+    return None if status is None or no_folder_above(folder_of(blobs, ref)) else status
 
 
 def is_blob(status: os.stat_result | None) -> bool:

@@ -16,7 +16,7 @@ from .names import (
     blobs_in,
     folders_in,
     is_blob,
-    link_above,
+    no_folder_above,
     other_blobs_in,
     other_folders_in,
     path_of,
@@ -154,7 +154,7 @@ class BlobReads:
         folder = bytes(ref[:2])
         if folder in self._plain_folders:
             return False
-        if link_above(os.path.dirname(path)) is not None:
+        if no_folder_above(os.path.dirname(path)) is not None:
             return True
         self._plain_folders.add(folder)
         return False

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import outcome
 
 from .._files import keep_second, move_aside, naming, sync, write_fully
-from .folders import NOT_FOLLOWED, check_no_link, make_folders_of_blob
-from .names import folder_of, is_blob, own_status_of, path_of
+from .folders import NOT_FOLLOWED, check_folders, make_folders_of_blob, taken_name
+from .names import folder_of, is_blob, no_folder_above, own_status_of, path_of
 from .synced import Synced
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class BlobWrites:
     def replace(self, blob: Blob) -> None:
         """Write `blob` atomically over any file with its name. Anything but a regular file is moved aside first."""
         self._place.check_present()
-        check_no_link(folder_of(self._place.blobs, blob.ref))
+        check_folders(folder_of(self._place.blobs, blob.ref))
         try:
             self._status(self._path(blob.ref), folder_of(self._place.blobs, blob.ref))
         except FileExistsError:
@@ -264,7 +264,7 @@ class BlobWrites:
             # A link could only have taken the name of a folder by a change of the file, or of the names above it.
             changes = [self._sync_names(above) for above in self._folders_above(folder)]
             if look is not None or any(changes):
-                check_no_link(folder)
+                check_folders(folder)
             self._synced_blobs.note(blob.ref, look)
         return False
 
@@ -309,7 +309,7 @@ class BlobWrites:
             self._place.sync_folder(folder, is_followed=False)
         except OSError as error:
             if error.errno in NOT_FOLLOWED:
-                check_no_link(folder)
+                check_folders(folder)
             raise
 
     def _sync_removal(self, folder: str) -> None:
@@ -355,8 +355,10 @@ class BlobWrites:
             status = os.lstat(path)
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise taken_name(no_folder_above(folder) or folder) from None
         if folder not in self._made:  # only once a folder, because it takes two calls
-            check_no_link(folder)
+            check_folders(folder)
             self._made.add(folder)
         if not is_blob(status):
             raise FileExistsError(
