@@ -1229,6 +1229,15 @@ def test_status(run: Run) -> None:
     assert ended.out.decode().splitlines() == [*table, *(text for lines in lists for text in lines)]
 
 
+def test_the_columns_of_status_stand_under_their_heads(run: Run) -> None:
+    put_blobs("dir:one", [b"data"])
+    Path("x.toml").write_text('[sync]\na = "dir:one"\n')
+    assert run("status", "--config", "x.toml").out.decode().splitlines() == [
+        "STORE  KIND         REFS       LACKS",
+        "a      sync            1           0",
+    ]
+
+
 def test_status_shows_the_stores_that_work(run: Run, simulated: dict[str, SimulatedStore]) -> None:
     put_blobs("sqlite:good.db", [b"data"])
     Path("bad.db").write_bytes(b"no database" * 1000)

@@ -115,7 +115,7 @@ def open_opening(
     to_read: bool = False,
     sync_have_names: bool = True,
 ) -> AbstractAsyncContextManager[ReplicaStore]:
-    """Open an outbox if there is one in the options, then the stores, and a replica of them, for a block.
+    """Return a context manager that opens the outbox of the options, if any, then the stores, and a replica of them.
 
     A store that the outbox knows by its identity is not created, because the disk of a missing store may not be
     mounted. Read-only stores are allowed only if `to_read` is true. The outbox notes nothing about sync stores that
